@@ -1,0 +1,69 @@
+"""Source -> data lake: one month of one colour, fetched, cleaned and accounted for. The main job."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from pydantic import Field
+
+from nyc_tlc import cli, tasks
+from nyc_tlc.clean import Layout
+from nyc_tlc.fetch import scratch_folder
+from nyc_tlc.months import Color
+from nyc_tlc.profiles import open_lake
+from nyc_tlc.report import Outcome, summary, unchanged
+from nyc_tlc.settings import settings
+from nyc_tlc.source import requested_month
+
+
+@flow(flow_run_name=tasks.run_name)
+def etl_web_to_gcs(
+    color: Color = "yellow",
+    year: Annotated[int, Field(ge=2009, le=2100)] | None = None,
+    month: Annotated[int, Field(ge=1, le=12)] | None = None,
+    *,
+    profile: str | None = None,
+    source: str | None = None,
+    layout: Layout = "month",
+    force: bool = False,
+) -> Outcome | State[None]:
+    """Bring one month of trip records into the data lake.
+
+    A month that is current there is left alone; otherwise it is replaced as a whole.
+
+    Args:
+        color: Which trip records.
+        year: The month's year; leave year and month out for the newest month the source has.
+        month: The month, 1 to 12.
+        profile: Which set of blocks to use; TLC_PROFILE or local if left out.
+        source: tlc, dtc (the frozen CSV.gz releases), sample (generated, offline) or a URL template with
+            {color}, {year} and {month}; TLC_SOURCE or tlc if left out.
+        layout: month writes one clean file, day also a folder per pick-up date.
+        force: Redo the month even when it is current.
+    """
+    started_at = datetime.now(UTC)
+    profile, source = profile or settings().profile, source or settings().source
+    lake, asked = open_lake(profile), requested_month(color, year, month)
+
+    plan = tasks.look(color, asked, source, profile, layout, force)
+    if plan.remote is None:
+        return tasks.not_published(plan)
+    tasks.name_run(plan.remote)
+    if plan.manifest and plan.action == "current":
+        return Outcome(plan.manifest, unchanged(plan.manifest, lake))
+
+    with scratch_folder() as folder:
+        fetched = tasks.fetch(plan.remote, folder)
+        if plan.manifest and plan.settled_by(fetched):
+            return Outcome(plan.manifest, unchanged(plan.manifest, lake))
+        cleaned = tasks.clean(fetched, profile, layout)
+    manifest = tasks.publish(cleaned, profile, started_at)
+    tasks.report(manifest, profile)
+    return Outcome(manifest, summary(manifest, lake))
+
+
+if __name__ == "__main__":
+    cli.run(etl_web_to_gcs)

@@ -1,0 +1,119 @@
+"""A flow as a command: arguments from its signature, one line for an expected failure, an exit status that tells.
+
+0 done or already current, 1 failed, 2 wrong arguments, 3 not published yet.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from typing import Any, NoReturn, cast
+
+import cyclopts
+from prefect import Flow
+from prefect.client.schemas.objects import State
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW,
+    PREFECT_SERVER_ANALYTICS_ENABLED,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
+from pydantic import ValidationError
+
+from nyc_tlc.errors import ArgumentError, NotPublished, TlcError
+from nyc_tlc.months import Month
+from nyc_tlc.run_logs import RUN_LOGGERS, is_expected_failure, join_prefect
+from nyc_tlc.settings import settings
+from nyc_tlc.source import locate, requested_month
+
+log = logging.getLogger(__name__)
+
+#: For a server that Prefect starts for one run: patience, no calls home, no warnings about log lines before it.
+TEMPORARY_SERVER = {
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180,
+    PREFECT_SERVER_ANALYTICS_ENABLED: False,
+    PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore",
+}
+
+
+def run(flow: Flow[..., Any]) -> NoReturn:
+    """Run a flow as the script it stands in, and exit with a status that tells."""
+    with temporary_settings(set_defaults=TEMPORARY_SERVER):
+        sys.exit(_run(flow))
+
+
+def _run(flow: Flow[..., Any]) -> int:
+    try:
+        arguments = _parse(flow)
+    except cyclopts.CycloptsError as error:
+        return _fail(ArgumentError(_in_short(error)))
+    except TlcError as error:
+        return _fail(error)
+    if arguments is None:
+        return 0
+    _quiet_terminal()
+    if not PREFECT_API_URL.value():
+        log.info("starting a Prefect server for this run; PREFECT_API_URL can name one that is running")
+    state = cast(State[Any], flow(**arguments, return_state=True))
+    outcome: Any = state.result(raise_on_failure=False)
+    if isinstance(outcome, TlcError):
+        return _fail(outcome)
+    if state.name == NotPublished.__name__:
+        return _fail(NotPublished(state.message or ""))
+    if not state.is_completed():
+        return _fail(TlcError(state.message or f"the run ended as {state.name}"))
+    sys.stdout.write(f"{outcome.text}\n")
+    return 0
+
+
+def _parse(flow: Flow[..., Any]) -> dict[str, Any] | None:
+    """The flow's arguments from the command line, None when that only asked for help.
+
+    Raises:
+        CycloptsError: when they don't fit the signature.
+        TlcError: when they fit but can't be meant, as far as can be told without any server.
+    """
+    app = cyclopts.App(name=f"python flows/{flow.fn.__name__}.py", version_flags=[])
+    app.default(flow)
+    command, bound, _ = app.parse_args(sys.argv[1:], exit_on_error=False, print_error=False)
+    if command is not flow:
+        command(*bound.args, **bound.kwargs)
+        return None
+    arguments = {name: value for name, value in bound.arguments.items() if value is not None}
+    if "color" in inspect.signature(flow.fn).parameters:
+        bound.apply_defaults()
+        given = bound.arguments
+        asked = requested_month(given["color"], given["year"], given["month"])
+        if "source" in given:
+            locate(given["source"] or settings().source, given["color"], asked or Month.current())
+    return arguments
+
+
+def _in_short(error: cyclopts.CycloptsError) -> str:
+    """One sentence: pydantic's message for a value out of bounds is four lines."""
+    cause = error.__cause__
+    if isinstance(cause, ValidationError):
+        return f"{str(error).partition('. ')[0]}: {cause.errors()[0]['msg']}"
+    return str(error)
+
+
+def _fail(error: TlcError) -> int:
+    kind = "not published" if isinstance(error, NotPublished) else "error"
+    sys.stderr.write(f"{kind}: {error}\n")
+    return error.exit_status
+
+
+def _quiet_terminal() -> None:
+    """Show the library's own log lines and other people's warnings; an expected failure is told once, at the end."""
+    join_prefect()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_worth_showing)
+
+
+def _worth_showing(record: logging.LogRecord) -> bool:
+    if record.name.startswith("nyc_tlc"):
+        return True
+    about_the_end = is_expected_failure(record) or record.getMessage().startswith("Finished in state")
+    return record.levelno >= logging.WARNING and not (record.name in RUN_LOGGERS and about_the_end)

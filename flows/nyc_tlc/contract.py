@@ -1,0 +1,288 @@
+"""The contract: what a colour's clean rows are, and how every era's file maps onto them.
+
+One YAML file a colour (``datasets/``) describes its columns, the layouts TLC published and the
+rules; ``codes.yaml`` has the code tables. This module reads them once and derives the rest: the
+Arrow schemas, the mapping of a file's columns, and the versions that tell whether a month cleaned
+earlier would come out the same today.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from nyc_tlc.errors import ContractError
+from nyc_tlc.months import Color, Month
+
+FileFormat = Literal["parquet", "csv"]
+#: What a source file can be; its file name extension in the lake.
+SourceFormat = Literal["parquet", "csv.gz", "csv"]
+
+HERE = Path(__file__).parent
+
+#: Raised when the reading code changes so that other clean rows come out of the same contract.
+READER_VERSION = 1
+
+ARROW_TYPES: dict[str, pa.DataType] = {
+    "int8": pa.int8(),
+    "int16": pa.int16(),
+    "int32": pa.int32(),
+    "float64": pa.float64(),
+    "string": pa.string(),
+    "timestamp": pa.timestamp("us"),
+    "date": pa.date32(),
+}
+
+
+class Described(BaseModel):
+    """Data that describes data: unknown keys are mistakes, and nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Code(Described):
+    """What one code means, and the texts that stood for it in old files."""
+
+    name: str
+    texts: tuple[str, ...] = ()
+    note: str = ""
+
+
+class CodeTable(Described):
+    """A table of codes and where it is from."""
+
+    title: str
+    source: str
+    codes: dict[int | str, Code]
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """Upper-case text -> code, both as text."""
+        return {text.upper(): str(code) for code, entry in self.codes.items() for text in entry.texts}
+
+
+class Column(Described):
+    """A clean column: its type, the names it had, and what it holds."""
+
+    name: str
+    type: Literal["int8", "int16", "int32", "float64", "string", "timestamp", "date"]
+    description: str
+    unit: str = ""
+    required: bool = False
+    aliases: tuple[str, ...] = ()
+    codes: str = ""
+    texts: dict[str, str] = {}
+
+    @property
+    def field(self) -> pa.Field:
+        """The column in an Arrow schema."""
+        return pa.field(self.name, ARROW_TYPES[self.type])
+
+    @property
+    def text_codes(self) -> Mapping[str, str]:
+        """Upper-case text in old files -> what stands for it today."""
+        return code_tables()[self.codes].texts if self.codes else self.texts
+
+
+class Rule(Described):
+    """A data quality rule. Rows for which ``when`` (SQL) is true are rejected or counted."""
+
+    name: str
+    severity: Literal["reject", "warn"]
+    when: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What TLC published from a month on.
+
+    Attributes:
+        since: The first month.
+        columns: Name, spelled exactly -> Arrow type (``string`` in CSV).
+        extra_fields: How many empty fields a CSV row has beyond the header's.
+        quoted: Whether all CSV fields are quoted.
+        blank_line: Whether a blank line follows the CSV header.
+    """
+
+    since: Month
+    columns: dict[str, str]
+    extra_fields: int = 0
+    quoted: bool = False
+    blank_line: bool = False
+
+
+@dataclass(frozen=True)
+class ColumnMap:
+    """How the columns of one file map onto the contract.
+
+    Attributes:
+        sources: Clean column -> the file's columns that feed it; the first that is not null counts.
+        drift: Columns of the file that the contract doesn't know: left out of clean, kept in raw.
+        missing: Clean columns that the month's layout has and the file lacks: null.
+    """
+
+    sources: dict[str, tuple[str, ...]]
+    drift: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+#: The two columns of ours at the end of every colour; ``(file_month, source_row)`` is a trip's key.
+OUR_COLUMNS = (
+    Column(name="file_month", type="date", description="First day of the source file's month: the partition"),
+    Column(name="source_row", type="int32", description="The row's ordinal in the source file, from 0"),
+)
+#: What quarantine has beyond the clean columns.
+REJECTION_FIELDS = (
+    pa.field("rejection_rule", pa.string()),
+    pa.field("rejection_rules", pa.list_(pa.string())),
+    pa.field("raw", pa.string()),
+)
+
+
+@dataclass(frozen=True)
+class Contract:
+    """All that is known of one colour's trip records.
+
+    Attributes:
+        color: The colour.
+        title: What the records are, in a few words.
+        source: Where these facts are from.
+        notes: What a user of the data should know.
+        first_month: The first month TLC published.
+        columns: The clean columns in order, ours included.
+        rules: The rules in their order of precedence.
+        layouts: What TLC published, oldest first, by file format.
+        contract_version: Changes when the same file would give other columns or values.
+        rules_version: Changes when the same rows would be judged otherwise.
+    """
+
+    color: Color
+    title: str
+    source: str
+    notes: str
+    first_month: Month
+    columns: tuple[Column, ...]
+    rules: tuple[Rule, ...]
+    layouts: dict[FileFormat, tuple[Layout, ...]]
+    contract_version: str
+    rules_version: str
+
+    @cached_property
+    def clean_schema(self) -> pa.Schema:
+        """The one schema of every clean month."""
+        return pa.schema([column.field for column in self.columns])
+
+    @cached_property
+    def quarantine_schema(self) -> pa.Schema:
+        """The clean columns, then why the row was rejected and, where it had none to parse, its text."""
+        return pa.schema([*self.clean_schema, *REJECTION_FIELDS])
+
+    def layout(self, month: Month, file_format: FileFormat) -> Layout:
+        """What TLC published for the month; after the last known change, what it published last."""
+        layouts = self.layouts[file_format]
+        return next((layout for layout in reversed(layouts) if layout.since <= month), layouts[0])
+
+    def map_columns(self, found: Sequence[str], month: Month, file_format: FileFormat) -> ColumnMap:
+        """Map a file's columns onto the contract.
+
+        Names match without regard to case and to blanks around them.
+
+        Args:
+            found: The file's column names.
+            month: The file's month.
+            file_format: ``parquet`` or ``csv``.
+
+        Raises:
+            ContractError: when a required column of the month's layout is missing, or a name occurs twice.
+        """
+        by_key: dict[str, str] = {}
+        for name in found:
+            if by_key.setdefault(_key(name), name) is not name:
+                raise ContractError(
+                    f"{self.color} {month}: the file has the column {name.strip()!r} twice",
+                    got=", ".join(found),
+                )
+        sources: dict[str, tuple[str, ...]] = {}
+        missing: list[str] = []
+        published = {_key(name) for name in self.layout(month, file_format).columns}
+        for column in self.columns[: -len(OUR_COLUMNS)]:
+            keys = [_key(name) for name in (column.name, *column.aliases)]
+            sources[column.name] = tuple(by_key.pop(key) for key in keys if key in by_key)
+            if not sources[column.name] and published.intersection(keys):
+                if column.required:
+                    raise ContractError(
+                        f"{self.color} {month}: the file lacks the required column {column.name}",
+                        expected=" or ".join(dict.fromkeys((*column.aliases, column.name))),
+                        got=", ".join(found),
+                        fix=f"if TLC renamed it, add the new name to aliases in datasets/{self.color}.yaml",
+                    )
+                missing.append(column.name)
+        return ColumnMap(sources, drift=tuple(by_key.values()), missing=tuple(missing))
+
+
+def _key(name: str) -> str:
+    return name.strip().casefold()
+
+
+@cache
+def code_tables() -> dict[str, CodeTable]:
+    """The code tables by name."""
+    return {name: CodeTable(**table) for name, table in _read_yaml("codes.yaml").items()}
+
+
+@cache
+def contract(color: Color) -> Contract:
+    """The contract of one colour."""
+    data = _read_yaml(f"datasets/{color}.yaml")
+    columns = tuple(Column(name=name, **column) for name, column in data["columns"].items())
+    rules = tuple(Rule(name=name, **rule) for name, rule in data["rules"].items())
+    codes = {name: (list(table.codes), table.texts) for name, table in code_tables().items()}
+    decides_values = [column.model_dump(exclude={"description", "unit"}) for column in columns]
+    decides_verdicts = [rule.model_dump(exclude={"why"}) for rule in rules]
+    return Contract(
+        color=color,
+        title=data["title"],
+        source=data["source"],
+        notes=data["notes"],
+        first_month=Month.parse(data["first_month"]),
+        columns=columns + OUR_COLUMNS,
+        rules=rules,
+        layouts={name: _read_layouts(name, entries) for name, entries in data["layouts"].items()},
+        contract_version=_version(data["version"], [READER_VERSION, codes, decides_values]),
+        rules_version=_version(data["version"], [codes, decides_verdicts]),
+    )
+
+
+def _read_yaml(name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((HERE / name).read_text(encoding="utf-8")))
+
+
+def _read_layouts(file_format: FileFormat, entries: list[dict[str, Any]]) -> tuple[Layout, ...]:
+    layouts: list[Layout] = []
+    for entry in entries:
+        since, columns, changes = entry.pop("since"), entry.pop("columns", ""), entry.pop("changes", "")
+        names = [name for name in (columns or changes).split(",") if name]
+        kinds = dict.fromkeys(names, "string") if file_format == "csv" else dict(name.split() for name in names)
+        if not columns:
+            before, now = (
+                {_key(name): (name, kind) for name, kind in each.items()} for each in (layouts[-1].columns, kinds)
+            )
+            kinds = dict((before | now).values())
+        layouts.append(Layout(Month.parse(since), kinds, **entry))
+    return tuple(layouts)
+
+
+def _version(number: int, content: object) -> str:
+    """``1-3fa9c2d1``: the number a person raises, and a digest that nobody can forget to."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return f"{number}-{digest[:8]}"

@@ -1,0 +1,201 @@
+"""From a source to a verified local file: streamed, resumed where it broke, and what it says it is."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import html
+import logging
+import re
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import urllib3
+
+from nyc_tlc.contract import SourceFormat
+from nyc_tlc.errors import ConfigurationError, SourceError
+from nyc_tlc.sample import write_sample
+from nyc_tlc.settings import settings
+from nyc_tlc.source import RemoteFile, described, file_path, gave_up, request, retry_policy
+from nyc_tlc.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+#: Called with the bytes received so far and, where known, in all.
+Progress = Callable[[int, int | None], None]
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class FetchedFile:
+    """A month on local disk, verified to be what it says.
+
+    Attributes:
+        remote: Where it is from, as the source described it when it was fetched.
+        path: The local file.
+        format: What it is, found by its content.
+        bytes: Its size.
+        sha256: The digest of its bytes.
+        seconds: How long it took.
+    """
+
+    remote: RemoteFile
+    path: Path
+    format: SourceFormat
+    bytes: int
+    sha256: str
+    seconds: float
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder to fetch into, gone at the end; after a kill, the next run's first step removes it.
+
+    Raises:
+        ConfigurationError: when the scratch space can't be written.
+    """
+    scratch = settings().scratch
+    try:
+        workspace = Workspace(scratch)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write to {scratch}", got=str(error), fix="set TLC_HOME") from error
+    try:
+        yield workspace.path
+    finally:
+        workspace.remove(up_to=scratch)
+
+
+def fetch(remote: RemoteFile, folder: Path, progress: Progress = lambda done, total: None) -> FetchedFile:
+    """Bring a month to local disk and verify it; a ``file://`` source is read where it is.
+
+    Args:
+        remote: The month at its source.
+        folder: Where to put it.
+        progress: Told of the bytes received.
+
+    Raises:
+        NotPublished: when it is gone from the source.
+        TransientError: when the transfer broke more often than the settings allow.
+        SourceError: when what came is not a month of trip records, or not all of it.
+    """
+    began = time.monotonic()
+    path = folder / f"{remote.color}_tripdata_{remote.month}"
+    if remote.url.startswith("file:"):
+        path = file_path(remote)
+        digest = _digest(path)
+    elif remote.url.startswith("sample:"):
+        write_sample(remote.color, remote.month, int(remote.url.rpartition("/")[2]), path)
+        digest = _digest(path)
+    else:
+        remote, digest = _download(remote, path, progress)
+    size = path.stat().st_size
+    if remote.bytes is not None and size != remote.bytes:
+        raise SourceError(f"{remote.name}: the file is incomplete", expected=f"{remote.bytes:,} bytes", got=f"{size:,}")
+    fetched = FetchedFile(remote, path, identify(path, remote.name), size, digest, time.monotonic() - began)
+    log.info("%s: fetched %s bytes from %s in %.1f s", remote.name, f"{size:,}", remote.shown, fetched.seconds)
+    return fetched
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(remote: RemoteFile, path: Path, progress: Progress) -> tuple[RemoteFile, str]:
+    """Stream a body to disk; where the connection breaks, go on from there if the server can."""
+    retries = retry_policy(remote.name)
+    digest, done, found = hashlib.sha256(), 0, remote
+    with path.open("wb") as file:
+        while True:
+            validator = found.etag if found.etag and not found.etag.startswith("W/") else None
+            resume = {"Range": f"bytes={done}-", "If-Range": validator} if done and validator else {}
+            response = request(remote, "GET", resume, retries)
+            if not (resume and response.status == 206 and _starts_at(response, done)):
+                digest, done = hashlib.sha256(), 0
+                file.seek(0)
+                file.truncate()
+                found = described(remote, response.headers, response.headers.get("Content-Length"))
+            before = done
+            try:
+                for chunk in response.stream(CHUNK, decode_content=False):
+                    file.write(chunk)
+                    digest.update(chunk)
+                    done += len(chunk)
+                    progress(done, found.bytes)
+                return found, digest.hexdigest()
+            except urllib3.exceptions.HTTPError as error:
+                log.warning("%s: the transfer broke after %s bytes: %s", remote.name, f"{done:,}", error)
+                retries = retry_policy(remote.name) if done > before else retries
+                try:
+                    retries = retries.increment("GET", remote.url, error=error)
+                except urllib3.exceptions.MaxRetryError:
+                    raise gave_up(remote, error) from error
+                retries.sleep()
+            finally:
+                response.close()
+
+
+def _starts_at(response: urllib3.BaseHTTPResponse, offset: int) -> bool:
+    return response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
+
+
+def identify(path: Path, name: str) -> SourceFormat:
+    """Tell what a file is by its content.
+
+    Raises:
+        SourceError: when it is not whole Parquet or (gzipped) CSV, naming what came instead.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(2048)
+    if head.startswith(b"PAR1"):
+        try:
+            pq.read_metadata(path)
+        except (pa.ArrowException, OSError) as error:
+            raise _not_a_month(name, f"a Parquet file cut short ({size:,} bytes, no footer)") from error
+        return "parquet"
+    if head.startswith(b"\x1f\x8b"):
+        try:
+            with gzip.open(path) as unpacked:
+                head = unpacked.read(2048)
+        except (EOFError, OSError, zlib.error) as error:
+            raise _not_a_month(name, f"a gzip file that can't be unpacked ({size:,} bytes: {error})") from error
+        return "csv.gz" if _is_csv(head) else _refuse(name, head, size)
+    return "csv" if _is_csv(head) else _refuse(name, head, size)
+
+
+def _is_csv(head: bytes) -> bool:
+    """Whether the first line can be a header: names and commas."""
+    header = head.partition(b"\n")[0]
+    return re.fullmatch(rb'(\xef\xbb\xbf)?[\w ",]+\r?', header) is not None and b"," in header
+
+
+def _refuse(name: str, head: bytes, size: int) -> SourceFormat:
+    text = head.decode("utf-8", "replace").strip()
+    if match := re.match(r"version https://git-lfs\S*.*?^size (\d+)", text, re.DOTALL | re.MULTILINE):
+        came = f"a Git-LFS pointer to a file of {int(match[1]):,} bytes"
+    elif not text:
+        came = f"an empty file ({size:,} bytes)"
+    elif text[:1] == "<":
+        title = re.search(r"<(title|code|message)>(.*?)</\1>", text, re.IGNORECASE | re.DOTALL)
+        kind = "an HTML page" if re.search(r"<(!doctype )?html", text[:200], re.IGNORECASE) else "an XML document"
+        came = kind + (f" ({html.unescape(title[2]).strip()})" if title else "")
+    else:
+        came = f"{size:,} bytes beginning with {text[:60]!r}"
+    raise _not_a_month(name, came)
+
+
+def _not_a_month(name: str, came: str) -> SourceError:
+    return SourceError(
+        f"{name}: what came is not a month of trip records",
+        expected="Parquet or CSV",
+        got=came,
+        fix="nothing was written to the lake",
+    )

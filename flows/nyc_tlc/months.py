@@ -1,0 +1,89 @@
+"""A month of one colour is the unit of everything: these are the values that name it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Literal, get_args
+from zoneinfo import ZoneInfo
+
+from nyc_tlc.errors import ArgumentError
+
+Color = Literal["yellow", "green", "fhv", "fhvhv"]
+COLORS: tuple[Color, ...] = get_args(Color)
+
+NEW_YORK = ZoneInfo("America/New_York")
+
+
+@dataclass(frozen=True, order=True)
+class Month:
+    """A calendar month, ordered, printed as ``2024-01``.
+
+    Raises:
+        ArgumentError: for a month outside 1..12.
+    """
+
+    year: int
+    month: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.month <= 12:
+            raise ArgumentError(f"no such month: {self.month}", expected="1 to 12")
+        if not 1 <= self.year <= 9998:
+            raise ArgumentError(f"no such year: {self.year}")
+
+    def __str__(self) -> str:
+        return f"{self.year:04d}-{self.month:02d}"
+
+    @classmethod
+    def parse(cls, text: str) -> Month:
+        """Read ``2024-01``."""
+        match = re.fullmatch(r"(\d{4})-(\d{2})", text)
+        if not match:
+            raise ArgumentError(f"not a month: {text!r}", expected="YYYY-MM")
+        return cls(int(match[1]), int(match[2]))
+
+    @classmethod
+    def current(cls) -> Month:
+        """The month it is now in New York."""
+        now = datetime.now(NEW_YORK)
+        return cls(now.year, now.month)
+
+    def plus(self, months: int) -> Month:
+        """The month so many months later; earlier when negative."""
+        index = self.year * 12 + self.month - 1 + months
+        return Month(index // 12, index % 12 + 1)
+
+    @property
+    def start(self) -> datetime:
+        """Midnight of the first, New York wall-clock time."""
+        return datetime(self.year, self.month, 1)  # noqa: DTZ001  TLC's times are naive wall-clock
+
+    @property
+    def end(self) -> datetime:
+        """Midnight of the next month's first."""
+        return self.plus(1).start
+
+    @property
+    def first_day(self) -> date:
+        """The first: what ``file_month`` holds."""
+        return self.start.date()
+
+    @property
+    def dst_end(self) -> datetime:
+        """When the hour that occurs twice begins in the month's year: 01:00 of the night DST ends.
+
+        In that hour a drop-off can truly read earlier than its pick-up (TLC green 2025-11:
+        01:58:21 -> 01:09:31).
+        """
+        july = datetime(self.year, 7, 1, 1)  # noqa: DTZ001
+        nights = (july + timedelta(days=day) for day in range(184))
+        never = datetime.max  # noqa: DTZ901  should the law abolish DST
+        return next((night for night in nights if _repeats(night)), never)
+
+
+def _repeats(wall_clock: datetime) -> bool:
+    """Whether a New York wall-clock time occurs twice: its two readings differ in their offset."""
+    first, second = (wall_clock.replace(tzinfo=NEW_YORK, fold=fold) for fold in (0, 1))
+    return first.utcoffset() != second.utcoffset()

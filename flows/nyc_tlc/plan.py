@@ -1,0 +1,94 @@
+"""What has to be done with a month, and why: one look at its source, one at the lake."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nyc_tlc.contract import Contract, contract
+from nyc_tlc.errors import NotPublished
+from nyc_tlc.fetch import FetchedFile
+from nyc_tlc.lake import Keys, Lake
+from nyc_tlc.manifest import Manifest
+from nyc_tlc.months import Color, Month
+from nyc_tlc.source import RemoteFile, look, newest
+
+#: ``ingest``: new to the lake. ``reload``: there, but it would come out otherwise today.
+Action = Literal["ingest", "reload", "current", "unpublished"]
+
+
+SOURCE_IS_SILENT = "the source does not tell whether it changed"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done with a month.
+
+    Attributes:
+        action: What.
+        why: Why, in words.
+        remote: The month at its source; None when it is not published.
+        manifest: The month in the lake, where it is.
+    """
+
+    action: Action
+    why: str
+    remote: RemoteFile | None = None
+    manifest: Manifest | None = None
+
+    def settled_by(self, fetched: FetchedFile) -> bool:
+        """Whether the bytes that came show that a month thought changed is current after all."""
+        known = self.manifest.source.sha256 if self.manifest else None
+        return self.why == SOURCE_IS_SILENT and known == fetched.sha256
+
+
+def plan_month(
+    source: str, color: Color, month: Month | None, lake: Lake, *, days: bool = False, force: bool = False
+) -> Plan:
+    """Decide what is to be done with a month.
+
+    Args:
+        source: A source's name or a template.
+        color: The colour.
+        month: The month; None for the newest the source has.
+        lake: Where the month is kept.
+        days: Whether daily folders are wanted.
+        force: Whether it is to be redone even when it is current.
+
+    Raises:
+        TransientError: when the source doesn't answer.
+    """
+    try:
+        remote = look(source, color, month) if month else newest(source, color)
+    except NotPublished as error:
+        return Plan("unpublished", str(error))
+    keys = Keys(color, remote.month)
+    manifest = lake.manifest(keys)
+    if manifest is None:
+        return Plan("ingest", "the lake does not have it", remote)
+    why = _why_stale(manifest, remote, lake, contract(color), days) or ("it was asked for" if force else None)
+    if why:
+        return Plan("reload", why, remote, manifest)
+    return Plan("current", f"made {manifest.finished_at:%Y-%m-%d %H:%M} UTC", remote, manifest)
+
+
+def _why_stale(manifest: Manifest, remote: RemoteFile, lake: Lake, terms: Contract, days: bool) -> str | None:
+    """Why a month in the lake would come out otherwise today, None when it would not."""
+    if manifest.contract_version != terms.contract_version:
+        return f"the contract changed from {manifest.contract_version} to {terms.contract_version}"
+    if manifest.rules_version != terms.rules_version:
+        return f"the rules changed from {manifest.rules_version} to {terms.rules_version}"
+    if days and not manifest.daily and manifest.clean.rows:
+        return "it was made without daily folders"
+    if lake.size(manifest.clean.key) != manifest.clean.bytes:
+        return f"{manifest.clean.key} is not what the manifest says"
+    # By etag, else by size and time of change; where the source tells neither, only its bytes can tell.
+    made_of = manifest.source
+    if made_of.etag or remote.etag:
+        same = made_of.etag == remote.etag
+    elif remote.last_modified is None:
+        return SOURCE_IS_SILENT
+    else:
+        then = (made_of.url, made_of.bytes, made_of.last_modified)
+        same = then == (remote.shown, remote.bytes, remote.last_modified)
+    return None if same else "the source changed"

@@ -1,0 +1,73 @@
+"""A cleaned month becomes the month: its manifest is made, which is where the accounts must add up."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from nyc_tlc import __version__
+from nyc_tlc.clean import CleanedMonth
+from nyc_tlc.contract import Contract
+from nyc_tlc.lake import Lake
+from nyc_tlc.manifest import Manifest, SourceRecord
+
+log = logging.getLogger(__name__)
+
+
+def publish(
+    cleaned: CleanedMonth, terms: Contract, lake: Lake, started_at: datetime, flow_run_id: str | None = None
+) -> Manifest:
+    """Publish a staged month, replacing the one in the lake.
+
+    Args:
+        cleaned: The staged month.
+        terms: The contract it was cleaned to.
+        lake: The lake it is staged in.
+        started_at: When work on the month began.
+        flow_run_id: The flow run that did it.
+
+    Returns:
+        The manifest now in the lake.
+
+    Raises:
+        ReconciliationError: when the counts don't add up; the lake keeps what it had.
+        ConflictError: when another run published the month in the meantime.
+        LakeError: when the lake can't be written.
+    """
+    fetched, remote = cleaned.fetched, cleaned.fetched.remote
+    staging = lake.staging(cleaned.token)
+    try:
+        manifest = Manifest(
+            color=terms.color,
+            month=str(remote.month),
+            source=SourceRecord(
+                url=remote.shown,
+                etag=remote.etag,
+                last_modified=remote.last_modified,
+                bytes=fetched.bytes,
+                sha256=fetched.sha256,
+                format=fetched.format,
+                rows=cleaned.source_rows,
+                columns=cleaned.columns,
+                key=cleaned.raw_key,
+            ),
+            clean=cleaned.clean,
+            quarantine=cleaned.quarantine,
+            daily=cleaned.daily,
+            warnings=cleaned.warnings,
+            drift=cleaned.drift,
+            missing=cleaned.missing,
+            contract_version=terms.contract_version,
+            rules_version=terms.rules_version,
+            code_version=__version__,
+            flow_run_id=flow_run_id,
+            seconds={"fetch": round(fetched.seconds, 3), "clean": round(cleaned.seconds, 3)},
+            started_at=started_at,
+            finished_at=datetime.now(UTC),
+        )
+    except BaseException:
+        staging.discard()
+        raise
+    staging.publish(manifest)
+    log.info("%s: published to %s", manifest.name, lake.url(""))
+    return manifest

@@ -1,0 +1,111 @@
+"""What was done with a month, for people: the Markdown of the artifact and the last lines on the terminal."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from nyc_tlc.contract import contract
+from nyc_tlc.lake import Lake
+from nyc_tlc.manifest import Manifest
+from nyc_tlc.rules import BAD_VALUE, UNPARSEABLE
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a flow has to say at its end.
+
+    Attributes:
+        manifest: The month as it is in the lake now.
+        text: For the terminal.
+    """
+
+    manifest: Manifest
+    text: str
+
+
+def markdown(manifest: Manifest, lake: Lake) -> str:
+    """The quality report of a month, to be read in ten seconds.
+
+    Args:
+        manifest: The month.
+        lake: Where it is.
+    """
+    source, clean, quarantine = manifest.source, manifest.clean, manifest.quarantine
+    lines = [
+        f"# {manifest.name}",
+        "",
+        f"**{source.rows:,}** rows in, **{clean.rows:,}** clean, **{quarantine.rows:,}** quarantined"
+        f" ({_share(manifest)} rejected).",
+        "",
+        "| Rule | Severity | Rows | Why |",
+        "|---|---|---:|---|",
+    ]
+    lines += [f"| `{rule}` | reject | {rows:,} | {_why(manifest, rule)} |" for rule, rows in quarantine.rules.items()]
+    lines += [f"| `{rule}` | warn | {rows:,} | {_why(manifest, rule)} |" for rule, rows in manifest.warnings.items()]
+    lines += ["", "A rejected row counts under the first rule it breaks; warnings count all rows of the source.", ""]
+    if manifest.drift:
+        lines += [f"**Drift**: columns the contract doesn't know: {_names(manifest.drift)}.", ""]
+    if manifest.missing:
+        lines += [f"**Missing**: columns the file should have had: {_names(manifest.missing)}.", ""]
+    seconds = manifest.seconds | {"in all": (manifest.finished_at - manifest.started_at).total_seconds()}
+    facts = {
+        "Source": f"{source.url} ({source.bytes:,} bytes, {source.format}, {len(source.columns)} columns)",
+        "SHA-256": f"`{source.sha256}`",
+        "Last modified": source.last_modified or "not told",
+        "Contract, rules": f"`{manifest.contract_version}`, `{manifest.rules_version}`",
+        "Raw": f"`{lake.url(source.key)}`",
+        "Clean": f"`{lake.url(clean.key)}` ({clean.bytes:,} bytes)",
+        "Quarantine": f"`{lake.url(quarantine.key)}`",
+        "Days": f"{len(manifest.daily)} daily files" if manifest.daily else "not asked for",
+        "Durations": ", ".join(f"{step} {took:.1f} s" for step, took in seconds.items()),
+    }
+    lines += ["| | |", "|---|---|", *(f"| {fact} | {text} |" for fact, text in facts.items())]
+    return "\n".join(lines) + "\n"
+
+
+def summary(manifest: Manifest, lake: Lake) -> str:
+    """The same in a few lines for a terminal, the last one a command to look at the rows."""
+    source, clean, quarantine = manifest.source, manifest.clean, manifest.quarantine
+    lines = [
+        f"{manifest.name}: {source.rows:,} rows in, {clean.rows:,} clean, {quarantine.rows:,} quarantined"
+        f" ({_share(manifest)})"
+    ]
+    lines += [f"  {rule:<24}{rows:>12,}" for rule, rows in quarantine.rules.items() if rows]
+    if manifest.drift:
+        lines.append(f"  unknown columns: {', '.join(manifest.drift)}")
+    lines += [f"{kind:<12}{lake.url(key)}" for kind, key in (("clean", clean.key), ("quarantine", quarantine.key))]
+    if manifest.daily:
+        lines.append(f"{'daily':<12}{len(manifest.daily)} files in {lake.url(f'daily/{manifest.color}')}")
+    lines.append(f"{'manifest':<12}{lake.url(f'manifest/{manifest.color}/{manifest.month}.json')}")
+    lines.append(f"look at it: {_python()} -c \"import pandas; print(pandas.read_parquet('{lake.url(clean.key)}'))\"")
+    return "\n".join(lines)
+
+
+def unchanged(manifest: Manifest, lake: Lake) -> str:
+    """The same for a month that was current, and why nothing was done."""
+    made = f"made {manifest.finished_at:%Y-%m-%d %H:%M} UTC of the same source, contract and rules"
+    return f"{manifest.name} is current, nothing to do: {made}\n{summary(manifest, lake)}"
+
+
+def _python() -> str:
+    """The running interpreter as one would type it."""
+    path, here = Path(sys.executable), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _share(manifest: Manifest) -> str:
+    return f"{100 * manifest.quarantine.rows / max(1, manifest.source.rows):.2f} %"
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _why(manifest: Manifest, rule: str) -> str:
+    if rule == UNPARSEABLE:
+        return "The line is no record; its text is kept."
+    if rule.startswith(BAD_VALUE):
+        return f"The value of {rule.removeprefix(BAD_VALUE)} can't be read as the contract's type."
+    return {entry.name: entry.why for entry in contract(manifest.color).rules}.get(rule, "No longer in the contract.")

@@ -1,0 +1,96 @@
+"""The contract's rules, compiled to expressions of one columnar engine and judged in one pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+
+import polars as pl
+
+from nyc_tlc.conform import Batch
+from nyc_tlc.contract import Contract, code_tables
+from nyc_tlc.months import Month
+
+#: The rule of rows that are no records, and the prefix of those with a value that can't be cast.
+UNPARSEABLE = "unparseable"
+BAD_VALUE = "bad_value:"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A batch, judged.
+
+    Attributes:
+        clean: The rows no rule rejects.
+        quarantine: The others, with ``rejection_rule``, ``rejection_rules`` and ``raw``.
+    """
+
+    clean: pl.DataFrame
+    quarantine: pl.DataFrame
+
+
+class Judge:
+    """Judges the batches of one month and counts.
+
+    Attributes:
+        rejected: Rejecting rule -> rows, each row under its first rule.
+        warned: Warning rule -> rows of the source, rejected or not.
+    """
+
+    def __init__(self, terms: Contract, month: Month) -> None:
+        """Compile the rules for a month."""
+        names = _names_in_rules(month)
+        expressions = {
+            rule.name: pl.sql_expr(rule.when.format(**names)).fill_null(False).alias(rule.name) for rule in terms.rules
+        }
+        self._rejects = [rule.name for rule in terms.rules if rule.severity == "reject"]
+        self._warnings = [rule.name for rule in terms.rules if rule.severity == "warn"]
+        self._expressions = list(expressions.values())
+        self._first_rules: Counter[str] = Counter()
+        self.warned: Counter[str] = Counter(dict.fromkeys(self._warnings, 0))
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Rejecting rule -> rows, each row under its first rule; the contract's rules always."""
+        return dict.fromkeys(self._rejects, 0) | dict(self._first_rules)
+
+    def __call__(self, batch: Batch) -> Verdict:
+        """Split a batch into clean and quarantine, and count."""
+        verdicts = batch.frame.select(self._expressions)
+        self.warned.update(dict(zip(self._warnings, verdicts.select(pl.col(self._warnings).sum()).row(0), strict=True)))
+        faults = {f"{BAD_VALUE}{column}": mask for column, mask in batch.bad_values.items()}
+        if batch.raw is not None:
+            faults = {UNPARSEABLE: batch.raw.is_not_null(), **faults}
+        verdicts = verdicts.select(*(mask.alias(name) for name, mask in faults.items()), *self._rejects)
+        rejected = verdicts.select(pl.any_horizontal(pl.all())).to_series()
+        reasons = verdicts.filter(rejected).select(
+            rejection_rules=pl.concat_list(
+                pl.when(pl.col(name)).then(pl.lit(name)) for name in verdicts.columns
+            ).list.drop_nulls()
+        )
+        if batch.raw is not None:
+            # A line that is no record breaks that rule only: it has no pick-up time to miss.
+            unparseable = faults[UNPARSEABLE].filter(rejected)
+            reasons = reasons.with_columns(
+                pl.when(unparseable).then(pl.lit([UNPARSEABLE])).otherwise("rejection_rules").alias("rejection_rules")
+            )
+        reasons = reasons.select(
+            pl.col("rejection_rules").list.first().alias("rejection_rule"),
+            "rejection_rules",
+            (pl.lit(None, pl.String) if batch.raw is None else pl.lit(batch.raw.filter(rejected))).alias("raw"),
+        )
+        self._first_rules.update(reasons["rejection_rule"].to_list())
+        rows = batch.frame.filter(rejected).with_columns(pl.col(pl.Categorical).cast(pl.String))
+        return Verdict(batch.frame.filter(~rejected), pl.concat([rows, reasons], how="horizontal"))
+
+
+def _names_in_rules(month: Month) -> dict[str, str]:
+    """What stands for the names in braces: the month's limits and the code tables."""
+    codes = {name: f"({', '.join(map(repr, table.codes))})" for name, table in code_tables().items()}
+    moments = {"month_start": month.start, "month_end": month.end, "dst_end": month.dst_end}
+    return codes | {name: _literal(moment) for name, moment in moments.items()}
+
+
+def _literal(moment: datetime) -> str:
+    return f"TIMESTAMP '{moment:%Y-%m-%d %H:%M:%S}'"

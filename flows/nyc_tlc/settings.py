@@ -1,0 +1,44 @@
+"""Settings: from the environment with the prefix ``TLC_``, or ``.env`` in the working directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from nyc_tlc.errors import ConfigurationError
+
+
+class Settings(BaseSettings):
+    """What a run needs to know beyond its parameters; ``TLC_HOME`` sets ``home`` and so on."""
+
+    model_config = SettingsConfigDict(env_prefix="TLC_", env_file=".env", extra="ignore", frozen=True)
+
+    home: Path = Field(Path("data"), description="Folder of the local profile: lake, warehouse and scratch space")
+    source: str = Field("tlc", description="Where months come from, unless a flow is told otherwise")
+    profile: str = Field("local", description="Which set of blocks to use, unless a flow is told otherwise")
+    strict: bool = Field(False, description="Fail on columns the contract doesn't know instead of reporting them")
+    sample_rows: int = Field(100_000, ge=0, le=2**31 - 1, description="Rows of a month from the source `sample`")
+    http_timeout: float = Field(60, gt=0, description="Seconds without a byte before a request counts as stalled")
+    http_retries: int = Field(6, ge=0, description="Attempts after the first, without any progress between them")
+    http_backoff: float = Field(1, ge=0, description="Seconds before the second attempt; doubles, with jitter")
+
+    @property
+    def scratch(self) -> Path:
+        """Where downloads are kept while a month is made."""
+        return self.home / "scratch"
+
+
+def settings() -> Settings:
+    """The settings as the environment has them now.
+
+    Raises:
+        ConfigurationError: naming the variable that can't be used.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "_".join(["TLC", *map(str, first["loc"])]).upper()
+        raise ConfigurationError(f"the setting {name} is not usable", got=first["msg"]) from None

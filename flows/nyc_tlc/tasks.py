@@ -1,0 +1,122 @@
+"""The Prefect tasks: names, progress and artifacts around the library's plain functions.
+
+Tasks exchange paths and small records. Nothing is persisted: the data lake is where results are, and
+its manifests say which. What time can heal is retried further down, where a transfer can go on from
+where it broke and a Retry-After is honoured; so no task is run a second time.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import cast
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed
+
+from nyc_tlc import clean as _clean
+from nyc_tlc import fetch as _fetch
+from nyc_tlc import plan as _plan
+from nyc_tlc import publish as _publish
+from nyc_tlc.contract import contract
+from nyc_tlc.errors import NotPublished
+from nyc_tlc.manifest import Manifest
+from nyc_tlc.months import Color, Month
+from nyc_tlc.profiles import open_lake
+from nyc_tlc.progress import Bar
+from nyc_tlc.report import markdown
+from nyc_tlc.run_logs import join_prefect
+from nyc_tlc.settings import settings
+from nyc_tlc.source import RemoteFile
+
+
+@task(task_run_name="look for {color} {month}", cache_policy=NO_CACHE, persist_result=False)
+def look(
+    color: Color, month: Month | None, source: str, profile: str, layout: _clean.Layout, force: bool
+) -> _plan.Plan:
+    """Look at the source and the lake: is there anything to do?"""
+    return _plan.plan_month(source, color, month, open_lake(profile), days=layout == "day", force=force)
+
+
+@task(task_run_name="fetch {remote.name}", cache_policy=NO_CACHE, persist_result=False)
+def fetch(remote: RemoteFile, folder: Path) -> _fetch.FetchedFile:
+    """Bring the month to local disk and verify that it is what it says."""
+    with Bar(f"fetch {remote.name}") as bar:
+        return _fetch.fetch(remote, folder, _Progress(remote, bar))
+
+
+@task(task_run_name="clean {fetched.remote.name}", cache_policy=NO_CACHE, persist_result=False)
+def clean(fetched: _fetch.FetchedFile, profile: str, layout: _clean.Layout) -> _clean.CleanedMonth:
+    """Read, judge and write the month: clean and quarantine, staged in the lake."""
+    terms = contract(fetched.remote.color)
+    return _clean.clean(fetched, terms, open_lake(profile), layout=layout, strict=settings().strict)
+
+
+@task(task_run_name="publish {cleaned.fetched.remote.name}", cache_policy=NO_CACHE, persist_result=False)
+def publish(cleaned: _clean.CleanedMonth, profile: str, started_at: datetime) -> Manifest:
+    """Check the accounts, make the staged month the month, and write its manifest last."""
+    terms = contract(cleaned.fetched.remote.color)
+    return _publish.publish(cleaned, terms, open_lake(profile), started_at, flow_run.id)
+
+
+@task(task_run_name="report {manifest.name}", cache_policy=NO_CACHE, persist_result=False)
+def report(manifest: Manifest, profile: str) -> None:
+    """Leave the quality report as an artifact, one key a month."""
+    create_markdown_artifact(
+        key=f"{manifest.color}-{manifest.month}-quality",
+        markdown=markdown(manifest, open_lake(profile)),
+        description=f"What was done with {manifest.name}",
+    )
+
+
+class _Progress:
+    """Shows a download on the terminal, and in the Prefect UI when it takes more than a moment."""
+
+    EVERY = 2.0
+
+    def __init__(self, remote: RemoteFile, bar: Bar) -> None:
+        self._remote, self._bar = remote, bar
+        self._next = time.monotonic() + self.EVERY
+        self._artifact: UUID | None = None
+
+    def __call__(self, done: int, total: int | None) -> None:
+        self._bar(done, total)
+        if not total or time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self.EVERY
+        percent = 100 * done / total
+        if self._artifact is None:
+            description = f"Fetching {self._remote.name}: {total:,} bytes"
+            self._artifact = cast(UUID, create_progress_artifact(progress=percent, description=description))
+        else:
+            update_progress_artifact(self._artifact, progress=percent)
+
+
+def run_name() -> str:
+    """The flow run's name: the month that was asked for."""
+    given = flow_run.parameters
+    year, month = given.get("year"), given.get("month")
+    return f"{given['color']}-{Month(year, month)}" if year and month else f"{given['color']}-newest"
+
+
+def name_run(remote: RemoteFile) -> None:
+    """Name the flow run for its month, where that was only found out now."""
+    name = f"{remote.color}-{remote.month}"
+    if flow_run.name != name:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(flow_run.id, name=name)
+
+
+def not_published(plan: _plan.Plan) -> State[None]:
+    """The end of a run whose month isn't there yet: nothing failed."""
+    return Completed(name=NotPublished.__name__, message=plan.why)
+
+
+join_prefect()
