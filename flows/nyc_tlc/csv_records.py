@@ -79,6 +79,8 @@ class CsvRecords:
     def _at_once(self, lines: bytes) -> pa.Table | None:
         """The lines as one table, or None where one of them needs a closer look."""
         assert self._row_width is not None
+        if not _is_text(lines):
+            return None
         width = len(self._columns)
         names = [str(index) for index in range(self._row_width)]
         types = self._types + [pa.string()] * (self._row_width - width)
@@ -133,6 +135,16 @@ def _without_blank_lines(block: bytes) -> bytes:
     if b"\n\n" in block or b"\n\r\n" in block:
         block = re.sub(rb"\n(?:\r?\n)+", b"\n", block)
     return block
+
+
+def _is_text(data: bytes) -> bool:
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _fields(line: bytes) -> list[str] | None:

@@ -15,7 +15,7 @@ import urllib3
 from urllib3.util import Retry, Timeout
 
 from nyc_tlc.contract import contract
-from nyc_tlc.errors import ArgumentError, NotPublished, SourceError, TransientError
+from nyc_tlc.errors import ArgumentError, NotPublished, SourceError, TlcError, TransientError
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import settings
 
@@ -30,6 +30,9 @@ SOURCES = {
 
 #: Raised when the sample's rows change, so that months made of older ones are redone.
 SAMPLE_VERSION = 1
+
+RETRIED = frozenset({429, 500, 502, 503, 504})
+POOL = urllib3.PoolManager()
 
 #: TLC publishes a month about two months late.
 PUBLICATION_LAG = 2
@@ -177,9 +180,17 @@ def described(remote: RemoteFile, headers: Any, size: str | None) -> RemoteFile:
         remote.month,
         remote.url,
         etag=headers.get("ETag"),
-        last_modified=parsedate_to_datetime(modified).astimezone(UTC).isoformat() if modified else None,
+        last_modified=_iso(modified) if modified else None,
         bytes=int(size) if size is not None else None,
     )
+
+
+def _iso(modified: str) -> str:
+    """An HTTP date as ISO 8601; one that isn't as it is told: it is only compared."""
+    try:
+        return parsedate_to_datetime(modified).astimezone(UTC).isoformat()
+    except ValueError:
+        return modified
 
 
 def retry_policy(name: str) -> Retry:
@@ -195,7 +206,7 @@ def retry_policy(name: str) -> Retry:
     configured = settings()
     return LoggedRetry(
         total=configured.http_retries,
-        status_forcelist={429, 500, 502, 503, 504},
+        status_forcelist=RETRIED,
         allowed_methods={"HEAD", "GET"},
         backoff_factor=configured.http_backoff,
         backoff_max=60,
@@ -215,11 +226,11 @@ def request(
         TransientError: when all retries are used up.
         SourceError: for any other refusal.
     """
-    pool = urllib3.PoolManager(timeout=Timeout(settings().http_timeout))
     try:
-        response = pool.request(
+        response = POOL.request(
             method,
             remote.url,
+            timeout=Timeout(settings().http_timeout),
             headers={"Accept-Encoding": "identity", "User-Agent": "nyc-tlc-flows", **(headers or {})},
             preload_content=False,
             retries=retries or retry_policy(remote.name),
@@ -228,13 +239,20 @@ def request(
         raise gave_up(remote, error.reason) from error
     except urllib3.exceptions.HTTPError as error:
         raise SourceError(f"{remote.name}: cannot ask {remote.shown}", got=str(error)) from error
-    if response.status in (403, 404):
-        raise NotPublished(f"{remote.name} is not published at {remote.shown}", got=f"HTTP {response.status}")
-    if response.status == 429 or response.status >= 500:
-        raise gave_up(remote, f"HTTP {response.status}")
-    if response.status not in (200, 206):
-        raise SourceError(f"{remote.name}: {remote.shown} refused", got=f"HTTP {response.status}")
+    if failure := _refusal(remote, response.status):
+        response.close()
+        raise failure
     return response
+
+
+def _refusal(remote: RemoteFile, status: int) -> TlcError | None:
+    if status in (200, 206):
+        return None
+    if status in (403, 404):
+        return NotPublished(f"{remote.name} is not published at {remote.shown}", got=f"HTTP {status}")
+    if status in RETRIED:
+        return gave_up(remote, f"HTTP {status}")
+    return SourceError(f"{remote.name}: {remote.shown} refused", got=f"HTTP {status}")
 
 
 def gave_up(remote: RemoteFile, reason: object) -> TransientError:

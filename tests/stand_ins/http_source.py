@@ -1,0 +1,167 @@
+"""A web server that publishes months as TLC's does, and fails as the internet does.
+
+Implements, over real sockets: HEAD and GET with ETag, Last-Modified and Content-Length; Range with
+If-Range (206 and Content-Range); 403 for what it does not have, as TLC's CloudFront; and faults, one
+a request, in the order given: a status (with headers such as Retry-After), a body cut off, a body
+that stalls, a connection reset, another body with status 200.
+
+Does not implement: TLS, HTTP/2, chunked bodies, several ranges in one request, conditional GETs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
+
+
+@dataclass
+class Fault:
+    """What goes wrong with one request.
+
+    Attributes:
+        kind: ``status``: answer ``status``; ``cut``: close after ``after`` bytes of the body; ``reset``: the
+            same with a TCP reset; ``stall``: stop sending after ``after`` bytes until released.
+        status: The status.
+        headers: Its headers.
+        after: Bytes of the body before the fault.
+    """
+
+    kind: Literal["status", "cut", "reset", "stall"]
+    status: int = 503
+    headers: dict[str, str] = field(default_factory=dict)
+    after: int = 0
+
+
+@dataclass
+class Request:
+    """One request the server got."""
+
+    method: str
+    path: str
+    range: str | None
+    at: float
+
+
+@dataclass
+class PublishedFile:
+    """A file on the server; changing ``body`` changes the ETag unless that is fixed or None."""
+
+    body: bytes
+    last_modified: str | None = "Mon, 18 Mar 2024 15:30:12 GMT"
+    etag: str | None = "from the body"
+    content_type: str = "binary/octet-stream"
+    faults: list[Fault] = field(default_factory=list)
+    resumable: bool = True
+    length_told: bool = True
+
+    def headers(self) -> dict[str, str]:
+        """The validators as headers."""
+        etag = f'"{hashlib.md5(self.body).hexdigest()}"' if self.etag == "from the body" else self.etag
+        told = {"ETag": etag, "Last-Modified": self.last_modified, "Content-Type": self.content_type}
+        return {name: value for name, value in told.items() if value is not None}
+
+
+class HttpSource:
+    """The server; ``files`` maps paths to what is there.
+
+    Attributes:
+        requests: Those it got, in order.
+        release: Set to let stalled bodies go on.
+        stalled: Set when a body has stalled.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, PublishedFile] = {}
+        self.requests: list[Request] = []
+        self.release, self.stalled = threading.Event(), threading.Event()
+        source = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_HEAD(self) -> None:
+                source.answer(self, body_wanted=False)
+
+            def do_GET(self) -> None:
+                source.answer(self, body_wanted=True)
+
+            def log_message(self, *_: object) -> None:
+                """Stay quiet."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.template = self.url + "/{color}_tripdata_{year:04d}-{month:02d}.parquet"
+
+    def answer(self, handler: BaseHTTPRequestHandler, *, body_wanted: bool) -> None:
+        """Answer one request."""
+        wanted = handler.headers.get("Range")
+        self.requests.append(Request(handler.command, handler.path, wanted, time.monotonic()))
+        file = self.files.get(handler.path)
+        if file is None:
+            self._send(handler, 403, {"Content-Type": "application/xml"}, b"<Error><Code>AccessDenied</Code></Error>")
+            return
+        fault = file.faults.pop(0) if file.faults and (body_wanted or file.faults[0].kind == "status") else None
+        if fault and fault.kind == "status":
+            self._send(handler, fault.status, fault.headers, b"")
+            return
+        status, headers, body = 200, file.headers(), file.body
+        if wanted and file.resumable and handler.headers.get("If-Range") in (None, headers.get("ETag")):
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            status, body = 206, file.body[start:]
+            headers["Content-Range"] = f"bytes {start}-{len(file.body) - 1}/{len(file.body)}"
+        self._send(handler, status, headers, body, body_wanted=body_wanted, fault=fault, length_told=file.length_told)
+
+    def _send(
+        self,
+        handler: BaseHTTPRequestHandler,
+        status: int,
+        headers: dict[str, str],
+        body: bytes,
+        *,
+        body_wanted: bool = True,
+        fault: Fault | None = None,
+        length_told: bool = True,
+    ) -> None:
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        if length_told:
+            handler.send_header("Content-Length", str(len(body)))
+        else:
+            handler.send_header("Connection", "close")
+        handler.end_headers()
+        if not body_wanted:
+            return
+        if not fault:
+            handler.wfile.write(body)
+            return
+        handler.wfile.write(body[: fault.after])
+        handler.wfile.flush()
+        if fault.kind == "stall":
+            self.stalled.set()
+            self.release.wait(60)
+        elif fault.kind == "reset":
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        handler.close_connection = True
+        handler.connection.close()
+
+    @contextmanager
+    def running(self) -> Iterator[HttpSource]:
+        """Serve while the block runs."""
+        thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.release.set()
+            self._server.shutdown()
+            self._server.server_close()

@@ -1,0 +1,184 @@
+"""Which rows are rejected, which only counted, and under which rule."""
+
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from factories import JANUARY, fetched, green_parquet, trip
+from nyc_tlc.contract import contract
+from nyc_tlc.months import Month
+from nyc_tlc.read import MonthReader
+from nyc_tlc.rules import Judge, Verdict
+
+
+def judge(folder: Path, *trips: dict[str, Any], month: Month = JANUARY, **types: pa.DataType) -> tuple[Judge, Verdict]:
+    judge = Judge(contract("green"), month)
+    (batch,) = MonthReader(fetched(green_parquet(*trips, types=types), folder, month=month), contract("green"))
+    return judge, judge(batch)
+
+
+def only_rule(folder: Path, spoilt: dict[str, Any], month: Month = JANUARY) -> str | None:
+    """The one rule a trip is rejected by, None when it is clean."""
+    _, verdict = judge(folder, spoilt, month=month)
+    if verdict.clean.height:
+        return None
+    (rules,) = verdict.quarantine["rejection_rules"].to_list()
+    (rule,) = rules
+    return str(rule)
+
+
+@pytest.mark.parametrize(
+    ("pickup", "rule"),
+    [
+        (datetime(2024, 1, 1), None),
+        (datetime(2023, 12, 31), None),
+        (datetime(2023, 12, 30, 23, 59, 59), "pickup_outside_month"),
+        (datetime(2024, 2, 1, 23, 59, 59), None),
+        (datetime(2024, 2, 2), "pickup_outside_month"),
+        (datetime(2008, 12, 31, 23), "pickup_outside_month"),
+        (datetime(2041, 8, 17), "pickup_outside_month"),
+        (None, "no_pickup_time"),
+    ],
+)
+def test_a_day_of_spill_into_the_neighbours_is_normal(tmp_path: Path, pickup: datetime, rule: str) -> None:
+    dropoff = {"lpep_dropoff_datetime": datetime(2024, 1, 5)} if pickup is None else {}
+    assert only_rule(tmp_path, trip(lpep_pickup_datetime=pickup) | dropoff) == rule
+
+
+@pytest.mark.parametrize(
+    ("pickup", "dropoff", "rule"),
+    [
+        # TLC green 2025-11, the night DST ended.
+        ("2025-11-02 01:58:21", "2025-11-02 01:09:31", None),
+        ("2025-11-02 01:51:52", "2025-11-02 01:04:36", None),
+        ("2025-11-02 01:00:00", "2025-11-02 00:00:01", None),
+        ("2025-11-02 01:30:00", "2025-11-02 00:30:00", "dropoff_before_pickup"),
+        ("2025-11-02 00:59:59", "2025-11-02 00:58:00", "dropoff_before_pickup"),
+        ("2025-11-02 02:00:00", "2025-11-02 01:58:00", "dropoff_before_pickup"),
+        ("2025-11-03 01:30:00", "2025-11-03 01:20:00", "dropoff_before_pickup"),
+        # The same file: no DST to blame.
+        ("2025-11-08 14:55:10", "2025-11-08 14:55:00", "dropoff_before_pickup"),
+        ("2025-11-08 14:55:10", "2025-11-08 14:55:10", None),
+    ],
+)
+def test_only_the_repeated_hour_excuses_a_dropoff_before_the_pickup(
+    tmp_path: Path, pickup: str, dropoff: str, rule: str
+) -> None:
+    spoilt = trip(
+        lpep_pickup_datetime=datetime.fromisoformat(pickup), lpep_dropoff_datetime=datetime.fromisoformat(dropoff)
+    )
+    assert only_rule(tmp_path, spoilt, Month(2025, 11)) == rule
+
+
+def test_the_repeated_hour_counts_for_the_neighbours_spill_too(tmp_path: Path) -> None:
+    spoilt = trip(lpep_pickup_datetime=datetime(2020, 11, 1, 1, 40), lpep_dropoff_datetime=datetime(2020, 11, 1, 1, 10))
+    assert only_rule(tmp_path, spoilt, Month(2020, 10)) is None
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "rule"),
+    [
+        ({"passenger_count": 0}, "zero_passengers"),
+        ({"passenger_count": None}, None),
+        ({"trip_distance": -0.01}, "negative_distance"),
+        ({"trip_distance": 0.0}, None),
+        ({"PULocationID": 0}, "unknown_zone"),
+        ({"DOLocationID": 266}, "unknown_zone"),
+        ({"PULocationID": 265, "DOLocationID": 1}, None),
+        ({"PULocationID": None}, None),
+        ({"lpep_dropoff_datetime": None}, None),
+        ({"fare_amount": -10.0}, None),
+        ({"trip_distance": 259_777.0}, None),
+    ],
+)
+def test_rejecting_rules(tmp_path: Path, spoilt: dict[str, Any], rule: str | None) -> None:
+    assert only_rule(tmp_path, trip(**spoilt)) == rule
+
+
+@pytest.mark.parametrize(
+    ("odd", "rule"),
+    [
+        ({"fare_amount": -10.0}, "negative_fare"),
+        ({"trip_distance": 0.0}, "zero_distance"),
+        ({"trip_distance": 100.1}, "long_distance"),
+        ({"lpep_dropoff_datetime": datetime(2024, 1, 16, 12, 0, 1)}, "long_trip"),
+        ({"VendorID": 5}, "unknown_code"),
+        ({"RatecodeID": 7}, "unknown_code"),
+        ({"payment_type": 9}, "unknown_code"),
+        ({"trip_type": 3}, "unknown_code"),
+    ],
+)
+def test_warnings_are_counted_and_keep_the_row(tmp_path: Path, odd: dict[str, Any], rule: str) -> None:
+    judged, verdict = judge(tmp_path, trip(**odd))
+    assert verdict.clean.height == 1
+    assert +judged.warned == Counter({rule: 1})
+
+
+@pytest.mark.parametrize(
+    "fine",
+    [
+        {"RatecodeID": 99},
+        {"payment_type": 0},
+        {"VendorID": 6},
+        {"VendorID": None, "RatecodeID": None, "payment_type": None, "trip_type": None},
+        {"trip_distance": 100.0},
+        {"lpep_dropoff_datetime": datetime(2024, 1, 16, 12)},
+    ],
+)
+def test_what_the_dictionary_lists_warns_of_nothing(tmp_path: Path, fine: dict[str, Any]) -> None:
+    judged, _ = judge(tmp_path, trip(**fine))
+    assert not +judged.warned
+
+
+def test_warnings_count_rejected_rows_too(tmp_path: Path) -> None:
+    judged, verdict = judge(tmp_path, trip(fare_amount=-5.0, passenger_count=0))
+    assert verdict.clean.height == 0
+    assert judged.warned["negative_fare"] == 1
+
+
+def test_a_row_counts_once_under_its_first_rule_and_lists_them_all(tmp_path: Path) -> None:
+    judged, verdict = judge(
+        tmp_path,
+        trip(lpep_pickup_datetime=datetime(2008, 12, 31), passenger_count=0, trip_distance=-1.0),
+        trip(passenger_count=0),
+    )
+    assert verdict.quarantine["rejection_rule"].to_list() == ["pickup_outside_month", "zero_passengers"]
+    assert verdict.quarantine["rejection_rules"].to_list()[0] == [
+        "pickup_outside_month",
+        "zero_passengers",
+        "negative_distance",
+    ]
+    assert {rule: rows for rule, rows in judged.rejected.items() if rows} == {
+        "pickup_outside_month": 1,
+        "zero_passengers": 1,
+    }
+
+
+def test_a_value_that_cannot_be_cast_comes_before_the_rules(tmp_path: Path) -> None:
+    judged, verdict = judge(
+        tmp_path, trip(payment_type="barter", passenger_count=0), trip(payment_type="1"), payment_type=pa.string()
+    )
+    assert verdict.quarantine["rejection_rules"].to_list() == [["bad_value:payment_type", "zero_passengers"]]
+    assert judged.rejected["bad_value:payment_type"] == 1
+    assert verdict.quarantine["payment_type"].to_list() == [None]
+    assert verdict.clean["source_row"].to_list() == [1]
+
+
+def test_a_line_that_is_no_record_breaks_only_that_rule(tmp_path: Path) -> None:
+    header = ",".join(contract("fhv").layout(Month(2020, 1), "csv").columns)
+    good = "B00001,2020-01-01 00:30:00,2020-01-01 01:44:00,264,265,"
+    terms = contract("fhv")
+    (batch,) = MonthReader(fetched(f"{header}\n{good}\ngarbage\n", tmp_path, "fhv", Month(2020, 1)), terms)
+    verdict = Judge(terms, Month(2020, 1))(batch)
+    assert verdict.quarantine["rejection_rules"].to_list() == [["unparseable"]]
+    assert verdict.quarantine["raw"].to_list() == ["garbage"]
+    assert verdict.clean.height == 1
+
+
+def test_raw_is_null_for_rows_that_could_be_parsed(tmp_path: Path) -> None:
+    _, verdict = judge(tmp_path, trip(passenger_count=0))
+    assert verdict.quarantine["raw"].to_list() == [None]
