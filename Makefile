@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --require-virtualenv
 ARGS ?=
+export PYTHONPATH := flows
 
 .PHONY: help
 help: ## List the targets
@@ -15,7 +16,7 @@ help: ## List the targets
 
 .PHONY: run
 run: $(VENV)/.run ## One month into the data lake: a sample, or ARGS="--color green --year 2024 --month 1"
-	@$(BIN)/python flows/etl_web_to_gcs.py $(or $(ARGS),--source sample)
+	@$(BIN)/python flows/etl_web_to_gcs.py $(or $(ARGS),--source sample --year 2024 --month 1)
 
 .PHONY: test
 test: $(VENV)/.dev ## The whole test suite
@@ -26,6 +27,12 @@ check: $(VENV)/.dev ## Lint, types, docs in step
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m nyc_tlc.dictionary $(VENV)/dictionary.md && diff docs/data-dictionary.md $(VENV)/dictionary.md \
+		|| { echo "error: docs/data-dictionary.md is not what the contracts say; run make docs"; exit 1; }
+
+.PHONY: docs
+docs: $(VENV)/.dev ## Write the data dictionary from the contracts
+	@$(BIN)/python -m nyc_tlc.dictionary docs/data-dictionary.md
 
 .PHONY: format
 format: $(VENV)/.dev ## Put the code into the house's format

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import urllib3
+from urllib3.util import Retry
 
 from stand_ins.http_source import HttpSource
 
@@ -38,3 +44,53 @@ def http_source() -> Iterator[HttpSource]:
     """A web source."""
     with HttpSource().running() as source:
         yield source
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    """A real Prefect server of the tests' own, and how to run things against it."""
+
+    url: str
+    home: Path
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """The environment of a process that uses it."""
+        prefect = {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home)}
+        return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | prefect | more
+
+    def run(self, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a script of ``flows/`` as a user would."""
+        return subprocess.run(
+            [sys.executable, str(ROOT / command[0]), *command[1:]],
+            env=self.environment(**more),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A Prefect server on SQLite, started once."""
+    home = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = PrefectServer(f"http://127.0.0.1:{port}/api", home)
+    log = (home / "server.log").open("wb")
+    quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+        env=server.environment(**quiet) | {"PREFECT_API_URL": ""},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        retries = Retry(total=300, backoff_factor=0.2, backoff_max=0.2)
+        urllib3.PoolManager().request("GET", f"{server.url}/health", retries=retries).drain_conn()
+        yield server
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nyc_tlc.clean import Layout, clean
+from nyc_tlc.contract import contract
 from nyc_tlc.fetch import FetchedFile, fetch
+from nyc_tlc.lake import Lake
+from nyc_tlc.manifest import Manifest
 from nyc_tlc.months import Color, Month
+from nyc_tlc.publish import publish
 from nyc_tlc.source import RemoteFile
 
 JANUARY = Month(2024, 1)
@@ -80,3 +85,17 @@ def fetched(body: bytes | str, folder: Path, color: Color = "green", month: Mont
     path = folder / f"{color}_tripdata_{month}"
     path.write_bytes(body.encode() if isinstance(body, str) else body)
     return fetch(RemoteFile(color, month, path.as_uri()), folder)
+
+
+def make_month(
+    lake: Lake,
+    body: bytes | str,
+    folder: Path,
+    month: Month = JANUARY,
+    color: Color = "green",
+    layout: Layout = "month",
+) -> Manifest:
+    """Bytes all the way into a lake."""
+    terms = contract(color)
+    cleaned = clean(fetched(body, folder, color, month), terms, lake, layout=layout)
+    return publish(cleaned, terms, lake, datetime.now(UTC), "a flow run")

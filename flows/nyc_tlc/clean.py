@@ -36,6 +36,9 @@ Layout = Literal["month", "day"]
 #: Rows of a day that are gathered before they are written: a month can be in any order.
 DAY_ROWS = 1 << 14
 
+#: Columns besides the times by whose least and greatest values readers can skip row groups.
+SKIPPED_BY = frozenset({"pickup_location_id", "dropoff_location_id", "file_month", "source_row"})
+
 
 @dataclass(frozen=True)
 class CleanedMonth:
@@ -96,8 +99,10 @@ def clean(
     judge = Judge(terms, keys.month)
     staging = lake.stage(keys)
     try:
-        _stage_raw(staging, keys, fetched)
-        clean_file, quarantine_file, days = _write(staging, keys, reader, judge, _labels(fetched, terms), layout)
+        with ThreadPoolExecutor(1, thread_name_prefix="raw") as copier:
+            raw = copier.submit(_stage_raw, staging, keys, fetched)
+            clean_file, quarantine_file, days = _write(staging, keys, reader, judge, _labels(fetched, terms), layout)
+        raw.result()
     except BaseException:
         staging.discard()
         raise
@@ -160,21 +165,24 @@ class ParquetSink:
             gather: How many rows to gather before they are written as a row group.
         """
         self.file, self.rows = file, 0
-        self._schema, self._gather = schema.with_metadata(dict(labels)), gather
+        self._schema, self._gather = schema, gather
         self._gathered: list[pl.DataFrame] = []
         self._footer: list[pq.FileMetaData] = []
         # A dictionary of distinct seconds or row numbers only costs time and space. The encodings are
         # the oldest: every reader knows them, BigQuery too.
-        distinct = {field.name for field in schema if pa.types.is_timestamp(field.type)} | {"source_row"}
+        times = {field.name for field in schema if pa.types.is_timestamp(field.type)}
         self._writer = pq.ParquetWriter(
             file,
             self._schema,
             compression="zstd",
             compression_level=1,
-            use_dictionary=[name for name in schema.names if name not in distinct],
+            use_dictionary=[name for name in schema.names if name not in times | {"source_row"}],
+            # Amounts span their outliers everywhere: their least and greatest would let no reader skip anything.
+            write_statistics=[name for name in schema.names if name in times | SKIPPED_BY],
             store_schema=False,
             metadata_collector=self._footer,
         )
+        self._writer.add_key_value_metadata(dict(labels))
 
     def write(self, frame: pl.DataFrame) -> None:
         """Take rows."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -208,8 +207,6 @@ class LocalStaging:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file, StagedFile(file) as staged:
                 yield staged
-                file.flush()
-                os.fsync(file.fileno())
         except OSError as error:
             path.unlink(missing_ok=True)
             raise LakeError(f"{self._keys.name}: cannot write {key} to the lake", got=str(error)) from error
@@ -227,10 +224,9 @@ class LocalStaging:
         """
         try:
             draft = self._workspace.path / "manifest.json"
-            with draft.open("wb") as file:
-                file.write(manifest.to_json())
-                file.flush()
-                os.fsync(file.fileno())
+            draft.write_bytes(manifest.to_json())
+            for path in (draft, *map(self._staged_path, self._staged)):
+                sync(path)
             self._manifest.parent.mkdir(parents=True, exist_ok=True)
             with exclusive(self._manifest.parent):
                 if self._manifest_version() != self._found:

@@ -44,25 +44,25 @@ class Judge:
         expressions = {
             rule.name: pl.sql_expr(rule.when.format(**names)).fill_null(False).alias(rule.name) for rule in terms.rules
         }
-        self._rejects = [rule.name for rule in terms.rules if rule.severity == "reject"]
+        self.rejects = [rule.name for rule in terms.rules if rule.severity == "reject"]
         self._warnings = [rule.name for rule in terms.rules if rule.severity == "warn"]
-        self._expressions = list(expressions.values())
+        self.expressions = list(expressions.values())
         self._first_rules: Counter[str] = Counter()
         self.warned: Counter[str] = Counter(dict.fromkeys(self._warnings, 0))
 
     @property
     def rejected(self) -> dict[str, int]:
         """Rejecting rule -> rows, each row under its first rule; the contract's rules always."""
-        return dict.fromkeys(self._rejects, 0) | dict(self._first_rules)
+        return dict.fromkeys(self.rejects, 0) | dict(self._first_rules)
 
     def __call__(self, batch: Batch) -> Verdict:
         """Split a batch into clean and quarantine, and count."""
-        verdicts = batch.frame.select(self._expressions)
+        verdicts = batch.frame.select(self.expressions)
         self.warned.update(dict(zip(self._warnings, verdicts.select(pl.col(self._warnings).sum()).row(0), strict=True)))
         faults = {f"{BAD_VALUE}{column}": mask for column, mask in batch.bad_values.items()}
         if batch.raw is not None:
             faults = {UNPARSEABLE: batch.raw.is_not_null(), **faults}
-        verdicts = verdicts.select(*(mask.alias(name) for name, mask in faults.items()), *self._rejects)
+        verdicts = verdicts.select(*(mask.alias(name) for name, mask in faults.items()), *self.rejects)
         rejected = verdicts.select(pl.any_horizontal(pl.all())).to_series()
         reasons = verdicts.filter(rejected).select(
             rejection_rules=pl.concat_list(

@@ -70,9 +70,9 @@ def remove_empty(folder: Path, up_to: Path) -> None:
         folder = folder.parent
 
 
-def sync(folder: Path) -> None:
-    """Make the names in a folder outlast a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file's bytes, or the names in a folder, outlast a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

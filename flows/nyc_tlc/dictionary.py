@@ -1,0 +1,75 @@
+"""The data dictionary, written from the contracts: what every clean column holds and where it comes from."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from nyc_tlc.contract import OUR_COLUMNS, Column, Contract, FileFormat, code_tables, contract
+from nyc_tlc.months import COLORS, Month
+
+
+def dictionary() -> str:
+    """The whole dictionary as Markdown."""
+    lines = [
+        "# Data dictionary",
+        "",
+        "Written by `make docs` from `flows/nyc_tlc/datasets/` and `codes.yaml`. Every clean file of a colour has",
+        "these columns in this order, whatever era it comes from; what the era lacked is null. Times are New York",
+        "wall-clock times without zone, amounts are US dollars as published.",
+        "",
+    ]
+    for color in COLORS:
+        lines += _dataset(contract(color))
+    lines += ["## Codes", ""]
+    for name, table in code_tables().items():
+        lines += [f"### {name}", "", f"{table.title}. {table.source.strip()}", "", "| Code | Meaning | In old files |"]
+        lines += ["|---|---|---|"]
+        for code, entry in table.codes.items():
+            meaning = entry.name + (f". {entry.note.strip()}" if entry.note else "")
+            lines.append(f"| {code} | {meaning} | {', '.join(entry.texts)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _dataset(terms: Contract) -> list[str]:
+    lines = [f"## {terms.color}: {terms.title}", "", terms.notes.strip(), "", f"First month: {terms.first_month}."]
+    lines += [f"Source: {terms.source.strip()}", "", "| Column | Type | What it holds | In Parquet | In CSV |"]
+    lines += ["|---|---|---|---|---|"]
+    for column in terms.columns:
+        lines.append(
+            f"| `{column.name}` | {column.type} | {_meaning(column)} | {_era(terms, column, 'parquet')} |"
+            f" {_era(terms, column, 'csv')} |"
+        )
+    lines += ["", "| Rule | Severity | A row breaks it when | Why |", "|---|---|---|---|"]
+    lines += [f"| `{rule.name}` | {rule.severity} | `{rule.when.strip()}` | {rule.why} |" for rule in terms.rules]
+    return [*lines, ""]
+
+
+def _meaning(column: Column) -> str:
+    unit = f" ({column.unit})" if column.unit else ""
+    codes = f"; see [{column.codes}](#{column.codes})" if column.codes else ""
+    return f"{column.description}{unit}{codes}"
+
+
+def _era(terms: Contract, column: Column, file_format: FileFormat) -> str:
+    """Since when, and until when, a format has a column."""
+    if column in OUR_COLUMNS:
+        return "ours"
+    spans: list[list[Month | None]] = []
+    for layout in terms.layouts[file_format]:
+        present = bool(terms.map_columns(list(layout.columns), layout.since, file_format).sources[column.name])
+        if present and (not spans or spans[-1][1] is not None):
+            spans.append([layout.since, None])
+        elif not present and spans and spans[-1][1] is None:
+            spans[-1][1] = layout.since.plus(-1)
+    return ", ".join(f"{since} to {until}" if until else f"since {since}" for since, until in spans) or "never"
+
+
+def main() -> None:
+    """Write the dictionary to the file named by the argument."""
+    Path(sys.argv[1]).write_text(dictionary(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Times this project against what else there is, in one run, and writes RESULTS.md beside itself.
+
+Each contender runs in a process of its own, in turn with the others, several times over; the median
+counts. Seconds are this machine's; ratios carry over.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from nyc_tlc.contract import FileFormat
+from nyc_tlc.months import Color, Month
+from nyc_tlc.sample import write_sample
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+REPEATS = 5
+
+
+@dataclass
+class Round:
+    """Contenders on one file, run in turn.
+
+    Attributes:
+        title: What is measured.
+        source: The file: colour, month, rows, format.
+        contenders: Their names; the first is this project's.
+        limits: Contender -> at most this many times its seconds.
+        peak_limit: Most MiB for this project's.
+        repeats: How often each runs.
+    """
+
+    title: str
+    source: tuple[Color, str, int, FileFormat]
+    contenders: tuple[str, ...]
+    limits: dict[str, float]
+    peak_limit: int
+    repeats: int = REPEATS
+
+
+ROUNDS = [
+    Round(
+        "A yellow month of 3,000,000 rows, Parquet",
+        ("yellow", "2024-01", 3_000_000, "parquet"),
+        (
+            "clean yellow",
+            "polars scan-filter-sink",
+            "polars, casts and rules",
+            "pyarrow scanner, casts and rules",
+            "pandas read-filter-write",
+            "clean yellow, layout day",
+        ),
+        {"polars scan-filter-sink": 1.6},
+        1000,
+    ),
+    Round(
+        "A high-volume month of 20,000,000 rows, Parquet",
+        ("fhvhv", "2024-01", 20_000_000, "parquet"),
+        ("clean fhvhv", "clean fhvhv, layout day"),
+        {},
+        1000,
+        1,
+    ),
+    Round("The same yellow month as CSV.gz", ("yellow", "2024-01", 3_000_000, "csv"), ("clean yellow",), {}, 1000, 1),
+    Round(
+        "A yellow month of 2009, times and codes as text",
+        ("yellow", "2009-01", 3_000_000, "parquet"),
+        ("clean yellow 2009",),
+        {},
+        1000,
+        1,
+    ),
+    Round("Generating a yellow month of 3,000,000 rows", ("yellow", "2024-01", 1, "parquet"), ("sample",), {}, 1000, 3),
+]
+
+
+def measure(contender: str, source: Path) -> tuple[float, int, int]:
+    """Seconds, peak MiB, and KiB written as clean rows."""
+    with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
+        done = subprocess.run(
+            [sys.executable, str(HERE / "contenders.py"), contender, str(source), scratch],
+            env=os.environ | {"PYTHONPATH": str(ROOT / "flows")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        seconds, peak = done.stdout.split()
+        clean = [path for path in Path(scratch).rglob("*.parquet") if "clean" in str(path.relative_to(scratch))]
+        return float(seconds), int(peak), sum(path.stat().st_size for path in clean) >> 10
+
+
+def run(each: Round, folder: Path) -> tuple[list[str], list[str]]:
+    """Run a round; its table and what missed its limit."""
+    color, month, rows, file_format = each.source
+    source = folder / f"{color}-{month}-{rows}-{file_format}"
+    if not source.exists():
+        # In a process of its own: a child's peak memory is never told as less than its parent's.
+        with ProcessPoolExecutor(1) as writer:
+            writer.submit(write_sample, color, Month.parse(month), rows, source, file_format).result()
+    figures: dict[str, list[tuple[float, int, int]]] = {name: [] for name in each.contenders}
+    for _ in range(each.repeats):
+        for name in each.contenders:
+            figures[name].append(measure(name, source))
+    medians = {name: statistics.median(seconds for seconds, _, _ in runs) for name, runs in figures.items()}
+    ours = each.contenders[0]
+    lines = [f"## {each.title}", "", "| | seconds, median (min-max) | ours takes | peak MiB | clean file, MiB |"]
+    lines.append("|---|---:|---:|---:|---:|")
+    missed = []
+    for name, runs in figures.items():
+        seconds = [run[0] for run in runs]
+        ratio = medians[ours] / medians[name]
+        limit = each.limits.get(name)
+        told = "" if name == ours else f"{ratio:.2f} x" + (f" (at most {limit})" if limit else "")
+        peak = max(run[1] for run in runs)
+        size = f"{runs[0][2] / 1024:.0f}" if runs[0][2] else ""
+        span = f"{medians[name]:.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
+        lines.append(f"| {name} | {span} | {told} | {peak} | {size} |")
+        if limit and ratio > limit:
+            missed.append(f"{each.title}: {ratio:.2f} times {name}, at most {limit}")
+        if name.startswith("clean") and peak > each.peak_limit:
+            missed.append(f"{each.title}: {name} peaks at {peak} MiB, at most {each.peak_limit}")
+    return [*lines, ""], missed
+
+
+def machine() -> str:
+    """What it ran on."""
+    processor = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    versions = ", ".join(f"{name} {version(name)}" for name in ("polars", "pyarrow", "pandas", "numpy"))
+    return f"{processor}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
+
+
+def main() -> int:
+    """Run all rounds, or those whose title holds the first argument; status 1 when a limit is missed."""
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    rounds = [each for each in ROUNDS if wanted in each.title]
+    folder = HERE / "scratch"
+    folder.mkdir(exist_ok=True)
+    text, missed = [f"# Benchmarks\n\nMade by `make bench` on {datetime.now(UTC):%Y-%m-%d}: {machine()}.\n"], []
+    for each in rounds:
+        table, too_slow = run(each, folder)
+        sys.stdout.write("\n".join(table) + "\n")
+        sys.stdout.flush()
+        text += table
+        missed += too_slow
+    text.append(
+        "All limits are kept." if not missed else "\n".join(["**Missed:**", "", *(f"* {miss}" for miss in missed)])
+    )
+    if not wanted:
+        (HERE / "RESULTS.md").write_text("\n".join(text) + "\n")
+    sys.stdout.write(text[-1] + "\n")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""What is timed, each in a process of its own: this project's way, and others' ways to the same end.
+
+Run as ``python contenders.py NAME SOURCE SCRATCH``; prints the seconds of the work, imports aside, and the
+process's peak memory in MiB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from nyc_tlc.clean import Layout, clean
+from nyc_tlc.conform import POLARS_TYPES
+from nyc_tlc.contract import contract
+from nyc_tlc.fetch import FetchedFile, identify
+from nyc_tlc.lake import LocalLake
+from nyc_tlc.months import Color, Month
+from nyc_tlc.rules import Judge
+from nyc_tlc.sample import write_sample
+from nyc_tlc.source import RemoteFile
+
+JANUARY = Month(2024, 1)
+
+
+def fetched(source: Path, color: Color, month: Month = JANUARY) -> FetchedFile:
+    """A file as fetched; its digest was made while it was."""
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    remote = RemoteFile(color, month, source.as_uri())
+    return FetchedFile(remote, source, identify(source, remote.name), source.stat().st_size, digest, 0)
+
+
+def ours(
+    color: Color, layout: Layout = "month", month: Month = JANUARY
+) -> Callable[[Path, Path], Callable[[], object]]:
+    """``nyc_tlc.clean``: raw copied, clean and quarantine written, digested and synced."""
+
+    def prepare(source: Path, scratch: Path) -> Callable[[], object]:
+        file, lake = fetched(source, color, month), LocalLake(scratch)
+        return lambda: clean(file, contract(color), lake, layout=layout)
+
+    return prepare
+
+
+def polars_floor(source: Path, scratch: Path) -> Callable[[], object]:
+    """The floor: polars reads, filters by two conditions and writes. No casts, rules, quarantine or counts."""
+    sound = (pl.col("passenger_count") > 0) & (pl.col("trip_distance") >= 0)
+    return lambda: pl.scan_parquet(source).filter(sound).sink_parquet(scratch / "clean.parquet", compression="zstd")
+
+
+def polars_whole(source: Path, scratch: Path) -> Callable[[], object]:
+    """The same casts and rules in one streaming polars query: two sinks and the counts."""
+    terms = contract("yellow")
+    mapped = terms.map_columns(pq.read_schema(source).names, JANUARY, "parquet").sources
+    judge = Judge(terms, JANUARY)
+    casts = [
+        (pl.col(mapped[c.name][0]) if mapped[c.name] else pl.lit(None)).cast(POLARS_TYPES[c.type]).alias(c.name)
+        for c in terms.columns[:-2]
+        if c.type != "string"
+    ]
+    casts.append(pl.col("store_and_fwd_flag"))
+
+    def run() -> object:
+        rows = pl.scan_parquet(source, row_index_name="source_row").select(
+            *casts, pl.lit(JANUARY.first_day).alias("file_month"), pl.col("source_row").cast(pl.Int32)
+        )
+        verdicts = rows.with_columns(expression.name.prefix("_") for expression in judge.expressions)
+        rejected = pl.any_horizontal(f"_{rule}" for rule in judge.rejects)
+        own = pl.selectors.starts_with("_")
+        return pl.collect_all(
+            [
+                verdicts.filter(~rejected).drop(own).sink_parquet(scratch / "clean.parquet", lazy=True),
+                verdicts.filter(rejected).sink_parquet(scratch / "quarantine.parquet", lazy=True),
+                verdicts.select(pl.len(), own.sum()),
+            ],
+            engine="streaming",
+        )
+
+    return run
+
+
+def pyarrow_whole(source: Path, scratch: Path) -> Callable[[], object]:
+    """The same casts and rules as expressions of a pyarrow dataset scanner, counts and quarantine included."""
+    terms = contract("yellow")
+    mapped = terms.map_columns(pq.read_schema(source).names, JANUARY, "parquet").sources
+    columns = {c.name: pc.field(mapped[c.name][0]).cast(c.field.type) for c in terms.columns[:-2] if mapped[c.name]}
+    pickup, dropoff = columns["pickup_datetime"], columns["dropoff_datetime"]
+    start, end = (pa.scalar(moment, pa.timestamp("us")) for moment in (JANUARY.start, JANUARY.end))
+    day = pa.scalar(86_400_000_000, pa.duration("us"))
+    rules = {
+        "no_pickup_time": pickup.is_null(),
+        "pickup_outside_month": (pickup < pc.subtract(start, day)) | (pickup >= pc.add(end, day)),
+        "dropoff_before_pickup": dropoff < pickup,
+        "zero_passengers": columns["passenger_count"] == 0,
+        "negative_distance": columns["trip_distance"] < 0,
+        "unknown_zone": (columns["pickup_location_id"] < 1)
+        | (columns["pickup_location_id"] > 265)
+        | (columns["dropoff_location_id"] < 1)
+        | (columns["dropoff_location_id"] > 265),
+        "negative_fare": columns["fare_amount"] < 0,
+        "zero_distance": columns["trip_distance"] == 0,
+        "long_distance": columns["trip_distance"] > 100,
+        "long_trip": pc.subtract(dropoff, pickup) > day,
+    }
+    rejecting = [rule.name for rule in terms.rules if rule.severity == "reject"]
+    first_rule = pa.scalar(None, pa.string())
+    for rule in reversed(rejecting):
+        first_rule = pc.if_else(pc.coalesce(rules[rule], False), rule, first_rule)
+    warnings = {f"_{name}": rule for name, rule in rules.items() if name not in rejecting}
+
+    def run() -> object:
+        scanner = ds.dataset(source).scanner(columns=columns | warnings | {"rejection_rule": first_rule})
+        schema = scanner.projected_schema
+        clean_schema = pa.schema([field for field in schema if field.name in columns])
+        counts: dict[str, int] = {}
+        with (
+            pq.ParquetWriter(scratch / "clean.parquet", clean_schema, compression="zstd") as clean_file,
+            pq.ParquetWriter(scratch / "quarantine.parquet", schema, compression="zstd") as quarantine,
+        ):
+            for batch in scanner.to_batches():
+                sound = batch["rejection_rule"].is_null()
+                clean_file.write_batch(batch.filter(sound).select(clean_schema.names))
+                quarantine.write_batch(batch.filter(pc.invert(sound)))
+                for name in warnings:
+                    counts[name] = counts.get(name, 0) + (pc.sum(batch[name]).as_py() or 0)
+        return counts
+
+    return run
+
+
+def pandas_way(source: Path, scratch: Path) -> Callable[[], object]:
+    """What tutorials do: read the month into pandas, filter, write."""
+    import pandas as pd  # noqa: PLC0415  its memory is nobody else's
+
+    def run() -> object:
+        rows = pd.read_parquet(source)
+        rows = rows[(rows["passenger_count"] != 0) & (rows["trip_distance"] >= 0)]
+        return rows.to_parquet(scratch / "clean.parquet")
+
+    return run
+
+
+def sample(source: Path, scratch: Path) -> Callable[[], object]:
+    """Three million rows of a generated yellow month."""
+    return lambda: write_sample("yellow", JANUARY, 3_000_000, scratch / "sample.parquet")
+
+
+CONTENDERS: dict[str, Callable[[Path, Path], Callable[[], object]]] = {
+    "clean yellow": ours("yellow"),
+    "clean yellow, layout day": ours("yellow", "day"),
+    "clean yellow 2009": ours("yellow", month=Month(2009, 1)),
+    "clean fhvhv": ours("fhvhv"),
+    "clean fhvhv, layout day": ours("fhvhv", "day"),
+    "polars scan-filter-sink": polars_floor,
+    "polars, casts and rules": polars_whole,
+    "pyarrow scanner, casts and rules": pyarrow_whole,
+    "pandas read-filter-write": pandas_way,
+    "sample": sample,
+}
+
+
+def main() -> None:
+    """See the module."""
+    name, source, scratch = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    work = CONTENDERS[name](source, scratch)
+    began = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    sys.stdout.write(f"{seconds:.3f} {peak}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,336 @@
+"""The main job as people run it: as a script, against a real Prefect server, and without one."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, LogFilter, LogFilterFlowRunId
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+from conftest import ROOT, PrefectServer
+from etl_web_to_gcs import etl_web_to_gcs
+from factories import JANUARY, green_parquet, trip
+from nyc_tlc.months import Month
+from stand_ins.http_source import Fault, HttpSource, PublishedFile
+
+SCRIPT = "flows/etl_web_to_gcs.py"
+PATH = "/green_tripdata_2024-01.parquet"
+MONTH = green_parquet(*[trip()] * 20, trip(passenger_count=0))
+
+
+@pytest.fixture
+def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
+    """A client of the server; flows of this process use it too."""
+    settings = {PREFECT_API_URL: prefect_server.url, PREFECT_HOME: prefect_server.home}
+    with temporary_settings(settings), get_client(sync_client=True) as client:
+        yield client
+
+
+@pytest.fixture
+def month(http_source: HttpSource) -> PublishedFile:
+    """A green month on the web source."""
+    http_source.files[PATH] = file = PublishedFile(MONTH)
+    return file
+
+
+def run_flow(**parameters: Any) -> Any:
+    return etl_web_to_gcs(**parameters, return_state=True)
+
+
+def send_logs() -> None:
+    """Wait until the log lines so far are at the server."""
+    for handler in logging.getLogger("prefect.flow_runs").handlers:
+        handler.flush()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What a folder holds, scratch space aside."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_a_month_is_a_run_with_its_name_tasks_report_and_log(
+    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource
+) -> None:
+    state = run_flow(color="green", year=2024, month=1, source=http_source.template)
+    assert state.is_completed()
+    run = client.read_flow_run(state.state_details.flow_run_id)
+    assert run.name == "green-2024-01"
+    tasks = client.read_task_runs(flow_run_filter=None)
+    names = {task.name for task in tasks if task.flow_run_id == run.id}
+    assert names == {f"{step} green 2024-01" for step in ("look for", "fetch", "clean", "publish", "report")}
+    key = ArtifactFilterKey(any_=["green-2024-01-quality"])
+    (artifact, *_) = client.read_artifacts(artifact_filter=ArtifactFilter(key=key))
+    assert "**21** rows in, **20** clean, **1** quarantined" in str(artifact.data)
+    assert "| `zero_passengers` | reject | 1 | A trip without passengers" in str(artifact.data)
+    assert "raw/green/green_tripdata_2024-01.parquet" in str(artifact.data)
+    manifest = state.result().manifest
+    assert manifest.flow_run_id == str(run.id)
+
+
+def test_log_lines_reach_the_run_and_name_the_month(
+    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource
+) -> None:
+    http_source.files[PATH].faults = [Fault("status", 503)]
+    state = run_flow(color="green", year=2024, month=1, source=http_source.template)
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+    send_logs()
+    ours = [log for log in client.read_logs(wanted) if log.name.startswith("nyc_tlc")]
+    assert len(ours) >= 4
+    assert all("green 2024-01" in log.message for log in ours)
+    assert any("503" in log.message and "trying again" in log.message for log in ours)
+
+
+def test_a_current_month_costs_one_request_and_no_download(
+    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, own_environment: Path
+) -> None:
+    parameters = {"color": "green", "year": 2024, "month": 1, "source": http_source.template}
+    run_flow(**parameters)
+    before = files(own_environment)
+    http_source.requests.clear()
+    state = run_flow(**parameters)
+    assert "green 2024-01 is current" in state.result().text
+    assert [request.method for request in http_source.requests] == ["HEAD"]
+    assert files(own_environment) == before
+
+
+def test_a_changed_source_is_noticed_and_the_month_redone(
+    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource
+) -> None:
+    parameters = {"color": "green", "year": 2024, "month": 1, "source": http_source.template}
+    assert run_flow(**parameters).result().manifest.source.rows == 21
+    month.body = green_parquet(*[trip()] * 5)
+    assert run_flow(**parameters).result().manifest.source.rows == 5
+
+
+@pytest.mark.parametrize("told", ["size and time", "nothing"])
+def test_a_source_without_etags_is_compared_by_what_it_tells(
+    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, told: str
+) -> None:
+    month.etag = None
+    month.last_modified = month.last_modified if told == "size and time" else None
+    parameters = {"color": "green", "year": 2024, "month": 1, "source": http_source.template}
+    made = run_flow(**parameters).result().manifest
+    http_source.requests.clear()
+    again = run_flow(**parameters).result()
+    assert again.manifest == made
+    assert "is current" in again.text
+    downloads = [request for request in http_source.requests if request.method == "GET"]
+    assert len(downloads) == (1 if told == "nothing" else 0)
+    month.body, month.last_modified = green_parquet(trip()), month.last_modified and "Tue, 19 Mar 2024 15:30:12 GMT"
+    assert run_flow(**parameters).result().manifest.source.rows == 1
+
+
+def test_force_redoes_a_current_month_to_the_same_bytes(
+    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, own_environment: Path
+) -> None:
+    parameters = {"color": "green", "year": 2024, "month": 1, "source": http_source.template}
+    first = run_flow(**parameters).result().manifest
+    before = files(own_environment / "lake")
+    second = run_flow(**parameters, force=True).result().manifest
+    after = files(own_environment / "lake")
+    assert second.started_at > first.started_at
+    assert {name: data for name, data in after.items() if "manifest" not in name} == {
+        name: data for name, data in before.items() if "manifest" not in name
+    }
+
+
+def test_asking_for_days_later_redoes_the_month(
+    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource
+) -> None:
+    parameters = {"color": "green", "year": 2024, "month": 1, "source": http_source.template}
+    assert not run_flow(**parameters).result().manifest.daily
+    days = run_flow(**parameters, layout="day").result()
+    assert [day.rows for day in days.manifest.daily] == [20]
+    assert "is current" in run_flow(**parameters, layout="month").result().text
+
+
+def test_a_month_whose_clean_file_was_lost_is_redone(
+    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, own_environment: Path
+) -> None:
+    parameters = {"color": "green", "year": 2024, "month": 1, "source": http_source.template}
+    run_flow(**parameters)
+    shutil.rmtree(own_environment / "lake" / "clean")
+    run_flow(**parameters)
+    assert len(list((own_environment / "lake" / "clean").rglob("*.parquet"))) == 1
+
+
+def test_a_month_not_published_is_no_failure(client: SyncPrefectClient, http_source: HttpSource) -> None:
+    state = run_flow(color="green", year=2024, month=2, source=http_source.template)
+    assert (state.type.value, state.name) == ("COMPLETED", "NotPublished")
+    assert "green 2024-02" in str(state.message)
+
+
+def test_without_a_month_the_newest_is_taken_and_the_run_named_for_it(
+    client: SyncPrefectClient, http_source: HttpSource
+) -> None:
+    newest = Month.current().plus(-2)
+    path = f"/green_tripdata_{newest}.parquet"
+    http_source.files[path] = PublishedFile(green_parquet(trip(lpep_pickup_datetime=newest.start)))
+    state = run_flow(color="green", source=http_source.template)
+    assert state.result().manifest.month == str(newest)
+    assert client.read_flow_run(state.state_details.flow_run_id).name == f"green-{newest}"
+
+
+def test_an_expected_failure_has_its_line_and_no_traceback_in_the_run(
+    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, own_environment: Path
+) -> None:
+    month.body = MONTH[:2000]
+    state = run_flow(color="green", year=2024, month=1, source=http_source.template)
+    assert state.is_failed()
+    assert "a Parquet file cut short" in str(state.message)
+    send_logs()
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+    assert not [log for log in client.read_logs(wanted) if "Traceback" in log.message]
+    assert files(own_environment) == {}
+
+
+def test_the_ui_form_shows_choices_limits_and_descriptions() -> None:
+    properties = etl_web_to_gcs.parameters.model_dump()["properties"]
+    assert properties["color"]["enum"] == ["yellow", "green", "fhv", "fhvhv"]
+    assert {"minimum": 1, "maximum": 12}.items() <= properties["month"]["anyOf"][0].items()
+    assert properties["layout"]["enum"] == ["month", "day"]
+    assert all(described.get("description") for described in properties.values())
+
+
+def test_a_script_run_ends_with_what_was_done(prefect_server: PrefectServer, own_environment: Path) -> None:
+    done = prefect_server.run(SCRIPT, "--source", "sample", "--year", "2024", "--month", "1", TLC_SAMPLE_ROWS="5000")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("yellow 2024-01: 5,000 rows in, ")
+    assert "zero_passengers" in done.stdout
+    assert lines[-1].startswith("look at it: ")
+    looked = subprocess.run(
+        lines[-1].removeprefix("look at it: "), shell=True, capture_output=True, text=True, check=True
+    )
+    assert "pickup_datetime" in looked.stdout
+    manifest = json.loads((own_environment / "lake/manifest/yellow/2024-01.json").read_text())
+    assert manifest["source"]["rows"] == 5000
+
+
+def test_a_real_month_by_environment_and_flags(
+    prefect_server: PrefectServer, real_data: Path, own_environment: Path
+) -> None:
+    template = real_data.resolve().as_uri() + "/parquet/{color}_tripdata_{year:04d}-{month:02d}.parquet"
+    arguments = ("--color", "green", "--year", "2024", "--month", "1")
+    done = prefect_server.run(SCRIPT, *arguments, TLC_SOURCE=template)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("green 2024-01: 56,551 rows in, 56,039 clean, 512 quarantined (0.91 %)")
+    again = prefect_server.run(SCRIPT, *arguments, TLC_SOURCE=template)
+    assert again.returncode == 0
+    assert again.stdout.startswith("green 2024-01 is current, nothing to do")
+
+
+@pytest.mark.parametrize(
+    ("file", "color", "year", "month", "named"),
+    [
+        ("truncated-download.parquet", "yellow", 2021, 1, "a Parquet file cut short (1,918,543 bytes, no footer)"),
+        ("lfs-pointer.parquet", "green", 2022, 1, "a Git-LFS pointer to a file of 1,254,291 bytes"),
+        ("lfs-pointer.csv.gz", "green", 2019, 9, "a Git-LFS pointer to a file of 7,854,533 bytes"),
+    ],
+)
+def test_what_people_really_got_instead_of_data_fails_in_one_line(
+    prefect_server: PrefectServer,
+    real_data: Path,
+    own_environment: Path,
+    file: str,
+    color: str,
+    year: int,
+    month: int,
+    named: str,
+) -> None:
+    template = real_data.resolve().as_uri() + "/negative/{color}_tripdata_{year:04d}-{month:02d}." + file
+    arguments = ("--color", color, "--year", str(year), "--month", str(month), "--source", template)
+    done = prefect_server.run(SCRIPT, *arguments)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {color} {year}-{month:02d}: ")
+    assert named in done.stderr
+    assert files(own_environment) == {}
+
+
+def test_a_script_run_for_an_unpublished_month_exits_with_3(
+    prefect_server: PrefectServer, http_source: HttpSource
+) -> None:
+    arguments = ("--color", "green", "--year", "2024", "--month", "2", "--source", http_source.template)
+    done = prefect_server.run(SCRIPT, *arguments)
+    assert done.returncode == 3
+    assert done.stderr.startswith("not published: green 2024-02")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--month 13 --year 2024",
+        "--color red",
+        "--color yellow --year 2008 --month 12",
+        "--color green --year 2013 --month 7",
+        f"--year {Month.current().plus(1).year} --month {Month.current().plus(1).month}",
+        "--year 2024",
+        "--month twelve",
+        "--layout weekly",
+        "--source ftp://mirror/{year}-{month}",
+        "--no-such-option",
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_line_before_any_server_starts(tmp_path: Path, arguments: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    home = tmp_path / "prefect"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / SCRIPT), *arguments.split()],
+        env=environment | {"PREFECT_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert not (home / "prefect.db").exists()
+
+
+def test_without_a_server_a_run_is_quiet(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / SCRIPT), "--source", "sample"],
+        env=environment | {"PREFECT_HOME": str(tmp_path / "prefect"), "TLC_SAMPLE_ROWS": "1000"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all("nyc_tlc" in line for line in done.stderr.splitlines()), done.stderr
+    assert "1,000 rows in" in done.stdout
+
+
+def test_a_run_killed_while_it_fetches_leaves_nothing_and_the_next_one_completes(
+    prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path
+) -> None:
+    http_source.files[PATH] = PublishedFile(MONTH, faults=[Fault("stall", after=2000)])
+    arguments = [SCRIPT, "--color", "green", "--year", "2024", "--month", "1", "--source", http_source.template]
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / arguments[0]), *arguments[1:]],
+        env=prefect_server.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert http_source.stalled.wait(60)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert not (own_environment / "lake" / "manifest" / "green" / f"{JANUARY}.json").exists()
+    http_source.release.set()
+    done = prefect_server.run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert list((own_environment / "scratch").iterdir()) == []

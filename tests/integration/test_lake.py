@@ -1,0 +1,265 @@
+"""Months in a lake: whole or not at all, replaced without strays, accounted for."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from datetime import date, datetime
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from factories import JANUARY, fetched, green_parquet, make_month, trip
+from nyc_tlc.clean import clean
+from nyc_tlc.contract import contract
+from nyc_tlc.errors import ConflictError, LakeError, ReconciliationError, SourceError
+from nyc_tlc.lake import Keys, LocalLake, StagedFile
+from nyc_tlc.manifest import Manifest
+from nyc_tlc.publish import publish
+
+KEYS = Keys("green", JANUARY)
+DAYS = [date(2024, 1, 3), date(2024, 1, 17), date(2023, 12, 31)]
+
+
+class FolderUnderTest:
+    """A folder lake, and what the tests have to see of it from outside."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.lake = root, LocalLake(root)
+
+    def another(self) -> LocalLake:
+        """The same lake as another process would open it."""
+        return LocalLake(self.root)
+
+    def objects(self) -> set[str]:
+        """The keys of all objects there are."""
+        return {path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file()}
+
+    def read(self, key: str) -> bytes:
+        """An object."""
+        return self.root.joinpath(key).read_bytes()
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> FolderUnderTest:
+    """The lake under test."""
+    return FolderUnderTest(tmp_path / "lake")
+
+
+def spread(count: int = 6, **changes: object) -> bytes:
+    """Trips over three days, one of them without passengers."""
+    trips = [trip(lpep_pickup_datetime=datetime(*DAYS[n % 3].timetuple()[:3], n % 24), **changes) for n in range(count)]
+    return green_parquet(*trips, trip(passenger_count=0))
+
+
+def test_a_month_has_its_keys_and_nothing_is_left_over(there: FolderUnderTest, tmp_path: Path) -> None:
+    make_month(there.lake, spread(), tmp_path)
+    assert there.objects() == {
+        "raw/green/green_tripdata_2024-01.parquet",
+        "clean/green/year=2024/month=01/green_tripdata_2024-01.parquet",
+        "quarantine/green/year=2024/month=01/green_tripdata_2024-01.parquet",
+        "manifest/green/2024-01.json",
+    }
+
+
+def test_raw_is_the_untouched_source(there: FolderUnderTest, tmp_path: Path) -> None:
+    make_month(there.lake, spread(), tmp_path)
+    assert there.read(KEYS.raw("parquet")) == spread()
+
+
+def test_the_manifest_says_what_is_there(there: FolderUnderTest, tmp_path: Path) -> None:
+    make_month(there.lake, spread(), tmp_path)
+    said = json.loads(there.read("manifest/green/2024-01.json"))
+    clean_bytes = there.read(said["clean"]["key"])
+    assert said["color"] == "green"
+    assert said["month"] == "2024-01"
+    assert said["clean"]["bytes"] == len(clean_bytes)
+    assert said["clean"]["sha256"] == hashlib.sha256(clean_bytes).hexdigest()
+    assert said["source"]["sha256"] == hashlib.sha256(spread()).hexdigest()
+    assert said["source"]["rows"] == 7
+    assert said["source"]["format"] == "parquet"
+    assert said["source"]["columns"][0] == "VendorID"
+    assert said["clean"]["rows"] == pq.read_metadata(io.BytesIO(clean_bytes)).num_rows == 6
+    quarantined = pq.read_table(io.BytesIO(there.read(said["quarantine"]["key"])))
+    assert said["quarantine"]["rows"] == quarantined.num_rows == sum(said["quarantine"]["rules"].values()) == 1
+    assert said["quarantine"]["rules"]["zero_passengers"] == 1
+    assert said["warnings"]["negative_fare"] == 0
+    assert said["drift"] == []
+    assert said["flow_run_id"] == "a flow run"
+    assert {"url", "etag", "last_modified", "bytes"} <= said["source"].keys()
+    assert {"contract_version", "rules_version", "code_version", "started_at", "finished_at"} <= said.keys()
+
+
+def test_clean_and_quarantine_have_the_contract_schema(there: FolderUnderTest, tmp_path: Path) -> None:
+    make_month(there.lake, spread(), tmp_path)
+    terms = contract("green")
+    assert pq.read_schema(io.BytesIO(there.read(KEYS.clean))).equals(terms.clean_schema)
+    assert pq.read_schema(io.BytesIO(there.read(KEYS.quarantine))).equals(terms.quarantine_schema)
+
+
+def test_a_file_that_left_the_lake_still_says_what_it_is(there: FolderUnderTest, tmp_path: Path) -> None:
+    manifest = make_month(there.lake, spread(), tmp_path)
+    for key in (KEYS.clean, KEYS.quarantine):
+        metadata = pq.read_metadata(io.BytesIO(there.read(key))).metadata
+        assert metadata is not None
+        assert metadata[b"nyc_tlc.color"] == b"green"
+        assert metadata[b"nyc_tlc.month"] == b"2024-01"
+        assert metadata[b"nyc_tlc.source_sha256"] == manifest.source.sha256.encode()
+        assert metadata[b"nyc_tlc.contract_version"] == manifest.contract_version.encode()
+        assert metadata[b"nyc_tlc.rules_version"] == manifest.rules_version.encode()
+
+
+def test_doing_it_again_gives_the_same_bytes(there: FolderUnderTest, tmp_path: Path) -> None:
+    make_month(there.lake, spread(), tmp_path, layout="day")
+    before = {key: there.read(key) for key in there.objects() if not key.startswith("manifest")}
+    make_month(there.another(), spread(), tmp_path, layout="day")
+    assert {key: there.read(key) for key in there.objects() if not key.startswith("manifest")} == before
+
+
+def test_a_month_of_no_rows_is_a_month(there: FolderUnderTest, tmp_path: Path) -> None:
+    manifest = make_month(there.lake, green_parquet(), tmp_path)
+    assert (manifest.source.rows, manifest.clean.rows, manifest.quarantine.rows) == (0, 0, 0)
+    assert pq.read_table(io.BytesIO(there.read(KEYS.clean))).num_rows == 0
+
+
+def test_a_month_with_every_row_rejected_is_a_month(there: FolderUnderTest, tmp_path: Path) -> None:
+    manifest = make_month(there.lake, green_parquet(*[trip(passenger_count=0)] * 5), tmp_path, layout="day")
+    assert (manifest.clean.rows, manifest.quarantine.rows) == (0, 5)
+
+
+def test_day_folders_hold_the_clean_rows_once_more(there: FolderUnderTest, tmp_path: Path) -> None:
+    manifest = make_month(there.lake, spread(30), tmp_path, layout="day")
+    assert {day.key for day in manifest.daily} == {KEYS.daily(day) for day in DAYS}
+    for day in DAYS:
+        rows = pq.read_table(io.BytesIO(there.read(KEYS.daily(day)))).to_pylist()
+        assert {row["pickup_datetime"].date() for row in rows} == {day}
+    days = [pq.read_table(io.BytesIO(there.read(KEYS.daily(day)))) for day in DAYS]
+    rows = sorted((row for table in days for row in table.to_pylist()), key=lambda row: row["source_row"])
+    assert rows == pq.read_table(io.BytesIO(there.read(KEYS.clean))).to_pylist()
+
+
+def test_a_remade_month_leaves_no_stray_days_and_no_other_month_is_touched(
+    there: FolderUnderTest, tmp_path: Path
+) -> None:
+    february = green_parquet(trip(lpep_pickup_datetime=datetime(2024, 1, 31, 12)))
+    make_month(there.lake, february, tmp_path, JANUARY.plus(1), layout="day")
+    make_month(there.lake, spread(), tmp_path, layout="day")
+    fewer = green_parquet(trip(lpep_pickup_datetime=datetime(2024, 1, 3)))
+    make_month(there.lake, fewer, tmp_path, layout="day")
+    assert {key for key in there.objects() if key.startswith("daily")} == {
+        "daily/green/pickup_date=2024-01-03/green_tripdata_2024-01.parquet",
+        "daily/green/pickup_date=2024-01-31/green_tripdata_2024-02.parquet",
+    }
+    make_month(there.lake, fewer, tmp_path, layout="month")
+    assert [key for key in there.objects() if "daily" in key] == [
+        "daily/green/pickup_date=2024-01-31/green_tripdata_2024-02.parquet"
+    ]
+
+
+def test_a_month_remade_from_the_other_format_leaves_no_stray_raw_file(there: FolderUnderTest, tmp_path: Path) -> None:
+    make_month(there.lake, spread(), tmp_path)
+    header = ",".join(contract("green").layout(JANUARY, "csv").columns)
+    line = "2,2024-01-15 12:00:00,2024-01-15 12:10:00,N,1,74,75,1,1.5,10,1,.5,2,0,,1,14.5,1,1,0"
+    make_month(there.lake, f"{header}\r\n{line}\r\n", tmp_path)
+    assert [key for key in there.objects() if key.startswith("raw")] == ["raw/green/green_tripdata_2024-01.csv"]
+
+
+def test_nothing_shows_before_it_is_published(there: FolderUnderTest, tmp_path: Path) -> None:
+    clean(fetched(spread(), tmp_path), contract("green"), there.lake)
+    assert there.another().manifest(KEYS) is None
+    assert not [key for key in there.objects() if not key.startswith("staging/")]
+
+
+def test_a_month_whose_cleaning_fails_leaves_what_was_there(there: FolderUnderTest, tmp_path: Path) -> None:
+    make_month(there.lake, spread(), tmp_path)
+    before = {key: there.read(key) for key in there.objects()}
+    body = bytearray(green_parquet(*(trip(trip_distance=float(number)) for number in range(20_000))))
+    body[len(body) // 3 : len(body) // 3 + 3000] = b"\0" * 3000
+    with pytest.raises(SourceError):
+        make_month(there.lake, bytes(body), tmp_path)
+    assert {key: there.read(key) for key in there.objects()} == before
+
+
+def test_accounts_that_do_not_add_up_are_never_published(
+    there: FolderUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_month(there.lake, spread(), tmp_path)
+    before = {key: there.read(key) for key in there.objects()}
+    monkeypatch.setattr("nyc_tlc.rules.Judge.rejected", {"zero_passengers": 2})
+    with pytest.raises(ReconciliationError, match="green 2024-01"):
+        make_month(there.lake, spread(60), tmp_path)
+    assert {key: there.read(key) for key in there.objects()} == before
+
+
+def test_of_two_runs_of_one_month_the_later_to_publish_fails_and_the_lake_stays_whole(
+    there: FolderUnderTest, tmp_path: Path
+) -> None:
+    (tmp_path / "slow").mkdir()
+    slow_lake = there.another()
+    slow = clean(fetched(spread(90), tmp_path / "slow"), contract("green"), slow_lake)
+    manifest = make_month(there.lake, spread(), tmp_path)
+    with pytest.raises(ConflictError, match="another run"):
+        publish(slow, contract("green"), slow_lake, datetime.now().astimezone())
+    assert there.another().manifest(KEYS) == manifest
+    assert hashlib.sha256(there.read(KEYS.clean)).hexdigest() == manifest.clean.sha256
+    assert not [key for key in there.objects() if key.startswith("staging/")]
+
+
+def test_what_a_dead_run_left_staged_is_cleared_by_the_next(there: FolderUnderTest, tmp_path: Path) -> None:
+    abandoned = there.root / "staging/green/2024-01/abandoned/clean"
+    abandoned.mkdir(parents=True)
+    (abandoned / "half.parquet").write_bytes(b"PAR1")
+    make_month(there.lake, spread(), tmp_path)
+    assert not [key for key in there.objects() if key.startswith("staging/")]
+
+
+def test_what_a_living_run_has_staged_is_let_be(there: FolderUnderTest, tmp_path: Path) -> None:
+    staged = clean(fetched(spread(), tmp_path), contract("green"), there.another())
+    make_month(there.lake, spread(9), tmp_path)
+    assert [key for key in there.objects() if staged.token in key]
+
+
+def test_a_lake_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "lake").write_text("a file where the folder should be")
+    with pytest.raises(LakeError, match="green 2024-01"):
+        make_month(LocalLake(tmp_path / "lake"), spread(), tmp_path)
+
+
+def test_a_source_that_changes_while_it_is_read_is_not_published(there: FolderUnderTest, tmp_path: Path) -> None:
+    month = fetched(spread(), tmp_path)
+    month.path.write_bytes(spread(9))
+    with pytest.raises(SourceError, match="changed"):
+        clean(month, contract("green"), there.lake)
+    assert there.objects() == set()
+
+
+def test_a_staged_file_knows_its_size_and_digest() -> None:
+    class Sink(io.BytesIO):
+        def close(self) -> None:
+            """Stay readable."""
+
+    sink = Sink()
+    with StagedFile(sink) as staged:
+        staged.write(b"one")
+        staged.write(memoryview(b"two"))
+    assert sink.getvalue() == b"onetwo"
+    assert (staged.bytes, staged.sha256) == (6, hashlib.sha256(b"onetwo").hexdigest())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said: said["source"].update(rows=8),
+        lambda said: said["clean"].update(rows=5),
+        lambda said: said["quarantine"]["rules"].update(zero_passengers=0),
+    ],
+)
+def test_a_manifest_that_does_not_add_up_cannot_be_read(
+    there: FolderUnderTest, tmp_path: Path, change: Callable[[dict[str, dict[str, object]]], None]
+) -> None:
+    said = json.loads(make_month(there.lake, spread(), tmp_path).to_json())
+    Manifest.model_validate(said)
+    change(said)
+    with pytest.raises(ReconciliationError, match="green 2024-01"):
+        Manifest.model_validate(said)

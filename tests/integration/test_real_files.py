@@ -1,0 +1,185 @@
+"""TLC's own files, all the way into a lake, against counts made with plain pandas on the raw files."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import get_args
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from nyc_tlc.clean import clean
+from nyc_tlc.contract import contract
+from nyc_tlc.fetch import FetchedFile, fetch
+from nyc_tlc.lake import LocalLake
+from nyc_tlc.manifest import Manifest
+from nyc_tlc.months import Color, Month
+from nyc_tlc.publish import publish
+from nyc_tlc.read import MonthReader
+from nyc_tlc.rules import Judge
+from nyc_tlc.source import RemoteFile
+
+# shared/TLC.md, "Figures to check against": rows, and passengers 0 / negative fare / drop-off first.
+PARQUET = {
+    "2020-12": (83_130, 210, 182, 1),
+    "2022-01": (62_495, 214, 209, 0),
+    "2023-01": (68_211, 336, 176, 0),
+    "2023-02": (64_809, 370, 183, 0),
+    "2024-01": (56_551, 512, 182, 0),
+    "2024-10": (56_147, 618, 147, 0),
+    "2025-11": (46_912, 612, 142, 3),
+}
+CSV = {"2020-04": 35_612, "2020-08": 81_063, "2020-12": 83_130}
+
+
+def find(path: Path) -> tuple[Color, Month]:
+    """Colour and month from a file's name."""
+    match = re.search(r"(yellow|green|fhvhv|fhv)_tripdata(?:sample)?_(\d{4}-\d{2})", path.name)
+    assert match
+    assert match[1] in get_args(Color)
+    return match[1], Month.parse(match[2])  # type: ignore[return-value]
+
+
+def fetched(path: Path) -> FetchedFile:
+    return fetch(RemoteFile(*find(path), path.as_uri()), path.parent)
+
+
+def into_lake(path: Path, lake: LocalLake) -> Manifest:
+    color, _ = find(path)
+    terms = contract(color)
+    return publish(clean(fetched(path), terms, lake), terms, lake, datetime.now(UTC))
+
+
+def count_with_pandas(raw: pd.DataFrame, month: Month) -> tuple[dict[str, int], dict[str, int]]:
+    """Rejected rows by their first rule, and warnings, counted from the raw columns."""
+    first = pd.Timestamp(month.start)
+    pickup = pd.to_datetime(raw["lpep_pickup_datetime"])
+    dropoff = pd.to_datetime(raw["lpep_dropoff_datetime"])
+    november = pd.Timestamp(month.year, 11, 1)
+    dst_end = november + pd.Timedelta(days=6 - november.weekday(), hours=1)
+    repeated = (pickup >= dst_end) & (pickup < dst_end + timedelta(hours=1)) & (pickup - dropoff < timedelta(hours=1))
+    rejects = {
+        "no_pickup_time": pickup.isna(),
+        "pickup_outside_month": (pickup < first - timedelta(days=1))
+        | (pickup >= first + pd.offsets.MonthBegin(1) + timedelta(days=1)),
+        "dropoff_before_pickup": (dropoff < pickup) & ~repeated,
+        "zero_passengers": raw["passenger_count"] == 0,
+        "negative_distance": raw["trip_distance"] < 0,
+        "unknown_zone": ~raw["PULocationID"].between(1, 265) | ~raw["DOLocationID"].between(1, 265),
+    }
+    counted, taken = {}, pd.Series(False, index=raw.index)
+    for rule, broken in rejects.items():
+        counted[rule] = int((broken & ~taken).sum())
+        taken |= broken
+    codes = {
+        "VendorID": [1, 2, 3, 6, 7],
+        "RatecodeID": [1, 2, 3, 4, 5, 6, 99],
+        "payment_type": [0, 1, 2, 3, 4, 5, 6],
+        "trip_type": [1, 2],
+    }
+    unknown = pd.Series(False, index=raw.index)
+    for column, known in codes.items():
+        unknown |= raw[column].notna() & ~raw[column].isin(known)
+    warnings = {
+        "negative_fare": int((raw["fare_amount"] < 0).sum()),
+        "zero_distance": int((raw["trip_distance"] == 0).sum()),
+        "long_distance": int((raw["trip_distance"] > 100).sum()),
+        "long_trip": int((dropoff - pickup > timedelta(hours=24)).sum()),
+        "unknown_code": int(unknown.sum()),
+    }
+    return counted, warnings
+
+
+@pytest.mark.parametrize("month", PARQUET)
+def test_a_parquet_month_adds_up_to_the_published_figures(real_data: Path, tmp_path: Path, month: str) -> None:
+    path = real_data / "parquet" / f"green_tripdata_{month}.parquet"
+    manifest = into_lake(path, LocalLake(tmp_path))
+    rows, zero_passengers, negative_fare, dropoff_first = PARQUET[month]
+    assert manifest.source.rows == rows == manifest.clean.rows + manifest.quarantine.rows
+    assert manifest.warnings["negative_fare"] == negative_fare
+    assert manifest.quarantine.rules["zero_passengers"] <= zero_passengers
+    assert manifest.quarantine.rules["dropoff_before_pickup"] <= dropoff_first
+    rejected, warnings = count_with_pandas(pd.read_parquet(path), Month.parse(month))
+    assert manifest.quarantine.rules == rejected
+    assert manifest.warnings == warnings
+    assert manifest.drift == ()
+
+
+def test_november_2025_keeps_the_trips_of_the_repeated_hour(real_data: Path, tmp_path: Path) -> None:
+    manifest = into_lake(real_data / "parquet" / "green_tripdata_2025-11.parquet", LocalLake(tmp_path))
+    # Three drop-offs come first in that file; two of them in the hour that repeated on 2 November.
+    assert manifest.quarantine.rules["dropoff_before_pickup"] == 1
+
+
+@pytest.mark.parametrize("month", CSV)
+def test_a_csv_month_adds_up_to_the_published_figures(real_data: Path, tmp_path: Path, month: str) -> None:
+    path = real_data / "csv" / f"green_tripdata_{month}.csv.gz"
+    manifest = into_lake(path, LocalLake(tmp_path))
+    assert manifest.source.rows == CSV[month]
+    rejected, warnings = count_with_pandas(pd.read_csv(path, low_memory=False), Month.parse(month))
+    assert manifest.quarantine.rules == rejected
+    assert manifest.warnings == warnings
+
+
+def test_csv_and_parquet_of_one_month_give_the_same_rows_but_for_the_vendor(real_data: Path, tmp_path: Path) -> None:
+    tables = []
+    for path in ("csv/green_tripdata_2020-12.csv.gz", "parquet/green_tripdata_2020-12.parquet"):
+        lake = LocalLake(tmp_path / path)
+        tables.append(pq.read_table(lake.path(into_lake(real_data / path, lake).clean.key)))
+    from_csv, from_parquet = tables
+    assert from_csv.schema.equals(from_parquet.schema)
+    raw = pd.read_csv(real_data / "csv/green_tripdata_2020-12.csv.gz", low_memory=False)
+    assert raw["VendorID"].isna().sum() == 36_838
+    assert from_csv["vendor_id"].null_count == raw["VendorID"].iloc[from_csv["source_row"].to_numpy()].isna().sum()
+    assert from_parquet["vendor_id"].null_count == 0
+    assert from_csv.drop_columns(["vendor_id"]).equals(from_parquet.drop_columns(["vendor_id"]))
+
+
+def test_the_clean_rows_are_the_source_rows_unaltered(real_data: Path, tmp_path: Path) -> None:
+    lake, path = LocalLake(tmp_path), real_data / "parquet" / "green_tripdata_2024-01.parquet"
+    rows = pq.read_table(lake.path(into_lake(path, lake).clean.key)).to_pandas()
+    raw = pd.read_parquet(path).iloc[rows["source_row"]].reset_index(drop=True)
+    published = {
+        "vendor_id": "VendorID",
+        "pickup_datetime": "lpep_pickup_datetime",
+        "dropoff_datetime": "lpep_dropoff_datetime",
+        "rate_code": "RatecodeID",
+        "pickup_location_id": "PULocationID",
+        "dropoff_location_id": "DOLocationID",
+    }
+    for column in (name for name in rows if not name.endswith(("itude", "_month", "_row", "cbd_congestion_fee"))):
+        expected = raw[published.get(column, column)]
+        pd.testing.assert_series_equal(rows[column], expected, check_dtype=False, check_names=False)
+
+
+def test_the_first_bytes_of_every_era_read_to_the_contract(real_data: Path) -> None:
+    heads = sorted((real_data / "heads").glob("*.csv"))
+    assert len(heads) > 40
+    for path in heads:
+        color, month = find(path)
+        judge = Judge(contract(color), month)
+        verdicts = [judge(batch) for batch in MonthReader(fetched(path), contract(color))]
+        lines = [line.strip("\r") for line in path.read_bytes().decode().split("\n")[1:] if line.strip("\r")]
+        raw = [text for verdict in verdicts for text in verdict.quarantine["raw"].drop_nulls()]
+        assert raw == [lines[-1]], path.name
+        assert sum(v.clean.height + v.quarantine.height for v in verdicts) == len(lines), path.name
+        assert sum(judge.rejected.values()) - judge.rejected["unparseable"] <= 5, path.name
+        assert not [rule for rule in judge.rejected if rule.startswith("bad_value")], path.name
+        clean_rows = sum(verdict.clean.height for verdict in verdicts)
+        assert clean_rows > 0, path.name
+        vendors = {code for v in verdicts if color in ("yellow", "green") for code in v.clean["vendor_id"]}
+        assert vendors <= {1, 2, 3}, path.name
+
+
+def test_the_samples_of_every_colour_read_to_the_contract(real_data: Path, tmp_path: Path) -> None:
+    samples = sorted((real_data / "samples").glob("*.csv"))
+    assert {find(path)[0] for path in samples} == {"yellow", "green", "fhv", "fhvhv"}
+    for path in samples:
+        lake = LocalLake(tmp_path / path.name)
+        manifest = into_lake(path, lake)
+        assert manifest.source.rows == 1000
+        clean_rows = pq.read_table(lake.path(manifest.clean.key))
+        assert clean_rows.schema.equals(contract(manifest.color).clean_schema)
+        assert clean_rows["pickup_datetime"].null_count == 0
+        assert manifest.drift == ()
