@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -86,6 +87,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
         stdout=log,
         stderr=subprocess.STDOUT,
     )
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     try:
         retries = Retry(total=300, backoff_factor=0.2, backoff_max=0.2)
         urllib3.PoolManager().request("GET", f"{server.url}/health", retries=retries).drain_conn()

@@ -15,7 +15,6 @@ from prefect import Flow
 from prefect.client.schemas.objects import State
 from prefect.settings import (
     PREFECT_API_URL,
-    PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW,
     PREFECT_SERVER_ANALYTICS_ENABLED,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
@@ -30,11 +29,10 @@ from nyc_tlc.source import locate, requested_month
 
 log = logging.getLogger(__name__)
 
-#: For a server that Prefect starts for one run: patience, no calls home, no warnings about log lines before it.
+#: For a server that Prefect starts for one run: patience, and no calls home.
 TEMPORARY_SERVER = {
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180,
     PREFECT_SERVER_ANALYTICS_ENABLED: False,
-    PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore",
 }
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging.handlers import APILogHandler
+
 from nyc_tlc.errors import TlcError
 
 #: Where Prefect's engine writes about runs.
@@ -24,12 +27,13 @@ def without_traceback(record: logging.LogRecord) -> bool:
 
 
 def join_prefect() -> None:
-    """Send the library's log lines to Prefect, as the setting PREFECT_LOGGING_EXTRA_LOGGERS would."""
+    """Send the library's log lines to the run they belong to, and expected failures without tracebacks."""
     library = logging.getLogger("nyc_tlc")
     library.setLevel(logging.INFO)
-    for handler in logging.getLogger("prefect.extra").handlers:
-        if handler not in library.handlers:
-            library.addHandler(handler)
+    if not any(isinstance(handler, APILogHandler) for handler in library.handlers):
+        to_run = APILogHandler()
+        to_run.addFilter(lambda _: bool(FlowRunContext.get() or TaskRunContext.get()))
+        library.addHandler(to_run)
     for name in RUN_LOGGERS:
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(without_traceback)

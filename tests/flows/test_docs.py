@@ -25,7 +25,9 @@ def console_blocks() -> list[str]:
 def test_the_first_output_in_the_readme_is_the_real_one(prefect_server: PrefectServer, tmp_path: Path) -> None:
     command, _, shown = console_blocks()[0].partition("\n")
     assert command == "$ make run"
-    recipe = subprocess.run(["make", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    recipe = subprocess.run(
+        ["make", "--no-print-directory", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     _, script, *arguments = shlex.split(recipe.splitlines()[-1])
     done = subprocess.run(
         [sys.executable, str(ROOT / script), *arguments],
