@@ -26,7 +26,7 @@ def test_the_first_output_in_the_readme_is_the_real_one(prefect_server: PrefectS
     command, _, shown = console_blocks()[0].partition("\n")
     assert command == "$ make run"
     recipe = subprocess.run(
-        ["make", "--no-print-directory", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "run", "ARGS="], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     _, script, *arguments = shlex.split(recipe.splitlines()[-1])
     done = subprocess.run(
