@@ -88,7 +88,8 @@ class _Progress:
 
     def __call__(self, done: int, total: int | None) -> None:
         self._bar(done, total)
-        if not total or time.monotonic() < self._next:
+        finished = done == total and self._artifact is not None
+        if not total or (time.monotonic() < self._next and not finished):
             return
         self._next = time.monotonic() + self.EVERY
         percent = 100 * done / total

@@ -77,6 +77,17 @@ def test_a_month_is_a_run_with_its_name_tasks_report_and_log(
     assert manifest.flow_run_id == str(run.id)
 
 
+def test_a_download_that_takes_a_while_shows_how_far_it_is(
+    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nyc_tlc.tasks._Progress.EVERY", 0)
+    month.body = green_parquet(*(trip(trip_distance=number / 7) for number in range(400_000)))
+    state = run_flow(color="green", year=2024, month=1, source=http_source.template)
+    run = client.read_flow_run(state.state_details.flow_run_id)
+    progress = [a for a in client.read_artifacts() if a.flow_run_id == run.id and a.type == "progress"]
+    assert [artifact.data for artifact in progress] == [100.0]
+
+
 def test_log_lines_reach_the_run_and_name_the_month(
     client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource
 ) -> None:
