@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 import urllib3
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
 from urllib3.util import Retry
 
+from stand_ins.gcs import Gcs
 from stand_ins.http_source import HttpSource
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +48,19 @@ def http_source() -> Iterator[HttpSource]:
     """A web source."""
     with HttpSource().running() as source:
         yield source
+
+
+@pytest.fixture
+def gcs() -> Iterator[Gcs]:
+    """Google Cloud Storage with the bucket ``taxi-lake``."""
+    with Gcs("taxi-lake").running() as gcs:
+        yield gcs
+
+
+def bucket(url: str, name: str = "taxi-lake") -> storage.Bucket:
+    """A bucket by way of the real client."""
+    client = storage.Client("test", AnonymousCredentials(), client_options={"api_endpoint": url})
+    return client.bucket(name)
 
 
 @dataclass(frozen=True)
@@ -93,6 +109,8 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
         urllib3.PoolManager().request("GET", f"{server.url}/health", retries=retries).drain_conn()
         yield server
     finally:
+        for handler in logging.getLogger("prefect.flow_runs").handlers:
+            handler.flush()
         process.terminate()
         process.wait(30)
         log.close()

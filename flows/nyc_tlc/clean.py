@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import date
 from typing import Literal
@@ -97,11 +97,18 @@ def clean(
         if names:
             log.warning("%s: columns %s: %s", keys.name, kind, ", ".join(names))
     judge = Judge(terms, keys.month)
-    staging = lake.stage(keys)
+    labels = {
+        "color": terms.color,
+        "month": str(keys.month),
+        "source_sha256": fetched.sha256,
+        "contract_version": terms.contract_version,
+        "rules_version": terms.rules_version,
+    }
+    staging = lake.stage(keys, labels)
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="raw") as copier:
             raw = copier.submit(_stage_raw, staging, keys, fetched)
-            clean_file, quarantine_file, days = _write(staging, keys, reader, judge, _labels(fetched, terms), layout)
+            clean_file, quarantine_file, days = _write(staging, keys, reader, judge, labels, layout)
         raw.result()
     except BaseException:
         staging.discard()
@@ -127,17 +134,6 @@ def clean(
         missing=reader.column_map.missing,
         seconds=time.monotonic() - began,
     )
-
-
-def _labels(fetched: FetchedFile, terms: Contract) -> dict[str, str]:
-    """What a Parquet file says of itself, should it leave the lake."""
-    return {
-        "nyc_tlc.color": terms.color,
-        "nyc_tlc.month": str(fetched.remote.month),
-        "nyc_tlc.source_sha256": fetched.sha256,
-        "nyc_tlc.contract_version": terms.contract_version,
-        "nyc_tlc.rules_version": terms.rules_version,
-    }
 
 
 def _stage_raw(staging: Staging, keys: Keys, fetched: FetchedFile) -> None:
@@ -182,7 +178,7 @@ class ParquetSink:
             store_schema=False,
             metadata_collector=self._footer,
         )
-        self._writer.add_key_value_metadata(dict(labels))
+        self._writer.add_key_value_metadata({f"nyc_tlc.{name}": label for name, label in labels.items()})
 
     def write(self, frame: pl.DataFrame) -> None:
         """Take rows."""
@@ -203,8 +199,13 @@ class ParquetSink:
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         """Write what is still gathered, and the footer."""
-        if failure is None:
-            self._flush()
+        if failure:
+            self.file.abandon()
+            # After a write that failed there is no footer to collect.
+            with suppress(RuntimeError):
+                self._writer.close()
+            return
+        self._flush()
         self._writer.close()
         self.rows = self._footer[0].num_rows
 

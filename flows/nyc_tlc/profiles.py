@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 from nyc_tlc.errors import ConfigurationError
-from nyc_tlc.lake import Lake, LocalLake
+from nyc_tlc.lake import Lake
+from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.settings import settings
 
 LOCAL = "local"
 
 
 def open_lake(profile: str) -> Lake:
-    """The profile's data lake; within a process always the same one.
+    """The profile's data lake.
 
     Raises:
         ConfigurationError: when there is no such profile.
     """
     if profile != LOCAL:
         raise ConfigurationError(f"there is no profile {profile!r}", expected=LOCAL)
-    return _local_lake(settings().home.absolute() / "lake")
-
-
-@cache
-def _local_lake(root: Path) -> LocalLake:
-    return LocalLake(root)
+    return FolderLake(settings().home.absolute() / "lake")

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from nyc_tlc import __version__
 from nyc_tlc.clean import CleanedMonth
 from nyc_tlc.contract import Contract
-from nyc_tlc.lake import Lake
+from nyc_tlc.lake import Lake, staging
 from nyc_tlc.manifest import Manifest, SourceRecord
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def publish(
         LakeError: when the lake can't be written.
     """
     fetched, remote = cleaned.fetched, cleaned.fetched.remote
-    staging = lake.staging(cleaned.token)
+    staged = staging(cleaned.token)
     try:
         manifest = Manifest(
             color=terms.color,
@@ -66,8 +66,8 @@ def publish(
             finished_at=datetime.now(UTC),
         )
     except BaseException:
-        staging.discard()
+        staged.discard()
         raise
-    staging.publish(manifest)
+    staged.publish(manifest)
     log.info("%s: published to %s", manifest.name, lake.url(""))
     return manifest

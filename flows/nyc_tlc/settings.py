@@ -23,6 +23,8 @@ class Settings(BaseSettings):
     http_timeout: float = Field(60, gt=0, description="Seconds without a byte before a request counts as stalled")
     http_retries: int = Field(6, ge=0, description="Attempts after the first, without any progress between them")
     http_backoff: float = Field(1, ge=0, description="Seconds before the second attempt; doubles, with jitter")
+    gcs_chunk_mib: float = Field(8, gt=0, description="MiB of a chunk of an upload to Google Cloud Storage")
+    gcs_give_up: float = Field(300, ge=0, description="Seconds after which a failing call to Google is given up")
 
     @property
     def scratch(self) -> Path:

@@ -23,7 +23,7 @@ from nyc_tlc.clean import Layout, clean
 from nyc_tlc.conform import POLARS_TYPES
 from nyc_tlc.contract import contract
 from nyc_tlc.fetch import FetchedFile, identify
-from nyc_tlc.lake import LocalLake
+from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.rules import Judge
 from nyc_tlc.sample import write_sample
@@ -46,7 +46,7 @@ def ours(
     """``nyc_tlc.clean``: raw copied, clean and quarantine written, digested and synced."""
 
     def prepare(source: Path, scratch: Path) -> Callable[[], object]:
-        file, lake = fetched(source, color, month), LocalLake(scratch)
+        file, lake = fetched(source, color, month), FolderLake(scratch)
         return lambda: clean(file, contract(color), lake, layout=layout)
 
     return prepare

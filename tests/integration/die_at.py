@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from factories import make_month
-from nyc_tlc.lake import LocalLake
+from nyc_tlc.lake.folder import FolderLake
 
 CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 
@@ -30,7 +30,7 @@ def main() -> None:
         if changes == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    body, lake = source.read_bytes(), LocalLake(root)
+    body, lake = source.read_bytes(), FolderLake(root)
     sys.addaudithook(count)
     make_month(lake, body, source.parent, layout="day")
     sys.stdout.write(f"{changes}\n")

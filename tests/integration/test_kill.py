@@ -13,7 +13,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from factories import JANUARY, green_parquet, make_month, trip
-from nyc_tlc.lake import Keys, LocalLake
+from nyc_tlc.lake import Keys
+from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,7 @@ def run_until(lake: Path, source: Path, die_at: int) -> subprocess.CompletedProc
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def check_whole(lake: LocalLake, manifest: Manifest) -> None:
+def check_whole(lake: FolderLake, manifest: Manifest) -> None:
     """The files are those the manifest names, and the days are no others."""
     clean = lake.path(manifest.clean.key).read_bytes()
     assert hashlib.sha256(clean).hexdigest() == manifest.clean.sha256
@@ -46,7 +47,7 @@ def test_killed_at_any_change_of_the_lake(tmp_path: Path) -> None:
     for source, body in zip(sources, (OLD, NEW), strict=True):
         source.mkdir()
         (source / "month").write_bytes(body)
-    before = make_month(LocalLake(old_lake), OLD, tmp_path, layout="day")
+    before = make_month(FolderLake(old_lake), OLD, tmp_path, layout="day")
 
     def lake_for(name: object) -> Path:
         return Path(shutil.copytree(old_lake, tmp_path / f"lake {name}"))
@@ -62,7 +63,7 @@ def test_killed_at_any_change_of_the_lake(tmp_path: Path) -> None:
         shutil.copy(sources[1] / "month", source)
         root = lake_for(die_at)
         assert run_until(root, source / "month", die_at).returncode == -signal.SIGKILL
-        lake = LocalLake(root)
+        lake = FolderLake(root)
         manifest = lake.manifest(KEYS)
         if manifest:
             check_whole(lake, manifest)

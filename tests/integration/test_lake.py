@@ -10,13 +10,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from conftest import bucket
 from factories import JANUARY, fetched, green_parquet, make_month, trip
 from nyc_tlc.clean import clean
 from nyc_tlc.contract import contract
 from nyc_tlc.errors import ConflictError, LakeError, ReconciliationError, SourceError
-from nyc_tlc.lake import Keys, LocalLake, StagedFile
+from nyc_tlc.lake import Keys, StagedFile
+from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.manifest import Manifest
 from nyc_tlc.publish import publish
+from stand_ins.gcs import Gcs
 
 KEYS = Keys("green", JANUARY)
 DAYS = [date(2024, 1, 3), date(2024, 1, 17), date(2023, 12, 31)]
@@ -26,11 +30,11 @@ class FolderUnderTest:
     """A folder lake, and what the tests have to see of it from outside."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.lake = root, LocalLake(root)
+        self.root, self.lake = root, FolderLake(root)
 
-    def another(self) -> LocalLake:
+    def another(self) -> FolderLake:
         """The same lake as another process would open it."""
-        return LocalLake(self.root)
+        return FolderLake(self.root)
 
     def objects(self) -> set[str]:
         """The keys of all objects there are."""
@@ -41,10 +45,34 @@ class FolderUnderTest:
         return self.root.joinpath(key).read_bytes()
 
 
-@pytest.fixture
-def there(tmp_path: Path) -> FolderUnderTest:
+class BucketUnderTest:
+    """A bucket lake, and what the tests have to see of it from outside."""
+
+    def __init__(self, gcs: Gcs) -> None:
+        self.gcs = gcs
+        self.lake = self.another()
+
+    def another(self) -> GcsLake:
+        """The same lake as another process would open it."""
+        return GcsLake(bucket(self.gcs.url), "some/folder")
+
+    def objects(self) -> set[str]:
+        """The keys of all objects there are."""
+        names = self.gcs.names("taxi-lake")
+        assert all(name.startswith("some/folder/") for name in names)
+        return {name.removeprefix("some/folder/") for name in names}
+
+    def read(self, key: str) -> bytes:
+        """An object."""
+        return self.gcs.read("taxi-lake", f"some/folder/{key}")
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def there(request: pytest.FixtureRequest, tmp_path: Path) -> FolderUnderTest | BucketUnderTest:
     """The lake under test."""
-    return FolderUnderTest(tmp_path / "lake")
+    if request.param == "folder":
+        return FolderUnderTest(tmp_path / "lake")
+    return BucketUnderTest(request.getfixturevalue("gcs"))
 
 
 def spread(count: int = 6, **changes: object) -> bytes:
@@ -53,7 +81,9 @@ def spread(count: int = 6, **changes: object) -> bytes:
     return green_parquet(*trips, trip(passenger_count=0))
 
 
-def test_a_month_has_its_keys_and_nothing_is_left_over(there: FolderUnderTest, tmp_path: Path) -> None:
+def test_a_month_has_its_keys_and_nothing_is_left_over(
+    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
+) -> None:
     make_month(there.lake, spread(), tmp_path)
     assert there.objects() == {
         "raw/green/green_tripdata_2024-01.parquet",
@@ -63,12 +93,12 @@ def test_a_month_has_its_keys_and_nothing_is_left_over(there: FolderUnderTest, t
     }
 
 
-def test_raw_is_the_untouched_source(there: FolderUnderTest, tmp_path: Path) -> None:
+def test_raw_is_the_untouched_source(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
     make_month(there.lake, spread(), tmp_path)
     assert there.read(KEYS.raw("parquet")) == spread()
 
 
-def test_the_manifest_says_what_is_there(there: FolderUnderTest, tmp_path: Path) -> None:
+def test_the_manifest_says_what_is_there(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
     make_month(there.lake, spread(), tmp_path)
     said = json.loads(there.read("manifest/green/2024-01.json"))
     clean_bytes = there.read(said["clean"]["key"])
@@ -91,14 +121,18 @@ def test_the_manifest_says_what_is_there(there: FolderUnderTest, tmp_path: Path)
     assert {"contract_version", "rules_version", "code_version", "started_at", "finished_at"} <= said.keys()
 
 
-def test_clean_and_quarantine_have_the_contract_schema(there: FolderUnderTest, tmp_path: Path) -> None:
+def test_clean_and_quarantine_have_the_contract_schema(
+    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
+) -> None:
     make_month(there.lake, spread(), tmp_path)
     terms = contract("green")
     assert pq.read_schema(io.BytesIO(there.read(KEYS.clean))).equals(terms.clean_schema)
     assert pq.read_schema(io.BytesIO(there.read(KEYS.quarantine))).equals(terms.quarantine_schema)
 
 
-def test_a_file_that_left_the_lake_still_says_what_it_is(there: FolderUnderTest, tmp_path: Path) -> None:
+def test_a_file_that_left_the_lake_still_says_what_it_is(
+    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
+) -> None:
     manifest = make_month(there.lake, spread(), tmp_path)
     for key in (KEYS.clean, KEYS.quarantine):
         metadata = pq.read_metadata(io.BytesIO(there.read(key))).metadata
@@ -110,25 +144,25 @@ def test_a_file_that_left_the_lake_still_says_what_it_is(there: FolderUnderTest,
         assert metadata[b"nyc_tlc.rules_version"] == manifest.rules_version.encode()
 
 
-def test_doing_it_again_gives_the_same_bytes(there: FolderUnderTest, tmp_path: Path) -> None:
+def test_doing_it_again_gives_the_same_bytes(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
     make_month(there.lake, spread(), tmp_path, layout="day")
     before = {key: there.read(key) for key in there.objects() if not key.startswith("manifest")}
     make_month(there.another(), spread(), tmp_path, layout="day")
     assert {key: there.read(key) for key in there.objects() if not key.startswith("manifest")} == before
 
 
-def test_a_month_of_no_rows_is_a_month(there: FolderUnderTest, tmp_path: Path) -> None:
+def test_a_month_of_no_rows_is_a_month(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
     manifest = make_month(there.lake, green_parquet(), tmp_path)
     assert (manifest.source.rows, manifest.clean.rows, manifest.quarantine.rows) == (0, 0, 0)
     assert pq.read_table(io.BytesIO(there.read(KEYS.clean))).num_rows == 0
 
 
-def test_a_month_with_every_row_rejected_is_a_month(there: FolderUnderTest, tmp_path: Path) -> None:
+def test_a_month_with_every_row_rejected_is_a_month(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
     manifest = make_month(there.lake, green_parquet(*[trip(passenger_count=0)] * 5), tmp_path, layout="day")
     assert (manifest.clean.rows, manifest.quarantine.rows) == (0, 5)
 
 
-def test_day_folders_hold_the_clean_rows_once_more(there: FolderUnderTest, tmp_path: Path) -> None:
+def test_day_folders_hold_the_clean_rows_once_more(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
     manifest = make_month(there.lake, spread(30), tmp_path, layout="day")
     assert {day.key for day in manifest.daily} == {KEYS.daily(day) for day in DAYS}
     for day in DAYS:
@@ -140,7 +174,7 @@ def test_day_folders_hold_the_clean_rows_once_more(there: FolderUnderTest, tmp_p
 
 
 def test_a_remade_month_leaves_no_stray_days_and_no_other_month_is_touched(
-    there: FolderUnderTest, tmp_path: Path
+    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
 ) -> None:
     february = green_parquet(trip(lpep_pickup_datetime=datetime(2024, 1, 31, 12)))
     make_month(there.lake, february, tmp_path, JANUARY.plus(1), layout="day")
@@ -157,7 +191,9 @@ def test_a_remade_month_leaves_no_stray_days_and_no_other_month_is_touched(
     ]
 
 
-def test_a_month_remade_from_the_other_format_leaves_no_stray_raw_file(there: FolderUnderTest, tmp_path: Path) -> None:
+def test_a_month_remade_from_the_other_format_leaves_no_stray_raw_file(
+    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
+) -> None:
     make_month(there.lake, spread(), tmp_path)
     header = ",".join(contract("green").layout(JANUARY, "csv").columns)
     line = "2,2024-01-15 12:00:00,2024-01-15 12:10:00,N,1,74,75,1,1.5,10,1,.5,2,0,,1,14.5,1,1,0"
@@ -165,13 +201,15 @@ def test_a_month_remade_from_the_other_format_leaves_no_stray_raw_file(there: Fo
     assert [key for key in there.objects() if key.startswith("raw")] == ["raw/green/green_tripdata_2024-01.csv"]
 
 
-def test_nothing_shows_before_it_is_published(there: FolderUnderTest, tmp_path: Path) -> None:
+def test_nothing_shows_before_it_is_published(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
     clean(fetched(spread(), tmp_path), contract("green"), there.lake)
     assert there.another().manifest(KEYS) is None
     assert not [key for key in there.objects() if not key.startswith("staging/")]
 
 
-def test_a_month_whose_cleaning_fails_leaves_what_was_there(there: FolderUnderTest, tmp_path: Path) -> None:
+def test_a_month_whose_cleaning_fails_leaves_what_was_there(
+    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
+) -> None:
     make_month(there.lake, spread(), tmp_path)
     before = {key: there.read(key) for key in there.objects()}
     body = bytearray(green_parquet(*(trip(trip_distance=float(number)) for number in range(20_000))))
@@ -182,7 +220,7 @@ def test_a_month_whose_cleaning_fails_leaves_what_was_there(there: FolderUnderTe
 
 
 def test_accounts_that_do_not_add_up_are_never_published(
-    there: FolderUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    there: FolderUnderTest | BucketUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_month(there.lake, spread(), tmp_path)
     before = {key: there.read(key) for key in there.objects()}
@@ -193,7 +231,7 @@ def test_accounts_that_do_not_add_up_are_never_published(
 
 
 def test_of_two_runs_of_one_month_the_later_to_publish_fails_and_the_lake_stays_whole(
-    there: FolderUnderTest, tmp_path: Path
+    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
 ) -> None:
     (tmp_path / "slow").mkdir()
     slow_lake = there.another()
@@ -206,7 +244,8 @@ def test_of_two_runs_of_one_month_the_later_to_publish_fails_and_the_lake_stays_
     assert not [key for key in there.objects() if key.startswith("staging/")]
 
 
-def test_what_a_dead_run_left_staged_is_cleared_by_the_next(there: FolderUnderTest, tmp_path: Path) -> None:
+def test_what_a_dead_run_left_staged_is_cleared_by_the_next(tmp_path: Path) -> None:
+    there = FolderUnderTest(tmp_path / "lake")
     abandoned = there.root / "staging/green/2024-01/abandoned/clean"
     abandoned.mkdir(parents=True)
     (abandoned / "half.parquet").write_bytes(b"PAR1")
@@ -214,7 +253,8 @@ def test_what_a_dead_run_left_staged_is_cleared_by_the_next(there: FolderUnderTe
     assert not [key for key in there.objects() if key.startswith("staging/")]
 
 
-def test_what_a_living_run_has_staged_is_let_be(there: FolderUnderTest, tmp_path: Path) -> None:
+def test_what_a_living_run_has_staged_is_let_be(tmp_path: Path) -> None:
+    there = FolderUnderTest(tmp_path / "lake")
     staged = clean(fetched(spread(), tmp_path), contract("green"), there.another())
     make_month(there.lake, spread(9), tmp_path)
     assert [key for key in there.objects() if staged.token in key]
@@ -223,10 +263,12 @@ def test_what_a_living_run_has_staged_is_let_be(there: FolderUnderTest, tmp_path
 def test_a_lake_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "lake").write_text("a file where the folder should be")
     with pytest.raises(LakeError, match="green 2024-01"):
-        make_month(LocalLake(tmp_path / "lake"), spread(), tmp_path)
+        make_month(FolderLake(tmp_path / "lake"), spread(), tmp_path)
 
 
-def test_a_source_that_changes_while_it_is_read_is_not_published(there: FolderUnderTest, tmp_path: Path) -> None:
+def test_a_source_that_changes_while_it_is_read_is_not_published(
+    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
+) -> None:
     month = fetched(spread(), tmp_path)
     month.path.write_bytes(spread(9))
     with pytest.raises(SourceError, match="changed"):
@@ -256,7 +298,7 @@ def test_a_staged_file_knows_its_size_and_digest() -> None:
     ],
 )
 def test_a_manifest_that_does_not_add_up_cannot_be_read(
-    there: FolderUnderTest, tmp_path: Path, change: Callable[[dict[str, dict[str, object]]], None]
+    there: FolderUnderTest | BucketUnderTest, tmp_path: Path, change: Callable[[dict[str, dict[str, object]]], None]
 ) -> None:
     said = json.loads(make_month(there.lake, spread(), tmp_path).to_json())
     Manifest.model_validate(said)

@@ -12,7 +12,7 @@ import pytest
 from nyc_tlc.clean import clean
 from nyc_tlc.contract import contract
 from nyc_tlc.fetch import FetchedFile, fetch
-from nyc_tlc.lake import LocalLake
+from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.manifest import Manifest
 from nyc_tlc.months import Color, Month
 from nyc_tlc.publish import publish
@@ -45,7 +45,7 @@ def fetched(path: Path) -> FetchedFile:
     return fetch(RemoteFile(*find(path), path.as_uri()), path.parent)
 
 
-def into_lake(path: Path, lake: LocalLake) -> Manifest:
+def into_lake(path: Path, lake: FolderLake) -> Manifest:
     color, _ = find(path)
     terms = contract(color)
     return publish(clean(fetched(path), terms, lake), terms, lake, datetime.now(UTC))
@@ -94,7 +94,7 @@ def count_with_pandas(raw: pd.DataFrame, month: Month) -> tuple[dict[str, int], 
 @pytest.mark.parametrize("month", PARQUET)
 def test_a_parquet_month_adds_up_to_the_published_figures(real_data: Path, tmp_path: Path, month: str) -> None:
     path = real_data / "parquet" / f"green_tripdata_{month}.parquet"
-    manifest = into_lake(path, LocalLake(tmp_path))
+    manifest = into_lake(path, FolderLake(tmp_path))
     rows, zero_passengers, negative_fare, dropoff_first = PARQUET[month]
     assert manifest.source.rows == rows == manifest.clean.rows + manifest.quarantine.rows
     assert manifest.warnings["negative_fare"] == negative_fare
@@ -107,7 +107,7 @@ def test_a_parquet_month_adds_up_to_the_published_figures(real_data: Path, tmp_p
 
 
 def test_november_2025_keeps_the_trips_of_the_repeated_hour(real_data: Path, tmp_path: Path) -> None:
-    manifest = into_lake(real_data / "parquet" / "green_tripdata_2025-11.parquet", LocalLake(tmp_path))
+    manifest = into_lake(real_data / "parquet" / "green_tripdata_2025-11.parquet", FolderLake(tmp_path))
     # Three drop-offs come first in that file; two of them in the hour that repeated on 2 November.
     assert manifest.quarantine.rules["dropoff_before_pickup"] == 1
 
@@ -115,7 +115,7 @@ def test_november_2025_keeps_the_trips_of_the_repeated_hour(real_data: Path, tmp
 @pytest.mark.parametrize("month", CSV)
 def test_a_csv_month_adds_up_to_the_published_figures(real_data: Path, tmp_path: Path, month: str) -> None:
     path = real_data / "csv" / f"green_tripdata_{month}.csv.gz"
-    manifest = into_lake(path, LocalLake(tmp_path))
+    manifest = into_lake(path, FolderLake(tmp_path))
     assert manifest.source.rows == CSV[month]
     rejected, warnings = count_with_pandas(pd.read_csv(path, low_memory=False), Month.parse(month))
     assert manifest.quarantine.rules == rejected
@@ -125,7 +125,7 @@ def test_a_csv_month_adds_up_to_the_published_figures(real_data: Path, tmp_path:
 def test_csv_and_parquet_of_one_month_give_the_same_rows_but_for_the_vendor(real_data: Path, tmp_path: Path) -> None:
     tables = []
     for path in ("csv/green_tripdata_2020-12.csv.gz", "parquet/green_tripdata_2020-12.parquet"):
-        lake = LocalLake(tmp_path / path)
+        lake = FolderLake(tmp_path / path)
         tables.append(pq.read_table(lake.path(into_lake(real_data / path, lake).clean.key)))
     from_csv, from_parquet = tables
     assert from_csv.schema.equals(from_parquet.schema)
@@ -137,7 +137,7 @@ def test_csv_and_parquet_of_one_month_give_the_same_rows_but_for_the_vendor(real
 
 
 def test_the_clean_rows_are_the_source_rows_unaltered(real_data: Path, tmp_path: Path) -> None:
-    lake, path = LocalLake(tmp_path), real_data / "parquet" / "green_tripdata_2024-01.parquet"
+    lake, path = FolderLake(tmp_path), real_data / "parquet" / "green_tripdata_2024-01.parquet"
     rows = pq.read_table(lake.path(into_lake(path, lake).clean.key)).to_pandas()
     raw = pd.read_parquet(path).iloc[rows["source_row"]].reset_index(drop=True)
     published = {
@@ -176,7 +176,7 @@ def test_the_samples_of_every_colour_read_to_the_contract(real_data: Path, tmp_p
     samples = sorted((real_data / "samples").glob("*.csv"))
     assert {find(path)[0] for path in samples} == {"yellow", "green", "fhv", "fhvhv"}
     for path in samples:
-        lake = LocalLake(tmp_path / path.name)
+        lake = FolderLake(tmp_path / path.name)
         manifest = into_lake(path, lake)
         assert manifest.source.rows == 1000
         clean_rows = pq.read_table(lake.path(manifest.clean.key))

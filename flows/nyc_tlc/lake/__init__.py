@@ -1,0 +1,188 @@
+"""The data lake: object keys, and months that appear in it whole or not at all.
+
+A month's objects are staged where no reader looks, then published: the old manifest goes, the
+objects take their keys, strays of the old month go, the new manifest comes last. Whoever finds a
+manifest finds the files it names; a run that dies on the way leaves the old month or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import date
+from typing import BinaryIO, Protocol
+
+from nyc_tlc.contract import SourceFormat
+from nyc_tlc.errors import ConflictError
+from nyc_tlc.manifest import Manifest
+from nyc_tlc.months import Color, Month
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The object keys of one month: POSIX paths under the lake's root, on every platform."""
+
+    color: Color
+    month: Month
+
+    @property
+    def name(self) -> str:
+        """What errors and log lines call the month."""
+        return f"{self.color} {self.month}"
+
+    @property
+    def file(self) -> str:
+        """TLC's own name of the month's file, without extension."""
+        return f"{self.color}_tripdata_{self.month}"
+
+    @property
+    def partition(self) -> str:
+        """The Hive partition of clean and quarantine."""
+        return f"{self.color}/year={self.month.year:04d}/month={self.month.month:02d}/{self.file}.parquet"
+
+    def raw(self, source_format: SourceFormat) -> str:
+        """The source's untouched bytes."""
+        return f"raw/{self.color}/{self.file}.{source_format}"
+
+    @property
+    def clean(self) -> str:
+        """The clean rows."""
+        return f"clean/{self.partition}"
+
+    @property
+    def quarantine(self) -> str:
+        """The rejected rows."""
+        return f"quarantine/{self.partition}"
+
+    def daily(self, day: date) -> str:
+        """The clean rows of one pick-up day."""
+        return f"daily/{self.color}/pickup_date={day.isoformat()}/{self.file}.parquet"
+
+    @property
+    def manifest(self) -> str:
+        """The record that makes all of these count."""
+        return f"manifest/{self.color}/{self.month}.json"
+
+
+class StagedFile(io.BufferedIOBase):
+    """A sink that counts and digests what passes through.
+
+    Attributes:
+        bytes: What was written so far.
+        sha256: Its digest, once closed.
+    """
+
+    def __init__(self, sink: BinaryIO) -> None:
+        """Wrap a sink; closing closes it."""
+        self._sink, self._digest, self.bytes, self.sha256 = sink, hashlib.sha256(), 0, ""
+        self._abandoned = False
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, data: object) -> int:
+        """Write all of ``data``."""
+        view = memoryview(data)  # type: ignore[arg-type]
+        if self._abandoned:
+            return view.nbytes
+        self._sink.write(view)
+        self._digest.update(view)
+        self.bytes += view.nbytes
+        return view.nbytes
+
+    def abandon(self) -> None:
+        """Let what is still written go nowhere: the file has failed, but its writer has to be closed."""
+        self._abandoned = True
+
+    def close(self) -> None:
+        """Close the sink."""
+        if not self.closed:
+            self._sink.close()
+            self.sha256 = self._digest.hexdigest()
+            super().close()
+
+
+class Staging(Protocol):
+    """A month's objects on their way into a lake.
+
+    Attributes:
+        token: Names it; ``staging()`` finds it again in this process.
+    """
+
+    token: str
+
+    def create(self, key: str) -> AbstractContextManager[StagedFile]:
+        """Open an object for writing. It is staged when the block ends, and gone when it fails.
+
+        Raises:
+            LakeError: when the lake can't be written.
+        """
+
+    def publish(self, manifest: Manifest) -> None:
+        """Make the staged objects and the manifest the month, replacing what was there.
+
+        Raises:
+            ConflictError: when another run published the month since this one began.
+            LakeError: when the lake can't be written.
+        """
+
+    def discard(self) -> None:
+        """Drop what was staged."""
+
+
+class Lake(Protocol):
+    """Where months are kept."""
+
+    def url(self, key: str) -> str:
+        """Where an object is, for people."""
+
+    def manifest(self, keys: Keys) -> Manifest | None:
+        """The month's manifest, None when the lake doesn't have the month."""
+
+    def size(self, key: str) -> int | None:
+        """An object's size in bytes, None when there is none."""
+
+    def open(self, key: str) -> BinaryIO:
+        """An object for reading, with ``seek``: what is asked for is read, not the whole.
+
+        Raises:
+            LakeError: when there is none.
+        """
+
+    def stage(self, keys: Keys, labels: Mapping[str, str]) -> Staging:
+        """Begin a month.
+
+        Args:
+            keys: The month.
+            labels: What its objects say of themselves, where the lake has a place for that.
+        """
+
+
+_begun: dict[str, Staging] = {}
+
+
+def begin(staging: Staging) -> None:
+    """Remember a staging, so that the next task finds it by its token."""
+    _begun[staging.token] = staging
+
+
+def staging(token: str) -> Staging:
+    """A month begun earlier in this process."""
+    return _begun[token]
+
+
+def end(token: str) -> None:
+    """Forget a staging that was published or discarded."""
+    _begun.pop(token, None)
+
+
+def conflict(keys: Keys) -> ConflictError:
+    """Two runs made the same month at once, and this one came second."""
+    return ConflictError(
+        f"{keys.name}: another run published it while this one was at work",
+        fix="run it again, if it should be made once more",
+    )

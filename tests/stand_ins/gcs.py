@@ -1,0 +1,223 @@
+"""Google Cloud Storage on a socket: an emulator, with what it leaves out and what goes wrong in front.
+
+The emulator (gcp-storage-emulator, in memory) implements objects' metadata, simple and resumable
+uploads, ranges, listing, deletion and checksums. In front of it, this adds: many connections at once,
+generation preconditions (412) for uploads, deletions and reads, checked and applied in one step;
+reads of one generation; buckets' names as the only ones there are (404); bearer tokens, when asked for
+(401); and faults, one a request, in the order given: a status with headers, a connection reset before or
+after the request took effect, a stall, a byte changed on the way.
+
+Neither implements: ACLs and IAM, versioning, metageneration preconditions, signed URLs, gRPC.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import ThreadingHTTPServer
+from typing import Any, Literal
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from gcp_storage_emulator.exceptions import NotFound
+from gcp_storage_emulator.handlers import buckets
+from gcp_storage_emulator.server import RequestHandler, Router
+from gcp_storage_emulator.storage import Storage
+
+
+@dataclass
+class Fault:
+    """What goes wrong with one request.
+
+    Attributes:
+        kind: ``status``: answer ``status``; ``reset``: reset the connection unheard; ``lost``: do what was asked,
+            then reset the connection; ``stall``: answer only when released; ``corrupt``: take a byte for another.
+        method: The requests it waits for.
+        about: A part of their path or query.
+        status: The status.
+        headers: Its headers.
+    """
+
+    kind: Literal["status", "reset", "lost", "stall", "corrupt"]
+    method: str = "PUT"
+    about: str = ""
+    status: int = 503
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request the stand-in got."""
+
+    method: str
+    path: str
+    range: str | None
+
+
+class Gcs:
+    """The stand-in.
+
+    Attributes:
+        calls: The requests it got, in order.
+        faults: Those still to come.
+        tokens: The bearer tokens it takes; None when it takes any or none.
+        stalled: Set when a request has stalled.
+        release: Set to let it go on.
+    """
+
+    def __init__(self, *bucket_names: str) -> None:
+        self.calls: list[Call] = []
+        self.faults: list[Fault] = []
+        self.tokens: set[str] | None = None
+        self.stalled, self.release = threading.Event(), threading.Event()
+        self.storage = Storage(use_memory_fs=True)
+        for name in bucket_names:
+            buckets.create_bucket(name, self.storage)
+        self._step = threading.Lock()
+        gcs = self
+
+        class Handler(RequestHandler):  # type: ignore[misc]
+            protocol_version = "HTTP/1.0"
+
+            def __init__(self, *args: Any) -> None:
+                super().__init__(gcs.storage, *args)
+
+            def do_GET(self) -> None:  # noqa: N802  http.server's names
+                gcs._answer(self)
+
+            do_POST = do_PUT = do_DELETE = do_PATCH = do_GET  # noqa: N815
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    @contextmanager
+    def running(self) -> Iterator[Gcs]:
+        """Serve while the block runs."""
+        thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.release.set()
+            self._server.shutdown()
+            self._server.server_close()
+
+    def names(self, bucket: str) -> set[str]:
+        """The objects of a bucket."""
+        files, _ = self.storage.get_file_list(bucket, None, None, None)
+        return {file["name"] for file in files}
+
+    def read(self, bucket: str, name: str) -> bytes:
+        """An object's content."""
+        return bytes(self.storage.get_file(bucket, name))
+
+    def metadata(self, bucket: str, name: str) -> dict[str, Any]:
+        """An object's resource."""
+        return dict(self.storage.get_file_obj(bucket, name))
+
+    def _answer(self, handler: RequestHandler) -> None:
+        method = handler.command
+        self.calls.append(
+            Call(method, handler.path, handler.headers.get("Content-Range") or handler.headers.get("Range"))
+        )
+        fault = next((f for f in self.faults if f.method == method and f.about in unquote(handler.path)), None)
+        if fault:
+            self.faults.remove(fault)
+        if fault and fault.kind == "stall":
+            self.stalled.set()
+            self.release.wait(60)
+        if fault and fault.kind == "reset":
+            self._reset(handler)
+        elif fault and fault.kind == "status":
+            self._refuse(handler, fault.status, "injected", fault.headers)
+        elif not self._has_bucket(handler.path):
+            self._refuse(handler, 404, "The specified bucket does not exist.")
+        elif self.tokens is not None and handler.headers.get("Authorization", "")[7:] not in self.tokens:
+            self._refuse(handler, 401, "Invalid Credentials")
+        else:
+            if fault and fault.kind == "lost":
+                handler.wfile.close()
+                handler.wfile = _Nowhere()
+            if fault and fault.kind == "corrupt":
+                body = handler.rfile.read(int(handler.headers["Content-Length"]))
+                handler.rfile = io.BytesIO(body[:-1] + bytes([body[-1] ^ 1]))
+            with self._step:
+                refusal = self._precondition(handler, method)
+                if not refusal:
+                    Router(handler).handle(method)
+            if refusal:
+                self._refuse(handler, *refusal)
+            if fault and fault.kind == "lost":
+                self._reset(handler)
+
+    def _has_bucket(self, path: str) -> bool:
+        _, about_a_bucket, rest = urlsplit(path).path.partition("/b/")
+        return not about_a_bucket or rest.partition("/")[0] in self.storage.buckets
+
+    def _precondition(self, handler: RequestHandler, method: str) -> tuple[int, str] | None:
+        """Why a request can't be done with the object as it is: status and reason."""
+        url = urlsplit(handler.path)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        _, _, rest = url.path.partition("/b/")
+        bucket, _, name = rest.partition("/o")
+        name = unquote(name.removeprefix("/"))
+        if method == "POST":
+            # The name of a new object is in the JSON that begins the body.
+            body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+            handler.rfile = io.BytesIO(body)
+            found = re.search(rb'"name": ("(?:[^"\\]|\\.)*")', body)
+            name = json.loads(found[1]) if found else ""
+        elif "upload_id" in query:
+            name = self.storage.get_resumable_file_obj(query["upload_id"])["name"]
+        if not name:
+            return None
+        if method == "PUT" and handler.headers.get("Content-Range", "").endswith("/*"):
+            return None
+        try:
+            generation = str(self.storage.get_file_obj(bucket, name)["generation"])
+        except NotFound:
+            generation = "0"
+        if query.get("ifGenerationMatch", generation) != generation:
+            return 412, "At least one of the pre-conditions you specified did not hold."
+        if query.get("generation", generation) != generation:
+            return 404, "No such object"
+        return None
+
+    def _refuse(
+        self, handler: RequestHandler, status: int, message: str, headers: dict[str, str] | None = None
+    ) -> None:
+        handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        body = json.dumps({"error": {"code": status, "message": message}}).encode()
+        handler.send_response(status)
+        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    def _reset(self, handler: RequestHandler) -> None:
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        handler.connection.close()
+        handler.wfile = _Nowhere()
+
+
+class _Nowhere:
+    """Where answers go that never arrive."""
+
+    closed = False
+
+    def write(self, data: bytes) -> int:
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is kept."""
+
+    def close(self) -> None:
+        """Nothing is open."""
