@@ -11,7 +11,6 @@ from pydantic import Field
 
 from nyc_tlc import cli, tasks
 from nyc_tlc.clean import Layout
-from nyc_tlc.fetch import scratch_folder
 from nyc_tlc.months import Color
 from nyc_tlc.profiles import open_lake
 from nyc_tlc.report import Outcome, summary, unchanged
@@ -52,17 +51,8 @@ def etl_web_to_gcs(
     if plan.remote is None:
         return tasks.not_published(plan)
     tasks.name_run(plan.remote)
-    if plan.manifest and plan.action == "current":
-        return Outcome(plan.manifest, unchanged(plan.manifest, lake))
-
-    with scratch_folder() as folder:
-        fetched = tasks.fetch(plan.remote, folder)
-        if plan.manifest and plan.settled_by(fetched):
-            return Outcome(plan.manifest, unchanged(plan.manifest, lake))
-        cleaned = tasks.clean(fetched, profile, layout)
-    manifest = tasks.publish(cleaned, profile, started_at)
-    tasks.report(manifest, profile)
-    return Outcome(manifest, summary(manifest, lake))
+    manifest, new = tasks.ingest(plan, profile, layout, started_at)
+    return Outcome(summary(manifest, lake) if new else unchanged(manifest, lake), manifest)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,9 @@ TEMPORARY_SERVER = {
     PREFECT_SERVER_ANALYTICS_ENABLED: False,
 }
 
+#: A list is given as ``--warehouses duckdb postgres``.
+EVERY_VALUE = cyclopts.Parameter(consume_multiple=True)
+
 
 def run(flow: Flow[..., Any]) -> NoReturn:
     """Run a flow as the script it stands in, and exit with a status that tells."""
@@ -73,7 +76,7 @@ def _parse(flow: Flow[..., Any]) -> dict[str, Any] | None:
         CycloptsError: when they don't fit the signature.
         TlcError: when they fit but can't be meant, as far as can be told without any server.
     """
-    app = cyclopts.App(name=f"python flows/{flow.fn.__name__}.py", version_flags=[])
+    app = cyclopts.App(name=f"python flows/{flow.fn.__name__}.py", version_flags=[], default_parameter=EVERY_VALUE)
     app.default(flow)
     command, bound, _ = app.parse_args(sys.argv[1:], exit_on_error=False, print_error=False)
     if command is not flow:

@@ -1,21 +1,170 @@
-"""What a profile's name stands for. ``local`` needs nothing: a folder under ``TLC_HOME``."""
+"""What a profile's name stands for. ``local`` needs nothing: a folder and a DuckDB file under ``TLC_HOME``.
+
+Any other is the Prefect blocks of that name; this is the one place that opens them. Their libraries take
+seconds to import, so only a profile that has such a block pays for it.
+"""
 
 from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from google.api_core.exceptions import GoogleAPIError
+from google.auth.exceptions import GoogleAuthError
+from prefect.filesystems import LocalFileSystem
+from pydantic import ValidationError
+from sqlalchemy.engine import make_url
 
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.lake import Lake
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.settings import settings
+from nyc_tlc.warehouse import Kind, Warehouse
 
 LOCAL = "local"
 
+#: Where the blocks' classes are.
+BUCKET = "prefect_gcp.cloud_storage:GcsBucket"
+WAREHOUSE_BLOCKS: dict[Kind, str] = {
+    "postgres": "prefect_sqlalchemy:SqlAlchemyConnector",
+    "bigquery": "prefect_gcp.bigquery:BigQueryWarehouse",
+}
+
 
 def open_lake(profile: str) -> Lake:
-    """The profile's data lake.
+    """The profile's data lake: the bucket of ``gcs-bucket/taxi-…``, else the folder of ``local-file-system/taxi-…``.
 
     Raises:
-        ConfigurationError: when there is no such profile.
+        ConfigurationError: when the profile has neither, or what it has can't be opened.
     """
-    if profile != LOCAL:
-        raise ConfigurationError(f"there is no profile {profile!r}", expected=LOCAL)
-    return FolderLake(settings().home.absolute() / "lake")
+    if profile == LOCAL:
+        return FolderLake(settings().home.absolute() / "lake")
+    if bucket := _bucket(profile):
+        lake: Lake = importlib.import_module("nyc_tlc.lake.gcs").GcsLake(*bucket)
+        return lake
+    folder = _load(profile, LocalFileSystem)
+    if folder is None:
+        raise _missing(profile, "gcs-bucket", "local-file-system")
+    return FolderLake(Path(folder.basepath or ".").expanduser().absolute())
+
+
+def open_warehouse(profile: str, kind: Kind) -> Warehouse:
+    """One of the profile's warehouses. DuckDB needs no block: it is a file under ``TLC_HOME``.
+
+    Raises:
+        ConfigurationError: when the profile has none of that kind, or it can't be opened.
+    """
+    opened: Warehouse
+    module = importlib.import_module(f"nyc_tlc.warehouse.{kind}")
+    if kind == "duckdb":
+        opened = module.DuckDbWarehouse(settings().home.absolute() / "warehouse.duckdb")
+    elif kind == "postgres":
+        connector = _load(profile, _block(WAREHOUSE_BLOCKS[kind]))
+        if connector is None:
+            raise _missing(profile, "sqlalchemy-connector")
+        opened = module.PostgresWarehouse(_libpq(profile, connector))
+    else:
+        block = _load(profile, _block(WAREHOUSE_BLOCKS[kind]))
+        if block is None:
+            raise _missing(profile, "bigquery-warehouse")
+        client = _opened(f"bigquery-warehouse/taxi-{profile}", block.gcp_credentials.get_bigquery_client)
+        bucket = _bucket(profile)
+        opened = module.BigQueryWarehouse(client, bucket and partial(_location, bucket[0]))
+    return opened
+
+
+def warehouses_of(profile: str) -> list[Kind]:
+    """The warehouses a profile has: those with a block, DuckDB when there is none."""
+    kinds: list[Kind] = [kind for kind, block in WAREHOUSE_BLOCKS.items() if _load(profile, _block(block)) is not None]
+    return kinds or ["duckdb"]
+
+
+def _bucket(profile: str) -> tuple[Any, str] | None:
+    """The profile's bucket with a client that may use it, and the folder in it."""
+    block = _load(profile, _block(BUCKET))
+    if block is None:
+        return None
+    client = _opened(f"gcs-bucket/taxi-{profile}", block.gcp_credentials.get_cloud_storage_client)
+    return client.bucket(block.bucket), block.bucket_folder
+
+
+def _location(bucket: Any) -> str:
+    """Where a bucket is.
+
+    Raises:
+        ConfigurationError: when the credentials may not see that.
+    """
+    try:
+        bucket.reload()
+    except (GoogleAPIError, GoogleAuthError) as error:
+        raise ConfigurationError(
+            f"cannot see where gs://{bucket.name} is",
+            got=_first_line(error),
+            fix="grant roles/storage.legacyBucketReader on the bucket",
+        ) from error
+    return str(bucket.location)
+
+
+def _libpq(profile: str, connector: Any) -> dict[str, Any]:
+    """The connection parameters that the connector's block stands for, in libpq's words."""
+    info = connector.connection_info
+    url = info.get_url() if hasattr(info, "get_url") else make_url(str(info))
+    if url.get_backend_name() != "postgresql":
+        raise ConfigurationError(f"sqlalchemy-connector/taxi-{profile} is not for Postgres", got=url.get_backend_name())
+    named = url.translate_connect_args(username="user", database="dbname")
+    return {**url.query, **named, **(connector.connect_args or {})}
+
+
+def _block(where: str) -> type[Any]:
+    module, _, name = where.partition(":")
+    block: type[Any] = getattr(importlib.import_module(module), name)
+    return block
+
+
+def _load(profile: str, kind: type[Any]) -> Any:
+    """A block of the profile, None when it has none of the kind.
+
+    Raises:
+        ConfigurationError: when it can't be loaded; what it holds is not shown.
+    """
+    if profile == LOCAL:
+        return None
+    name = f"{kind.get_block_type_slug()}/taxi-{profile}"
+    try:
+        return kind.load(f"taxi-{profile}")
+    except ValidationError as error:
+        wrong = ", ".join(".".join(map(str, each["loc"])) for each in error.errors(include_input=False))
+        # Without its cause, which would show the values.
+        raise ConfigurationError(
+            f"the block {name} can't be used", got=f"unfit {wrong}", fix=_register(profile)
+        ) from None
+    except ValueError as error:
+        if "Unable to find block document" in str(error):
+            return None
+        raise ConfigurationError(f"the block {name} can't be loaded", got=_first_line(error)) from None
+    except GoogleAuthError as error:
+        raise ConfigurationError(f"the block {name} can't be used", got=_first_line(error)) from error
+
+
+def _opened(name: str, client: Callable[[], Any]) -> Any:
+    try:
+        return client()
+    except (GoogleAuthError, ValueError, OSError) as error:
+        raise ConfigurationError(f"the credentials of {name} can't be used", got=_first_line(error)) from None
+
+
+def _missing(profile: str, *kinds: str) -> ConfigurationError:
+    names = " or ".join(f"{kind}/taxi-{profile}" for kind in kinds)
+    fix = "name another with --profile" if profile == LOCAL else _register(profile)
+    return ConfigurationError(f"the profile {profile} has no block {names}", fix=fix)
+
+
+def _register(profile: str) -> str:
+    return f"make it: python blocks/register.py {profile}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:300]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nyc_tlc.contract import contract
 from nyc_tlc.lake import Lake
+from nyc_tlc.load import Answer
 from nyc_tlc.manifest import Manifest
 from nyc_tlc.rules import BAD_VALUE, UNPARSEABLE
 
@@ -17,12 +19,12 @@ class Outcome:
     """What a flow has to say at its end.
 
     Attributes:
-        manifest: The month as it is in the lake now.
         text: For the terminal.
+        manifest: The month as it is in the lake now, where it is about one.
     """
 
-    manifest: Manifest
     text: str
+    manifest: Manifest | None = None
 
 
 def markdown(manifest: Manifest, lake: Lake) -> str:
@@ -87,6 +89,28 @@ def unchanged(manifest: Manifest, lake: Lake) -> str:
     """The same for a month that was current, and why nothing was done."""
     made = f"made {manifest.finished_at:%Y-%m-%d %H:%M} UTC of the same source, contract and rules"
     return f"{manifest.name} is current, nothing to do: {made}\n{summary(manifest, lake)}"
+
+
+def queryable(manifest: Manifest, answers: Sequence[Answer]) -> str:
+    """What can be queried now and a query with its answer, for a terminal."""
+    lines = []
+    for answer in answers:
+        done = "rows loaded into" if answer.new else "rows were loaded already, nothing to do:"
+        lines += [f"{manifest.name}: {answer.load.rows:,} {done} {answer.place}", f"  {answer.sql}"]
+        lines += [f"  {' | '.join(map(str, row))}" for row in answer.rows]
+    return "\n".join(lines)
+
+
+def queryable_markdown(manifest: Manifest, answers: Sequence[Answer]) -> str:
+    """The same for an artifact."""
+    lines = [f"# {manifest.name} can be queried", ""]
+    for answer in answers:
+        done = "loaded" if answer.new else "already loaded"
+        lines += [f"**{answer.load.rows:,}** rows {done}: `{answer.place}`", "", "```sql", answer.sql, "```", ""]
+        lines += ["| Borough | Zone | Trips |", "|---|---|---:|"]
+        lines += [f"| {borough} | {zone} | {trips:,} |" for borough, zone, trips in answer.rows]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _python() -> str:

@@ -25,6 +25,11 @@ class Settings(BaseSettings):
     http_backoff: float = Field(1, ge=0, description="Seconds before the second attempt; doubles, with jitter")
     gcs_chunk_mib: float = Field(8, gt=0, description="MiB of a chunk of an upload to Google Cloud Storage")
     gcs_give_up: float = Field(300, ge=0, description="Seconds after which a failing call to Google is given up")
+    warehouse_wait: float = Field(600, ge=0, description="Seconds to wait for others at work on a warehouse")
+    postgres_primary_key: bool = Field(
+        False, description="Give trip tables in Postgres a primary key: an index to pay for"
+    )
+    bigquery_location: str = Field("US", description="Where the dataset is made when it is missing and no bucket tells")
 
     @property
     def scratch(self) -> Path:

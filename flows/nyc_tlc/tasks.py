@@ -2,15 +2,16 @@
 
 Tasks exchange paths and small records. Nothing is persisted: the data lake is where results are, and
 its manifests say which. What time can heal is retried further down, where a transfer can go on from
-where it broke and a Retry-After is honoured; so no task is run a second time.
+where it broke and a Retry-After is honoured; only a load, which is one transaction, is run again as a whole.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 from uuid import UUID
 
 from prefect import task
@@ -20,21 +21,28 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
+from prefect.tasks import exponential_backoff
 
 from nyc_tlc import clean as _clean
 from nyc_tlc import fetch as _fetch
+from nyc_tlc import load as _load
 from nyc_tlc import plan as _plan
 from nyc_tlc import publish as _publish
+from nyc_tlc.connections import Finding, check_part
 from nyc_tlc.contract import contract
-from nyc_tlc.errors import NotPublished
+from nyc_tlc.errors import NotPublished, TransientError
+from nyc_tlc.lake.clean_file import CleanFile
+from nyc_tlc.lookups import lookups
 from nyc_tlc.manifest import Manifest
 from nyc_tlc.months import Color, Month
-from nyc_tlc.profiles import open_lake
+from nyc_tlc.profiles import open_lake, open_warehouse
 from nyc_tlc.progress import Bar
-from nyc_tlc.report import markdown
+from nyc_tlc.report import markdown, queryable_markdown
 from nyc_tlc.run_logs import join_prefect
 from nyc_tlc.settings import settings
 from nyc_tlc.source import RemoteFile
+from nyc_tlc.warehouse import LOADS, Kind
+from nyc_tlc.warehouse.tables import trip_tables, views
 
 
 @task(task_run_name="look for {color} {month}", cache_policy=NO_CACHE, persist_result=False)
@@ -76,6 +84,79 @@ def report(manifest: Manifest, profile: str) -> None:
     )
 
 
+@task(task_run_name="find {color} {month} in the lake", cache_policy=NO_CACHE, persist_result=False)
+def find(color: Color, month: Month | None, profile: str) -> Manifest:
+    """A month the lake has; None is the newest."""
+    return _load.published(open_lake(profile), color, month, profile)
+
+
+def _time_can_heal(_task: object, _run: object, state: State[object]) -> bool:
+    return isinstance(state.result(raise_on_failure=False), TransientError)
+
+
+@task(
+    task_run_name="load {manifest.name} into {kind}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=exponential_backoff(backoff_factor=5),
+    retry_jitter_factor=1,
+    retry_condition_fn=_time_can_heal,
+)
+def load(manifest: Manifest, profile: str, kind: Kind, force: bool) -> _load.Answer:
+    """Make the month's rows in a warehouse those of the lake, and ask it a first question."""
+    file = CleanFile(manifest, open_lake(profile), contract(manifest.color))
+    warehouse = open_warehouse(profile, kind)
+    loaded, new = _load.load_month(file, warehouse, flow_run.id, force=force)
+    return _load.ask(loaded, new, warehouse)
+
+
+@task(task_run_name="load lookups into {kind}", cache_policy=NO_CACHE, persist_result=False)
+def load_lookups(zones: bytes | None, profile: str, kind: Kind) -> str:
+    """Make the lookup tables those of today; says where."""
+    warehouse = open_warehouse(profile, kind)
+    tables = trip_tables()
+    rows = lookups(zones)
+    warehouse.prepare((*tables.values(), LOADS), rows, views(tables))
+    warehouse.replace_lookups(rows)
+    return warehouse.place
+
+
+@task(task_run_name="check {part} of {profile}", cache_policy=NO_CACHE, persist_result=False)
+def check(part: Literal["lake"] | Kind, profile: str) -> Finding:
+    """Try one part of a profile as a run would use it."""
+    return check_part(part, profile)
+
+
+def report_load(manifest: Manifest, answers: Sequence[_load.Answer]) -> None:
+    """Leave what can be queried as an artifact, one key a month."""
+    create_markdown_artifact(
+        key=f"{manifest.color}-{manifest.month}-queryable",
+        markdown=queryable_markdown(manifest, answers),
+        description=f"Where {manifest.name} can be queried",
+    )
+
+
+def ingest(plan: _plan.Plan, profile: str, layout: _clean.Layout, started_at: datetime) -> tuple[Manifest, bool]:
+    """Bring a planned month into the lake: fetch, clean, publish, report; nothing where it is current.
+
+    Returns:
+        The month's manifest, and whether it is new.
+    """
+    if plan.remote is None:
+        raise NotPublished(plan.why)
+    if plan.manifest and plan.action == "current":
+        return plan.manifest, False
+    with _fetch.scratch_folder() as folder:
+        fetched = fetch(plan.remote, folder)
+        if plan.manifest and plan.settled_by(fetched):
+            return plan.manifest, False
+        cleaned = clean(fetched, profile, layout)
+    manifest = publish(cleaned, profile, started_at)
+    report(manifest, profile)
+    return manifest, True
+
+
 class _Progress:
     """Shows a download on the terminal, and in the Prefect UI when it takes more than a moment."""
 
@@ -107,9 +188,9 @@ def run_name() -> str:
     return f"{given['color']}-{Month(year, month)}" if year and month else f"{given['color']}-newest"
 
 
-def name_run(remote: RemoteFile) -> None:
+def name_run(month: RemoteFile | Manifest) -> None:
     """Name the flow run for its month, where that was only found out now."""
-    name = f"{remote.color}-{remote.month}"
+    name = f"{month.color}-{month.month}"
     if flow_run.name != name:
         with get_client(sync_client=True) as client:
             client.update_flow_run(flow_run.id, name=name)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from nyc_tlc.contract import SourceFormat
@@ -146,12 +147,27 @@ class Lake(Protocol):
     def size(self, key: str) -> int | None:
         """An object's size in bytes, None when there is none."""
 
+    def local_path(self, key: str) -> Path | None:
+        """Where an object is on this machine, None when it is elsewhere."""
+
     def open(self, key: str) -> BinaryIO:
         """An object for reading, with ``seek``: what is asked for is read, not the whole.
 
         Raises:
             LakeError: when there is none.
         """
+
+    def months(self, color: Color) -> list[Month]:
+        """The months of a colour the lake has, oldest first."""
+
+    def read(self, key: str) -> bytes | None:
+        """A small object's content, None when there is none."""
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write a small object, whole or not at all."""
+
+    def remove(self, key: str) -> None:
+        """Delete an object; one that is gone is gone."""
 
     def stage(self, keys: Keys, labels: Mapping[str, str]) -> Staging:
         """Begin a month.
@@ -178,6 +194,11 @@ def staging(token: str) -> Staging:
 def end(token: str) -> None:
     """Forget a staging that was published or discarded."""
     _begun.pop(token, None)
+
+
+def months_of(manifests: Iterable[str]) -> list[Month]:
+    """The months that manifests' keys name, oldest first."""
+    return sorted(Month.parse(key.rpartition("/")[2].removesuffix(".json")) for key in manifests)
 
 
 def conflict(keys: Keys) -> ConflictError:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from nyc_tlc.errors import LakeError
-from nyc_tlc.lake import Keys, StagedFile, begin, conflict, end
+from nyc_tlc.lake import Keys, StagedFile, begin, conflict, end, months_of
 from nyc_tlc.manifest import Manifest
+from nyc_tlc.months import Color, Month
 from nyc_tlc.workspace import Workspace, exclusive, remove_empty, sync
 
 
@@ -42,12 +44,44 @@ class FolderLake:
             return self.path(key).stat().st_size
         return None
 
+    def local_path(self, key: str) -> Path:
+        """Where an object is on this machine."""
+        return self.path(key)
+
     def open(self, key: str) -> BinaryIO:
         """An object for reading."""
         try:
             return self.path(key).open("rb")
         except FileNotFoundError:
             raise LakeError(f"there is no {key} in the lake", got=str(self.root)) from None
+
+    def months(self, color: Color) -> list[Month]:
+        """The months of a colour the lake has, oldest first."""
+        return months_of(path.name for path in self.path(f"manifest/{color}").glob("*.json"))
+
+    def read(self, key: str) -> bytes | None:
+        """A small object's content, None when there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.path(key).read_bytes()
+        return None
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write a small object, whole or not at all."""
+        target = self.path(key)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False) as draft:
+                draft.write(content)
+            sync(Path(draft.name))
+            _move(Path(draft.name), target)
+        except OSError as error:
+            raise LakeError(f"cannot write {key} to the lake {self.root}", got=str(error)) from error
+
+    def remove(self, key: str) -> None:
+        """Delete an object; one that is gone is gone."""
+        path = self.path(key)
+        path.unlink(missing_ok=True)
+        remove_empty(path.parent, self.root)
 
     def stage(self, keys: Keys, labels: Mapping[str, str]) -> FolderStaging:
         """Begin a month; what runs that died left staged is cleared away. A folder has no place for labels."""

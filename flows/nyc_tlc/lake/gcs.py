@@ -25,8 +25,9 @@ from google.cloud.storage.fileio import BlobWriter
 from urllib3.util import Retry as HttpRetry
 
 from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError
-from nyc_tlc.lake import Keys, StagedFile, begin, conflict, end
+from nyc_tlc.lake import Keys, StagedFile, begin, conflict, end, months_of
 from nyc_tlc.manifest import Manifest
+from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import settings
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,9 @@ class GcsLake:
         blob = self._bucket.get_blob(self._name(key), **self.calls())
         return blob.generation if blob else 0
 
+    def local_path(self, key: str) -> None:
+        """Objects of a bucket are not on this machine."""
+
     def open(self, key: str) -> BinaryIO:
         """An object for reading, range by range, pinned to the generation it has now."""
         with self.explained(key):
@@ -103,6 +107,28 @@ class GcsLake:
         if blob is None:
             raise LakeError(f"there is no {key} in the lake", got=self.url(""))
         return cast(BinaryIO, blob.open("rb", chunk_size=chunk_size(), **self.calls()))
+
+    def months(self, color: Color) -> list[Month]:
+        """The months of a colour the lake has, oldest first."""
+        with self.explained(color):
+            return months_of(self.keys(f"manifest/{color}/"))
+
+    def read(self, key: str) -> bytes | None:
+        """A small object's content, None when there is none."""
+        with self.explained(key), contextlib.suppress(api.NotFound):
+            return bytes(self.blob(key).download_as_bytes(**self.calls()))
+        return None
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write a small object, whole or not at all."""
+        kind = CONTENT_TYPES.get(PurePosixPath(key).suffix, "application/octet-stream")
+        with self.explained(key):
+            self.blob(key).upload_from_string(content, content_type=kind, checksum="crc32c", **self.calls())
+
+    def remove(self, key: str) -> None:
+        """Delete an object; one that is gone is gone."""
+        with self.explained(key), contextlib.suppress(api.NotFound):
+            self.blob(key).delete(**self.calls())
 
     def stage(self, keys: Keys, labels: Mapping[str, str]) -> GcsStaging:
         """Begin a month; its objects carry the labels as their metadata."""

@@ -1,0 +1,39 @@
+"""Can this profile reach its lake and its warehouses?"""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from nyc_tlc import cli, tasks
+from nyc_tlc.connections import table
+from nyc_tlc.errors import ConfigurationError
+from nyc_tlc.profiles import warehouses_of
+from nyc_tlc.report import Outcome
+from nyc_tlc.settings import settings
+from nyc_tlc.warehouse import Kind
+
+
+@flow
+def check_connections(*, warehouses: list[Kind] | None = None, profile: str | None = None) -> Outcome:
+    """Try the lake and the warehouses of a profile the way a run uses them.
+
+    The lake: write, read back and delete under a scratch key. A warehouse: an answer to SELECT 1, the right to
+    make tables, and for BigQuery a dataset in one place with the bucket.
+
+    Args:
+        warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
+        profile: Which set of blocks to use; TLC_PROFILE or local if left out.
+    """
+    profile = profile or settings().profile
+    kinds = warehouses_of(profile) if warehouses is None else warehouses
+    findings = [tasks.check("lake", profile), *(tasks.check(kind, profile) for kind in kinds)]
+    told = table(findings)
+    create_markdown_artifact(key="connections", markdown=f"```\n{told}\n```\n", description=f"Profile {profile}")
+    if not all(finding.fine for finding in findings):
+        raise ConfigurationError(f"the profile {profile} can't be used as it is\n{told}")
+    return Outcome(told)
+
+
+if __name__ == "__main__":
+    cli.run(check_connections)

@@ -1,0 +1,46 @@
+"""Data lake -> DuckDB, the embedded warehouse: one month of one colour."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from nyc_tlc import cli, tasks
+from nyc_tlc.months import Color
+from nyc_tlc.report import Outcome, queryable
+from nyc_tlc.settings import settings
+from nyc_tlc.source import requested_month
+
+
+@flow(flow_run_name=tasks.run_name)
+def etl_gcs_to_duckdb(
+    color: Color = "yellow",
+    year: Annotated[int, Field(ge=2009, le=2100)] | None = None,
+    month: Annotated[int, Field(ge=1, le=12)] | None = None,
+    *,
+    profile: str | None = None,
+    force: bool = False,
+) -> Outcome:
+    """Make a month's rows in DuckDB exactly those of the data lake.
+
+    The month is deleted and inserted in one transaction; DuckDB needs no profile but local.
+
+    Args:
+        color: Which trip records.
+        year: The month's year; leave year and month out for the newest month the lake has.
+        month: The month, 1 to 12.
+        profile: Which set of blocks to use; TLC_PROFILE or local if left out.
+        force: Load the month even when just this file of it is loaded.
+    """
+    profile = profile or settings().profile
+    manifest = tasks.find(color, requested_month(color, year, month), profile)
+    tasks.name_run(manifest)
+    answer = tasks.load(manifest, profile, "duckdb", force)
+    tasks.report_load(manifest, [answer])
+    return Outcome(queryable(manifest, [answer]), manifest)
+
+
+if __name__ == "__main__":
+    cli.run(etl_gcs_to_duckdb)

@@ -1,0 +1,66 @@
+"""Source -> data lake -> warehouses: one month of one colour, all the way."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from pydantic import Field
+
+from nyc_tlc import cli, tasks
+from nyc_tlc.clean import Layout
+from nyc_tlc.months import Color
+from nyc_tlc.profiles import open_lake, warehouses_of
+from nyc_tlc.report import Outcome, queryable, summary, unchanged
+from nyc_tlc.settings import settings
+from nyc_tlc.source import requested_month
+from nyc_tlc.warehouse import Kind
+
+
+@flow(flow_run_name=tasks.run_name)
+def etl_month(
+    color: Color = "yellow",
+    year: Annotated[int, Field(ge=2009, le=2100)] | None = None,
+    month: Annotated[int, Field(ge=1, le=12)] | None = None,
+    *,
+    warehouses: list[Kind] | None = None,
+    profile: str | None = None,
+    source: str | None = None,
+    layout: Layout = "month",
+    force: bool = False,
+) -> Outcome | State[None]:
+    """Bring one month of trip records into the data lake and from there into warehouses.
+
+    What is current in the lake is left alone, and so is what is loaded already.
+
+    Args:
+        color: Which trip records.
+        year: The month's year; leave year and month out for the newest month the source has.
+        month: The month, 1 to 12.
+        warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
+        profile: Which set of blocks to use; TLC_PROFILE or local if left out.
+        source: tlc, dtc (the frozen CSV.gz releases), sample (generated, offline) or a URL template with
+            {color}, {year} and {month}; TLC_SOURCE or tlc if left out.
+        layout: month writes one clean file, day also a folder per pick-up date.
+        force: Redo and reload the month even when it is current.
+    """
+    started_at = datetime.now(UTC)
+    profile, source = profile or settings().profile, source or settings().source
+    lake, asked = open_lake(profile), requested_month(color, year, month)
+
+    plan = tasks.look(color, asked, source, profile, layout, force)
+    if plan.remote is None:
+        return tasks.not_published(plan)
+    tasks.name_run(plan.remote)
+    manifest, new = tasks.ingest(plan, profile, layout, started_at)
+    kinds = warehouses_of(profile) if warehouses is None else warehouses
+    answers = [tasks.load(manifest, profile, kind, force) for kind in kinds]
+    tasks.report_load(manifest, answers)
+    lines = summary(manifest, lake) if new else unchanged(manifest, lake)
+    return Outcome("\n".join(filter(None, (lines, queryable(manifest, answers)))), manifest)
+
+
+if __name__ == "__main__":
+    cli.run(etl_month)

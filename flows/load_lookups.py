@@ -1,0 +1,32 @@
+"""Zones and code tables -> warehouses."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from nyc_tlc import cli, tasks
+from nyc_tlc.lookups import fetch_zones
+from nyc_tlc.profiles import warehouses_of
+from nyc_tlc.report import Outcome
+from nyc_tlc.settings import settings
+from nyc_tlc.warehouse import Kind
+
+
+@flow
+def load_lookups(*, warehouses: list[Kind] | None = None, profile: str | None = None, offline: bool = False) -> Outcome:
+    """Load the taxi zones as published now, and what the codes of the trip records mean.
+
+    Args:
+        warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
+        profile: Which set of blocks to use; TLC_PROFILE or local if left out.
+        offline: Take the embedded copy of the zones without asking for the published one.
+    """
+    profile = profile or settings().profile
+    kinds = warehouses_of(profile) if warehouses is None else warehouses
+    zones = None if offline else fetch_zones()
+    places = [tasks.load_lookups(zones, profile, kind) for kind in kinds]
+    return Outcome("\n".join(f"zones and code tables are in {place}" for place in places))
+
+
+if __name__ == "__main__":
+    cli.run(load_lookups)

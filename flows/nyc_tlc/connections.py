@@ -1,0 +1,68 @@
+"""Can a profile reach its lake and its warehouses? Each part is tried the way a run uses it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nyc_tlc.errors import LakeError, TlcError
+from nyc_tlc.profiles import open_lake, open_warehouse
+from nyc_tlc.warehouse import Kind
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How it is with one part of a profile.
+
+    Attributes:
+        part: The lake, or a kind of warehouse.
+        fine: Whether it can be used.
+        told: What is fine, or what is not.
+        fix: The one thing to do.
+    """
+
+    part: str
+    fine: bool
+    told: str
+    fix: str = ""
+
+
+def check_part(part: Literal["lake"] | Kind, profile: str) -> Finding:
+    """Try one part of a profile."""
+    try:
+        return Finding(part, True, _check_lake(profile) if part == "lake" else _check_warehouse(part, profile))
+    except TlcError as error:
+        told = "; ".join(filter(None, (error.what, error.expected and f"expected {error.expected}", error.got)))
+        return Finding(part, False, told, error.fix)
+
+
+def _check_lake(profile: str) -> str:
+    """Write under a scratch key, read back, delete."""
+    lake = open_lake(profile)
+    key, content = f"scratch/{uuid.uuid4().hex}.txt", b"can be written and read"
+    lake.write(key, content)
+    try:
+        if lake.read(key) != content:
+            raise LakeError(f"the lake {lake.url('')} gives back other bytes than it took")
+    finally:
+        lake.remove(key)
+    if lake.read(key) is not None:
+        raise LakeError(f"the lake {lake.url('')} keeps what was deleted", fix=f"see to {lake.url(key)}")
+    return f"{lake.url('')}: wrote, read back, deleted"
+
+
+def _check_warehouse(kind: Kind, profile: str) -> str:
+    warehouse = open_warehouse(profile, kind)
+    return f"{warehouse.place}: {warehouse.check()}"
+
+
+def table(findings: Sequence[Finding]) -> str:
+    """What was found, for a terminal."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{'ok  ' if finding.fine else 'FAIL'}  {finding.part:<9} {finding.told}")
+        if finding.fix:
+            lines.append(f"{'':16}{finding.fix}")
+    return "\n".join(lines)

@@ -1,0 +1,95 @@
+"""A published month's clean rows, as loads read them: by row groups, never whole in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nyc_tlc.contract import Contract
+from nyc_tlc.errors import LakeError, ReconciliationError
+from nyc_tlc.lake import Lake
+from nyc_tlc.manifest import Manifest
+from nyc_tlc.months import Month
+
+#: Rows of a batch: what a load holds in memory a few times over.
+BATCH_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class CleanFile:
+    """A month in the lake that is to be loaded.
+
+    Attributes:
+        manifest: What was done with it.
+        lake: Where it is.
+        terms: Its contract.
+    """
+
+    manifest: Manifest
+    lake: Lake
+    terms: Contract
+
+    @property
+    def name(self) -> str:
+        """What errors and log lines call the month."""
+        return self.manifest.name
+
+    @property
+    def month(self) -> Month:
+        """The month."""
+        return Month.parse(self.manifest.month)
+
+    @property
+    def rows(self) -> int:
+        """How many rows a load has to bring."""
+        return self.manifest.clean.rows
+
+    @property
+    def url(self) -> str:
+        """Where the file is, for people, and for BigQuery when it is in a bucket."""
+        return self.lake.url(self.manifest.clean.key)
+
+    @property
+    def path(self) -> Path | None:
+        """The file on this machine, None when it is in a bucket."""
+        return self.lake.local_path(self.manifest.clean.key)
+
+    def open(self) -> BinaryIO:
+        """The file for reading, range by range."""
+        return self.lake.open(self.manifest.clean.key)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows in the file's order, with the clean schema's columns and types."""
+        with self.open() as source, pq.ParquetFile(source) as file:
+            for batch in file.iter_batches(BATCH_ROWS):
+                yield batch.select(self.terms.clean_schema.names).cast(self.terms.clean_schema)
+
+    def check(self) -> None:
+        """See that the file is the manifest's, by its size, its footer's count and what it says it was made of.
+
+        Raises:
+            LakeError: when the file is gone or another one.
+            ReconciliationError: when it has another number of rows.
+        """
+        clean, again = self.manifest.clean, "make the month again with --force"
+        size = self.lake.size(clean.key)
+        if size != clean.bytes:
+            got = "no file" if size is None else f"{size:,} bytes"
+            raise LakeError(f"{self.name}: {self.url} is another file", expected=f"{clean.bytes:,}", got=got, fix=again)
+        with self.open() as source, pq.ParquetFile(source) as file:
+            footer = file.metadata
+            made_of = (footer.metadata or {}).get(b"nyc_tlc.source_sha256", b"").decode()
+            if made_of != self.manifest.source.sha256:
+                raise LakeError(f"{self.name}: {self.url} was made of another source file", fix=again)
+            if footer.num_rows != clean.rows:
+                raise ReconciliationError(
+                    f"{self.name}: {self.url} and its manifest don't agree",
+                    expected=f"{clean.rows:,} rows",
+                    got=f"{footer.num_rows:,}",
+                    fix=again,
+                )

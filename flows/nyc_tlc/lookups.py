@@ -1,0 +1,102 @@
+"""The lookup tables: TLC's taxi zones, and what the codes of the trip records mean."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from pathlib import Path
+
+import pyarrow as pa
+import urllib3
+
+from nyc_tlc.contract import CodeTable, code_tables
+from nyc_tlc.errors import SourceError
+from nyc_tlc.settings import settings
+from nyc_tlc.warehouse import Lookup
+from nyc_tlc.warehouse.tables import Field, Table, Type
+
+log = logging.getLogger(__name__)
+
+#: Where TLC publishes its zones, linked from its page "TLC Trip Record Data".
+ZONES_URL = "https://d37ci6vzurychx.cloudfront.net/misc/taxi_zone_lookup.csv"
+#: The same rows, for when there is no way there.
+EMBEDDED_ZONES = Path(__file__).parent / "datasets" / "zones.csv"
+
+ZONES = Table(
+    "zones",
+    "TLC's taxi zones. Corona and Governor's Island have several ids; 264 and 265 are unknown places",
+    (
+        Field("location_id", "int16", "The zone's id, 1 to 265", required=True),
+        Field("borough", "string", "Its borough, EWR or Unknown"),
+        Field("zone", "string", "Its name; NV and NA of the unknown ones are texts, not nulls"),
+        Field("service_zone", "string", "Who may pick up there by hail: Yellow Zone, Boro Zone, Airports, EWR, N/A"),
+    ),
+    ("location_id",),
+)
+ZONE_HEADER = ["LocationID", "Borough", "Zone", "service_zone"]
+
+#: Code table -> its column of codes.
+CODE_COLUMNS = {
+    "vendors": "vendor_id",
+    "rate_codes": "rate_code",
+    "payment_types": "payment_type",
+    "trip_types": "trip_type",
+    "hvfhs_licenses": "hvfhs_license_num",
+}
+
+
+def lookups(zones_csv: bytes | None = None) -> tuple[Lookup, ...]:
+    """All lookup tables with their rows.
+
+    Args:
+        zones_csv: The zones as TLC publishes them; the embedded copy if left out.
+
+    Raises:
+        SourceError: when that is not TLC's zones.
+    """
+    codes = (_codes(name, table) for name, table in code_tables().items())
+    return (_zones(EMBEDDED_ZONES.read_bytes() if zones_csv is None else zones_csv), *codes)
+
+
+def fetch_zones(url: str = ZONES_URL) -> bytes | None:
+    """TLC's zones as published now, None when there is no way there, which the log tells."""
+    configured = settings()
+    retries = urllib3.Retry(configured.http_retries, backoff_factor=configured.http_backoff, backoff_jitter=1)
+    try:
+        answer = urllib3.request("GET", url, timeout=configured.http_timeout, retries=retries)
+    except urllib3.exceptions.HTTPError as error:
+        log.warning("zones: %s did not answer (%s); taking the embedded copy", url, type(error).__name__)
+        return None
+    if answer.status != 200:
+        log.warning("zones: %s answered %s; taking the embedded copy", url, answer.status)
+        return None
+    return answer.data
+
+
+def _zones(text: bytes) -> Lookup:
+    header, *rows = list(csv.reader(io.StringIO(text.decode("utf-8-sig")))) or [[]]
+    ids = [row[0] for row in rows]
+    if header != ZONE_HEADER or any(len(row) != 4 for row in rows) or ids != [str(n) for n in range(1, len(ids) + 1)]:
+        raise SourceError("these are not TLC's zones", expected=",".join(ZONE_HEADER), got=",".join(header)[:100])
+    columns = [pa.array(map(int, ids), pa.int16()), *(pa.array(column) for column in list(zip(*rows, strict=True))[1:])]
+    return Lookup(ZONES, pa.table(columns, names=list(ZONES.names)))
+
+
+def _codes(name: str, table: CodeTable) -> Lookup:
+    column = CODE_COLUMNS[name]
+    numbers = all(isinstance(code, int) for code in table.codes)
+    kind: Type = "int16" if numbers else "string"
+    fields = (
+        Field(column, kind, "The code", required=True),
+        Field("name", "string", "What it means"),
+        Field("note", "string", "What else is to be known of it"),
+        Field("source", "string", "Where that is from"),
+    )
+    rows = {
+        column: pa.array(table.codes, pa.int16() if numbers else pa.string()),
+        "name": pa.array([code.name for code in table.codes.values()]),
+        "note": pa.array([code.note.strip() or None for code in table.codes.values()], pa.string()),
+        "source": pa.array([table.source.strip()] * len(table.codes)),
+    }
+    return Lookup(Table(name, table.title, fields, (column,)), pa.table(rows))

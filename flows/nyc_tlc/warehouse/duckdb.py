@@ -1,0 +1,238 @@
+"""DuckDB, the embedded warehouse: delete and insert in one transaction, in a file that one process at a time writes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
+from nyc_tlc.lake.clean_file import CleanFile
+from nyc_tlc.months import Color, Month
+from nyc_tlc.settings import settings
+from nyc_tlc.warehouse import LOADS, SCHEMA, Kind, Load, Lookup, Table, View, reconcile
+from nyc_tlc.warehouse.tables import Type, missing_fields
+
+log = logging.getLogger(__name__)
+
+TYPES: dict[Type, str] = {
+    "int8": "TINYINT",
+    "int16": "SMALLINT",
+    "int32": "INTEGER",
+    "int64": "BIGINT",
+    "float64": "DOUBLE",
+    "string": "VARCHAR",
+    "timestamp": "TIMESTAMP",
+    "date": "DATE",
+    # Time zones are an extension, and extensions are downloaded; so an instant is its time in UTC.
+    "instant": "TIMESTAMP",
+}
+
+#: Threads of one process share a database; they take turns at writing it.
+_turns: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
+
+
+class DuckDbWarehouse:
+    """A warehouse in a DuckDB file."""
+
+    kind: Kind = "duckdb"
+
+    def __init__(self, path: Path) -> None:
+        """Use a file, which need not exist yet."""
+        self._path = path.absolute()
+        here = Path.cwd()
+        self.place = str(self._path.relative_to(here) if self._path.is_relative_to(here) else self._path)
+
+    def loads(self) -> dict[tuple[Color, Month], Load]:
+        """The months it has."""
+        if not self._path.exists():
+            return {}
+        with self._connected("the list of loads") as connection:
+            if not _columns(connection, LOADS.name):
+                return {}
+            return {(load.color, load.month): load for load in _ledger(connection)}
+
+    def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
+        """Create what is missing."""
+        with self._transaction("the tables") as connection:
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+            changed = [self._prepare(connection, table) for table in tables]
+            for lookup in lookups:
+                if not _columns(connection, lookup.table.name):
+                    self._replace_lookup(connection, lookup)
+            for view in views:
+                if any(changed) or tuple(_columns(connection, view.name)) != view.columns:
+                    connection.execute(f"CREATE OR REPLACE VIEW {_at(view.name)} AS {view.sql(_at)}")
+                    connection.execute(f"COMMENT ON VIEW {_at(view.name)} IS {_text(view.description)}")
+
+    def replace_month(
+        self, file: CleanFile, table: Table, flow_run_id: str | None, *, force: bool = False
+    ) -> tuple[Load, bool]:
+        """Make the month's rows exactly the file's."""
+        name, first_day = _at(table.name), [file.month.first_day]
+        count = f"SELECT count(*) FROM {name} WHERE file_month = ?"
+        with self._transaction(file.name) as connection:
+            known = next((load for load in _ledger(connection) if (load.color, load.month) == _which(file)), None)
+            if known and known.is_of(file) and not force and _one(connection, count, first_day) == known.rows:
+                return known, False
+            connection.execute(f"DELETE FROM {name} WHERE file_month = ?", first_day)
+            with contextlib.ExitStack() as opened:
+                rows = _one(connection, f"INSERT INTO {name} BY NAME SELECT * FROM {_rows(connection, file, opened)}")
+            reconcile(file, self.place, inserted=rows, found=_one(connection, count, first_day))
+            load = Load.of(file, datetime.now(UTC), flow_run_id)
+            ledger = _at(LOADS.name)
+            connection.execute(f"DELETE FROM {ledger} WHERE color = ? AND file_month = ?", list(load.to_row()[:2]))
+            marks = ", ".join("?" * len(LOADS.fields))
+            row = [value.replace(tzinfo=None) if isinstance(value, datetime) else value for value in load.to_row()]
+            connection.execute(f"INSERT INTO {ledger} ({', '.join(LOADS.names)}) VALUES ({marks})", row)
+        return load, True
+
+    def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
+        """Make the lookup tables exactly these rows."""
+        with self._transaction("the lookups") as connection:
+            for lookup in lookups:
+                self._replace_lookup(connection, lookup)
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows of a SELECT."""
+        with self._connected("a query") as connection:
+            return connection.execute(sql).fetchall()
+
+    def check(self) -> str:
+        """See that the file can be written."""
+        with self._transaction("a check") as connection:
+            connection.execute("SELECT 1")
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+            connection.execute(f"CREATE TABLE {_at('connection_check')} (one INTEGER)")
+            connection.execute(f"DROP TABLE {_at('connection_check')}")
+        return "answers, and tables can be made"
+
+    def _prepare(self, connection: duckdb.DuckDBPyConnection, table: Table) -> bool:
+        """Create or extend a table; whether it was."""
+        name, found = _at(table.name), _columns(connection, table.name)
+        if not found:
+            fields = (f"{each.name} {TYPES[each.type]}{' NOT NULL' * each.required}" for each in table.fields)
+            connection.execute(f"CREATE TABLE {name} ({', '.join(fields)})")
+            connection.execute(f"COMMENT ON TABLE {name} IS {_text(table.description)}")
+        gained = missing_fields(table, found, TYPES, self.place)
+        for field in gained:
+            if found:
+                connection.execute(f"ALTER TABLE {name} ADD COLUMN {field.name} {TYPES[field.type]}")
+            connection.execute(f"COMMENT ON COLUMN {name}.{field.name} IS {_text(field.description)}")
+        return bool(gained)
+
+    def _replace_lookup(self, connection: duckdb.DuckDBPyConnection, lookup: Lookup) -> None:
+        self._prepare(connection, lookup.table)
+        connection.execute(f"DELETE FROM {_at(lookup.table.name)}")
+        connection.register("lookup_rows", lookup.rows)
+        connection.execute(f"INSERT INTO {_at(lookup.table.name)} BY NAME SELECT * FROM lookup_rows")
+        connection.unregister("lookup_rows")
+
+    @contextlib.contextmanager
+    def _transaction(self, what: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        """All or nothing, in a turn of one's own."""
+        with _turns[self._path], self._connected(what) as connection:
+            connection.begin()
+            try:
+                yield connection
+                connection.commit()
+            except BaseException:
+                with contextlib.suppress(duckdb.Error):
+                    connection.rollback()
+                raise
+
+    @contextlib.contextmanager
+    def _connected(self, what: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        connection = self._connect(what)
+        try:
+            yield connection
+        except duckdb.Error as error:
+            raise TlcError(f"{what}: {self.place} failed", got=str(error).partition("\n")[0]) from error
+        finally:
+            connection.close()
+
+    def _connect(self, what: str) -> duckdb.DuckDBPyConnection:
+        """Open the file, waiting while another process has it."""
+        patience = settings().warehouse_wait
+        deadline, told = time.monotonic() + patience, False
+        while True:
+            try:
+                return duckdb.connect(self._path, config={"autoinstall_known_extensions": "false"})
+            except duckdb.IOException as error:
+                if "lock" not in str(error):
+                    raise ConfigurationError(f"{what}: cannot open {self.place}", got=_first(error)) from error
+                holder = _holder(error)
+                if time.monotonic() > deadline:
+                    raise TransientError(
+                        f"{what}: {self.place} is held by {holder}",
+                        got=f"no turn within {patience:g} seconds",
+                        fix="end that, or run this again later",
+                    ) from error
+                if not told:
+                    log.warning("%s: waiting for %s to let go of %s", what, holder, self.place)
+                told = True
+                time.sleep(0.1)
+            except duckdb.Error as error:
+                raise ConfigurationError(f"{what}: cannot open {self.place}", got=_first(error)) from error
+
+
+def _which(file: CleanFile) -> tuple[Color, Month]:
+    return file.manifest.color, file.month
+
+
+def _at(name: str) -> str:
+    return f"{SCHEMA}.{name}"
+
+
+def _text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _first(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _holder(error: Exception) -> str:
+    """Who has the file, as DuckDB tells it."""
+    found = re.search(r"held in (.+?) \(PID (\d+)\)", str(error))
+    return f"process {found[2]} ({found[1]})" if found else "another process"
+
+
+def _one(connection: duckdb.DuckDBPyConnection, sql: str, values: list[Any] | None = None) -> int:
+    row = connection.execute(sql, values).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
+    """A table's or view's columns and types, empty when there is none."""
+    sql = (
+        "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database()"
+        " AND schema_name = ? AND table_name = ? ORDER BY column_index"
+    )
+    return dict(connection.execute(sql, [SCHEMA, table]).fetchall())
+
+
+def _ledger(connection: duckdb.DuckDBPyConnection) -> list[Load]:
+    rows = connection.execute(f"SELECT {', '.join(LOADS.names)} FROM {_at(LOADS.name)}").fetchall()
+    return [Load.from_row([v.replace(tzinfo=UTC) if isinstance(v, datetime) else v for v in row]) for row in rows]
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, file: CleanFile, opened: contextlib.ExitStack) -> str:
+    """What to select a file's rows from: the file itself, or its batches when it is in a bucket."""
+    if file.path:
+        return f"read_parquet({_text(str(file.path))}, hive_partitioning = false)"
+    reader = pa.RecordBatchReader.from_batches(file.terms.clean_schema, file.batches())
+    connection.register("clean_rows", reader)
+    opened.callback(connection.unregister, "clean_rows")
+    return "clean_rows"

@@ -1,0 +1,158 @@
+"""What is in a warehouse, the same in all three: tables and views, described once, by the contract where it can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nyc_tlc.contract import Contract, contract
+from nyc_tlc.errors import ContractError
+from nyc_tlc.months import COLORS, Color
+
+#: The schema or dataset that holds everything.
+SCHEMA = "ny_taxi"
+
+#: The contract's types, and two that only tables of ours have.
+Type = Literal["int8", "int16", "int32", "int64", "float64", "string", "timestamp", "date", "instant"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A column of a table."""
+
+    name: str
+    type: Type
+    description: str
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        name: Its name in the schema.
+        description: What a row is.
+        fields: Its columns.
+        key: The columns that tell its rows apart.
+    """
+
+    name: str
+    description: str
+    fields: tuple[Field, ...]
+    key: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns' names."""
+        return tuple(field.name for field in self.fields)
+
+
+TRIP_KEY = ("file_month", "source_row")
+
+LOADS = Table(
+    "loads",
+    "The months in this warehouse: one row a colour and month, written together with its rows",
+    (
+        Field("color", "string", "The colour", required=True),
+        Field("file_month", "date", "First day of the month", required=True),
+        Field("rows", "int64", "Rows of the month, equal to the manifest's clean rows", required=True),
+        Field("clean_sha256", "string", "SHA-256 of the lake's clean file they came from", required=True),
+        Field("source_sha256", "string", "SHA-256 of the source file that was made of", required=True),
+        Field("loaded_at", "instant", "When, in UTC", required=True),
+        Field("flow_run_id", "string", "The Prefect flow run that loaded it"),
+        Field("job_id", "string", "The BigQuery load job; null in other warehouses"),
+    ),
+    ("color", "file_month"),
+)
+
+
+def trip_table(terms: Contract) -> Table:
+    """The table of a colour's trips: the clean columns, as the contract describes them."""
+    fields = tuple(
+        Field(
+            column.name,
+            column.type,
+            f"{column.description} ({column.unit})" if column.unit else column.description,
+            required=column.name in TRIP_KEY,
+        )
+        for column in terms.columns
+    )
+    description = f"{terms.title}: one row a trip; (file_month, source_row) is its key"
+    return Table(f"{terms.color}_trip_data", description, fields, TRIP_KEY)
+
+
+def trip_tables(terms: Contract | None = None) -> dict[Color, Table]:
+    """The tables of all colours' trips.
+
+    Args:
+        terms: Taken instead of the contract of its colour.
+    """
+    known = {color: contract(color) for color in COLORS} | ({terms.color: terms} if terms else {})
+    return {color: trip_table(each) for color, each in known.items()}
+
+
+@dataclass(frozen=True)
+class View:
+    """A view; ``sql`` is the same for all warehouses but for how they write a table's name."""
+
+    name: str
+    description: str
+    columns: tuple[str, ...]
+    sql: Callable[[Callable[[str], str]], str]
+
+
+def views(tables: Mapping[Color, Table]) -> tuple[View, ...]:
+    """The views over the trips, each after those it is made of."""
+    taxis: tuple[Color, ...] = ("yellow", "green")
+    merged = tuple(dict.fromkeys(name for color in taxis for name in tables[color].names))
+    zones = ("pickup_borough", "pickup_zone", "dropoff_borough", "dropoff_zone")
+
+    def trips(at: Callable[[str], str]) -> str:
+        def select(color: Color) -> str:
+            have = tables[color].names
+            columns = ", ".join(name if name in have else f"NULL AS {name}" for name in merged)
+            return f"SELECT '{color}' AS color, {columns} FROM {at(tables[color].name)}"
+
+        return " UNION ALL ".join(map(select, taxis))
+
+    def trips_by_zone(at: Callable[[str], str]) -> str:
+        columns = ", ".join(f"t.{name}" for name in ("color", *merged))
+        named = ", ".join(f"{end}.{column} AS {way}_{column}" for end, way in _ENDS for column in ("borough", "zone"))
+        joins = " ".join(
+            f"LEFT JOIN {at('zones')} {end} ON {end}.location_id = t.{way}_location_id" for end, way in _ENDS
+        )
+        return f"SELECT {columns}, {named} FROM {at('trips')} t {joins}"
+
+    return (
+        View("trips", "The trips of yellow and green taxis", ("color", *merged), trips),
+        View("trips_by_zone", "The same with the names of their zones", ("color", *merged, *zones), trips_by_zone),
+    )
+
+
+_ENDS = (("p", "pickup"), ("d", "dropoff"))
+
+
+def missing_fields(table: Table, found: Mapping[str, str], types: Mapping[Type, str], place: str) -> Sequence[Field]:
+    """The columns that an existing table has yet to gain.
+
+    Args:
+        table: What it should be.
+        found: Its columns and their types, in the warehouse's words.
+        types: The warehouse's word for each type.
+        place: The warehouse, for people.
+
+    Raises:
+        ContractError: when it differs otherwise.
+    """
+    expected = {field.name: types[field.type] for field in table.fields}
+    wrong = [name for name, kind in found.items() if expected.get(name) != kind]
+    if wrong:
+        raise ContractError(
+            f"{place}: the table {SCHEMA}.{table.name} is not the contract's",
+            expected=", ".join(f"{name} {expected.get(name, '(no such column)')}" for name in wrong),
+            got=", ".join(f"{name} {found[name]}" for name in wrong),
+            fix="drop or rename the table, and load its months again",
+        )
+    return [field for field in table.fields if field.name not in found]

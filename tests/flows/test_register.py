@@ -1,0 +1,358 @@
+"""Registering a profile's blocks as people do it, at a real Prefect server."""
+
+import json
+import re
+import runpy
+import shutil
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect_gcp import GcpCredentials, GcsBucket
+from prefect_sqlalchemy import SqlAlchemyConnector
+
+from conftest import ROOT, PrefectServer
+from nyc_tlc.blocks import SECTIONS, ConnectionInfo
+
+SECRET = "p@ss:w/o%r#d"
+DEV = ["local-file-system/taxi-dev", "sqlalchemy-connector/taxi-dev"]
+GCP = ["gcp-credentials/taxi-gcp", "gcs-bucket/taxi-gcp", "bigquery-warehouse/taxi-gcp"]
+
+
+@dataclass(frozen=True)
+class Ran:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def standings(self) -> dict[str, str]:
+        """Block -> what was done about it."""
+        lines = (re.split(r"  +", line) for line in self.out.splitlines())
+        return {block: status for status, block in lines}
+
+
+Register = Callable[..., Ran]
+
+
+@pytest.fixture(autouse=True)
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The blocks of a clone in the working directory, free to change, and no variable set."""
+    shutil.copytree(ROOT / "blocks", tmp_path / "blocks", ignore=shutil.ignore_patterns("__pycache__"))
+    for profile in (tmp_path / "blocks/profiles").iterdir():
+        for name in re.findall(r"\$\{(\w+)", profile.read_text()):
+            monkeypatch.delenv(name, raising=False)
+    return tmp_path / "blocks"
+
+
+@pytest.fixture
+def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
+    """A client of the server, which keeps no block from one test to the next."""
+    settings = {PREFECT_API_URL: prefect_server.url, PREFECT_HOME: prefect_server.home}
+    with temporary_settings(settings), get_client(sync_client=True) as client:
+        yield client
+        for block in client.read_block_documents():
+            if str(block.name).startswith("taxi-"):
+                client.delete_block_document(block.id)
+
+
+@pytest.fixture
+def register(clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Register:
+    """Run the script in this process: what it prints, and its exit status."""
+
+    def run(*arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["blocks/register.py", *arguments])
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        with pytest.raises(SystemExit) as exited:
+            runpy.run_path(str(clone / "register.py"), run_name="__main__")
+        shown = capsys.readouterr()
+        return Ran(int(str(exited.value.code)), shown.out, shown.err)
+
+    return run
+
+
+@pytest.fixture
+def service_account(tmp_path: Path) -> Path:
+    """The JSON file of a service account that nobody knows."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file = tmp_path / "key.json"
+    content = {
+        "type": "service_account",
+        "project_id": "elsewhere",
+        "private_key_id": "1",
+        "private_key": key.decode(),
+        "client_email": "taxi@elsewhere.iam.gserviceaccount.com",
+        "token_uri": "https://oauth2.googleapis.com/token",
+    }
+    file.write_text(json.dumps(content))
+    return file
+
+
+def test_dev_needs_one_variable_and_a_second_run_changes_nothing(
+    client: SyncPrefectClient, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", SECRET)
+    made = register("dev")
+    assert (made.status, made.err) == (0, "")
+    assert made.standings == dict.fromkeys(DEV, "created")
+    connection = SqlAlchemyConnector.load("taxi-dev").connection_info
+    assert connection.create_url().render_as_string() == "postgresql+psycopg2://postgres:***@localhost:5432/ny_taxi"
+    assert connection.create_url().password == SECRET
+    before = {block.id: block.updated for block in client.read_block_documents()}
+    again = register("dev")
+    assert again.status == 0
+    assert again.standings == dict.fromkeys(DEV, "unchanged")
+    assert {block.id: block.updated for block in client.read_block_documents()} == before
+
+
+def test_a_changed_password_is_noticed_saved_and_never_shown(
+    client: SyncPrefectClient, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", "old-" + SECRET)
+    register("dev")
+    monkeypatch.setenv("POSTGRES_PASSWORD", SECRET)
+    checked, updated = register("dev", "--check"), register("dev")
+    assert checked.standings == dict(zip(DEV, ["unchanged", "differs (connection_info)"], strict=True))
+    assert updated.standings == dict(zip(DEV, ["unchanged", "updated (connection_info)"], strict=True))
+    assert (checked.status, updated.status) == (1, 0)
+    assert SECRET not in checked.out + checked.err + updated.out + updated.err
+    assert SqlAlchemyConnector.load("taxi-dev").connection_info.password.get_secret_value() == SECRET
+    (shown,) = [
+        block for block in client.read_block_documents(include_secrets=False) if "connection_info" in block.data
+    ]
+    assert shown.data["connection_info"]["password"] == "********"
+
+
+def test_check_tells_what_is_missing_and_saves_nothing(
+    client: SyncPrefectClient, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", SECRET)
+    checked = register("dev", "--check")
+    assert (checked.status, checked.standings) == (1, dict.fromkeys(DEV, "missing"))
+    assert client.read_block_documents() == []
+    register("dev")
+    assert register("dev", "--check").status == 0
+
+
+def test_variables_come_from_dotenv_and_the_environment_wins(
+    client: SyncPrefectClient, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(".env").write_text(f"POSTGRES_HOST=from-file\nPOSTGRES_DB=from-file\nPOSTGRES_PASSWORD='{SECRET}'\n")
+    monkeypatch.setenv("POSTGRES_DB", "from-environment")
+    assert register("dev").status == 0
+    connection = SqlAlchemyConnector.load("taxi-dev").connection_info
+    assert (connection.host, connection.database) == ("from-file", "from-environment")
+    assert connection.password.get_secret_value() == SECRET
+
+
+def test_all_variables_that_are_not_set_are_named_with_their_lines(register: Register) -> None:
+    ran = register("gcp")
+    assert ran.status == 1
+    assert ran.err == (
+        "error: blocks/profiles/gcp.yaml:3: the variable GOOGLE_CLOUD_PROJECT is not set; "
+        "blocks/profiles/gcp.yaml:9: the variable GCS_BUCKET is not set; set it in the environment or in .env\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("profile", "told"),
+    [
+        ("gcs-buckets:\n", "1: unknown key 'gcs-buckets'; expected gcp-credentials, gcs-bucket, local-file-system,"),
+        ("local-file-system:\n  path: /lake", "2: unknown key local-file-system.path; expected basepath\n"),
+        (
+            "sqlalchemy-connector:\n  connection_info:\n    host: h\n    pasword: ${PASSWORD}\n    database: d",
+            "4: unknown key sqlalchemy-connector.connection_info.pasword; "
+            "expected driver, host, port, database, username, password, query\n",
+        ),
+        (
+            "sqlalchemy-connector:\n  connection_info:\n    host: h\n    database: d\n    username: u",
+            "2: sqlalchemy-connector.connection_info.password is missing or empty; expected driver, host,",
+        ),
+        (
+            "sqlalchemy-connector:\n  connection_info: {host: h, database: d, username: u, password: p,\n"
+            "                    port: '${PASSWORD}'}",
+            "3: sqlalchemy-connector.connection_info.port: Input should be a valid integer",
+        ),
+        (
+            "sqlalchemy-connector:\n  connection_info: ${PASSWORD}",
+            "2: sqlalchemy-connector.connection_info has to have keys",
+        ),
+        ("local-file-system: /lake", "1: local-file-system has to have keys; expected basepath\n"),
+        ("local-file-system: {basepath: [/lake]}", "1: local-file-system.basepath: Input should be a valid string"),
+        ("local-file-system:\n  basepath: lake", "2: local-file-system.basepath: a path has to start with / or ~"),
+        ("local-file-system:\n  basepath: ${LAKE-/lake}", "2: a ${ that begins no variable; expected ${NAME} or"),
+        ("local-file-system:\n  basepath: /a\n  basepath: /b", "2: the key 'basepath' a second time, in line 3"),
+        ("local-file-system: {basepath: /lake}\ngcs-bucket: {bucket: lake}", "1: a second lake; expected either"),
+        ("\ngcs-bucket:\n  bucket: lake", "2: gcs-bucket without gcp-credentials; add the section"),
+        ("gcs-bucket:\n  bucket: a: b", "2: not valid YAML; got mapping values are not allowed here"),
+        ("gcs-bucket:\n  bucket: *p@ss", "2: not valid YAML"),
+        ("", "1: no blocks; expected gcp-credentials"),
+    ],
+)
+def test_a_mistake_in_a_profile_is_told_with_file_line_and_allowed_keys(
+    clone: Path, register: Register, monkeypatch: pytest.MonkeyPatch, profile: str, told: str
+) -> None:
+    monkeypatch.setenv("PASSWORD", SECRET)
+    (clone / "profiles/mine.yaml").write_text(profile)
+    ran = register("mine")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith(f"error: blocks/profiles/mine.yaml:{told}")
+    assert ran.err.count("\n") == 1
+    assert SECRET not in ran.err
+
+
+def test_gcp_is_registered_from_a_key_file_and_google_is_not_asked(
+    client: SyncPrefectClient, prefect_server: PrefectServer, service_account: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.setblocking(False)
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        proxies = {"HTTPS_PROXY": address, "HTTP_PROXY": address, "NO_PROXY": "127.0.0.1"}
+        names = {
+            "GOOGLE_CLOUD_PROJECT": "taxis",
+            "GCS_BUCKET": "taxi-lake",
+            "GCP_SERVICE_ACCOUNT_FILE": str(service_account),
+        }
+        done = prefect_server.run("blocks/register.py", "gcp", **names, **proxies)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [word for block in GCP for word in ("created", block)]
+    assert GcpCredentials.load("taxi-gcp").project == "taxis"
+
+
+def test_new_credentials_reach_the_blocks_that_use_them(
+    client: SyncPrefectClient, register: Register, monkeypatch: pytest.MonkeyPatch, service_account: Path
+) -> None:
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "taxis")
+    monkeypatch.setenv("GCS_BUCKET", "taxi-lake")
+    monkeypatch.setenv("GCP_SERVICE_ACCOUNT_FILE", str(service_account))
+    register("gcp")
+    monkeypatch.setenv("GCP_SERVICE_ACCOUNT_FILE", "")
+    Path(".env").write_text(f"GCP_SERVICE_ACCOUNT_INFO='{service_account.read_text()}'")
+    monkeypatch.setenv("GCS_FOLDER", "tlc")
+    updated, again = register("gcp"), register("gcp")
+    assert list(updated.standings.items()) == [
+        (GCP[0], "updated (service_account_file, service_account_info)"),
+        (GCP[1], "updated (bucket_folder)"),
+        (GCP[2], "unchanged"),
+    ]
+    assert again.standings == dict.fromkeys(GCP, "unchanged")
+    assert "PRIVATE KEY" not in updated.out + updated.err + again.out + again.err
+    credentials = GcsBucket.load("taxi-gcp").gcp_credentials
+    assert credentials.service_account_info.get_secret_value() == json.loads(service_account.read_text())
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        (f"{SECRET}", "6: gcp-credentials.service_account_info: not the JSON of a service account key"),
+        (json.dumps([SECRET]), "6: gcp-credentials.service_account_info: not the JSON of a service account key"),
+        (json.dumps({"private_key": SECRET}), "2: gcp-credentials: the service account key is not usable"),
+        (
+            json.dumps({"private_key": SECRET, "client_email": SECRET, "token_uri": SECRET}),
+            "2: gcp-credentials: the Google credentials are not usable; got ",
+        ),
+    ],
+)
+def test_a_key_that_is_none_is_refused_and_not_quoted(
+    register: Register, monkeypatch: pytest.MonkeyPatch, key: str, told: str
+) -> None:
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "taxis")
+    monkeypatch.setenv("GCS_BUCKET", "taxi-lake")
+    monkeypatch.setenv("GCP_SERVICE_ACCOUNT_INFO", key)
+    ran = register("gcp")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith(f"error: blocks/profiles/gcp.yaml:{told}")
+    assert ran.err.count("\n") == 1
+    assert SECRET not in ran.err
+
+
+def test_without_a_key_and_without_default_credentials_the_way_to_get_some_is_told(
+    prefect_server: PrefectServer, tmp_path: Path
+) -> None:
+    nobody = {"CLOUDSDK_CONFIG": str(tmp_path), "GOOGLE_APPLICATION_CREDENTIALS": "", "NO_GCE_CHECK": "true"}
+    names = {"GOOGLE_CLOUD_PROJECT": "taxis", "GCS_BUCKET": "taxi-lake"}
+    done = prefect_server.run("blocks/register.py", "gcp", **names, **nobody)
+    assert done.returncode == 1
+    assert "gcp.yaml:2: gcp-credentials: no application default credentials on this machine; got " in done.stderr
+    assert "run gcloud auth application-default login" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_block_that_the_profile_no_longer_has_is_told_and_kept(
+    client: SyncPrefectClient, clone: Path, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", SECRET)
+    register("dev")
+    (clone / "profiles/dev.yaml").write_text("local-file-system: {basepath: /lake}")
+    ran = register("dev")
+    assert (ran.status, ran.standings) == (0, dict(zip(DEV, ["updated (basepath)", "unused"], strict=True)))
+    assert SqlAlchemyConnector.load("taxi-dev")
+
+
+def test_an_api_that_refuses_or_is_away_is_one_line_without_its_answer(
+    register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(422)
+            self.end_headers()
+            self.wfile.write(json.dumps({"request_body": SECRET}).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("POSTGRES_PASSWORD", SECRET)
+    with HTTPServer(("127.0.0.1", 0), Refusing) as api:
+        threading.Thread(target=api.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{api.server_port}/api"
+        with temporary_settings({PREFECT_API_URL: url}):
+            refused = register("dev")
+        api.shutdown()
+    with temporary_settings({PREFECT_API_URL: url}):
+        away = register("dev")
+    assert (refused.status, away.status) == (1, 1)
+    assert refused.err.startswith("error: the Prefect API answered 422; ")
+    assert away.err.startswith("error: the Prefect API can't be reached; got ConnectError; start it")
+    assert (refused.err + away.err).count("\n") == 2
+    assert SECRET not in refused.err + away.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["local"], "the profile local needs no blocks"),
+        (["prod"], "there is no profile 'prod'; expected dev or gcp"),
+        (["../profiles/dev"], "no name for a profile"),
+        ([], "PROFILE"),
+        (["dev", "--chek"], "--chek"),
+    ],
+)
+def test_wrong_arguments_exit_with_2(register: Register, arguments: list[str], told: str) -> None:
+    ran = register(*arguments)
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith("error: ")
+    assert ran.err.count("\n") == 1
+    assert told in ran.err
+
+
+def test_the_readme_has_every_section_key_and_variable() -> None:
+    readme = (ROOT / "blocks/README.md").read_text()
+    words = set(re.findall(r"`([\w-]+)`", readme))
+    for slug, section in SECTIONS.items():
+        assert {slug, *section.model_fields} <= words
+    assert set(ConnectionInfo.model_fields) <= words
+    for profile in (ROOT / "blocks/profiles").iterdir():
+        assert set(re.findall(r"\$\{(\w+)", profile.read_text())) <= words

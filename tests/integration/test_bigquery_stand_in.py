@@ -1,0 +1,262 @@
+"""The BigQuery stand-in answers the real client as Google's documentation says BigQuery does."""
+
+import datetime as dt
+import io
+import threading
+from collections.abc import Iterator
+from decimal import Decimal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from google.api_core.exceptions import BadRequest, Conflict, Forbidden, NotFound, PreconditionFailed
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import bigquery
+from google.oauth2.credentials import Credentials
+
+from stand_ins.bigquery import BigQuery, Fault
+
+JANUARY, FEBRUARY = dt.date(2024, 1, 1), dt.date(2024, 2, 1)
+TRIPS = "taxis.ny_taxi.green_trip_data"
+SCHEMA = [
+    bigquery.SchemaField("file_month", "DATE", "REQUIRED"),
+    bigquery.SchemaField("pickup_datetime", "DATETIME", description="When the meter was engaged"),
+    bigquery.SchemaField("passenger_count", "INT64"),
+    bigquery.SchemaField("total_amount", "FLOAT64"),
+]
+
+
+def trips(month: dt.date, *passengers: int | None, **columns: pa.Array) -> bytes:
+    """A Parquet file of a month's trips."""
+    pickup = dt.datetime.combine(month, dt.time(12, 30, 0, 250))
+    table = {
+        "file_month": pa.array([month] * len(passengers), pa.date32()),
+        "pickup_datetime": pa.array([pickup] * len(passengers), pa.timestamp("us")),
+        "passenger_count": pa.array(passengers, pa.int16()),
+        "total_amount": pa.array([12.5] * len(passengers), pa.float64()),
+    }
+    sink = io.BytesIO()
+    pq.write_table(pa.table(table | columns), sink)
+    return sink.getvalue()
+
+
+@pytest.fixture
+def lake() -> dict[str, bytes]:
+    """What is in the bucket."""
+    return {"january": trips(JANUARY, 1, 2, None), "february": trips(FEBRUARY, 5)}
+
+
+@pytest.fixture
+def stand_in(lake: dict[str, bytes]) -> Iterator[BigQuery]:
+    """The stand-in over the lake."""
+    with BigQuery("taxis", lambda bucket, name: lake.get(name) if bucket == "taxi-lake" else None).running() as it:
+        yield it
+
+
+@pytest.fixture
+def client(stand_in: BigQuery, monkeypatch: pytest.MonkeyPatch) -> Iterator[bigquery.Client]:
+    """The real client, with a dataset and a table partitioned by month."""
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", stand_in.url)
+    with bigquery.Client("taxis", AnonymousCredentials()) as client:
+        client.create_dataset("ny_taxi")
+        table = bigquery.Table(TRIPS, SCHEMA)
+        table.time_partitioning = bigquery.TimePartitioning("MONTH", "file_month")
+        table.clustering_fields = ["pickup_datetime"]
+        client.create_table(table)
+        yield client
+
+
+def config(disposition: str = "WRITE_TRUNCATE", **options: object) -> bigquery.LoadJobConfig:
+    return bigquery.LoadJobConfig(source_format="PARQUET", write_disposition=disposition, schema=SCHEMA, **options)
+
+
+def load(client: bigquery.Client, name: str, partition: str, job_id: str | None = None) -> bigquery.LoadJob:
+    uri, table = f"gs://taxi-lake/{name}", f"{TRIPS}${partition}" if partition else TRIPS
+    return client.load_table_from_uri(uri, table, job_id=job_id, job_config=config(labels={"color": "green"}))
+
+
+def counts(client: bigquery.Client) -> dict[dt.date, int]:
+    sql = f"SELECT file_month, COUNT(*) AS trips FROM `{TRIPS}` GROUP BY file_month ORDER BY file_month"
+    return {row.file_month: row.trips for row in client.query(sql).result()}
+
+
+def test_truncating_a_partition_leaves_its_neighbours(
+    client: bigquery.Client, stand_in: BigQuery, lake: dict[str, bytes]
+) -> None:
+    load(client, "january", "202401").result()
+    job = load(client, "february", "202402").result()
+    assert job.output_rows == 1 and job.labels == {"color": "green"} and job.location == "US"
+    lake["january"] = trips(JANUARY, 6)
+    load(client, "january", "202401").result()
+    assert counts(client) == {JANUARY: 1, FEBRUARY: 1}
+    assert client.get_table(TRIPS).num_rows == 2
+    assert client.get_table(f"{TRIPS}$202402").num_rows == 1
+    assert client.get_table(TRIPS).schema[1].description == "When the meter was engaged"
+    client.delete_table(f"{TRIPS}$202402")
+    load(client, "january", "").result()
+    assert counts(client) == {JANUARY: 1}
+
+
+def test_rows_of_another_month_fail_the_job_and_change_nothing(client: bigquery.Client, lake: dict[str, bytes]) -> None:
+    load(client, "january", "202401").result()
+    job = load(client, "february", "202401")
+    with pytest.raises(BadRequest, match="Some rows belong to different partitions"):
+        job.result()
+    assert job.error_result["reason"] == "invalid" and job.state == "DONE"
+    assert counts(client) == {JANUARY: 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (None, NotFound, "Not found: URI gs://taxi-lake/other"),
+        (b"PAR", BadRequest, "not in Parquet format"),
+        (
+            trips(JANUARY, 1, passenger_count=pa.array([1.0])),
+            BadRequest,
+            "'passenger_count' has type DOUBLE which does not match the target cpp_type INT64",
+        ),
+        (trips(JANUARY, 1, file_month=pa.array([None], pa.date32())), BadRequest, "Required field file_month"),
+        (trips(JANUARY, 1, tip=pa.array([1.0])), BadRequest, "No field in the schema for Parquet column 'tip'"),
+    ],
+)
+def test_a_job_that_cannot_load_says_why(
+    client: bigquery.Client, lake: dict[str, bytes], content: bytes | None, error: type[Exception], message: str
+) -> None:
+    if content:
+        lake["other"] = content
+    with pytest.raises(error, match=message):
+        load(client, "other", "202401").result()
+    assert counts(client) == {}
+
+
+def test_a_job_id_is_taken_once_and_found_again(client: bigquery.Client, stand_in: BigQuery) -> None:
+    stand_in.faults = [Fault("lost", about="/jobs")]
+    with pytest.raises(Conflict, match=r"Already Exists: Job taxis:US\.green-2024-01") as caught:
+        load(client, "january", "202401", "green-2024-01")
+    assert caught.value.errors[0]["reason"] == "duplicate"
+    assert client.get_job("green-2024-01", location="US").result().output_rows == 3
+    with pytest.raises(NotFound):
+        client.get_job("green-2024-01", location="EU")
+    assert [job.job_id for job in client.list_jobs()] == ["green-2024-01"]
+    assert counts(client) == {JANUARY: 3}
+
+
+def test_a_job_runs_unseen_until_it_is_done(client: bigquery.Client, stand_in: BigQuery) -> None:
+    load(client, "january", "202401").result()
+    stand_in.pause = threading.Event()
+    job, cancelled = load(client, "february", "202402"), load(client, "february", "202402")
+    cancelled.cancel()
+    assert not job.done() and counts(client) == {JANUARY: 3}
+    stand_in.pause.set()
+    job.result()
+    assert cancelled.error_result["reason"] == "stopped"
+    assert counts(client) == {JANUARY: 3, FEBRUARY: 1}
+
+
+@pytest.mark.parametrize("size", [None, 1], ids=["resumable", "multipart"])
+def test_an_upload_is_loaded(
+    client: bigquery.Client,
+    stand_in: BigQuery,
+    lake: dict[str, bytes],
+    size: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("google.cloud.bigquery.client._DEFAULT_CHUNKSIZE", 256 * 1024)
+    content = trips(JANUARY, *[1] * 70_000, total_amount=pa.array([i / 7 for i in range(70_000)]))
+    if size is None:
+        stand_in.faults = [Fault("reset", "PUT"), Fault("lost", "PUT", f"/{len(content)}")]
+    job = client.load_table_from_file(
+        io.BytesIO(content), f"{TRIPS}$202401", size=size and len(content), job_config=config()
+    )
+    assert job.result().output_rows == 70_000
+    assert counts(client) == {JANUARY: 70_000}
+
+
+def test_values_and_nulls_come_back_as_they_were(client: bigquery.Client) -> None:
+    load(client, "january", "202401").result()
+    rows = list(client.query(f"SELECT * FROM `{TRIPS}` ORDER BY passenger_count DESC").result(page_size=2))
+    assert rows[0].values() == (JANUARY, dt.datetime(2024, 1, 1, 12, 30, 0, 250), 2, 12.5)
+    assert [row.passenger_count for row in rows] == [2, 1, None]
+    moment = dt.datetime(2024, 1, 1, 5, tzinfo=dt.UTC)
+    parameters = [
+        bigquery.ScalarQueryParameter("color", "STRING", "green's"),
+        bigquery.ScalarQueryParameter("month", "DATE", JANUARY),
+        bigquery.ScalarQueryParameter("moment", "TIMESTAMP", moment),
+        bigquery.ScalarQueryParameter("none", "INT64", None),
+    ]
+    sql = """SELECT @color, @moment, @none, "it's", CAST(1.5 AS NUMERIC), SUM(passenger_count), TRUE,
+        CAST('2024-01-01T01:02:03' AS DATETIME), DATE_TRUNC(DATE '2024-01-09', MONTH) # the month
+        FROM ny_taxi.green_trip_data WHERE file_month = @month"""
+    row = next(iter(client.query_and_wait(sql, job_config=bigquery.QueryJobConfig(query_parameters=parameters))))
+    expected = ("green's", moment, None, "it's", Decimal("1.5"), 3, True, dt.datetime(2024, 1, 1, 1, 2, 3), JANUARY)
+    assert row.values() == expected
+
+
+def test_merge_delete_and_views(client: bigquery.Client) -> None:
+    client.query_and_wait("CREATE TABLE IF NOT EXISTS ny_taxi.loads (color STRING NOT NULL, loaded INT64)")
+    merge = """MERGE INTO `taxis.ny_taxi.loads` AS t USING (SELECT @color AS color, @loaded AS loaded) AS s
+        ON t.color = s.color WHEN MATCHED THEN UPDATE SET loaded = s.loaded
+        WHEN NOT MATCHED THEN INSERT (color, loaded) VALUES (s.color, s.loaded)"""
+    for color, loaded in [("green", 1), ("yellow", 2), ("green", 3)]:
+        parameters = [bigquery.ScalarQueryParameter("color", "STRING", color)]
+        parameters.append(bigquery.ScalarQueryParameter("loaded", "INT64", loaded))
+        job = client.query(merge, bigquery.QueryJobConfig(query_parameters=parameters))
+        assert job.result().total_rows == 0 and job.num_dml_affected_rows == 1 and job.statement_type == "MERGE"
+    view = bigquery.Table("taxis.ny_taxi.latest")
+    view.view_query = "SELECT color, loaded * 2 AS twice FROM `taxis.ny_taxi.loads`"
+    assert client.create_table(view).table_type == "VIEW"
+    rows = client.query_and_wait("SELECT * FROM `taxis.ny_taxi.latest` ORDER BY color")
+    assert [tuple(row) for row in rows] == [("green", 6), ("yellow", 4)]
+    assert client.get_table("ny_taxi.loads").schema[0] == bigquery.SchemaField("color", "STRING", "REQUIRED")
+    with pytest.raises(BadRequest, match="WHERE"):
+        client.query_and_wait("DELETE FROM ny_taxi.loads")
+    assert client.query("DELETE ny_taxi.loads WHERE color = 'green'").result().num_dml_affected_rows == 1
+    with pytest.raises(NotFound, match=r"Not found: Table taxis:ny_taxi\.nope"):
+        client.query_and_wait("SELECT * FROM ny_taxi.nope")
+    with pytest.raises(BadRequest, match="Syntax error") as caught:
+        client.query("SELEC 1").result()
+    assert caught.value.errors[0]["reason"] == "invalidQuery"
+
+
+def test_a_table_gains_columns_and_loses_none(client: bigquery.Client, lake: dict[str, bytes]) -> None:
+    lake["wider"] = trips(FEBRUARY, 1, tip_amount=pa.array([3.0]))
+    load(client, "january", "202401").result()
+    options = config(schema_update_options=["ALLOW_FIELD_ADDITION"])
+    options.schema = [*SCHEMA, bigquery.SchemaField("tip_amount", "FLOAT64")]
+    client.load_table_from_uri("gs://taxi-lake/wider", f"{TRIPS}$202402", job_config=options).result()
+    table = client.get_table(TRIPS)
+    assert [field.name for field in table.schema][-1] == "tip_amount" and table.num_rows == 4
+    stale, table.schema = client.get_table(TRIPS), [*table.schema, bigquery.SchemaField("note", "STRING")]
+    table = client.update_table(table, ["schema"])
+    with pytest.raises(PreconditionFailed):
+        client.update_table(stale, ["schema"])
+    for fields in (table.schema[:-1], [*table.schema[:-1], bigquery.SchemaField("note", "INT64")]):
+        table.schema = fields
+        with pytest.raises(BadRequest, match="Provided Schema does not match Table"):
+            client.update_table(table, ["schema"])
+
+
+def test_refusals_and_faults(client: bigquery.Client, stand_in: BigQuery) -> None:
+    stand_in.denied = {"jobs.create", "tables.get"}
+    with pytest.raises(Forbidden, match=r"bigquery\.jobs\.create"):
+        load(client, "january", "202401")
+    with pytest.raises(Forbidden, match=r"bigquery\.tables\.get denied on table taxis:ny_taxi\.green_trip_data"):
+        client.get_table(TRIPS)
+    stand_in.denied = set()
+    with pytest.raises(NotFound):
+        client.get_table("ny_taxi.nope")
+    with pytest.raises(Conflict, match="Already Exists: Dataset taxis:ny_taxi"):
+        client.create_dataset("ny_taxi")
+    stand_in.bucket_locations["taxi-lake"] = "EU"
+    with pytest.raises(BadRequest, match="source: EU, destination: US"):
+        load(client, "january", "202401").result()
+    stand_in.tokens = {"one"}
+    with pytest.raises(GoogleAuthError):
+        client.get_dataset("ny_taxi")
+    with bigquery.Client("taxis", Credentials("one")) as permitted:
+        assert [dataset.dataset_id for dataset in permitted.list_datasets()] == ["ny_taxi"]
+    stand_in.tokens = None
+    stand_in.faults = [Fault("status", "GET", "/datasets/ny_taxi"), Fault("reset", "GET", "/datasets/ny_taxi")]
+    assert client.get_dataset("ny_taxi").location == "US" and not stand_in.faults
