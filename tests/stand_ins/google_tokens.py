@@ -1,0 +1,116 @@
+"""Google's token endpoint on a socket, with a service account that only it knows.
+
+Implements the JWT bearer grant (RFC 7523) as service account keys use it: an assertion that the account's key signed,
+for this endpoint, not expired and with a scope, is worth the bearer token; any other is refused with the
+``invalid_grant`` or ``invalid_scope`` that Google answers. It is also a proxy that lets nothing through: a client on
+the internet's doorstep (google-auth looks up where an account's tokens may be used) is turned away and noted.
+
+Does not implement: TLS, ID tokens, refresh tokens, impersonation, workload identity; tokens don't differ by scope and
+never expire.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from google.auth import jwt
+
+GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+#: Assertions are always for Google, wherever the key file says its endpoint is.
+AUDIENCE = "https://oauth2.googleapis.com/token"
+
+
+class GoogleTokens:
+    """The stand-in.
+
+    Attributes:
+        key: The service account's key file, parsed.
+        token: The bearer token an assertion of the account is worth.
+        assertions: Those it got, in order.
+        revoked: Whether the key is one that Google no longer takes.
+        turned_away: The ``host:port`` that clients wanted to reach through the proxy, in order.
+    """
+
+    def __init__(self, project: str, token: str) -> None:
+        self.token, self.revoked = token, False
+        self.assertions: list[str] = []
+        self.turned_away: list[str] = []
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                status, answer = stand_in._grant(**{name: values[0] for name, values in form.items()})
+                self._send(status, answer)
+
+            def do_CONNECT(self) -> None:
+                stand_in.turned_away.append(self.path)
+                self._send(403, {"error": "there is no internet here"})
+
+            def _send(self, status: int, answer: dict[str, Any]) -> None:
+                content = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                """Stay quiet."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        private_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._public_key = private_key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        pem = private_key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        self.key = {
+            "type": "service_account",
+            "project_id": project,
+            "private_key_id": "1",
+            "private_key": pem.decode(),
+            "client_email": f"nyc-tlc-flows@{project}.iam.gserviceaccount.com",
+            "client_id": "1",
+            "token_uri": f"{self.url}/token",
+        }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What keeps a client from the internet."""
+        return {"HTTPS_PROXY": self.url, "NO_PROXY": "127.0.0.1,localhost"}
+
+    @contextmanager
+    def running(self) -> Iterator[GoogleTokens]:
+        """Serve while the block runs."""
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+
+    def _grant(self, grant_type: str = "", assertion: str = "") -> tuple[int, dict[str, Any]]:
+        self.assertions.append(assertion)
+        if grant_type != GRANT:
+            return 400, {"error": "unsupported_grant_type", "error_description": f"Invalid grant_type: {grant_type}"}
+        try:
+            claims = jwt.decode(assertion, certs=self._public_key, audience=AUDIENCE)
+        except ValueError:
+            claims = {}
+        if self.revoked or claims.get("iss") != self.key["client_email"]:
+            return 400, {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}
+        if not str(claims.get("scope", "")).startswith("https://www.googleapis.com/auth/"):
+            return 400, {"error": "invalid_scope", "error_description": "Invalid OAuth scope or ID token audience."}
+        return 200, {"access_token": self.token, "expires_in": 3599, "token_type": "Bearer"}
