@@ -40,7 +40,7 @@ format: $(VENV)/.dev ## Put the code into the house's format
 	@$(BIN)/ruff check --fix .
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Speed and memory against what else there is (minutes); writes tests/benchmarks/RESULTS.md
+bench: $(VENV)/.bench ## Speed and memory against what else there is (minutes); writes tests/benchmarks/RESULTS.md
 	@$(BIN)/python tests/benchmarks/bench.py $(ARGS)
 
 .PHONY: lock
@@ -49,6 +49,8 @@ lock: ## Lock the newest versions pyproject.toml allows (needs uv)
 		pyproject.toml --output-file requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
 		--constraint requirements.lock --group dev pyproject.toml --output-file requirements-dev.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
+		--constraint requirements-dev.lock --group bench --group dev pyproject.toml --output-file requirements-bench.lock
 
 .PHONY: clean
 clean: ## Remove the environment and caches, not the data
@@ -72,4 +74,9 @@ $(VENV)/.run: requirements.lock | $(BIN)/python
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 	@echo "installing the tools for tests and checks"
 	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/.bench: requirements-bench.lock $(VENV)/.dev
+	@echo "installing what is measured against"
+	@$(PIP) install --require-hashes -r requirements-bench.lock
 	@touch $@

@@ -16,12 +16,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
+from uuid import UUID
 
 import httpx
 import yaml
 from dotenv import dotenv_values
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, MalformedError
 from prefect.blocks.core import Block
+from prefect.blocks.notifications import CustomWebhookNotificationBlock, SendgridEmail, SlackWebhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectNotFound
@@ -60,6 +62,19 @@ def _parse_key(text: str) -> SecretDict:
     return SecretDict(content)
 
 
+def _slack_url(url: SecretStr) -> SecretStr:
+    # To another address Prefect's block would send nothing and say nothing.
+    if not re.match(r"https://hooks\.slack(-gov)?\.com/services/", url.get_secret_value()):
+        raise ValueError("not an incoming webhook of Slack, which starts with https://hooks.slack.com/services/")
+    return url
+
+
+def _web_address(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(("https://", "http://")):
+        raise ValueError("not an address, which starts with https://")
+    return url
+
+
 RootedPath = Annotated[str, AfterValidator(_same_everywhere)]
 ServiceAccountKey = Annotated[SecretDict, BeforeValidator(_parse_key)]
 
@@ -74,6 +89,10 @@ class Section(Part):
     """What a profile can say about one block; ``gcp_credentials`` are always the profile's own."""
 
     block: ClassVar[type[Block]]
+
+    def fields(self) -> dict[str, Any]:
+        """The block's fields."""
+        return {key: dict(part) if isinstance(part, BaseModel) else part for key, part in self}
 
 
 class GcpCredentialsSection(Section):
@@ -125,6 +144,41 @@ class BigQueryWarehouseSection(Section):
     block = BigQueryWarehouse
 
 
+class SlackWebhookSection(Section):
+    """Notifications in a channel of Slack."""
+
+    block = SlackWebhook
+    url: Annotated[SecretStr, AfterValidator(_slack_url)]
+
+
+class SendgridEmailSection(Section):
+    """Notifications by e-mail, sent by SendGrid."""
+
+    block = SendgridEmail
+    api_key: SecretStr
+    sender_email: str
+    to_emails: Annotated[list[str], Field(min_length=1)]
+
+
+class CustomWebhookSection(Section):
+    """Notifications to anything that takes JSON with ``subject`` and ``body``; Prefect keeps the address secret."""
+
+    block = CustomWebhookNotificationBlock
+    url: Annotated[SecretStr, AfterValidator(_web_address)]
+    token: SecretStr | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """The block's fields, with the address and the token among its secrets."""
+        secrets = {key: value.get_secret_value() for key, value in self if value}
+        return {
+            "name": "nyc-tlc",
+            "url": "{{ url }}",
+            "json_data": {"subject": "{{ subject }}", "body": "{{ body }}"},
+            "headers": {"Authorization": "Bearer {{ token }}"} if self.token else None,
+            "secrets": secrets,
+        }
+
+
 #: The sections by block type. Credentials come before the blocks that refer to them.
 SECTIONS: dict[str, type[Section]] = {
     section.block.get_block_type_slug(): section
@@ -134,10 +188,16 @@ SECTIONS: dict[str, type[Section]] = {
         LocalFileSystemSection,
         SqlAlchemyConnectorSection,
         BigQueryWarehouseSection,
+        SlackWebhookSection,
+        SendgridEmailSection,
+        CustomWebhookSection,
     )
 }
 CREDENTIALS = GcpCredentials.get_block_type_slug()
 LAKES = (GcsBucket.get_block_type_slug(), LocalFileSystem.get_block_type_slug())
+NOTIFICATIONS = tuple(
+    block.get_block_type_slug() for block in (SlackWebhook, SendgridEmail, CustomWebhookNotificationBlock)
+)
 
 
 @dataclass(frozen=True)
@@ -180,8 +240,10 @@ def read_blocks(path: Path, variables: Mapping[str, str]) -> list[Block]:
     for key in file.sections:
         if key not in SECTIONS:
             raise file.mistake((key,), f"unknown key {key!r}", expected=_one_of(SECTIONS))
-    if set(LAKES) <= file.sections.keys():
-        raise file.mistake((LAKES[1],), "a second lake", expected=f"either {' or '.join(LAKES)}")
+    for what, choice in (("lake", LAKES), ("notification", NOTIFICATIONS)):
+        chosen = [slug for slug in choice if slug in file.sections]
+        if len(chosen) > 1:
+            raise file.mistake((chosen[1],), f"a second {what}", expected=f"either {' or '.join(choice)}")
     blocks: dict[str, Block] = {}
     for slug, section in SECTIONS.items():
         if slug in file.sections:
@@ -205,7 +267,7 @@ def register(profile: str, blocks: list[Block], *, check: bool = False) -> list[
     name = block_name(profile)
     wanted = {block.get_block_type_slug(): block for block in blocks}
     standings = []
-    with _answered(), get_client(sync_client=True) as client:
+    with answered(), get_client(sync_client=True) as client:
         for slug, block in wanted.items():
             status, fields = _compare(block, name, client)
             if not check and status in DONE:
@@ -214,6 +276,12 @@ def register(profile: str, blocks: list[Block], *, check: bool = False) -> list[
             standings.append(Standing(f"{slug}/{name}", status, fields))
         unused = [slug for slug in SECTIONS if slug not in wanted and _read(slug, name, client)]
     return standings + [Standing(f"{slug}/{name}", "unused") for slug in unused]
+
+
+def notification(profile: str, client: SyncPrefectClient) -> UUID | None:
+    """The block that takes a profile's notifications, None when it has none."""
+    saved = (_read(slug, block_name(profile), client) for slug in NOTIFICATIONS)
+    return next((block.id for block in saved if block), None)
 
 
 def _read(slug: str, name: str, client: SyncPrefectClient) -> BlockDocument | None:
@@ -265,7 +333,7 @@ def _build(file: _ProfileFile, slug: str, section: type[Section], blocks: Mappin
     """
     try:
         settings = section.model_validate(file.sections[slug])
-        values = {key: dict(part) if isinstance(part, BaseModel) else part for key, part in settings}
+        values = settings.fields()
         if "gcp_credentials" in section.block.model_fields:
             if CREDENTIALS not in blocks:
                 raise file.mistake((slug,), f"{slug} without {CREDENTIALS}", fix=f"add the section {CREDENTIALS}")
@@ -287,8 +355,8 @@ def _build(file: _ProfileFile, slug: str, section: type[Section], blocks: Mappin
         ) from None
     except (GoogleAuthError, ValueError, TypeError, AttributeError) as error:
         # What a parser says about a key may quote it.
-        problem = type(error).__name__
-        raise file.mistake((slug,), f"{slug}: the Google credentials are not usable", got=problem) from None
+        what = "its values are" if slug in NOTIFICATIONS else "the Google credentials are"
+        raise file.mistake((slug,), f"{slug}: {what} not usable", got=type(error).__name__) from None
 
 
 def _explain(file: _ProfileFile, slug: str, section: type[Section], error: ValidationError) -> ConfigurationError:
@@ -323,7 +391,7 @@ def _one_of(keys: Any) -> str:
 
 
 @contextlib.contextmanager
-def _answered() -> Iterator[None]:
+def answered() -> Iterator[None]:
     """Turn a refusal of the Prefect API into one line: its answer repeats what was sent, secrets too.
 
     Raises:

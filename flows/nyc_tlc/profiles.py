@@ -6,6 +6,7 @@ seconds to import, so only a profile that has such a block pays for it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import warnings
 from collections.abc import Callable
@@ -13,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from google.api_core.exceptions import GoogleAPIError
+from google.api_core.exceptions import Forbidden
 from google.auth.exceptions import GoogleAuthError
-from prefect.filesystems import LocalFileSystem
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
@@ -28,11 +30,13 @@ from nyc_tlc.warehouse import Kind, Warehouse
 LOCAL = "local"
 
 #: Where the blocks' classes are.
-BUCKET = "prefect_gcp.cloud_storage:GcsBucket"
-WAREHOUSE_BLOCKS: dict[Kind, str] = {
-    "postgres": "prefect_sqlalchemy:SqlAlchemyConnector",
-    "bigquery": "prefect_gcp.bigquery:BigQueryWarehouse",
+CLASSES = {
+    "gcs-bucket": "prefect_gcp.cloud_storage:GcsBucket",
+    "local-file-system": "prefect.filesystems:LocalFileSystem",
+    "sqlalchemy-connector": "prefect_sqlalchemy:SqlAlchemyConnector",
+    "bigquery-warehouse": "prefect_gcp.bigquery:BigQueryWarehouse",
 }
+WAREHOUSE_BLOCKS: dict[Kind, str] = {"postgres": "sqlalchemy-connector", "bigquery": "bigquery-warehouse"}
 
 
 def open_lake(profile: str) -> Lake:
@@ -46,7 +50,7 @@ def open_lake(profile: str) -> Lake:
     if bucket := _bucket(profile):
         lake: Lake = importlib.import_module("nyc_tlc.lake.gcs").GcsLake(*bucket)
         return lake
-    folder = _load(profile, LocalFileSystem)
+    folder = _load(profile, "local-file-system")
     if folder is None:
         raise _missing(profile, "gcs-bucket", "local-file-system")
     return FolderLake(Path(folder.basepath or ".").expanduser().absolute())
@@ -63,12 +67,12 @@ def open_warehouse(profile: str, kind: Kind) -> Warehouse:
     if kind == "duckdb":
         opened = module.DuckDbWarehouse(settings().home.absolute() / "warehouse.duckdb")
     elif kind == "postgres":
-        connector = _load(profile, _block(WAREHOUSE_BLOCKS[kind]))
+        connector = _load(profile, WAREHOUSE_BLOCKS[kind])
         if connector is None:
             raise _missing(profile, "sqlalchemy-connector")
         opened = module.PostgresWarehouse(_libpq(profile, connector))
     else:
-        block = _load(profile, _block(WAREHOUSE_BLOCKS[kind]))
+        block = _load(profile, WAREHOUSE_BLOCKS[kind])
         if block is None:
             raise _missing(profile, "bigquery-warehouse")
         client = _opened(f"bigquery-warehouse/taxi-{profile}", block.gcp_credentials.get_bigquery_client)
@@ -83,7 +87,7 @@ def warehouses_of(profile: str) -> list[Kind]:
     Raises:
         ConfigurationError: when it has no lake either, or what it has can't be opened.
     """
-    kinds: list[Kind] = [kind for kind, block in WAREHOUSE_BLOCKS.items() if _load(profile, _block(block)) is not None]
+    kinds: list[Kind] = [kind for kind, slug in WAREHOUSE_BLOCKS.items() if _has(profile, slug)]
     if not kinds:
         # A name that nobody registered is a mistake, not a profile with DuckDB.
         open_lake(profile)
@@ -92,7 +96,7 @@ def warehouses_of(profile: str) -> list[Kind]:
 
 def _bucket(profile: str) -> tuple[Any, str] | None:
     """The profile's bucket with a client that may use it, and the folder in it."""
-    block = _load(profile, _block(BUCKET))
+    block = _load(profile, "gcs-bucket")
     if block is None:
         return None
     client = _opened(f"gcs-bucket/taxi-{profile}", block.gcp_credentials.get_cloud_storage_client)
@@ -104,10 +108,14 @@ def _location(bucket: Any) -> str:
 
     Raises:
         ConfigurationError: when the credentials may not see that.
+        TransientError: when time can heal it.
     """
+    gcs = importlib.import_module("nyc_tlc.lake.gcs")
     try:
         bucket.reload()
-    except (GoogleAPIError, GoogleAuthError) as error:
+    except gcs.FAILURES as error:
+        if not isinstance(error, Forbidden):
+            raise gcs.explain(error, "the bucket's location", f"gs://{bucket.name}") from error
         raise ConfigurationError(
             f"cannot see where gs://{bucket.name} is",
             got=_first_line(error),
@@ -126,41 +134,44 @@ def _libpq(profile: str, connector: Any) -> dict[str, Any]:
     return {**url.query, **named, **(connector.connect_args or {})}
 
 
-def _block(where: str) -> type[Any]:
-    module, _, name = where.partition(":")
-    block: type[Any] = getattr(importlib.import_module(module), name)
-    return block
+def _has(profile: str, slug: str) -> bool:
+    if profile == LOCAL:
+        return False
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
+        client.read_block_document_by_name(f"taxi-{profile}", slug, include_secrets=False)
+        return True
+    return False
 
 
-def _load(profile: str, kind: type[Any]) -> Any:
+def _load(profile: str, slug: str) -> Any:
     """A block of the profile, None when it has none of the kind.
 
     Raises:
         ConfigurationError: when it can't be loaded; what it holds is not shown.
     """
-    if profile == LOCAL:
+    if not _has(profile, slug):
         return None
-    name = f"{kind.get_block_type_slug()}/taxi-{profile}"
+    name = f"{slug}/taxi-{profile}"
+    module, _, kind = CLASSES[slug].partition(":")
+    block = getattr(importlib.import_module(module), kind)
     try:
         with warnings.catch_warnings():
             # Loads and counts have no use for it.
             warnings.filterwarnings("ignore", message="Cannot create BigQuery Storage client")
-            return kind.load(f"taxi-{profile}")
+            return block.load(f"taxi-{profile}")
     except RuntimeError as error:
         if not isinstance(error.__cause__, ValidationError):
             raise
         unfit = error.__cause__.errors(include_url=False, include_input=False, include_context=False)
-        wrong = ", ".join(dict.fromkeys(".".join(map(str, each["loc"])) or each["msg"] for each in unfit))
+        told = dict.fromkeys(": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"]))) for each in unfit)
         # Without its cause, which would show the values.
         raise ConfigurationError(
-            f"the block {name} can't be used", got=f"unfit {wrong}", fix=_register(profile)
+            f"the block {name} can't be used", got=", ".join(told), fix=_register(profile)
         ) from None
-    except ValueError as error:
-        if "Unable to find block document" in str(error):
-            return None
-        raise ConfigurationError(f"the block {name} can't be loaded", got=_first_line(error)) from None
-    except GoogleAuthError as error:
-        raise ConfigurationError(f"the block {name} can't be used", got=_first_line(error)) from error
+    except (GoogleAuthError, ValueError) as error:
+        raise ConfigurationError(
+            f"the block {name} can't be used", got=_first_line(error), fix=_register(profile)
+        ) from None
 
 
 def _opened(name: str, client: Callable[[], Any]) -> Any:
@@ -181,4 +192,5 @@ def _register(profile: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:300]
+    told = error.args[0] if isinstance(error, GoogleAuthError) and error.args else error
+    return str(told).partition("\n")[0][:300]

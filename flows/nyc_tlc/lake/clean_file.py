@@ -17,7 +17,7 @@ from nyc_tlc.manifest import Manifest
 from nyc_tlc.months import Month
 
 #: Rows of a batch: what a load holds in memory a few times over.
-BATCH_ROWS = 1 << 16
+BATCH_ROWS = 1 << 14
 
 
 @dataclass(frozen=True)

@@ -362,9 +362,13 @@ def _told_to_wait(url: str) -> Callable[[Exception], None]:
 def explain(error: Exception, name: str, url: str) -> TlcError:
     """What a client's error means for a person."""
     status = _status(error)
-    if isinstance(error, auth.GoogleAuthError) and not isinstance(error, auth.TransportError):
-        return ConfigurationError(f"{name}: the credentials for {url} are refused", got=_first_line(error))
-    if status in (401, 403):
+    if status == 401 or (isinstance(error, auth.GoogleAuthError) and not isinstance(error, auth.TransportError)):
+        return ConfigurationError(
+            f"{name}: the credentials for {url} are refused",
+            got=_first_line(error),
+            fix="renew them as blocks/README.md says, and register the profile again",
+        )
+    if status == 403:
         return ConfigurationError(
             f"{name}: no right to {url}",
             got=_first_line(error),
@@ -378,4 +382,5 @@ def explain(error: Exception, name: str, url: str) -> TlcError:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:300]
+    told = error.args[0] if isinstance(error, auth.GoogleAuthError) and error.args else error
+    return str(told).partition("\n")[0][:300]

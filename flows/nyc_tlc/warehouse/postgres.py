@@ -102,11 +102,10 @@ class PostgresWarehouse:
                 cursor.execute("ROLLBACK TO SAVEPOINT look")
             # A name of its own kind: a table of the user's that happens to be there is not dropped.
             filled = f"{table.name}_{file.month.year:04d}_{file.month.month:02d}_filling"
-            self._fill(cursor, file, table, filled)
-            rows = _one(cursor, sql.SQL("SELECT count(*) FROM {}").format(_at(filled)))
-            reconcile(file, self.place, copied=rows)
+            copied = self._fill(cursor, file, table, filled)
+            found = _one(cursor, sql.SQL("SELECT count(*) FROM {}").format(_at(filled)))
+            reconcile(file, self.place, copied=copied, found=found)
             self._swap(cursor, file, table, filled)
-            reconcile(file, self.place, found=_one(cursor, count, first_day))
             load = Load.of(file, datetime.now(UTC), flow_run_id)
             cursor.execute(
                 sql.SQL("DELETE FROM {} WHERE color = %s AND file_month = %s").format(_at(LOADS.name)),
@@ -213,8 +212,8 @@ class PostgresWarehouse:
             ) from error
         cursor.execute("SET LOCAL lock_timeout = 0")
 
-    def _fill(self, cursor: extensions.cursor, file: CleanFile, table: Table, filled: str) -> None:
-        """Make a table of the month, with the check that spares ATTACH its scan, and the rows.
+    def _fill(self, cursor: extensions.cursor, file: CleanFile, table: Table, filled: str) -> int:
+        """Make a table of the month, with the check that spares ATTACH its scan, and the rows; tells how many.
 
         It is made without a look at the partitioned table, so that other months' swaps need not wait for the rows.
         """
@@ -224,10 +223,11 @@ class PostgresWarehouse:
                 "CREATE TABLE {} ({}, CONSTRAINT is_its_month CHECK (file_month >= {} AND file_month < {}))"
             ).format(_at(filled), sql.SQL(", ").join(_definitions(table)), first, end)
         )
-        _copy(cursor, filled, file.terms.clean_schema, file.batches(), frozen=True)
+        copied = _copy(cursor, filled, file.terms.clean_schema, file.batches(), frozen=True)
         cursor.execute(sql.SQL("CREATE INDEX ON {} USING brin (pickup_datetime)").format(_at(filled)))
         if _has_primary_key(cursor, table.name):
             cursor.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(_at(filled), _names(table.key)))
+        return copied
 
     def _swap(self, cursor: extensions.cursor, file: CleanFile, table: Table, filled: str) -> None:
         """Put the filled table in the old partition's place; a moment without readers is all it takes."""
@@ -332,7 +332,7 @@ class _Encoded:
 
 def _copy(
     cursor: extensions.cursor, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, frozen: bool
-) -> None:
+) -> int:
     command = sql.SQL("COPY {} ({}) FROM STDIN WITH (FORMAT binary{})").format(
         _at(table), _names(schema.names), sql.SQL(", FREEZE" if frozen else "")
     )
@@ -341,6 +341,7 @@ def _copy(
         cursor.copy_expert(command, encoded, SEND)
     finally:
         encoded.stop()
+    return int(cursor.rowcount)
 
 
 def _which(file: CleanFile) -> tuple[Color, Month]:
