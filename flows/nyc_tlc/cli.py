@@ -21,7 +21,7 @@ from prefect.settings import (
 )
 from pydantic import ValidationError
 
-from nyc_tlc.errors import ArgumentError, NotPublished, TlcError
+from nyc_tlc.errors import ArgumentError, NotPublished, ReportedError, TlcError
 from nyc_tlc.months import Month
 from nyc_tlc.run_logs import RUN_LOGGERS, is_expected_failure, join_prefect
 from nyc_tlc.settings import settings
@@ -62,7 +62,7 @@ def _run(flow: Flow[..., Any]) -> int:
     if isinstance(outcome, TlcError):
         return _fail(outcome)
     if state.name == NotPublished.__name__:
-        return _fail(NotPublished(state.message or ""))
+        return _fail(NotPublished((state.message or "").partition("\n")[0]))
     if not state.is_completed():
         return _fail(TlcError(state.message or f"the run ended as {state.name}"))
     sys.stdout.write(f"{outcome.text}\n")
@@ -101,6 +101,8 @@ def _in_short(error: cyclopts.CycloptsError) -> str:
 
 
 def _fail(error: TlcError) -> int:
+    if isinstance(error, ReportedError):
+        sys.stdout.write(f"{error.report}\n")
     kind = "not published" if isinstance(error, NotPublished) else "error"
     sys.stderr.write(f"{kind}: {error}\n")
     return error.exit_status
@@ -116,5 +118,8 @@ def _quiet_terminal() -> None:
 def _worth_showing(record: logging.LogRecord) -> bool:
     if record.name.startswith("nyc_tlc"):
         return True
-    about_the_end = is_expected_failure(record) or record.getMessage().startswith("Finished in state")
-    return record.levelno >= logging.WARNING and not (record.name in RUN_LOGGERS and about_the_end)
+    told = record.getMessage()
+    about_the_end = is_expected_failure(record) or told.startswith("Finished in state")
+    # Limits are for servers that many runs share; without them there is nothing to be warned of.
+    about_limits = told.endswith("skipping acquisition.")
+    return record.levelno >= logging.WARNING and not (record.name in RUN_LOGGERS and (about_the_end or about_limits))

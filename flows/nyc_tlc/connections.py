@@ -41,7 +41,11 @@ def check_part(part: Literal["lake"] | Kind, profile: str) -> Finding:
     try:
         return Finding(part, True, _check_lake(profile) if part == "lake" else _check_warehouse(part, profile))
     except TlcError as error:
-        told = "; ".join(filter(None, (error.what, error.expected and f"expected {error.expected}", error.got and f"got {error.got}")))
+        told = "; ".join(
+            filter(
+                None, (error.what, error.expected and f"expected {error.expected}", error.got and f"got {error.got}")
+            )
+        )
         return Finding(part, False, told, error.fix)
 
 

@@ -77,3 +77,20 @@ class LakeError(TlcError):
 
 class ConflictError(LakeError):
     """Another run published the same month in the meantime."""
+
+
+class ReportedError(TlcError):
+    """Parts of what was asked for failed.
+
+    Args:
+        what: How many, or which.
+        report: What became of every part, in many lines, for the terminal.
+    """
+
+    def __init__(self, what: str, report: str) -> None:
+        super().__init__(what)
+        self.report = report
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive pickling with the report."""
+        return (ReportedError, (self.what, self.report))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import urllib3
 
-from nyc_tlc.contract import CodeTable, code_tables
+from nyc_tlc.contract import ARROW_TYPES, CodeTable, code_tables
 from nyc_tlc.errors import SourceError
 from nyc_tlc.settings import settings
 from nyc_tlc.warehouse import Lookup
@@ -79,8 +81,7 @@ def _zones(text: bytes) -> Lookup:
     ids = [row[0] for row in rows]
     if header != ZONE_HEADER or any(len(row) != 4 for row in rows) or ids != [str(n) for n in range(1, len(ids) + 1)]:
         raise SourceError("these are not TLC's zones", expected=",".join(ZONE_HEADER), got=",".join(header)[:100])
-    columns = [pa.array(map(int, ids), pa.int16()), *(pa.array(column) for column in list(zip(*rows, strict=True))[1:])]
-    return Lookup(ZONES, pa.table(columns, names=list(ZONES.names)))
+    return Lookup(ZONES, _arrow([[int(row[0]), *row[1:]] for row in rows], ZONES))
 
 
 def _codes(name: str, table: CodeTable) -> Lookup:
@@ -93,10 +94,13 @@ def _codes(name: str, table: CodeTable) -> Lookup:
         Field("note", "string", "What else is to be known of it"),
         Field("source", "string", "Where that is from"),
     )
-    rows = {
-        column: pa.array(table.codes, pa.int16() if numbers else pa.string()),
-        "name": pa.array([code.name for code in table.codes.values()]),
-        "note": pa.array([code.note.strip() or None for code in table.codes.values()], pa.string()),
-        "source": pa.array([table.source.strip()] * len(table.codes)),
-    }
-    return Lookup(Table(name, table.title, fields, (column,)), pa.table(rows))
+    lookup_table = Table(name, table.title, fields, (column,))
+    source = table.source.strip()
+    rows = [[code, entry.name, entry.note.strip() or None, source] for code, entry in table.codes.items()]
+    return Lookup(lookup_table, _arrow(rows, lookup_table))
+
+
+def _arrow(rows: Sequence[Sequence[object]], table: Table) -> pa.Table:
+    """Rows as an Arrow table. By way of polars: pyarrow would import pandas to look at them."""
+    schema = pa.schema([pa.field(field.name, ARROW_TYPES[field.type]) for field in table.fields])
+    return pl.DataFrame(rows, schema=list(table.names), orient="row").to_arrow().cast(schema)

@@ -43,7 +43,14 @@ class Plan:
 
 
 def plan_month(
-    source: str, color: Color, month: Month | None, lake: Lake, *, days: bool = False, force: bool = False
+    source: str,
+    color: Color,
+    month: Month | None,
+    lake: Lake,
+    *,
+    days: bool = False,
+    force: bool = False,
+    up_to: Month | None = None,
 ) -> Plan:
     """Decide what is to be done with a month.
 
@@ -54,12 +61,13 @@ def plan_month(
         lake: Where the month is kept.
         days: Whether daily folders are wanted.
         force: Whether it is to be redone even when it is current.
+        up_to: The latest month that the newest may be.
 
     Raises:
         TransientError: when the source doesn't answer.
     """
     try:
-        remote = look(source, color, month) if month else newest(source, color)
+        remote = look(source, color, month) if month else newest(source, color, up_to)
     except NotPublished as error:
         return Plan("unpublished", str(error))
     keys = Keys(color, remote.month)

@@ -279,8 +279,8 @@ def _automation(
     ]
     if not actions:
         return Standing(what, "left out"), _nothing
-    # All fields are set, because an update sends no other.
-    complete = AutomationCore.model_validate(automation.model_dump() | {"actions": actions})
+    # All fields are set, because an update sends no other; but an update may not say who the owner is.
+    complete = AutomationCore.model_validate(automation.model_dump(exclude={"owner_resource"}) | {"actions": actions})
 
     def update(saved: Automation) -> None:
         client.update_automation(saved.id, complete)

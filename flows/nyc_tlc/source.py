@@ -136,15 +136,20 @@ def look(source: str, color: Color, month: Month) -> RemoteFile:
     return described(remote, response.headers, response.headers.get("Content-Length"))
 
 
-def newest(source: str, color: Color) -> RemoteFile:
+def newest(source: str, color: Color, up_to: Month | None = None) -> RemoteFile:
     """Look at the newest month the source has published.
+
+    Args:
+        source: A source's name or a template.
+        color: The colour.
+        up_to: The latest month it may be; the current one if left out.
 
     Raises:
         NotPublished: when it has none of the last two years.
     """
-    current = Month.current()
+    current = up_to or Month.current()
     if source == "sample":
-        return look(source, color, current.plus(-PUBLICATION_LAG))
+        return look(source, color, up_to or current.plus(-PUBLICATION_LAG))
     for months_ago in range(NEWEST_WITHIN):
         month = current.plus(-months_ago)
         try:

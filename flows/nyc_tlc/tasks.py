@@ -7,11 +7,16 @@ where it broke and a Retry-After is honoured; only a load, which is one transact
 
 from __future__ import annotations
 
+import re
+import threading
 import time
 from collections.abc import Sequence
-from datetime import datetime
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, cast
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from prefect import task
@@ -19,7 +24,8 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
+from prefect.concurrency.sync import concurrency
+from prefect.runtime import deployment, flow_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
@@ -28,21 +34,25 @@ from nyc_tlc import fetch as _fetch
 from nyc_tlc import load as _load
 from nyc_tlc import plan as _plan
 from nyc_tlc import publish as _publish
+from nyc_tlc.backfill import MonthPlan, plan_months, plan_table
 from nyc_tlc.connections import Finding, check_part
 from nyc_tlc.contract import contract
 from nyc_tlc.errors import NotPublished, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lookups import lookups
 from nyc_tlc.manifest import Manifest
-from nyc_tlc.months import Color, Month
+from nyc_tlc.months import NEW_YORK, Color, Month
 from nyc_tlc.profiles import open_lake, open_warehouse
 from nyc_tlc.progress import Bar
 from nyc_tlc.report import markdown, queryable_markdown
 from nyc_tlc.run_logs import join_prefect
 from nyc_tlc.settings import settings
-from nyc_tlc.source import RemoteFile
+from nyc_tlc.source import PUBLICATION_LAG, RemoteFile
 from nyc_tlc.warehouse import LOADS, Kind
 from nyc_tlc.warehouse.tables import trip_tables, views
+
+#: One month at a time is cleaned in a process: it has the processor's cores and the memory to itself.
+_cleaning = threading.Lock()
 
 
 @task(task_run_name="look for {color} {month}", cache_policy=NO_CACHE, persist_result=False)
@@ -50,13 +60,16 @@ def look(
     color: Color, month: Month | None, source: str, profile: str, layout: _clean.Layout, force: bool
 ) -> _plan.Plan:
     """Look at the source and the lake: is there anything to do?"""
-    return _plan.plan_month(source, color, month, open_lake(profile), days=layout == "day", force=force)
+    days = layout == "day"
+    return _plan.plan_month(source, color, month, open_lake(profile), days=days, force=force, up_to=_up_to())
 
 
 @task(task_run_name="fetch {remote.name}", cache_policy=NO_CACHE, persist_result=False)
 def fetch(remote: RemoteFile, folder: Path) -> _fetch.FetchedFile:
     """Bring the month to local disk and verify that it is what it says."""
-    with Bar(f"fetch {remote.name}") as bar:
+    host = urlsplit(remote.url).hostname
+    politely = concurrency(f"taxi-source-{host}") if host and "." in host else nullcontext()
+    with politely, Bar(f"fetch {remote.name}") as bar:
         return _fetch.fetch(remote, folder, _Progress(remote, bar))
 
 
@@ -64,7 +77,8 @@ def fetch(remote: RemoteFile, folder: Path) -> _fetch.FetchedFile:
 def clean(fetched: _fetch.FetchedFile, profile: str, layout: _clean.Layout) -> _clean.CleanedMonth:
     """Read, judge and write the month: clean and quarantine, staged in the lake."""
     terms = contract(fetched.remote.color)
-    return _clean.clean(fetched, terms, open_lake(profile), layout=layout, strict=settings().strict)
+    with _cleaning:
+        return _clean.clean(fetched, terms, open_lake(profile), layout=layout, strict=settings().strict)
 
 
 @task(task_run_name="publish {cleaned.fetched.remote.name}", cache_policy=NO_CACHE, persist_result=False)
@@ -107,7 +121,8 @@ def load(manifest: Manifest, profile: str, kind: Kind, force: bool) -> _load.Ans
     """Make the month's rows in a warehouse those of the lake, and ask it a first question."""
     file = CleanFile(manifest, open_lake(profile), contract(manifest.color))
     warehouse = open_warehouse(profile, kind)
-    loaded, new = _load.load_month(file, warehouse, flow_run.id, force=force)
+    with concurrency(f"taxi-warehouse-{kind}"):
+        loaded, new = _load.load_month(file, warehouse, flow_run.id, force=force)
     return _load.ask(loaded, new, warehouse)
 
 
@@ -126,6 +141,55 @@ def load_lookups(zones: bytes | None, profile: str, kind: Kind) -> str:
 def check(part: Literal["lake"] | Kind, profile: str) -> Finding:
     """Try one part of a profile as a run would use it."""
     return check_part(part, profile)
+
+
+@task(task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
+def plan(
+    asked: list[tuple[Color, Month]],
+    source: str,
+    profile: str,
+    warehouses: Sequence[Kind],
+    layout: _clean.Layout,
+    force: bool,
+) -> list[MonthPlan]:
+    """Decide what each of many months needs, and leave the table as an artifact."""
+    lake = open_lake(profile)
+    loads = {kind: open_warehouse(profile, kind).loads() for kind in warehouses}
+    with Bar("plan") as bar:
+        plans = plan_months(
+            asked, source, lake, loads, days=layout == "day", force=force, at_look=lambda done: bar(done, len(asked))
+        )
+    create_markdown_artifact(key="backfill-plan", markdown=plan_table(plans), description="What each month needs")
+    return plans
+
+
+@dataclass(frozen=True)
+class MonthDone:
+    """A month of a backfill that is done: its clean rows, and how long it took."""
+
+    rows: int
+    seconds: float
+
+
+@task(task_run_name="{planned.name}", cache_policy=NO_CACHE, persist_result=False)
+def month(
+    planned: MonthPlan, profile: str, layout: _clean.Layout, warehouses: Sequence[Kind], force: bool
+) -> MonthDone:
+    """One planned month all the way: into the lake where it is due there, then into the warehouses."""
+    if planned.plan is None:
+        raise TransientError(planned.why)
+    began = time.monotonic()
+    manifest, _ = ingest(planned.plan, profile, layout, datetime.now(UTC))
+    answers = [load(manifest, profile, kind, force) for kind in warehouses]
+    if answers:
+        report_load(manifest, answers)
+    return MonthDone(manifest.clean.rows, time.monotonic() - began)
+
+
+def report_backfill(name: str, told: str) -> None:
+    """Leave what became of every month as an artifact, one key a backfill."""
+    key = "backfill-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    create_markdown_artifact(key=key, markdown=told, description=f"What became of the months of backfill {name}")
 
 
 def report_load(manifest: Manifest, answers: Sequence[_load.Answer]) -> None:
@@ -181,6 +245,29 @@ class _Progress:
             update_progress_artifact(self._artifact, progress=percent)
 
 
+def meant_for() -> Month | None:
+    """The month in which a deployment's run was to start, however late it does; None for a script."""
+    if deployment.id is None:
+        return None
+    started = flow_run.scheduled_start_time.astimezone(NEW_YORK)
+    return Month(started.year, started.month)
+
+
+def _up_to() -> Month | None:
+    """The last month that a deployment's run can be about when none is named: so a late one does no later month."""
+    month = meant_for()
+    return month and month.plus(-PUBLICATION_LAG)
+
+
+def backfill_name() -> str:
+    """What a backfill is called: as asked, else by its months and the time."""
+    given = flow_run.parameters
+    if given.get("name"):
+        return str(given["name"])
+    months = f"last-{given['last']}" if given.get("last") else f"{given.get('start')}-{given.get('end')}"
+    return f"{'-'.join(given['colors'])}-{months}-{flow_run.scheduled_start_time:%Y%m%dT%H%M%S}"
+
+
 def run_name() -> str:
     """The flow run's name: the month that was asked for."""
     given = flow_run.parameters
@@ -199,6 +286,11 @@ def name_run(month: RemoteFile | Manifest) -> None:
 def not_published(plan: _plan.Plan) -> State[None]:
     """The end of a run whose month isn't there yet: nothing failed."""
     return Completed(name=NotPublished.__name__, message=plan.why)
+
+
+def nothing_published(told: str) -> State[None]:
+    """The end of a backfill of which no month is there yet."""
+    return Completed(name=NotPublished.__name__, message=told)
 
 
 join_prefect()
