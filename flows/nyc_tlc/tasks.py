@@ -10,16 +10,16 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, ParamSpec, TypeVar, cast
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from prefect import task
+from prefect import Task, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
@@ -48,7 +48,7 @@ from nyc_tlc.report import markdown, queryable_markdown
 from nyc_tlc.run_logs import join_prefect
 from nyc_tlc.settings import settings
 from nyc_tlc.source import PUBLICATION_LAG, RemoteFile
-from nyc_tlc.warehouse import LOADS, Kind
+from nyc_tlc.warehouse import LOADS, Kind, Load, Warehouse
 from nyc_tlc.warehouse.tables import trip_tables, views
 
 #: One month at a time is cleaned in a process: it has the processor's cores and the memory to itself.
@@ -119,11 +119,15 @@ def _time_can_heal(_task: object, _run: object, state: State[object]) -> bool:
 )
 def load(manifest: Manifest, profile: str, kind: Kind, force: bool) -> _load.Answer:
     """Make the month's rows in a warehouse those of the lake, and ask it a first question."""
-    file = CleanFile(manifest, open_lake(profile), contract(manifest.color))
     warehouse = open_warehouse(profile, kind)
-    with concurrency(f"taxi-warehouse-{kind}"):
-        loaded, new = _load.load_month(file, warehouse, flow_run.id, force=force)
+    loaded, new = _load_into(warehouse, manifest, profile, force)
     return _load.ask(loaded, new, warehouse)
+
+
+def _load_into(warehouse: Warehouse, manifest: Manifest, profile: str, force: bool) -> tuple[Load, bool]:
+    file = CleanFile(manifest, open_lake(profile), contract(manifest.color))
+    with concurrency(f"taxi-warehouse-{warehouse.kind}"):
+        return _load.load_month(file, warehouse, flow_run.id, force=force)
 
 
 @task(task_run_name="load lookups into {kind}", cache_policy=NO_CACHE, persist_result=False)
@@ -175,14 +179,16 @@ class MonthDone:
 def month(
     planned: MonthPlan, profile: str, layout: _clean.Layout, warehouses: Sequence[Kind], force: bool
 ) -> MonthDone:
-    """One planned month all the way: into the lake where it is due there, then into the warehouses."""
+    """One planned month all the way: into the lake where it is due there, then into the warehouses.
+
+    Its steps are no tasks of their own: a task costs what a small month does.
+    """
     if planned.plan is None:
         raise TransientError(planned.why)
     began = time.monotonic()
-    manifest, _ = ingest(planned.plan, profile, layout, datetime.now(UTC))
-    answers = [load(manifest, profile, kind, force) for kind in warehouses]
-    if answers:
-        report_load(manifest, answers)
+    manifest, _ = ingest(planned.plan, profile, layout, datetime.now(UTC), as_tasks=False)
+    for kind in warehouses:
+        _load_into(open_warehouse(profile, kind), manifest, profile, force)
     return MonthDone(manifest.clean.rows, time.monotonic() - began)
 
 
@@ -201,8 +207,25 @@ def report_load(manifest: Manifest, answers: Sequence[_load.Answer]) -> None:
     )
 
 
-def ingest(plan: _plan.Plan, profile: str, layout: _clean.Layout, started_at: datetime) -> tuple[Manifest, bool]:
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _step(step: Task[P, R], as_task: bool) -> Callable[P, R]:
+    return step if as_task else step.fn
+
+
+def ingest(
+    plan: _plan.Plan, profile: str, layout: _clean.Layout, started_at: datetime, *, as_tasks: bool = True
+) -> tuple[Manifest, bool]:
     """Bring a planned month into the lake: fetch, clean, publish, report; nothing where it is current.
+
+    Args:
+        plan: What is to be done.
+        profile: Where the lake is.
+        layout: How the clean rows lie there.
+        started_at: When the run began.
+        as_tasks: Whether each step is a task of its own.
 
     Returns:
         The month's manifest, and whether it is new.
@@ -212,12 +235,12 @@ def ingest(plan: _plan.Plan, profile: str, layout: _clean.Layout, started_at: da
     if plan.manifest and plan.action == "current":
         return plan.manifest, False
     with _fetch.scratch_folder() as folder:
-        fetched = fetch(plan.remote, folder)
+        fetched = _step(fetch, as_tasks)(plan.remote, folder)
         if plan.manifest and plan.settled_by(fetched):
             return plan.manifest, False
-        cleaned = clean(fetched, profile, layout)
-    manifest = publish(cleaned, profile, started_at)
-    report(manifest, profile)
+        cleaned = _step(clean, as_tasks)(fetched, profile, layout)
+    manifest = _step(publish, as_tasks)(cleaned, profile, started_at)
+    _step(report, as_tasks)(manifest, profile)
     return manifest, True
 
 

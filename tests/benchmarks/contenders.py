@@ -32,12 +32,13 @@ from psycopg2.extensions import parse_dsn
 from nyc_tlc.clean import Layout, clean
 from nyc_tlc.conform import POLARS_TYPES
 from nyc_tlc.contract import contract
-from nyc_tlc.fetch import FetchedFile, identify
+from nyc_tlc.fetch import FetchedFile, fetch, identify
 from nyc_tlc.lake import Keys
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.load import load_month
 from nyc_tlc.months import Color, Month
+from nyc_tlc.plan import plan_month
 from nyc_tlc.publish import publish
 from nyc_tlc.rules import Judge
 from nyc_tlc.sample import write_sample
@@ -281,6 +282,37 @@ def pandas_to_sql(source: Path, scratch: Path) -> Callable[[], object]:
     return run
 
 
+FOUR_YEARS = [Month(2020, 1).plus(number) for number in range(48)]
+
+
+def plain_loop(source: Path, scratch: Path) -> Callable[[], object]:
+    """The library in a loop: four years of green sample months into a lake and DuckDB, without Prefect."""
+    lake, warehouse, terms = FolderLake(scratch / "lake"), DuckDbWarehouse(scratch / "w.duckdb"), contract("green")
+
+    def run() -> None:
+        for month in FOUR_YEARS:
+            began = datetime.now(UTC)
+            plan = plan_month("sample", "green", month, lake)
+            if plan.remote is None:
+                raise SystemExit(plan.why)
+            file = fetch(plan.remote, scratch)
+            manifest = publish(clean(file, terms, lake), terms, lake, began)
+            load_month(CleanFile(manifest, lake, terms), warehouse)
+            file.path.unlink()
+
+    return run
+
+
+def backfilled(source: Path, scratch: Path) -> Callable[[], object]:
+    """The same months by the backfill flow, on a running server: a task a step, artifacts, logs, the record."""
+    os.environ |= {"TLC_HOME": str(scratch), "PREFECT_API_URL": os.environ["TLC_BENCH_PREFECT"]}
+    from backfill import backfill  # noqa: PLC0415  Prefect reads its settings when it is imported
+
+    return lambda: backfill(
+        ["green"], str(FOUR_YEARS[0]), str(FOUR_YEARS[-1]), source="sample", profile="local", warehouses=["duckdb"]
+    )
+
+
 #: Those that do a part of the work, and how many times it would be the whole.
 SCALED = {"pandas.to_sql, 300,000 rows, times 10": 10}
 
@@ -301,6 +333,8 @@ CONTENDERS: dict[str, Callable[[Path, Path], Callable[[], object]]] = {
     "dlt, Parquet": dlt_parquet,
     "pandas.to_sql, 300,000 rows, times 10": pandas_to_sql,
     "load duckdb": load_duckdb,
+    "backfill": backfilled,
+    "plain loop": plain_loop,
     "duckdb INSERT SELECT FROM read_parquet": duckdb_insert,
 }
 

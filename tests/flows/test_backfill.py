@@ -1,0 +1,176 @@
+"""The backfill as people run it: as a script against a real Prefect server, killed and run again."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from backfill import backfill
+from conftest import ROOT, PrefectServer
+from factories import JANUARY, green_parquet, trip
+from nyc_tlc.errors import ReportedError
+from nyc_tlc.lake import Keys
+from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from stand_ins.http_source import Fault, HttpSource, PublishedFile
+
+SCRIPT = "flows/backfill.py"
+
+
+def publish(source: HttpSource, months: int, rows: int = 5) -> None:
+    """Green months from January 2024 on."""
+    for month in (JANUARY.plus(n) for n in range(months)):
+        body = green_parquet(*[trip(lpep_pickup_datetime=month.start)] * rows)
+        source.files[f"/green_tripdata_{month}.parquet"] = PublishedFile(body)
+
+
+def arguments(source: HttpSource, end: str, *more: str) -> list[str]:
+    return ["--colors", "green", "--start", "2024-01", "--end", end, "--source", source.template, *more]
+
+
+def test_a_backfill_brings_what_is_published_and_reports_the_rest(
+    prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path
+) -> None:
+    publish(http_source, 3)
+    http_source.files["/green_tripdata_2024-02.parquet"].body = b"no month at all"
+    first = prefect_server.run(
+        SCRIPT, *arguments(http_source, "2024-04", "--name", "spring", "--reason", "it was lost")
+    )
+    assert first.returncode == 1
+    assert "backfill spring: 2 done, 1 failed, 1 unpublished" in first.stdout
+    assert first.stderr.splitlines()[-1] == "error: backfill spring: 1 of 4 months failed"
+    assert "Traceback" not in first.stdout + first.stderr
+
+    publish(http_source, 2)
+    http_source.requests.clear()
+    again = prefect_server.run(SCRIPT, *arguments(http_source, "2024-04", "--name", "spring"))
+    assert again.returncode == 0, again.stderr
+    assert "backfill spring: 2 current, 1 done, 1 unpublished" in again.stdout
+    assert sum(request.method == "HEAD" for request in http_source.requests) == 4
+    assert [request.path for request in http_source.requests if request.method == "GET"] == [
+        "/green_tripdata_2024-02.parquet"
+    ]
+    warehouse = DuckDbWarehouse(own_environment / "warehouse.duckdb")
+    counts = "SELECT file_month, COUNT(*) FROM ny_taxi.green_trip_data GROUP BY ALL ORDER BY ALL"
+    assert [rows for _, rows in warehouse.query(counts)] == [5, 5, 5]
+
+    record = json.loads((own_environment / "lake" / "backfills" / "spring.json").read_text())
+    assert [run["reason"] for run in record["runs"]] == ["it was lost", ""]
+    assert [month["result"] for month in record["runs"][1]["months"]] == ["current", "done", "current", "unpublished"]
+    assert [month["result"] for month in record["runs"][0]["months"]] == ["done", "failed", "done", "unpublished"]
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}), get_client(sync_client=True) as client:
+        key = ArtifactFilterKey(any_=["backfill-spring"])
+        reports = client.read_artifacts(artifact_filter=ArtifactFilter(key=key))
+    assert any("2 current, 1 done" in str(artifact.data) for artifact in reports)
+
+
+def test_plan_only_says_what_would_be_done_and_does_nothing(
+    prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path
+) -> None:
+    publish(http_source, 1)
+    done = prefect_server.run(SCRIPT, *arguments(http_source, "2024-02", "--plan-only"))
+    assert done.returncode == 0, done.stderr
+    assert "1 ingest, 1 unpublished" in done.stdout
+    assert {request.method for request in http_source.requests} == {"HEAD"}
+    assert not (own_environment / "lake").exists()
+
+
+def test_a_backfill_of_nothing_published_is_no_failure(prefect_server: PrefectServer, http_source: HttpSource) -> None:
+    done = prefect_server.run(SCRIPT, *arguments(http_source, "2024-02"))
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1].startswith("not published: ")
+
+
+@pytest.mark.parametrize("wrong", [["--start", "soon"], ["--last", "0"], ["--start", "2024-03", "--end", "2024-01"]])
+def test_arguments_that_cannot_be_meant_exit_with_2(prefect_server: PrefectServer, wrong: list[str]) -> None:
+    done = prefect_server.run(SCRIPT, "--colors", "green", "--source", "sample", *wrong)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+
+
+def test_killed_and_run_again_it_does_only_what_is_left(
+    prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path
+) -> None:
+    publish(http_source, 4)
+    http_source.files["/green_tripdata_2024-03.parquet"].faults = [Fault("stall")]
+    command = [sys.executable, str(ROOT / SCRIPT), *arguments(http_source, "2024-04", "--at-once", "1")]
+    lake = FolderLake(own_environment / "lake")
+    with subprocess.Popen(command, env=prefect_server.environment()) as process:
+        assert http_source.stalled.wait(60)
+        process.send_signal(signal.SIGKILL)
+    http_source.release.set()
+    assert [str(month) for month in lake.months("green")] == ["2024-01", "2024-02"]
+    made = {month: (lake.root / Keys("green", month).manifest).stat().st_mtime_ns for month in lake.months("green")}
+    again = prefect_server.run(SCRIPT, *arguments(http_source, "2024-04"))
+    assert again.returncode == 0, again.stderr
+    assert "2 current, 2 done" in again.stdout
+    assert (
+        made.items()
+        <= {
+            month: (lake.root / Keys("green", month).manifest).stat().st_mtime_ns for month in lake.months("green")
+        }.items()
+    )
+
+
+def test_one_months_failure_fails_the_run_with_its_report(
+    prefect_server: PrefectServer, http_source: HttpSource
+) -> None:
+    publish(http_source, 1)
+    http_source.files["/green_tripdata_2024-01.parquet"].body = b"no month"
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+        state: Any = backfill(
+            ["green"], "2024-01", "2024-01", source=http_source.template, warehouses=[], return_state=True
+        )
+    assert state.is_failed()
+    error = state.result(raise_on_failure=False)
+    assert isinstance(error, ReportedError)
+    assert "| failed " in error.report
+
+
+def test_via_workers_needs_a_server_that_workers_know(prefect_server: PrefectServer, http_source: HttpSource) -> None:
+    publish(http_source, 1)
+    done = prefect_server.run(SCRIPT, *arguments(http_source, "2024-01", "--via", "no-such-flow"))
+    assert done.returncode == 1
+    assert "the server has no deployment no-such-flow/green" in done.stderr
+
+
+def test_months_go_through_workers_and_are_reported_the_same_way(
+    prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path
+) -> None:
+    publish(http_source, 3)
+    http_source.files["/green_tripdata_2024-02.parquet"].body = b"no month"
+    environment = prefect_server.environment(PREFECT_WORKER_QUERY_SECONDS="1", TLC_HTTP_BACKOFF="0.01")
+
+    def prefect(*words: str) -> list[str]:
+        return [sys.executable, "-m", "prefect", "--no-prompt", *words]
+
+    for words in (
+        ("work-pool", "create", "taxi", "--type", "process", "--overwrite"),
+        ("deploy", "--name", "etl-month/green"),
+    ):
+        subprocess.run(prefect(*words), env=environment, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    started = prefect("worker", "start", "--pool", "taxi", "--limit", "2")
+    with subprocess.Popen(started, env=environment, cwd=own_environment.parent) as worker:
+        by_workers = ("--via", "etl-month", "--name", "by-workers", "--at-once", "4")
+        try:
+            done = prefect_server.run(SCRIPT, *arguments(http_source, "2024-04", *by_workers))
+        finally:
+            worker.terminate()
+            worker.wait(30)
+    assert "backfill by-workers: 2 done, 1 failed, 1 unpublished" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "no month" in done.stdout
+    lake = FolderLake(own_environment / "lake")
+    assert [str(month) for month in lake.months("green")] == ["2024-01", "2024-03"]
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}), get_client(sync_client=True) as client:
+        runs = [
+            run for run in client.read_flow_runs() if run.name.startswith("green-2024-0") and run.parent_task_run_id
+        ]
+    assert {run.name for run in runs} >= {"green-2024-01", "green-2024-02", "green-2024-03"}

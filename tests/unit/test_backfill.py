@@ -1,0 +1,169 @@
+"""Which months a backfill is about, what each needs, and the record of it."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from factories import JANUARY, green_parquet, trip
+from nyc_tlc.backfill import MonthRecord, Run, keep, months_asked, plan_months, plan_table, report_table, runs_so_far
+from nyc_tlc.clean import clean
+from nyc_tlc.contract import contract
+from nyc_tlc.errors import ArgumentError, LakeError
+from nyc_tlc.fetch import fetch
+from nyc_tlc.lake.clean_file import CleanFile
+from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.load import load_month
+from nyc_tlc.months import Month
+from nyc_tlc.publish import publish
+from nyc_tlc.source import look
+from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from stand_ins.http_source import Fault, HttpSource, PublishedFile
+
+NOW = Month(2024, 6)
+
+
+@pytest.mark.parametrize(
+    ("colors", "start", "end", "every", "last", "expected"),
+    [
+        (["green"], "2024-01", "2024-03", 1, None, ["2024-01", "2024-02", "2024-03"]),
+        (["green"], "2023-11", "2024-04", 3, None, ["2023-11", "2024-02"]),
+        (["green"], "2013-01", "2013-09", 1, None, ["2013-08", "2013-09"]),
+        (["green"], "2024-03", None, 1, None, ["2024-03", "2024-04"]),
+        (["green"], None, None, 1, 4, ["2024-01", "2024-02", "2024-03", "2024-04"]),
+        (["green", "green"], "2024-01", "2024-01", 1, None, ["2024-01"]),
+    ],
+    ids=["a range", "every third", "not before the first", "up to the newest", "the last four", "a colour twice"],
+)
+def test_the_months_that_are_meant(
+    colors: list[str], start: str, end: str, every: int, last: int, expected: list[str]
+) -> None:
+    asked = months_asked(colors, start, end, every, last, NOW)
+    assert [str(month) for _, month in asked] == expected
+
+
+def test_months_of_several_colours_come_oldest_first() -> None:
+    asked = months_asked(["yellow", "fhvhv"], "2018-12", "2019-02", 1, None, NOW)
+    assert [f"{color} {month}" for color, month in asked] == [
+        "yellow 2018-12",
+        "yellow 2019-01",
+        "fhvhv 2019-02",
+        "yellow 2019-02",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "last"), [("2024-03", "2024-01", None), ("2024-01", None, 2), ("soon", None, None)]
+)
+def test_a_range_that_cannot_be_meant_is_refused(start: str, end: str | None, last: int | None) -> None:
+    with pytest.raises(ArgumentError):
+        months_asked(["green"], start, end, 1, last, NOW)
+
+
+def test_every_need_is_found_with_one_head_request_a_month(http_source: HttpSource, tmp_path: Path) -> None:
+    lake, warehouse = FolderLake(tmp_path / "lake"), DuckDbWarehouse(tmp_path / "w.duckdb")
+    asked = [("green", JANUARY.plus(n)) for n in range(5)]
+    for _, month in asked[:4]:
+        http_source.files[f"/green_tripdata_{month}.parquet"] = PublishedFile(b"a month")
+
+    def plans() -> dict[str, str]:
+        loads = {"duckdb": warehouse.loads()}
+        planned = plan_months(asked, http_source.template, lake, loads)
+        return {str(plan.month): plan.need for plan in planned}
+
+    assert plans() == {
+        "2024-01": "ingest",
+        "2024-02": "ingest",
+        "2024-03": "ingest",
+        "2024-04": "ingest",
+        "2024-05": "unpublished",
+    }
+    assert [request.method for request in http_source.requests] == ["HEAD"] * 5
+
+
+def test_what_is_in_the_lake_but_not_or_otherwise_in_a_warehouse_is_to_be_loaded(tmp_path: Path) -> None:
+    lake, warehouse = FolderLake(tmp_path / "lake"), DuckDbWarehouse(tmp_path / "w.duckdb")
+    source = tmp_path / "green_tripdata_2024-01"
+    terms = contract("green")
+    template = f"file://{tmp_path}/{{color}}_tripdata_{{year}}-{{month:02d}}"
+
+    def ingest(body: bytes) -> CleanFile:
+        source.write_bytes(body)
+        fetched = fetch(look(template, "green", JANUARY), tmp_path)
+        manifest = publish(clean(fetched, terms, lake), terms, lake, datetime.now(UTC))
+        return CleanFile(manifest, lake, terms)
+
+    def plan(force: bool = False) -> tuple[str, str]:
+        loads = {"duckdb": warehouse.loads()}
+        (planned,) = plan_months([("green", JANUARY)], template, lake, loads, force=force)
+        return planned.need, planned.why
+
+    file = ingest(green_parquet(trip()))
+    assert plan() == ("load", "not in duckdb")
+    load_month(file, warehouse)
+    assert plan()[0] == "current"
+    assert plan(force=True)[0] == "reload"
+    source.write_bytes(green_parquet(trip(), trip()))
+    assert plan() == ("reload", "the source changed")
+    ingest(green_parquet(trip(), trip()))
+    assert plan() == ("load", "another file of it is in duckdb")
+
+
+def test_a_source_that_does_not_answer_for_one_month_leaves_the_plan_of_the_others(
+    http_source: HttpSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLC_HTTP_RETRIES", "0")
+    http_source.files["/green_tripdata_2024-01.parquet"] = PublishedFile(b"a month")
+    http_source.files["/green_tripdata_2024-02.parquet"] = PublishedFile(b"a month", faults=[Fault("status", 503)] * 9)
+    asked = [("green", JANUARY), ("green", JANUARY.plus(1))]
+    plans = plan_months(asked, http_source.template, FolderLake(tmp_path / "lake"), {})
+    assert [plan.need for plan in plans] == ["ingest", "unknown"]
+    assert "| green 2024-02 | unknown |" in plan_table(plans)
+
+
+def a_run(*results: str | None) -> Run:
+    months = [
+        MonthRecord(color="green", month=f"2024-0{number}", need="ingest", why="new", result=result)
+        for number, result in enumerate(results, 1)
+    ]
+    return Run(
+        reason="a year was missing",
+        flow_run_id="a flow run",
+        started_at=datetime(2024, 6, 1, tzinfo=UTC),
+        profile="dev",
+        source="tlc",
+        warehouses=("postgres",),
+        months=tuple(months),
+    )
+
+
+def test_the_record_keeps_every_run_of_a_backfill(tmp_path: Path) -> None:
+    lake = FolderLake(tmp_path / "lake")
+    first, second = a_run("done", None), a_run("done", "done")
+    keep(lake, "the-lost-year", [], first)
+    keep(lake, "the-lost-year", runs_so_far(lake, "the-lost-year"), second)
+    assert runs_so_far(lake, "the-lost-year") == (first, second)
+    assert b"a year was missing" in (tmp_path / "lake" / "backfills" / "the-lost-year.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["../manifest/green", "", "a/b", ".hidden"])
+def test_a_name_that_is_no_files_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArgumentError):
+        keep(FolderLake(tmp_path), name, [], a_run("done"))
+
+
+def test_a_record_that_is_none_is_not_overwritten(tmp_path: Path) -> None:
+    lake = FolderLake(tmp_path)
+    lake.write("backfills/x.json", b"{}")
+    with pytest.raises(LakeError, match="take another name"):
+        runs_so_far(lake, "x")
+
+
+def test_the_report_says_what_to_run_again() -> None:
+    told = report_table("the-lost-year", a_run("done", "failed", "unpublished", None))
+    assert told.startswith("backfill the-lost-year: 1 done, 1 failed, 1 not reached, 1 unpublished")
+    assert (
+        "backfill.py --colors green --start 2024-02 --end 2024-04"
+        " --profile dev --source 'tlc' --name the-lost-year --warehouses postgres" in told
+    )
+    assert "run again" not in report_table("x", a_run("done", "unpublished"))
