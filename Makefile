@@ -22,6 +22,10 @@ run: $(VENV)/.run ## One month into the data lake: a sample, or ARGS="--color gr
 test: $(VENV)/.dev ## The whole test suite
 	@$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: torture
+torture: $(VENV)/.dev ## What takes minutes: lost machines, the image built from scratch
+	@$(BIN)/python -m pytest tests/torture $(ARGS)
+
 .PHONY: check
 check: $(VENV)/.dev ## Lint, types, docs in step
 	@$(BIN)/ruff check .
