@@ -1,9 +1,11 @@
 """The backfill as people run it: as a script against a real Prefect server, killed and run again."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from backfill import backfill
 from conftest import ROOT, PrefectServer
+from etl_web_to_gcs import etl_web_to_gcs
 from factories import JANUARY, green_parquet, trip
 from nyc_tlc.errors import ReportedError
 from nyc_tlc.lake import Keys
@@ -174,3 +177,18 @@ def test_months_go_through_workers_and_are_reported_the_same_way(
             run for run in client.read_flow_runs() if run.name.startswith("green-2024-0") and run.parent_task_run_id
         ]
     assert {run.name for run in runs} >= {"green-2024-01", "green-2024-02", "green-2024-03"}
+
+
+def test_a_run_made_late_is_about_the_months_it_was_meant_for(
+    prefect_server: PrefectServer, http_source: HttpSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(http_source, 12)
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "catch-up")
+    # In UTC it was July already.
+    meant = datetime(2024, 7, 1, 3, tzinfo=UTC)
+    monkeypatch.setattr("prefect.runtime.flow_run.scheduled_start_time", meant, raising=False)
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+        planned: Any = backfill(["green"], last=2, source=http_source.template, warehouses=[], plan_only=True)
+        done: Any = etl_web_to_gcs("green", source=http_source.template)
+    assert re.findall(r"green (\d{4}-\d\d)", planned.text) == ["2024-03", "2024-04"]
+    assert done.manifest.month == "2024-04"
