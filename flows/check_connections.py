@@ -6,7 +6,8 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from nyc_tlc import cli, tasks
-from nyc_tlc.connections import UnusableProfile, table
+from nyc_tlc.connections import table
+from nyc_tlc.errors import ReportedError
 from nyc_tlc.profiles import warehouses_of
 from nyc_tlc.report import Outcome
 from nyc_tlc.settings import settings
@@ -30,7 +31,7 @@ def check_connections(*, warehouses: list[Kind] | None = None, profile: str | No
     told = table(findings)
     create_markdown_artifact(key="connections", markdown=f"```\n{told}\n```\n", description=f"Profile {profile}")
     if not all(finding.fine for finding in findings):
-        raise UnusableProfile(f"the profile {profile} can't be used as it is\n{told}")
+        raise ReportedError(f"the profile {profile} can't be used as it is", told)
     return Outcome(told)
 
 

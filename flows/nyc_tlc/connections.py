@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nyc_tlc.errors import ConfigurationError, LakeError, TlcError
-from nyc_tlc.profiles import open_lake, open_warehouse
+from nyc_tlc.errors import LakeError, TlcError
+from nyc_tlc.profiles import LOCAL, open_lake, open_warehouse
 from nyc_tlc.warehouse import Kind
 
 
@@ -29,24 +29,21 @@ class Finding:
     fix: str = ""
 
 
-class UnusableProfile(ConfigurationError):
-    """A profile has parts that can't be used: the one failure told in several lines, the table of what was found."""
-
-    def __str__(self) -> str:
-        return self.what
-
-
 def check_part(part: Literal["lake"] | Kind, profile: str) -> Finding:
     """Try one part of a profile."""
     try:
         return Finding(part, True, _check_lake(profile) if part == "lake" else _check_warehouse(part, profile))
     except TlcError as error:
-        told = "; ".join(
-            filter(
-                None, (error.what, error.expected and f"expected {error.expected}", error.got and f"got {error.got}")
-            )
-        )
-        return Finding(part, False, told, error.fix)
+        evidence = {"expected": error.expected, "got": error.got}
+        told = "; ".join([error.what, *(f"{word} {what}" for word, what in evidence.items() if what)])
+        return Finding(part, False, told, error.fix or _fix(profile))
+
+
+def _fix(profile: str) -> str:
+    """What to do about what the error itself has no advice for."""
+    if profile == LOCAL:
+        return "see to the folder that TLC_HOME names"
+    return f"see to it, or correct blocks/profiles/{profile}.yaml and run python blocks/register.py {profile}"
 
 
 def _check_lake(profile: str) -> str:

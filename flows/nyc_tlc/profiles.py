@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from google.api_core.exceptions import Forbidden
-from google.auth.exceptions import GoogleAuthError
+from google.auth.exceptions import GoogleAuthError, InvalidValue
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
@@ -162,8 +162,7 @@ def _load(profile: str, slug: str) -> Any:
     except RuntimeError as error:
         if not isinstance(error.__cause__, ValidationError):
             raise
-        unfit = error.__cause__.errors(include_url=False, include_input=False, include_context=False)
-        told = dict.fromkeys(": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"]))) for each in unfit)
+        told = dict.fromkeys(map(_unfit, error.__cause__.errors(include_url=False, include_input=False)))
         # Without its cause, which would show the values.
         raise ConfigurationError(
             f"the block {name} can't be used", got=", ".join(told), fix=_register(profile)
@@ -191,6 +190,15 @@ def _register(profile: str) -> str:
     return f"make it: python blocks/register.py {profile}"
 
 
+def _unfit(mistake: Mapping[str, Any]) -> str:
+    """Which of a block's values is none, and why, but not the value."""
+    cause = mistake.get("ctx", {}).get("error")
+    why = _first_line(cause) if isinstance(cause, Exception) else mistake["msg"]
+    return ": ".join(filter(None, (".".join(map(str, mistake["loc"])), why)))
+
+
 def _first_line(error: Exception) -> str:
+    if isinstance(error, InvalidValue):
+        return type(error).__name__  # what it says is the value
     told = error.args[0] if isinstance(error, GoogleAuthError) and error.args else error
     return str(told).partition("\n")[0][:300]

@@ -7,14 +7,18 @@ ours that have left their file, and schedules of our deployments that have left 
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
+import httpx
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import (
@@ -23,34 +27,47 @@ from prefect.client.schemas.actions import (
     WorkPoolCreate,
     WorkPoolUpdate,
 )
+from prefect.client.schemas.objects import BlockDocument
 from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.base import BaseWorker
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nyc_tlc.blocks import Part
-from nyc_tlc.errors import ConfigurationError
+from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
 
 Status = Literal["created", "updated", "removed", "unchanged", "missing", "differs", "stale", "left out"]
 #: What making it right turns the status of an object into.
 DONE: dict[Status, Status] = {"missing": "created", "differs": "updated", "stale": "removed"}
+
+#: The blocks that take notifications; a profile has one of them at most.
+NOTIFICATIONS = ("slack-webhook", "sendgrid-email", "custom-webhook")
 
 #: How the names of our automations begin.
 OURS = "nyc-tlc: "
 #: What an automation says besides its name.
 CONTENT = ("description", "enabled", "tags", "trigger", "actions", "actions_on_trigger", "actions_on_resolve")
 
-Content = TypeVar("Content")
+Content = TypeVar("Content", bound=BaseModel)
 Found = TypeVar("Found")
 
 
+class Part(BaseModel):
+    """A part of a file of ours: unknown keys are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
 class WorkPool(Part):
-    """A work pool; ``type`` is for making it, because a pool can't change it."""
+    """A work pool; ``type`` is for making it, because a pool can't change it.
+
+    Without a ``base_job_template``, Prefect's own is for making it, and what became of that is left alone.
+    """
 
     name: str
     type: str
     description: str
+    base_job_template: dict[str, Any] | None = None
 
 
 class ConcurrencyLimit(Part):
@@ -126,6 +143,48 @@ class Standing:
 Step = tuple[Standing, Callable[[], object]]
 
 
+@contextlib.contextmanager
+def answered() -> Iterator[None]:
+    """Turn a refusal of the Prefect API into one line: its answer repeats what was sent, secrets too.
+
+    Raises:
+        TransientError: when it can't be reached.
+        TlcError: when it refuses.
+    """
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        raise TlcError(
+            f"the Prefect API answered {error.response.status_code}",
+            fix="PREFECT_API_URL, PREFECT_API_KEY and PREFECT_API_AUTH_STRING say which API and who you are there",
+        ) from None
+    except httpx.TransportError as error:
+        raise TransientError(
+            "the Prefect API can't be reached",
+            got=type(error).__name__,
+            fix="start it, or look where PREFECT_API_URL points",
+        ) from None
+
+
+def block_name(profile: str) -> str:
+    """The name that all blocks of a profile have."""
+    return f"taxi-{profile}"
+
+
+def saved_block(slug: str, name: str, client: SyncPrefectClient) -> BlockDocument | None:
+    """A block with its secrets, None when there is none of that type and name."""
+    try:
+        return client.read_block_document_by_name(name, slug, include_secrets=True)
+    except ObjectNotFound:
+        return None
+
+
+def notification(profile: str, client: SyncPrefectClient) -> UUID | None:
+    """The block that takes a profile's notifications, None when it has none."""
+    saved = (saved_block(slug, block_name(profile), client) for slug in NOTIFICATIONS)
+    return next((block.id for block in saved if block), None)
+
+
 def read_wanted(root: Path) -> Wanted:
     """What the files of a checkout say that its server should have.
 
@@ -135,10 +194,11 @@ def read_wanted(root: Path) -> Wanted:
     Raises:
         ConfigurationError: naming the file and the mistake.
     """
+    capacity, deployments = root / "deployments/server.yaml", root / "prefect.yaml"
     return Wanted(
-        _validate(root / "deployments/server.yaml", Capacity),
+        validated(capacity, Capacity, load_yaml(capacity)),
         read_automations(root / "deployments/automations.yaml"),
-        _validate(root / "prefect.yaml", Deployments).deployments,
+        validated(deployments, Deployments, load_yaml(deployments)).deployments,
     )
 
 
@@ -148,12 +208,8 @@ def read_automations(path: Path) -> list[AutomationCore]:
     Raises:
         ConfigurationError: naming the mistake; a key that Prefect would ignore is one.
     """
-    given = _load(path)
-    for automation in given.get("automations") or ():
-        for action in automation.get("actions") or ():
-            if action.get("type") == "send-notification":
-                action["block_document_id"] = UUID(int=0)
-    understood = _validate(path, Automations, given)
+    given = _with_no_block(load_yaml(path))
+    understood = validated(path, Automations, given)
     for key in unknown_keys(given, understood.model_dump()):
         raise ConfigurationError(f"{path}: unknown key {key}")
     for automation in understood.automations:
@@ -164,6 +220,15 @@ def read_automations(path: Path) -> list[AutomationCore]:
                 got=repr(automation.name),
             )
     return understood.automations
+
+
+def _with_no_block(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_with_no_block(part) for part in node]
+    if not isinstance(node, dict):
+        return node
+    no_block = {"block_document_id": UUID(int=0)} if node.get("type") == "send-notification" else {}
+    return {key: _with_no_block(part) for key, part in node.items()} | no_block
 
 
 def unknown_keys(given: object, understood: object) -> Iterator[str]:
@@ -179,7 +244,12 @@ def unknown_keys(given: object, understood: object) -> Iterator[str]:
 
 
 def apply(
-    wanted: Wanted, client: SyncPrefectClient, notification: UUID | None, *, check: bool = False
+    wanted: Wanted,
+    client: SyncPrefectClient,
+    notification: UUID | None,
+    *,
+    pools: Sequence[WorkPool] = (),
+    check: bool = False,
 ) -> list[Standing]:
     """Make a server what it should be; what is so already isn't touched.
 
@@ -187,10 +257,11 @@ def apply(
         wanted: What that is.
         client: The server's.
         notification: The block that takes notifications; without one they are left out.
+        pools: Work pools that it should have besides.
         check: Change nothing, only tell.
     """
     steps = [
-        *(_work_pool(pool, client) for pool in wanted.capacity.work_pools),
+        *(_work_pool(pool, client) for pool in [*wanted.capacity.work_pools, *pools]),
         *(_concurrency_limit(limit, client) for limit in wanted.capacity.concurrency_limits),
         *_automations(wanted.automations, notification, client),
         *(step for deployment in wanted.deployments for step in _stale_schedules(deployment, client)),
@@ -221,23 +292,46 @@ def _nothing() -> None:
     """What there is to do about an object that is as it should be."""
 
 
+def default_template(type_: str) -> dict[str, Any]:
+    """Prefect's own base job template for a type of work pool.
+
+    An integration that is installed brings its own; for others, Prefect has a copy. It is read here and not asked of
+    the server, which would look on the internet first.
+
+    Raises:
+        ConfigurationError: when there is no such type.
+    """
+    if worker := BaseWorker.get_worker_class_from_type(type_):
+        return worker.get_default_base_job_template()
+    view = resources.files("prefect") / "server/api/collections_data/views/aggregate-worker-metadata.json"
+    found: dict[str, dict[str, Any]] = {}
+    for integration in json.loads(view.read_bytes()).values():
+        found |= integration
+    if type_ not in found:
+        raise ConfigurationError(f"there is no work pool of type {type_}", expected=" or ".join(sorted(found)))
+    template: dict[str, Any] = found[type_]["default_base_job_configuration"]
+    return template
+
+
 def _work_pool(pool: WorkPool, client: SyncPrefectClient) -> Step:
+    wanted = pool.model_dump(include={"description", "base_job_template"}, exclude_none=True)
+
     def create() -> None:
-        worker = BaseWorker.get_worker_class_from_type(pool.type)
-        if worker is None:
-            raise ConfigurationError(
-                f"no worker for the work pool {pool.name} of type {pool.type}",
-                expected=" or ".join(sorted(BaseWorker.get_all_available_worker_types())),
-                fix="install the Prefect integration that brings it",
-            )
-        template = worker.get_default_base_job_template()
-        client.create_work_pool(WorkPoolCreate(**pool.model_dump(), base_job_template=template))
+        template = pool.base_job_template or default_template(pool.type)
+        client.create_work_pool(WorkPoolCreate(**pool.model_dump() | {"base_job_template": template}))
 
     def update(_: object) -> None:
-        client.update_work_pool(pool.name, WorkPoolUpdate(description=pool.description))
+        client.update_work_pool(pool.name, WorkPoolUpdate(**wanted))
 
     saved = _found(client.read_work_pool, pool.name)
-    return _step(f"work-pool {pool.name}", {"description": pool.description}, saved, create, update)
+    if saved and pool.base_job_template and saved.type != pool.type:
+        raise ConfigurationError(
+            f"the work pool {pool.name} is of another type",
+            expected=pool.type,
+            got=saved.type,
+            fix=f"delete it: prefect work-pool delete {pool.name}",
+        )
+    return _step(f"work-pool {pool.name}", wanted, saved, create, update)
 
 
 def _concurrency_limit(limit: ConcurrencyLimit, client: SyncPrefectClient) -> Step:
@@ -315,7 +409,12 @@ def _found(read: Callable[[str], Found], name: str) -> Found | None:
         return None
 
 
-def _load(path: Path) -> Any:
+def load_yaml(path: Path) -> Any:
+    """A YAML file's content.
+
+    Raises:
+        ConfigurationError: when it can't be read, or isn't YAML.
+    """
     try:
         return yaml.safe_load(path.read_bytes())
     except OSError as error:
@@ -324,9 +423,15 @@ def _load(path: Path) -> Any:
         raise ConfigurationError(f"{path}: not valid YAML", got=str(error)) from None
 
 
-def _validate(path: Path, kind: type[Content], given: object = None) -> Content:
+def validated(path: Path, kind: type[Content], given: object) -> Content:
+    """A YAML file's content as a model, errors in one line.
+
+    Raises:
+        ConfigurationError: naming the file, the first thing that is not right, and why.
+    """
     try:
-        return TypeAdapter(kind).validate_python(_load(path) if given is None else given)
+        return kind.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise ConfigurationError(f"{path}: {'.'.join(map(str, first['loc']))}", got=first["msg"]) from None
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ConfigurationError(f"{path}: {where} is not right", got=first["msg"]) from None

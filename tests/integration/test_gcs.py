@@ -1,5 +1,6 @@
 """Google Cloud Storage as it is on a bad day: the month comes out whole, or the lake stays as it was."""
 
+import gc
 import hashlib
 import io
 import os
@@ -157,6 +158,25 @@ def test_a_publication_that_fails_before_it_replaced_anything_leaves_the_old_mon
     gcs.faults = []
     assert lake.manifest(KEYS) == old
     check_whole(gcs, lake)
+
+
+@pytest.mark.parametrize("fault", [Fault("status", "POST", "uploadType", 403), Fault("status", "PUT", status=403)])
+def test_an_upload_that_failed_is_not_finished_when_its_memory_is_cleared(
+    gcs: Gcs, lake: GcsLake, tmp_path: Path, fault: Fault
+) -> None:
+    make_month(lake, SMALL, tmp_path)
+    before = objects(gcs)
+    staged = clean(fetched(green_parquet(trip()), tmp_path), contract("green"), lake)
+    gcs.faults = [fault]
+    with pytest.raises(TlcError):
+        publish(staged, contract("green"), lake, datetime.now(UTC))
+    del staged
+    gc.collect()
+    after = objects(gcs)
+    assert after.keys() == before.keys()
+    assert {name: after[name] for name in after if "/manifest/" not in name} == {
+        name: before[name] for name in before if "/manifest/" not in name
+    }
 
 
 def test_a_publication_that_fails_half_way_leaves_no_manifest_and_the_next_run_makes_the_month(

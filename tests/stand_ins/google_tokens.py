@@ -15,6 +15,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
@@ -22,6 +23,9 @@ from urllib.parse import parse_qs
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth import jwt
+
+from stand_ins.bigquery import BigQuery
+from stand_ins.gcs import Gcs
 
 GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 #: Assertions are always for Google, wherever the key file says its endpoint is.
@@ -88,7 +92,7 @@ class GoogleTokens:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What keeps a client from the internet."""
+        """The environment of a client that gets no further than here."""
         return {"HTTPS_PROXY": self.url, "NO_PROXY": "127.0.0.1,localhost"}
 
     @contextmanager
@@ -114,3 +118,34 @@ class GoogleTokens:
         if not str(claims.get("scope", "")).startswith("https://www.googleapis.com/auth/"):
             return 400, {"error": "invalid_scope", "error_description": "Invalid OAuth scope or ID token audience."}
         return 200, {"access_token": self.token, "expires_in": 3599, "token_type": "Bearer"}
+
+
+@dataclass(frozen=True)
+class GoogleCloud:
+    """A project at Google: the service account ``tokens``, one bucket, and BigQuery that reads from it."""
+
+    tokens: GoogleTokens
+    gcs: Gcs
+    bigquery: BigQuery
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a client that takes this for Google."""
+        hosts = {"STORAGE_EMULATOR_HOST": self.gcs.url, "BIGQUERY_EMULATOR_HOST": self.bigquery.url}
+        return self.tokens.environment | hosts
+
+
+@contextmanager
+def google_cloud(project: str, bucket: str, token: str) -> Iterator[GoogleCloud]:
+    """A project whose bucket and BigQuery take just that token."""
+
+    def read(_: str, name: str) -> bytes | None:
+        return gcs.read(bucket, name) if name in gcs.names(bucket) else None
+
+    with (
+        GoogleTokens(project, token).running() as tokens,
+        Gcs(bucket).running() as gcs,
+        BigQuery(project, read).running() as bigquery,
+    ):
+        gcs.tokens, bigquery.tokens = {token}, {token}
+        yield GoogleCloud(tokens, gcs, bigquery)

@@ -243,14 +243,16 @@ class GcsStaging:
         """Send an upload's last chunk, which makes it an object.
 
         The client compares its own crc32c with the server's; should they differ, what arrived is removed.
+        An upload that can't be finished stays among those that ``discard`` gives up.
         """
         blob, calls = self._lake.blob(key), self._lake.calls()
         try:
-            self._uploads.pop(key).close()
+            self._uploads[key].close()
         except DataCorruption:
             blob.reload(**calls)
             blob.delete(if_generation_match=blob.generation, **calls)
             raise
+        del self._uploads[key]
         blob.reload(**calls)
         if (blob.metadata or {}).get("run") != self.token:
             raise conflict(self._keys)
@@ -329,6 +331,8 @@ def _cancel(upload: BlobWriter) -> None:
     """Give an upload up: what was sent never becomes an object."""
     with contextlib.suppress(*FAILURES, ValueError):
         upload.terminate()
+    # Were its buffer left open, as after a failure, the client would finish the upload when it is garbage collected.
+    upload._buffer.close()
 
 
 def chunk_size() -> int:

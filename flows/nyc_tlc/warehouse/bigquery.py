@@ -96,12 +96,7 @@ class BigQueryWarehouse:
                 if self._found(lookup.table.name) is None:
                     self._replace_lookup(lookup)
             for view in views:
-                found = self._found(view.name)
-                if any(changed) or found is None or tuple(field.name for field in found.schema) != view.columns:
-                    self._client.delete_table(self._dataset.table(view.name), not_found_ok=True)
-                    made = bigquery.Table(self._dataset.table(view.name))
-                    made.view_query, made.description = view.sql(self._at), view.description
-                    self._client.create_table(made, exists_ok=True)
+                self._prepare_view(view, anew=any(changed))
 
     def replace_month(
         self, file: CleanFile, table: Table, flow_run_id: str | None, *, force: bool = False
@@ -182,6 +177,16 @@ class BigQueryWarehouse:
             found.schema = [*found.schema, *(field for field in _schema(table) if field.name in names)]
             self._client.update_table(found, ["schema"])
         return bool(gained)
+
+    def _prepare_view(self, view: View, *, anew: bool) -> None:
+        """Create a view, or put another in its place: it is never away, as another load may just stand on it."""
+        found = self._found(view.name)
+        if found is None:
+            made = bigquery.Table(self._dataset.table(view.name))
+            made.view_query, made.description = view.sql(self._at), view.description
+            self._client.create_table(made, exists_ok=True)
+        elif anew or tuple(field.name for field in found.schema) != view.columns:
+            self._client.query_and_wait(f"CREATE OR REPLACE VIEW {self._at(view.name)} AS {view.sql(self._at)}")
 
     def _run(self, file: CleanFile, table: Table, known: Load | None) -> bigquery.LoadJob:
         """Run the month's load job, or find it run: the first of its attempts that did not fail."""
@@ -309,15 +314,18 @@ def _together(dataset: str, bucket: str) -> bool:
 
 
 def _explain(error: Exception, what: str, place: str) -> TlcError:
-    told = str(error).partition("\n")[0][:300]
-    if isinstance(error, api.Forbidden | api.Unauthorized):
+    """What a client's error means for a person."""
+    told = str(error.args[0] if isinstance(error, auth.RefreshError) and error.args else error)
+    told = told.partition("\n")[0][:300]
+    if isinstance(error, TRANSIENT) or "rateLimitExceeded" in told:
+        return TransientError(f"{what}: {place} did not answer", got=told, fix="try again later")
+    if isinstance(error, auth.GoogleAuthError | api.Unauthorized):
+        fix = "see to the profile's gcp-credentials"
+        return ConfigurationError(f"{what}: the credentials for {place} are refused", got=told, fix=fix)
+    if isinstance(error, api.Forbidden):
         return ConfigurationError(
             f"{what}: a right is missing in {place}",
             got=told,
             fix=f"grant roles/bigquery.jobUser on the project and roles/bigquery.dataEditor on the dataset {SCHEMA}",
         )
-    if isinstance(error, TRANSIENT):
-        return TransientError(f"{what}: {place} did not answer", got=told, fix="try again later")
-    if isinstance(error, auth.GoogleAuthError):
-        return ConfigurationError(f"{what}: the credentials for {place} are refused", got=told)
     return TlcError(f"{what}: {place} failed; the old rows stay", got=told)

@@ -270,8 +270,14 @@ class PostgresWarehouse:
                 **self._parameters, application_name=f"nyc-tlc-flows: {what}"
             )
         except psycopg2.OperationalError as error:
-            kind = TransientError if _is_about_time(error) else ConfigurationError
-            raise kind(f"{what}: no connection to {self.place}", got=_first(error)) from error
+            about_time = _is_about_time(error)
+            kind = TransientError if about_time else ConfigurationError
+            fix = "see that the server runs, or try again later" if about_time else "see to the profile's connection"
+            raise kind(f"{what}: no connection to {self.place}", got=_first(error), fix=fix) from error
+        except psycopg2.ProgrammingError as error:
+            raise ConfigurationError(
+                f"{what}: {self.place} can't be asked for a connection", got=_first(error)
+            ) from error
         try:
             with connection, connection.cursor() as cursor:
                 yield cursor
@@ -400,7 +406,7 @@ def _is_about_time(error: psycopg2.OperationalError) -> bool:
     told = str(error)
     return any(
         part in told
-        for part in ("refused", "timeout", "timed out", "starting up", "shutting down", "too many", "closed")
+        for part in ("refused", "timeout expired", "timed out", "starting up", "shutting down", "too many", "closed")
     )
 
 

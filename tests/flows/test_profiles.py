@@ -1,0 +1,168 @@
+"""Profiles as people use them: registered from a file, then named to a flow, with everything behind them on sockets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import psycopg2
+import pytest
+
+from conftest import Profile
+from stand_ins.gcs import Fault
+from stand_ins.google_tokens import GoogleCloud
+
+JANUARY = ("--color", "green", "--year", "2024", "--month", "1")
+FILE = "clean/green/year=2024/month=01/green_tripdata_2024-01.parquet"
+Runs = dict[str, CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def runs(gcp: Profile, dev: Profile) -> Runs:
+    """What was run with the two profiles: one thing after the other with each, the two side by side."""
+
+    def run_all(runs: dict[str, Callable[[], CompletedProcess[str]]]) -> Runs:
+        return {name: run() for name, run in runs.items()}
+
+    with ThreadPoolExecutor() as side_by_side:
+        with_gcp, with_dev = side_by_side.map(
+            run_all,
+            (
+                {
+                    "register gcp": gcp.register,
+                    "into the bucket": lambda: gcp.run("etl_web_to_gcs", *JANUARY, "--source", "sample"),
+                    "into the bucket again": lambda: gcp.run("etl_web_to_gcs", *JANUARY, "--source", "sample"),
+                    "from the bucket": lambda: gcp.run("etl_gcs_to_bq", *JANUARY),
+                },
+                {
+                    "register dev": dev.register,
+                    "into Postgres": lambda: dev.run("etl_month", *JANUARY, "--source", "sample"),
+                    "check dev": lambda: dev.run("check_connections"),
+                    "nobody": lambda: dev.server.run("flows/load_lookups.py", "--offline", "--profile", "nobody"),
+                },
+            ),
+        )
+        both = side_by_side.map(
+            lambda arguments: gcp.run(*arguments),
+            (
+                ("etl_month", "--year", "2024", "--month", "1", "--source", "sample", "--warehouses", "bigquery"),
+                ("load_lookups", "--offline"),
+                ("check_connections",),
+            ),
+        )
+        return with_gcp | with_dev | dict(zip(("into BigQuery", "lookups", "check gcp"), both, strict=True))
+
+
+def done(run: CompletedProcess[str]) -> str:
+    """What a run that did its work has to say."""
+    assert run.returncode == 0, run.stderr
+    assert not [line for line in run.stderr.splitlines() if "Warning" in line], "a warning nobody can act on"
+    return run.stdout
+
+
+def test_registering_makes_the_blocks_a_profile_has(runs: Runs) -> None:
+    assert done(runs["register gcp"]).split() == [
+        *("created", "gcp-credentials/taxi-gcp", "created", "gcs-bucket/taxi-gcp"),
+        *("created", "bigquery-warehouse/taxi-gcp"),
+    ]
+    assert done(runs["register dev"]).split() == [
+        *("created", "local-file-system/taxi-dev", "created", "sqlalchemy-connector/taxi-dev")
+    ]
+
+
+def test_a_month_goes_into_the_folder_of_the_bucket_as_the_account_of_the_block(
+    runs: Runs, google: GoogleCloud
+) -> None:
+    told = done(runs["into the bucket"])
+    assert told.startswith("green 2024-01: 2,000 rows in, ")
+    assert f"gs://taxi-lake/tlc/{FILE}" in told
+    green = {name for name in google.gcs.names("taxi-lake") if "green" in name}
+    assert green == {
+        f"tlc/{FILE}",
+        f"tlc/quarantine/{FILE.removeprefix('clean/')}",
+        "tlc/raw/green/green_tripdata_2024-01.parquet",
+        "tlc/manifest/green/2024-01.json",
+    }
+    assert google.tokens.assertions
+    assert set(google.tokens.turned_away) <= {"iamcredentials.googleapis.com:443"}, "nothing else leaves this machine"
+
+
+def test_a_second_run_finds_the_month_current(runs: Runs) -> None:
+    assert done(runs["into the bucket again"]).startswith("green 2024-01 is current, nothing to do: ")
+
+
+def test_bigquery_loads_a_month_straight_from_the_bucket(runs: Runs, google: GoogleCloud) -> None:
+    rows = re.findall(r"([\d,]+) clean", done(runs["into the bucket"]))[0]
+    assert done(runs["from the bucket"]).startswith(f"green 2024-01: {rows} rows loaded into bigquery://taxis/ny_taxi")
+    loads = [job.configuration["load"] for job in google.bigquery.jobs.values() if "load" in job.configuration]
+    months = [load for load in loads if load["destinationTable"]["tableId"] == "green_trip_data$202401"]
+    assert [load["sourceUris"] for load in months] == [[f"gs://taxi-lake/tlc/{FILE}"]]
+    uploads = [call.body for call in google.bigquery.calls if call.path.startswith("/upload/")]
+    assert not [body for body in uploads if b"trip_data" in body], "only lookup tables are uploaded"
+
+
+def test_a_month_goes_all_the_way_from_the_source_into_bigquery(runs: Runs, google: GoogleCloud) -> None:
+    told = done(runs["into BigQuery"])
+    assert told.startswith("yellow 2024-01: 2,000 rows in, ")
+    assert "rows loaded into bigquery://taxis/ny_taxi" in told
+    assert "gs://taxi-lake/tlc/clean/yellow/" in told
+    assert done(runs["lookups"]) == "zones and code tables are in bigquery://taxis/ny_taxi\n"
+    assert {"yellow_trip_data", "zones", "trips", "loads"} <= {table for _, table in google.bigquery.tables}
+
+
+def test_a_month_goes_all_the_way_from_the_source_into_a_folder_and_postgres(runs: Runs, dev: Profile) -> None:
+    told = done(runs["into Postgres"])
+    lake, database = Path(dev.variables["LAKE_FOLDER"]), dev.variables["POSTGRES_DB"]
+    assert (lake / FILE).is_file()
+    (rows,) = re.findall(r"2024-01: ([\d,]+) rows loaded into postgresql://", told)
+    with psycopg2.connect(
+        host=dev.variables["POSTGRES_HOST"],
+        port=dev.variables["POSTGRES_PORT"],
+        dbname=database,
+        user=dev.variables["POSTGRES_USER"],
+        password=dev.variables["POSTGRES_PASSWORD"],
+    ) as connection:
+        cursor = connection.cursor()
+        cursor.execute("SELECT count(*) FROM ny_taxi.green_trip_data")
+        assert f"{cursor.fetchone()[0]:,}" == rows
+    connection.close()
+
+
+def test_check_connections_lists_what_a_profile_has(runs: Runs) -> None:
+    lake, bigquery = done(runs["check gcp"]).splitlines()
+    assert lake == "ok    lake      gs://taxi-lake/tlc: wrote, read back, deleted"
+    assert bigquery.startswith("ok    bigquery  bigquery://taxis/ny_taxi: answers, and tables can be made; ")
+    lake, postgres = done(runs["check dev"]).splitlines()
+    assert lake.startswith("ok    lake      /")
+    assert postgres.startswith("ok    postgres  postgresql://")
+
+
+@pytest.mark.usefixtures("runs")
+def test_check_connections_says_the_one_thing_to_do_about_each_part_that_fails(
+    gcp: Profile, google: GoogleCloud
+) -> None:
+    google.gcs.faults = [Fault("status", "POST", "uploadType", 403)]
+    google.bigquery.datasets["ny_taxi"]["location"] = "europe-west1"
+    failed = gcp.run("check_connections")
+    google.bigquery.datasets["ny_taxi"]["location"] = "US"
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr.splitlines()[-1] == "error: the profile gcp can't be used as it is"
+    lake, to_lake, bigquery, to_bigquery = failed.stdout.splitlines()
+    assert re.match(r"FAIL  lake      .* no right to gs://taxi-lake/tlc; got 403 ", lake)
+    assert to_lake.strip() == "grant the service account the role roles/storage.objectUser on the bucket"
+    assert bigquery == (
+        "FAIL  bigquery  bigquery://taxis/ny_taxi and the lake's bucket are in different places; "
+        "expected a dataset in US; got europe-west1"
+    )
+    assert to_bigquery.strip().startswith("make the bucket in europe-west1, or drop the dataset")
+
+
+def test_a_profile_nobody_registered_is_named_with_the_command_that_makes_it(runs: Runs) -> None:
+    assert (runs["nobody"].returncode, runs["nobody"].stdout) == (1, "")
+    assert runs["nobody"].stderr == (
+        "error: the profile nobody has no block gcs-bucket/taxi-nobody or local-file-system/taxi-nobody; "
+        "make it: python blocks/register.py nobody\n"
+    )
