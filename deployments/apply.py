@@ -17,35 +17,39 @@ from prefect.client.orchestration import get_client  # noqa: E402
 from prefect.settings import PREFECT_API_URL  # noqa: E402
 
 from nyc_tlc import server  # noqa: E402
-from nyc_tlc.blocks import NOTIFICATIONS, answered, notification  # noqa: E402
+from nyc_tlc.blocks import variables  # noqa: E402
 from nyc_tlc.errors import ArgumentError, ConfigurationError, TlcError  # noqa: E402
+from nyc_tlc.pools import read_pool  # noqa: E402
 from nyc_tlc.profiles import LOCAL  # noqa: E402
 from nyc_tlc.settings import settings  # noqa: E402
 
 
-def apply(*, profile: str | None = None, check: bool = False) -> int:
+def apply(*, pool: list[str] | None = None, profile: str | None = None, check: bool = False) -> int:
     """Prepare a Prefect server for the deployments: work pools, concurrency limits, automations, no stale schedules.
 
     Args:
+        pool: A work pool to have besides, docker for deployments/pools/docker.yaml; can be given several times.
         profile: Whose notification block the automations use; TLC_PROFILE or local if left out.
         check: Change nothing; tell what is missing or would change, and exit with 1 if anything is.
     """
     profile = profile or settings().profile
     root = HERE.parent
-    wanted = server.read_wanted(root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root)
+    root = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
+    wanted = server.read_wanted(root)
+    pools = [read_pool(root / f"deployments/pools/{name}.yaml", variables()) for name in pool or ()]
     if not PREFECT_API_URL.value():
         raise ConfigurationError(
             "no Prefect server to prepare: PREFECT_API_URL is not set",
             fix="start one with prefect server start and set PREFECT_API_URL=http://127.0.0.1:4200/api",
         )
-    with answered(), get_client(sync_client=True) as client:
-        block = None if profile == LOCAL else notification(profile, client)
-        standings = server.apply(wanted, client, block, check=check)
+    with server.answered(), get_client(sync_client=True) as client:
+        block = None if profile == LOCAL else server.notification(profile, client)
+        standings = server.apply(wanted, client, block, pools=pools, check=check)
     told = [f"{each.status} ({', '.join(each.fields)})" if each.fields else each.status for each in standings]
     for status, standing in zip(told, standings, strict=True):
         sys.stdout.write(f"{status:{max(map(len, told))}}  {standing.what}\n")
     if any(standing.status == "left out" for standing in standings):
-        what = f"{', '.join(NOTIFICATIONS[:-1])} or {NOTIFICATIONS[-1]}"
+        what = f"{', '.join(server.NOTIFICATIONS[:-1])} or {server.NOTIFICATIONS[-1]}"
         sys.stdout.write(
             f"left out is what notifies: the profile {profile} has no block {what}, see blocks/README.md\n"
         )

@@ -394,9 +394,15 @@ class BigQuery:
         resource = self._table(dataset, table)
         if resource["type"] == "VIEW":
             return resource
+        count = f'SELECT count(*) FROM "{dataset}"."{table}" WHERE {_scope(resource, partition)}'
         with closing(self._duck.cursor()) as cursor:
-            rows = cursor.execute(f'SELECT count(*) FROM "{dataset}"."{table}" WHERE {_scope(resource, partition)}')
-            return {**resource, "numRows": str(rows.fetchall()[0][0])}
+            try:
+                rows = cursor.execute(count).fetchall()
+            except duckdb.CatalogException:
+                # Already listed, and its transaction is about to end.
+                with self._writing:
+                    rows = cursor.execute(count).fetchall()
+            return {**resource, "numRows": str(rows[0][0])}
 
     def _list_tables(self, request: Request) -> Resource:
         self._dataset(request.names["dataset"])
