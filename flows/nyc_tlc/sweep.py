@@ -21,7 +21,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
@@ -46,6 +46,9 @@ ASK_EVERY = 2.0
 ANEW = 2
 #: A run that has crashed may be rescheduled by an automation; so long it is given, in seconds.
 GRACE = 30.0
+
+#: A run that a lost machine was about to start stays pending for ever; so long it is waited for, in seconds.
+PENDING = 1800.0
 
 ACTIVE = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
 
@@ -210,6 +213,8 @@ class _Child:
         """What became of the month, None while it is under way; one whose run crashed is submitted again."""
         if run is None or run.state is None or not run.state.is_final():
             self._crashed_at = 0.0
+            if run and run.state and run.state.is_pending() and _age(run.state) > PENDING:
+                return record(self._plan, "failed", error=f"pending for {PENDING:.0f} s; is its machine lost?")
             return None
         took = run.total_run_time.total_seconds()
         if run.state.is_completed():
@@ -228,6 +233,10 @@ class _Child:
     def _rows(self) -> int | None:
         manifest = open_lake(self._terms.profile).manifest(Keys(self._plan.color, self._plan.month))
         return manifest.clean.rows if manifest else None
+
+
+def _age(state: State) -> float:
+    return (datetime.now(UTC) - state.timestamp).total_seconds()
 
 
 def _deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse:

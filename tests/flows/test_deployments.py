@@ -1,0 +1,610 @@
+"""The deployments, and what a server has for them: read strictly, and carried out on a real Prefect server."""
+
+import contextlib
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import yaml
+from prefect.blocks.core import Block
+from prefect.cli.deploy._models import PrefectYamlModel
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy, FlowRun
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.states import Crashed, Failed, Late, Pending, Running, State
+from prefect.utilities.schema_tools import validate
+
+from conftest import ROOT, PrefectServer
+from factories import green_parquet, trip
+from nyc_tlc.blocks import read_blocks, register
+from nyc_tlc.errors import ConfigurationError
+from nyc_tlc.months import COLORS
+from nyc_tlc.server import OURS, read_wanted, unknown_keys
+from stand_ins.http_source import Fault, HttpSource, PublishedFile
+
+SECRET = "s3cr3t"
+PREFECT_YAML = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+DEPLOYMENTS = {
+    f"{flow}/{color}"
+    for flow in ("etl-web-to-gcs", "etl-month", "etl-gcs-to-bq", "etl-gcs-to-postgres")
+    for color in COLORS
+} | {"backfill/backfill", "backfill/catch-up", "load-lookups/monthly", "check-connections/daily"}
+ACTIVE = {"backfill/catch-up", "load-lookups/monthly", "check-connections/daily"}
+FAILURES = f"automation {OURS}failed or crashed -> notification"
+LATE = f"automation {OURS}late for 15 minutes -> notification"
+HEARTBEATS = f"automation {OURS}heartbeats missed -> crashed"
+
+
+@dataclass(frozen=True)
+class Ran:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def standings(self) -> dict[str, str]:
+        """Object -> what was done about it."""
+        lines = (re.split(r"  +", line) for line in self.out.splitlines() if "  " in line)
+        return {what: status for status, what in lines}
+
+
+Apply = Callable[..., Ran]
+
+
+@pytest.fixture(scope="module")
+def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
+    """A client of the server, on which nothing of these tests stays."""
+    settings = {PREFECT_API_URL: prefect_server.url, PREFECT_HOME: prefect_server.home}
+    with temporary_settings(settings), get_client(sync_client=True) as client:
+        yield client
+        for automation in client.read_automations():
+            client.delete_automation(automation.id)
+        for deployment in client.read_deployments():
+            client.delete_deployment(deployment.id)
+        for pool in client.read_work_pools():
+            client.delete_work_pool(pool.name)
+        for limit in client.read_global_concurrency_limits():
+            client.delete_global_concurrency_limit_by_name(limit.name)
+        for block in client.read_block_documents():
+            if str(block.name).startswith("taxi-"):
+                client.delete_block_document(block.id)
+
+
+@pytest.fixture(scope="module")
+def first_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a clone has of what matters here."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    for name in ("flows", "blocks", "deployments"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "prefect.yaml", checkout)
+    return checkout
+
+
+@pytest.fixture
+def checkout(first_checkout: Path, tmp_path: Path) -> Path:
+    """Another, free to change."""
+    return shutil.copytree(first_checkout, tmp_path / "checkout")
+
+
+def deploy(checkout: Path, server: PrefectServer) -> None:
+    """Deploy a checkout as the README says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=checkout,
+        env=server.environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def deployed(client: SyncPrefectClient, first_checkout: Path, prefect_server: PrefectServer) -> SyncPrefectClient:
+    """A client of the server with the checkout's deployments; the server was prepared from another directory."""
+    prepared = prefect_server.run(str(first_checkout / "deployments/apply.py"))
+    assert prepared.returncode == 0, prepared.stderr
+    deploy(first_checkout, prefect_server)
+    return client
+
+
+@pytest.fixture
+def apply(checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Apply:
+    """Run the checkout's script in this process."""
+
+    def run(*arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["deployments/apply.py", *arguments])
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        with pytest.raises(SystemExit) as exited:
+            runpy.run_path(str(checkout / "deployments/apply.py"), run_name="__main__")
+        shown = capsys.readouterr()
+        return Ran(int(str(exited.value.code)), shown.out, shown.err)
+
+    return run
+
+
+@dataclass
+class Inbox:
+    """Takes what a webhook is sent."""
+
+    url: str = ""
+    mail: list[dict[str, Any]] = field(default_factory=list)
+    authorizations: set[str | None] = field(default_factory=set)
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    """An endpoint for notifications."""
+    inbox = Inbox()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            inbox.mail.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            inbox.authorizations.add(self.headers["Authorization"])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Stay quiet."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        inbox.url = f"http://127.0.0.1:{server.server_port}"
+        yield inbox
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def machine(server: PrefectServer, directory: Path, **environment: str) -> Iterator[None]:
+    """A machine with a worker, started in some directory."""
+    directory.mkdir()
+    settings = {"PREFECT_WORKER_QUERY_SECONDS": "0.5", "MACHINE": str(directory), **environment}
+    with (directory / "log").open("wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "taxi", "--type", "process"],
+            cwd=directory,
+            env=server.environment(**settings),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield
+    finally:
+        worker.terminate()
+        worker.wait(30)
+
+
+def lose(directory: Path) -> None:
+    """Kill whatever runs on a machine, the worker first: it would tell that the flow is dead."""
+    for environment in sorted(Path("/proc").glob("[0-9]*/environ"), key=lambda path: int(path.parent.name)):
+        with contextlib.suppress(OSError):
+            if f"MACHINE={directory}\0".encode() in environment.read_bytes():
+                os.kill(int(environment.parent.name), signal.SIGKILL)
+
+
+def eventually(happens: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait for something; what it was."""
+    deadline = time.monotonic() + seconds
+    while not (found := happens()):
+        assert time.monotonic() < deadline, "it didn't happen"
+        time.sleep(0.2)
+    return found
+
+
+def new_run(client: SyncPrefectClient, deployment: str, **parameters: Any) -> FlowRun:
+    found = client.read_deployment_by_name(deployment)
+    return client.create_flow_run_from_deployment(found.id, parameters=parameters)
+
+
+def pass_through(client: SyncPrefectClient, run: FlowRun, *states: State[Any]) -> None:
+    for state in states:
+        client.set_flow_run_state(run.id, state)
+
+
+def change(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def keep_automations(checkout: Path, *names: str, within: int) -> None:
+    """Leave a checkout only some automations, those that wait with less patience.
+
+    Only some, because a Prefect server on SQLite now and then loses an event that several wait for.
+    """
+    file = checkout / "deployments/automations.yaml"
+    kept = [
+        each for each in yaml.safe_load(file.read_text())["automations"] if any(name in each["name"] for name in names)
+    ]
+    assert len(kept) == len(names)
+    for each in kept:
+        each["trigger"]["within"] = within if each["trigger"]["posture"] == "Proactive" else 0
+    file.write_text(yaml.safe_dump({"automations": kept}))
+
+
+def ignored_keys(content: dict[str, Any]) -> list[str]:
+    """The keys of a ``prefect.yaml`` that Prefect would ignore."""
+    return list(unknown_keys(content, PrefectYamlModel.model_validate(content).model_dump(by_alias=True)))
+
+
+def test_prefect_yaml_has_no_key_that_prefect_would_ignore() -> None:
+    assert ignored_keys(PREFECT_YAML) == []
+
+
+@pytest.mark.parametrize("where", [[], [0], [0, "work_pool"], [0, "concurrency_limit"]])
+def test_a_misspelt_key_would_be_noticed(where: list[str | int]) -> None:
+    content = part = json.loads(json.dumps(PREFECT_YAML))
+    for key in ["deployments", *where] if where else []:
+        part = part[key]
+    part["cuncurrency"] = 1
+    assert [name.rpartition(".")[2] for name in ignored_keys(content)] == ["cuncurrency"]
+
+
+def test_every_deployment_is_there_and_says_what_it_needs() -> None:
+    wanted = read_wanted(ROOT)
+    assert {deployment.full_name for deployment in wanted.deployments} == DEPLOYMENTS
+    for deployment, content in zip(wanted.deployments, PREFECT_YAML["deployments"], strict=True):
+        assert content["description"]
+        assert "nyc-tlc" in content["tags"]
+        assert content["work_pool"]["name"] in {pool.name for pool in wanted.capacity.work_pools}
+        assert content["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+        assert content["concurrency_limit"]["limit"] >= 1
+        assert content["concurrency_limit"]["collision_strategy"] in ConcurrencyLimitStrategy.__members__
+        schedules = content.get("schedules", [])
+        assert all(CronSchedule(cron=each["cron"], timezone="America/New_York") for each in schedules)
+        assert all(each["timezone"] == "America/New_York" for each in schedules)
+        assert [each["active"] for each in schedules] == (
+            [] if deployment.full_name == "backfill/backfill" else [deployment.full_name in ACTIVE]
+        )
+
+
+def test_every_entrypoint_imports_from_elsewhere_and_takes_the_parameters(tmp_path: Path) -> None:
+    entrypoints = sorted({deployment["entrypoint"] for deployment in PREFECT_YAML["deployments"]})
+    script = f"""if True:
+        import json
+        from prefect.flows import load_flow_from_entrypoint
+        from prefect.utilities.callables import parameter_schema
+        flows = {{name: load_flow_from_entrypoint(f"{ROOT}/{{name}}") for name in {entrypoints}}}
+        print(json.dumps({{name: [flow.name, parameter_schema(flow).model_dump()] for name, flow in flows.items()}}))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    flows = json.loads(done.stdout)
+    for deployment, content in zip(read_wanted(ROOT).deployments, PREFECT_YAML["deployments"], strict=True):
+        flow, schema = flows[deployment.entrypoint]
+        assert deployment.full_name == f"{flow}/{deployment.name}"
+        parameters = content.get("parameters", {})
+        assert parameters.keys() <= schema["properties"].keys()
+        validate(parameters, schema, raise_on_error=True, ignore_required=False)
+
+
+def test_a_prepared_server_takes_the_deployments_twice_and_nothing_changes(
+    deployed: SyncPrefectClient, first_checkout: Path, prefect_server: PrefectServer, apply: Apply
+) -> None:
+    def everything() -> dict[str, Any]:
+        flows = {flow.id: flow.name for flow in deployed.read_flows()}
+        return {
+            f"{flows[each.flow_id]}/{each.name}": (each.id, [(s.id, s.slug, s.active) for s in each.schedules])
+            for each in deployed.read_deployments()
+        }
+
+    before = everything()
+    assert before.keys() == DEPLOYMENTS
+    assert {name for name, (_, schedules) in before.items() if any(active for *_, active in schedules)} == ACTIVE
+    deploy(first_checkout, prefect_server)
+    assert everything() == before
+    again, checked = apply(), apply("--check")
+    assert (again.status, checked.status) == (0, 0)
+    assert set(again.standings.values()) == {"unchanged", "left out"}
+    assert again.standings == checked.standings
+    assert {what for what, status in again.standings.items() if status == "left out"} == {FAILURES, LATE}
+    yellow = deployed.read_deployment_by_name("etl-month/yellow")
+    assert yellow.parameters == {"color": "yellow"}
+    assert yellow.global_concurrency_limit.limit == 2
+    assert yellow.concurrency_options.collision_strategy == ConcurrencyLimitStrategy.ENQUEUE
+
+
+def test_the_server_plans_the_runs_of_the_active_schedules_and_no_others(deployed: SyncPrefectClient) -> None:
+    def planned() -> set[str]:
+        ids = {run.deployment_id for run in deployed.read_flow_runs() if run.auto_scheduled}
+        flows = {flow.id: flow.name for flow in deployed.read_flows()}
+        return {f"{flows[each.flow_id]}/{each.name}" for each in deployed.read_deployments() if each.id in ids}
+
+    assert eventually(lambda: planned() >= ACTIVE and planned()) == ACTIVE
+
+
+def test_what_was_changed_by_hand_is_told_and_put_right(deployed: SyncPrefectClient, apply: Apply) -> None:
+    deployed.upsert_global_concurrency_limit_by_name("taxi-warehouse-postgres", 20)
+    deployed.upsert_global_concurrency_limit_by_name("somebody's", 20)
+    deployed.delete_global_concurrency_limit_by_name("taxi-source-github.com")
+    deployed.pause_automation(deployed.find_automation(HEARTBEATS.removeprefix("automation ")).id)
+    told = {
+        "concurrency-limit taxi-warehouse-postgres": ("differs (limit)", "updated (limit)"),
+        "concurrency-limit taxi-source-github.com": ("missing", "created"),
+        HEARTBEATS: ("differs (enabled)", "updated (enabled)"),
+    }
+    checked = apply("--check")
+    assert deployed.read_global_concurrency_limit_by_name("taxi-warehouse-postgres").limit == 20
+    done, again = apply(), apply()
+    assert (checked.status, done.status) == (1, 0)
+    for what, (would, was) in told.items():
+        assert (checked.standings[what], done.standings[what], again.standings[what]) == (would, was, "unchanged")
+    assert deployed.read_global_concurrency_limit_by_name("taxi-warehouse-postgres").limit == 2
+    assert deployed.read_global_concurrency_limit_by_name("somebody's").limit == 20
+
+
+def test_a_schedule_that_left_the_file_is_removed_and_one_made_by_hand_stays(
+    deployed: SyncPrefectClient, checkout: Path, apply: Apply
+) -> None:
+    found = deployed.read_deployment_by_name("check-connections/daily")
+    deployed.create_deployment_schedules(found.id, [(CronSchedule(cron="0 * * * *"), False)])
+    change(checkout / "prefect.yaml", "{slug: daily, cron: 40 5 * * *", "{slug: early, cron: 40 5 * * *")
+    stale = "schedule check-connections/daily daily"
+    checked, done, again = apply("--check"), apply(), apply()
+    assert (checked.status, checked.standings[stale]) == (1, "stale")
+    assert (done.status, done.standings[stale]) == (0, "removed")
+    assert stale not in again.standings
+    schedules = deployed.read_deployment_by_name("check-connections/daily").schedules
+    assert [schedule.slug for schedule in schedules] == [None]
+
+
+def test_automations_are_made_once_updated_by_name_and_removed_when_they_left_the_file(
+    deployed: SyncPrefectClient, checkout: Path, apply: Apply, prefect_server: PrefectServer
+) -> None:
+    file = checkout / "deployments/automations.yaml"
+    somebody = {
+        "name": "somebody's",
+        "trigger": {"type": "event", "expect": ["prefect.flow-run.Failed"]},
+        "actions": [{"type": "do-nothing"}],
+    }
+    content = yaml.safe_load(file.read_text())
+    copies = [each for each in content["automations"] if each["actions"][0]["type"] != "send-notification"]
+    (checkout / "copies.yaml").write_text(yaml.safe_dump({"automations": [*copies, somebody]}))
+    made = subprocess.run(
+        [sys.executable, "-m", "prefect", "automation", "create", "--from-file", str(checkout / "copies.yaml")],
+        env=prefect_server.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    change(file, "within: 90", "within: 120")
+    done, again = apply(), apply()
+    assert done.out.count("removed") == len(copies)
+    assert done.out.count("updated (trigger)") == 1
+    assert again.out.count("unchanged") == len(again.standings) - 2
+    heartbeats = [each for each in deployed.read_automations() if each.name == HEARTBEATS.removeprefix("automation ")]
+    assert [each.trigger.within.total_seconds() for each in heartbeats] == [120]
+    file.write_text("automations: []")
+    assert apply().out.count("removed") == len(copies)
+    assert [each.name for each in deployed.read_automations()] == ["somebody's"]
+
+
+def profile(content: str, folder: Path) -> list[Block]:
+    (folder / "profile.yaml").write_text(content)
+    return read_blocks(folder / "profile.yaml", {})
+
+
+SLACK = f"slack-webhook: {{url: https://hooks.slack.com/services/T00/B00/{SECRET}}}"
+EMAIL = f"sendgrid-email: {{api_key: {SECRET}, sender_email: taxi@example.com, to_emails: [me@example.com]}}"
+WEBHOOK = f"custom-webhook: {{url: https://example.com/{SECRET}, token: {SECRET}}}"
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # by a library of Prefect's
+@pytest.mark.parametrize("content", [SLACK, EMAIL, WEBHOOK])
+def test_each_kind_of_notification_is_registered_once_and_used(
+    deployed: SyncPrefectClient, apply: Apply, tmp_path: Path, content: str
+) -> None:
+    block = f"{content.partition(':')[0]}/taxi-kind"
+    statuses = [
+        {each.block: each.status for each in register("kind", profile(content, tmp_path))}[block] for _ in range(2)
+    ]
+    assert statuses == ["created", "unchanged"]
+    (shown,) = [each for each in deployed.read_block_documents(include_secrets=False) if each.name == "taxi-kind"]
+    assert SECRET not in str(shown.data)
+    assert "left out" not in apply("--profile", "kind").out
+    told = [each for each in deployed.read_automations() if each.actions[0].type == "send-notification"]
+    assert [each.actions[0].block_document_id for each in told] == [shown.id] * 2
+    deployed.delete_block_document(shown.id)
+    for automation in told:
+        deployed.delete_automation(automation.id)
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            f"{SLACK}\n{EMAIL}",
+            "2: a second notification; expected either slack-webhook or sendgrid-email or custom-web",
+        ),
+        (SLACK.replace("hooks.", ""), "1: slack-webhook.url: not an incoming webhook of Slack, which starts with"),
+        (WEBHOOK.replace("https://", ""), "1: custom-webhook.url: not an address, which starts with https://"),
+        (EMAIL.replace("[me@example.com]", "[]"), "1: sendgrid-email.to_emails: Input should be a valid list"),
+        (EMAIL.replace("s3cr3t", "s3cr3t s3cr3t"), "1: sendgrid-email: its values are not usable; got "),
+        ("slack-webhook:", "1: slack-webhook.url is missing or empty; expected url"),
+    ],
+)
+def test_a_notification_that_could_not_arrive_is_refused(tmp_path: Path, content: str, told: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        profile(content, tmp_path)
+    assert f"profile.yaml:{told}" in str(refused.value)
+    assert SECRET not in str(refused.value)
+
+
+def test_failed_and_late_runs_are_told_to_the_block_of_the_profile(
+    deployed: SyncPrefectClient, checkout: Path, apply: Apply, inbox: Inbox, tmp_path: Path
+) -> None:
+    register("told", profile(f"custom-webhook: {{url: {inbox.url}, token: {SECRET}}}", tmp_path))
+    keep_automations(checkout, "failed", "late", within=10)
+    done, again = apply("--profile", "told"), apply("--profile", "told")
+    assert (done.standings[FAILURES], again.standings[FAILURES]) == ("created", "unchanged")
+    failed, crashed, late = (new_run(deployed, f"etl-month/{color}") for color in ("green", "fhv", "fhvhv"))
+    pass_through(deployed, late, Late())
+    pass_through(deployed, failed, Pending(), Running(), Failed(message="no such month"))
+    pass_through(deployed, crashed, Pending(), Crashed(message="no memory"))
+    eventually(lambda: len(inbox.mail) == 3)
+    told = {mail["subject"].removeprefix("etl-month "): mail["body"] for mail in inbox.mail}
+    assert told[f"{failed.name}: Failed"] == f"no such month\nAttempt 1, started by green: {failed.id}"
+    assert "by a worker of the pool taxi" in told[f"{late.name}: late"]
+    assert told[f"{crashed.name}: Crashed"].startswith("no memory\nAttempt 0, started by fhv: ")
+    assert inbox.authorizations == {f"Bearer {SECRET}"}
+    (shown,) = [block for block in deployed.read_block_documents(include_secrets=False) if block.name == "taxi-told"]
+    assert SECRET not in str(shown.data)
+    assert inbox.url not in str(shown.data)
+    assert apply().standings[FAILURES] == "left out"
+    assert FAILURES.removeprefix("automation ") in {each.name for each in deployed.read_automations()}
+
+
+def test_a_crashed_run_is_scheduled_again_twice_and_one_that_never_ran_is_not(
+    deployed: SyncPrefectClient, checkout: Path, apply: Apply
+) -> None:
+    keep_automations(checkout, "scheduled again", within=0)
+    assert apply().status == 0
+    run, unborn = new_run(deployed, "etl-month/yellow"), new_run(deployed, "etl-month/fhvhv")
+    pass_through(deployed, unborn, Pending(), Crashed())
+    for _ in range(2):
+        pass_through(deployed, run, Pending(), Running(), Crashed())
+        eventually(lambda: deployed.read_flow_run(run.id).state_name == "AwaitingRetry")
+    pass_through(deployed, run, Pending(), Running(), Crashed())
+    time.sleep(3)
+    assert deployed.read_flow_run(run.id).state_name == "Crashed"
+    assert deployed.read_flow_run(unborn.id).state_name == "Crashed"
+
+
+def test_a_worker_started_elsewhere_finds_the_flow(
+    deployed: SyncPrefectClient, prefect_server: PrefectServer, tmp_path: Path
+) -> None:
+    home = tmp_path / "data"
+    with machine(prefect_server, tmp_path / "elsewhere", TLC_HOME=str(home), TLC_SAMPLE_ROWS="1000"):
+        parameters = ("year=2024", "month=1", "source=sample")
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "deployment", "run", "etl-month/green", "--watch"]
+            + [word for parameter in parameters for word in ("-p", parameter)],
+            env=prefect_server.environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    manifest = json.loads((home / "lake/manifest/green/2024-01.json").read_text())
+    with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as warehouse:
+        assert warehouse.sql("SELECT count(*) FROM ny_taxi.green_trip_data").fetchall() == [
+            (manifest["clean"]["rows"],)
+        ]
+
+
+def test_a_lost_machine_s_month_is_done_by_another_without_a_person(
+    deployed: SyncPrefectClient,
+    checkout: Path,
+    apply: Apply,
+    prefect_server: PrefectServer,
+    http_source: HttpSource,
+    tmp_path: Path,
+) -> None:
+    keep_automations(checkout, "heartbeats", "scheduled again", within=15)
+    assert apply().status == 0
+    body = green_parquet(*[trip()] * 20)
+    http_source.files["/green_tripdata_2024-01.parquet"] = PublishedFile(body, faults=[Fault("stall", after=100)])
+    shared = {"TLC_HOME": str(tmp_path / "data")}
+    with machine(prefect_server, tmp_path / "lost", **shared):
+        run = new_run(deployed, "etl-web-to-gcs/green", color="green", year=2024, month=1, source=http_source.template)
+        assert http_source.stalled.wait(60)
+        lose(tmp_path / "lost")
+    with machine(prefect_server, tmp_path / "other", **shared):
+        eventually(lambda: deployed.read_flow_run(run.id).state_name == "Completed", 120)
+    names = [state.name for state in deployed.read_flow_run_states(run.id)]
+    assert [name for name in names if name in ("Running", "Crashed", "AwaitingRetry", "Completed")] == [
+        "Running",
+        "Crashed",
+        "AwaitingRetry",
+        "Running",
+        "Completed",
+    ]
+    (crashed,) = [state for state in deployed.read_flow_run_states(run.id) if state.name == "Crashed"]
+    assert str(crashed.message).startswith("No heartbeat for 90 seconds")
+    assert (tmp_path / "data/lake/manifest/green/2024-01.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "told"),
+    [
+        ("automations.yaml", "after: [prefect.flow-run.Late]", "afte: [x]", "unknown key automations.3.trigger.afte"),
+        ("automations.yaml", "state: CRASHED", "state: LOST", "automations.0.actions.0"),
+        ("automations.yaml", 'name: "nyc-tlc: late', 'name: "late', "could not be told from others'; expected"),
+        ("automations.yaml", "automations:", "automations: [", "not valid YAML"),
+        ("automations.yaml", "actions:", "actions: {send: }", "not valid YAML"),
+        ("automations.yaml", "automations:", "automation:", "automations is not right; got Field required"),
+        (
+            "server.yaml",
+            "limit: 8",
+            "limit: 0",
+            "concurrency_limits.2.limit is not right; got Input should be greater than",
+        ),
+        ("server.yaml", "limit: 8", "limt: 8", "concurrency_limits.2.limit is not right; got Field required"),
+        ("server.yaml", "type: process", "kind: process", "work_pools.0.type is not right; got Field required"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line_and_changes_nothing(
+    checkout: Path, apply: Apply, file: str, old: str, new: str, told: str
+) -> None:
+    change(checkout / "deployments" / file, old, new)
+    ran = apply()
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith(f"error: checkout/deployments/{file}: ")
+    assert told in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def test_without_a_server_the_way_to_one_is_told(apply: Apply) -> None:
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        none = apply()
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        away = apply()
+    assert (none.status, away.status) == (1, 1)
+    assert none.err.startswith(
+        "error: no Prefect server to prepare: PREFECT_API_URL is not set; start one with prefect"
+    )
+    assert away.err.startswith("error: the Prefect API can't be reached")
+    assert (none.err + away.err).count("\n") == 2
+
+
+@pytest.mark.parametrize(("arguments", "told"), [(["--chek"], "--chek"), (["dev"], "dev")])
+def test_wrong_arguments_exit_with_2(apply: Apply, arguments: list[str], told: str) -> None:
+    ran = apply(*arguments)
+    assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert told in ran.err
+
+
+def test_the_readme_has_every_deployment_with_its_time_and_every_option() -> None:
+    readme = (ROOT / "deployments/README.md").read_text()
+    for deployment, content in zip(read_wanted(ROOT).deployments, PREFECT_YAML["deployments"], strict=True):
+        flow, _, name = deployment.full_name.partition("/")
+        assert f"`{flow}/{'{color}' if name in COLORS else name}`" in readme
+        if name not in COLORS[1:]:
+            for schedule in content.get("schedules", []):
+                minute, hour, *_ = schedule["cron"].split()
+                assert f"{hour}:{int(minute):02}" in readme
+    for option in ("--pool", "--profile", "--check"):
+        assert f"| `{option}` |" in readme
+    for target in re.findall(r"\]\(([^)]+)\)", readme):
+        assert (ROOT / "deployments" / target).exists()
