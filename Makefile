@@ -20,11 +20,11 @@ run: $(VENV)/.run ## One month into the data lake: a sample, or ARGS="--color gr
 
 .PHONY: test
 test: $(VENV)/.dev ## The whole test suite
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 .PHONY: torture
 torture: $(VENV)/.dev ## What takes minutes: lost machines, the image built from scratch
-	@$(BIN)/python -m pytest tests/torture $(ARGS)
+	@$(BIN)/python -m pytest -m torture $(ARGS)
 
 .PHONY: check
 check: $(VENV)/.dev ## Lint, types, docs in step

@@ -513,6 +513,7 @@ def test_a_worker_started_elsewhere_finds_the_flow(
         ]
 
 
+@pytest.mark.torture
 def test_a_lost_machine_s_month_is_done_by_another_without_a_person(
     deployed: SyncPrefectClient,
     checkout: Path,

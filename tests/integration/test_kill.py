@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from factories import JANUARY, green_parquet, make_month, trip
 from nyc_tlc.lake import Keys
@@ -42,7 +43,8 @@ def check_whole(lake: FolderLake, manifest: Manifest) -> None:
         assert pq.read_metadata(lake.path(day.key)).num_rows == day.rows
 
 
-def test_killed_at_any_change_of_the_lake(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.torture), 3])
+def test_killed_at_any_change_of_the_lake(tmp_path: Path, every: int) -> None:
     old_lake, sources = tmp_path / "old", [tmp_path / "old source", tmp_path / "new source"]
     for source, body in zip(sources, (OLD, NEW), strict=True):
         source.mkdir()
@@ -74,7 +76,7 @@ def test_killed_at_any_change_of_the_lake(tmp_path: Path) -> None:
         return left
 
     with ThreadPoolExecutor(2) as pool:
-        left = list(pool.map(die, range(1, changes + 1)))
+        left = list(pool.map(die, range(1, changes + 1, every)))
     # First the old month, then none, then the new one, and no way back.
     assert left == sorted(left, key=["old", "none", "new"].index)
     assert set(left) == {"old", "none", "new"}

@@ -29,6 +29,8 @@ from conftest import ROOT, PrefectServer
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 
+pytestmark = pytest.mark.torture
+
 MONTHS = 8
 #: So many rows take a month a few seconds of work: it is the work that is shared out, not the waiting.
 ROWS = "400000"
