@@ -67,7 +67,8 @@ class CleanFile:
         """The rows in the file's order, with the clean schema's columns and types."""
         with self.open() as source, pq.ParquetFile(source) as file:
             for batch in file.iter_batches(BATCH_ROWS):
-                yield batch.select(self.terms.clean_schema.names).cast(self.terms.clean_schema)
+                same = batch.schema.equals(self.terms.clean_schema)
+                yield batch if same else batch.select(self.terms.clean_schema.names).cast(self.terms.clean_schema)
 
     def check(self) -> None:
         """See that the file is the manifest's, by its size, its footer's count and what it says it was made of.

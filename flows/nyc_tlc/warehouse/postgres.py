@@ -43,9 +43,8 @@ TYPES: dict[Type, str] = {
 
 #: How long a swap waits in the line of the table's readers before it lets those behind it pass.
 IN_LINE = "3s"
-#: Encoded batches that may wait for the network.
-AHEAD = 2
-SEND = 1 << 20
+#: Rows that are encoded and sent in one piece, about a megabyte, and how many pieces may wait for the network.
+PIECE, AHEAD = 1 << 12, 8
 
 
 class PostgresWarehouse:
@@ -298,22 +297,19 @@ class _Encoded:
 
     def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
         self._schema, self._batches = schema, batches
-        self._ready: queue.Queue[bytes | BaseException | None] = queue.Queue(AHEAD)
-        self._left, self._ended = memoryview(b""), False
+        self._ready: queue.Queue[bytes | BaseException] = queue.Queue(AHEAD)
+        self._ended = False
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._encode, name="encode", daemon=True)
         self._thread.start()
 
     def read(self, size: int) -> bytes:
-        """The next bytes, none at the end; what failed in encoding is raised here, so that COPY fails."""
-        while not self._left and not self._ended:
-            ready = self._ready.get()
-            if isinstance(ready, BaseException):
-                raise ready
-            self._ended = ready is None
-            self._left = memoryview(ready or b"")
-        taken, self._left = self._left[:size], self._left[size:]
-        return bytes(taken)
+        """The next batch whatever its size, nothing at the end; what failed in encoding fails the COPY here."""
+        ready = b"" if self._ended else self._ready.get()
+        if isinstance(ready, BaseException):
+            raise ready
+        self._ended = not ready
+        return ready
 
     def stop(self) -> None:
         """Let the thread end, whether all was read or not."""
@@ -322,16 +318,22 @@ class _Encoded:
             with contextlib.suppress(queue.Empty):
                 self._ready.get(timeout=0.05)
 
+    def _put(self, encoded: bytes) -> None:
+        # What is empty would be taken for the end.
+        if encoded:
+            self._ready.put(encoded)
+
     def _encode(self) -> None:
         encoder = pgpq.ArrowToPostgresBinaryEncoder(self._schema)
         try:
-            self._ready.put(encoder.write_header())
+            self._put(encoder.write_header())
             for batch in self._batches:
-                if self._stopped.is_set():
-                    return
-                self._ready.put(encoder.write_batch(batch))
-            self._ready.put(encoder.finish())
-            self._ready.put(None)
+                for start in range(0, len(batch), PIECE):
+                    if self._stopped.is_set():
+                        return
+                    self._put(encoder.write_batch(batch.slice(start, PIECE)))
+            self._put(encoder.finish())
+            self._ready.put(b"")
         except BaseException as error:  # noqa: BLE001  raised again where COPY reads
             self._ready.put(error)
 
@@ -344,7 +346,7 @@ def _copy(
     )
     encoded = _Encoded(schema, batches)
     try:
-        cursor.copy_expert(command, encoded, SEND)
+        cursor.copy_expert(command, encoded)
     finally:
         encoded.stop()
     return int(cursor.rowcount)
