@@ -258,7 +258,9 @@ def dlt_parquet(source: Path, scratch: Path) -> Callable[[], object]:
     os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
     file, at = month_in_lake(source, "yellow"), parse_dsn(server())
     # dlt wants a host where the URL has a socket's folder.
-    destination = dlt.destinations.postgres(f"postgresql://{at['user']}:trusted@localhost/{at['dbname']}?host={at['host']}")
+    destination = dlt.destinations.postgres(
+        f"postgresql://{at['user']}:trusted@localhost/{at['dbname']}?host={at['host']}"
+    )
     pipeline = dlt.pipeline("bench", destination=destination, dataset_name="dlt_bench", pipelines_dir=str(scratch))
 
     def run() -> object:
