@@ -137,6 +137,8 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     server = PrefectServer(f"http://127.0.0.1:{port}/api", home)
     log = (home / "server.log").open("wb")
     quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
+    # A busy SQLite is waited for: a 503 would have the end of a run told twice, and its result lost.
+    quiet["PREFECT_SERVER_DATABASE_TIMEOUT"] = "60"
     process = subprocess.Popen(
         [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
         env=server.environment(**quiet) | {"PREFECT_API_URL": ""},

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, cast
 import cyclopts
 from prefect import Flow
 from prefect.client.schemas.objects import State
+from prefect.exceptions import MissingResult
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_SERVER_ANALYTICS_ENABLED,
@@ -58,15 +59,23 @@ def _run(flow: Flow[..., Any]) -> int:
     if not PREFECT_API_URL.value():
         log.info("starting a Prefect server for this run; PREFECT_API_URL can name one that is running")
     state = cast(State[Any], flow(**arguments, return_state=True))
-    outcome: Any = state.result(raise_on_failure=False)
+    outcome = _outcome(state)
     if isinstance(outcome, TlcError):
         return _fail(outcome)
     if state.name == NotPublished.__name__:
         return _fail(NotPublished((state.message or "").partition("\n")[0]))
     if not state.is_completed():
         return _fail(TlcError(state.message or f"the run ended as {state.name}"))
-    sys.stdout.write(f"{outcome.text}\n")
+    sys.stdout.write(f"{outcome.text if outcome else state.name}\n")
     return 0
+
+
+def _outcome(state: State[Any]) -> Any:
+    """What the run returned or raised; None when a busy server, told of its end twice, gave the bare state back."""
+    try:
+        return state.result(raise_on_failure=False)
+    except MissingResult:
+        return None
 
 
 def _parse(flow: Flow[..., Any]) -> dict[str, Any] | None:

@@ -144,6 +144,7 @@ def test_via_workers_needs_a_server_that_workers_know(prefect_server: PrefectSer
     assert "the server has no deployment no-such-flow/green" in done.stderr
 
 
+@pytest.mark.torture
 def test_months_go_through_workers_and_are_reported_the_same_way(
     prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path
 ) -> None:

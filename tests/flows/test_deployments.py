@@ -451,6 +451,7 @@ def test_a_notification_that_could_not_arrive_is_refused(tmp_path: Path, content
     assert SECRET not in str(refused.value)
 
 
+@pytest.mark.torture
 def test_failed_and_late_runs_are_told_to_the_block_of_the_profile(
     deployed: SyncPrefectClient, checkout: Path, apply: Apply, inbox: Inbox, tmp_path: Path
 ) -> None:
