@@ -18,6 +18,7 @@ from backfill import backfill
 from conftest import ROOT, PrefectServer
 from etl_web_to_gcs import etl_web_to_gcs
 from factories import JANUARY, green_parquet, trip
+from nyc_tlc import cli
 from nyc_tlc.errors import ReportedError
 from nyc_tlc.lake import Keys
 from nyc_tlc.lake.folder import FolderLake
@@ -91,9 +92,19 @@ def test_a_backfill_of_nothing_published_is_no_failure(prefect_server: PrefectSe
     assert done.stderr.splitlines()[-1].startswith("not published: ")
 
 
-@pytest.mark.parametrize("wrong", [["--start", "soon"], ["--last", "0"], ["--start", "2024-03", "--end", "2024-01"]])
-def test_arguments_that_cannot_be_meant_exit_with_2(prefect_server: PrefectServer, wrong: list[str]) -> None:
-    done = prefect_server.run(SCRIPT, "--colors", "green", "--source", "sample", *wrong)
+@pytest.mark.parametrize("wrong", ["--start soon", "--last 0", "--at-once 65"])
+def test_wrong_arguments_exit_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [SCRIPT, *wrong.split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.run(backfill)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_months_that_cannot_be_meant_exit_with_2(prefect_server: PrefectServer) -> None:
+    done = prefect_server.run(SCRIPT, "--source", "sample", "--start", "2024-03", "--end", "2024-01")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
 

@@ -256,6 +256,7 @@ def test_the_api_refuses_whoever_brings_no_credentials(machine: Machine, api: Sy
     http.clear()
 
 
+@pytest.mark.torture
 def test_a_worker_with_nothing_but_the_image_does_a_month(
     machine: Machine, api: SyncPrefectClient, tmp_path: Path
 ) -> None:

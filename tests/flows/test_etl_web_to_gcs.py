@@ -19,6 +19,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from conftest import ROOT, PrefectServer
 from etl_web_to_gcs import etl_web_to_gcs
 from factories import JANUARY, green_parquet, trip
+from nyc_tlc import cli
 from nyc_tlc.months import Month
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 
@@ -249,8 +250,8 @@ def test_a_real_month_by_environment_and_flags(
         ("lfs-pointer.csv.gz", "green", 2019, 9, "a Git-LFS pointer to a file of 7,854,533 bytes"),
     ],
 )
-def test_what_people_really_got_instead_of_data_fails_in_one_line(
-    prefect_server: PrefectServer,
+def test_what_people_really_got_instead_of_data_is_named(
+    client: SyncPrefectClient,
     real_data: Path,
     own_environment: Path,
     file: str,
@@ -260,12 +261,23 @@ def test_what_people_really_got_instead_of_data_fails_in_one_line(
     named: str,
 ) -> None:
     template = real_data.resolve().as_uri() + "/negative/{color}_tripdata_{year:04d}-{month:02d}." + file
-    arguments = ("--color", color, "--year", str(year), "--month", str(month), "--source", template)
+    state = run_flow(color=color, year=year, month=month, source=template)
+    assert state.is_failed()
+    told = str(state.message)
+    assert f"{color} {year}-{month:02d}: " in told
+    assert named in told
+    assert files(own_environment) == {}
+
+
+def test_a_script_run_that_fails_ends_with_one_line(
+    prefect_server: PrefectServer, month: PublishedFile, http_source: HttpSource, own_environment: Path
+) -> None:
+    month.body = MONTH[:2000]
+    arguments = ("--color", "green", "--year", "2024", "--month", "1", "--source", http_source.template)
     done = prefect_server.run(SCRIPT, *arguments)
     assert done.returncode == 1
+    assert done.stderr.startswith("error: green 2024-01: ")
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"error: {color} {year}-{month:02d}: ")
-    assert named in done.stderr
     assert files(own_environment) == {}
 
 
@@ -294,11 +306,23 @@ def test_a_script_run_for_an_unpublished_month_exits_with_3(
         "--no-such-option",
     ],
 )
-def test_wrong_arguments_are_refused_in_one_line_before_any_server_starts(tmp_path: Path, arguments: str) -> None:
+def test_wrong_arguments_are_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [SCRIPT, *arguments.split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.run(etl_web_to_gcs)
+    assert ended.value.code == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("error: ")
+    assert (told.err.count("\n"), told.out) == (1, "")
+
+
+def test_wrong_arguments_are_refused_before_any_server_starts(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     home = tmp_path / "prefect"
     done = subprocess.run(
-        [sys.executable, str(ROOT / SCRIPT), *arguments.split()],
+        [sys.executable, str(ROOT / SCRIPT), "--color", "red"],
         env=environment | {"PREFECT_HOME": str(home)},
         capture_output=True,
         text=True,

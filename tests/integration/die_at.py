@@ -1,12 +1,12 @@
 """Makes a month in a folder lake and dies of SIGKILL at the Nth change of the file system there.
 
-Run as ``python die_at.py LAKE SOURCE N``; with N = 0 it lives and prints how many changes there were.
 Python's audit events tell of each change before it is made, so nothing of the library is replaced.
 """
 
 import os
 import signal
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from factories import make_month
@@ -15,9 +15,8 @@ from nyc_tlc.lake.folder import FolderLake
 CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 
 
-def main() -> None:
-    """See the module."""
-    root, source, die_at = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+def make_month_and_die(root: Path, source: Path, die_at: int, told: Connection) -> None:
+    """Make the month of ``source`` in the lake at ``root``; with 0 live, and tell how many changes there were."""
     changes = 0
 
     def count(event: str, details: tuple[object, ...]) -> None:
@@ -33,8 +32,4 @@ def main() -> None:
     body, lake = source.read_bytes(), FolderLake(root)
     sys.addaudithook(count)
     make_month(lake, body, source.parent, layout="day")
-    sys.stdout.write(f"{changes}\n")
-
-
-if __name__ == "__main__":
-    main()
+    told.send(changes)
