@@ -129,6 +129,4 @@ def _worth_showing(record: logging.LogRecord) -> bool:
         return True
     told = record.getMessage()
     about_the_end = is_expected_failure(record) or told.startswith("Finished in state")
-    # Limits are for servers that many runs share; without them there is nothing to be warned of.
-    about_limits = told.endswith("skipping acquisition.")
-    return record.levelno >= logging.WARNING and not (record.name in RUN_LOGGERS and (about_the_end or about_limits))
+    return record.levelno >= logging.WARNING and not (record.name in RUN_LOGGERS and about_the_end)

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import deployment, flow_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
@@ -68,8 +69,7 @@ def look(
 def fetch(remote: RemoteFile, folder: Path) -> _fetch.FetchedFile:
     """Bring the month to local disk and verify that it is what it says."""
     host = urlsplit(remote.url).hostname
-    politely = concurrency(f"taxi-source-{host}") if host and "." in host else nullcontext()
-    with politely, Bar(f"fetch {remote.name}") as bar:
+    with _in_turn(f"taxi-source-{host}") if host else nullcontext(), Bar(f"fetch {remote.name}") as bar:
         return _fetch.fetch(remote, folder, _Progress(remote, bar))
 
 
@@ -104,6 +104,20 @@ def find(color: Color, month: Month | None, profile: str) -> Manifest:
     return _load.published(open_lake(profile), color, month, profile)
 
 
+def _in_turn(limit: str) -> AbstractContextManager[None]:
+    """Wait for a place where the server has such a limit.
+
+    Prefect would take that there is none for an answer too, but only to an attempt to take a place, which is a write:
+    on a busy SQLite it is refused and tried again after two seconds.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(limit)
+        except ObjectNotFound:
+            return nullcontext()
+    return concurrency(limit)
+
+
 def _time_can_heal(_task: object, _run: object, state: State[object]) -> bool:
     return isinstance(state.result(raise_on_failure=False), TransientError)
 
@@ -126,7 +140,7 @@ def load(manifest: Manifest, profile: str, kind: Kind, force: bool) -> _load.Ans
 
 def _load_into(warehouse: Warehouse, manifest: Manifest, profile: str, force: bool) -> tuple[Load, bool]:
     file = CleanFile(manifest, open_lake(profile), contract(manifest.color))
-    with concurrency(f"taxi-warehouse-{warehouse.kind}"):
+    with _in_turn(f"taxi-warehouse-{warehouse.kind}"):
         return _load.load_month(file, warehouse, flow_run.id, force=force)
 
 

@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, LogFilter, LogFilterFlowRunId
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
@@ -191,6 +194,23 @@ def test_without_a_month_the_newest_is_taken_and_the_run_named_for_it(
     state = run_flow(color="green", source=http_source.template)
     assert state.result().manifest.month == str(newest)
     assert client.read_flow_run(state.state_details.flow_run_id).name == f"green-{newest}"
+
+
+def test_a_fetch_has_its_place_where_the_server_limits_them(
+    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource
+) -> None:
+    limit = "taxi-source-127.0.0.1"
+    client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=limit, limit=1))
+    month.faults = [Fault("stall", after=2000)]
+    with ThreadPoolExecutor() as thread:
+        arguments = {"color": "green", "year": 2024, "month": 1, "source": http_source.template}
+        running = thread.submit(copy_context().run, run_flow, **arguments)
+        assert http_source.stalled.wait(60)
+        assert client.read_global_concurrency_limit_by_name(limit).active_slots == 1
+        http_source.release.set()
+        assert running.result().is_completed()
+    assert client.read_global_concurrency_limit_by_name(limit).active_slots == 0
+    client.delete_global_concurrency_limit_by_name(limit)
 
 
 def test_an_expected_failure_has_its_line_and_no_traceback_in_the_run(
