@@ -216,11 +216,10 @@ class PostgresWarehouse:
 
         It is made without a look at the partitioned table, so that other months' swaps need not wait for the rows.
         """
-        first, end = _bounds(file.month)
         cursor.execute(
-            sql.SQL(
-                "CREATE TABLE {} ({}, CONSTRAINT is_its_month CHECK (file_month >= {} AND file_month < {}))"
-            ).format(_at(filled), sql.SQL(", ").join(_definitions(table)), first, end)
+            sql.SQL("CREATE TABLE {} ({}, CONSTRAINT is_its_month CHECK (file_month = {}))").format(
+                _at(filled), sql.SQL(", ").join(_definitions(table)), sql.Literal(file.month.first_day)
+            )
         )
         copied = _copy(cursor, filled, file.terms.clean_schema, file.batches(), frozen=True)
         cursor.execute(sql.SQL("CREATE INDEX ON {} USING brin (pickup_datetime)").format(_at(filled)))
