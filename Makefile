@@ -31,12 +31,12 @@ check: $(VENV)/.dev ## Lint, types, docs in step
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m nyc_tlc.dictionary $(VENV)/dictionary.md && diff docs/data-dictionary.md $(VENV)/dictionary.md \
+	@$(BIN)/python -m nyc_tlc.contract.dictionary $(VENV)/dictionary.md && diff docs/data-dictionary.md $(VENV)/dictionary.md \
 		|| { echo "error: docs/data-dictionary.md is not what the contracts say; run make docs"; exit 1; }
 
 .PHONY: docs
 docs: $(VENV)/.dev ## Write the data dictionary from the contracts
-	@$(BIN)/python -m nyc_tlc.dictionary docs/data-dictionary.md
+	@$(BIN)/python -m nyc_tlc.contract.dictionary docs/data-dictionary.md
 
 .PHONY: format
 format: $(VENV)/.dev ## Put the code into the house's format

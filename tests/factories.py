@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nyc_tlc.clean import Layout, clean
-from nyc_tlc.contract import contract
+from nyc_tlc.contract.contract import contract
 from nyc_tlc.fetch import FetchedFile, fetch
 from nyc_tlc.lake import Lake
 from nyc_tlc.manifest import Manifest

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nyc_tlc.contract import contract
+from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import ArgumentError, LakeError, TlcError
 from nyc_tlc.lake import Lake
 from nyc_tlc.months import Color, Month

@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nyc_tlc.contract import Contract
+from nyc_tlc.contract.contract import Contract
 from nyc_tlc.errors import SourceError
 from nyc_tlc.fetch import FetchedFile
 from nyc_tlc.lake import Keys, Lake, StagedFile, Staging

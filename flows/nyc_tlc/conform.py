@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import polars as pl
 import pyarrow as pa
 
-from nyc_tlc.contract import Column, ColumnMap, Contract
+from nyc_tlc.contract.contract import Column, ColumnMap, Contract
 from nyc_tlc.errors import ContractError
 from nyc_tlc.months import Month
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import urllib3
 
-from nyc_tlc.contract import SourceFormat
+from nyc_tlc.contract.contract import SourceFormat
 from nyc_tlc.errors import ConfigurationError, SourceError
 from nyc_tlc.sample import write_sample
 from nyc_tlc.settings import settings

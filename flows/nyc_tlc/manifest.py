@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from nyc_tlc.contract import SourceFormat
+from nyc_tlc.contract.contract import SourceFormat
 from nyc_tlc.errors import ReconciliationError
 from nyc_tlc.months import Color
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from nyc_tlc.contract import Contract, contract
+from nyc_tlc.contract.contract import Contract, contract
 from nyc_tlc.errors import NotPublished
 from nyc_tlc.fetch import FetchedFile
 from nyc_tlc.lake import Keys, Lake

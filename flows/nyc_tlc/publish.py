@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from nyc_tlc import __version__
 from nyc_tlc.clean import CleanedMonth
-from nyc_tlc.contract import Contract
+from nyc_tlc.contract.contract import Contract
 from nyc_tlc.lake import Lake, staging
 from nyc_tlc.manifest import Manifest, SourceRecord
 

@@ -9,7 +9,7 @@ from datetime import datetime
 import polars as pl
 
 from nyc_tlc.conform import Batch
-from nyc_tlc.contract import Contract, code_tables
+from nyc_tlc.contract.contract import Contract, code_tables
 from nyc_tlc.months import Month
 
 #: The rule of rows that are no records, and the prefix of those with a value that can't be cast.

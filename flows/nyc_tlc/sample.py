@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nyc_tlc.contract import Contract, FileFormat, Layout, contract
+from nyc_tlc.contract.contract import Contract, FileFormat, Layout, contract
 from nyc_tlc.months import Color, Month
 
 Array = npt.NDArray[Any]

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import urllib3
 from urllib3.util import Retry, Timeout
 
-from nyc_tlc.contract import contract
+from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import ArgumentError, NotPublished, SourceError, TlcError, TransientError
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import settings

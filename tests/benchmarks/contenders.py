@@ -31,7 +31,7 @@ from psycopg2.extensions import parse_dsn
 
 from nyc_tlc.clean import Layout, clean
 from nyc_tlc.conform import POLARS_TYPES
-from nyc_tlc.contract import contract
+from nyc_tlc.contract.contract import contract
 from nyc_tlc.fetch import FetchedFile, fetch, identify
 from nyc_tlc.lake import Keys
 from nyc_tlc.lake.clean_file import CleanFile

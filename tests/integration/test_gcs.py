@@ -20,7 +20,7 @@ from google.auth.exceptions import RefreshError
 from conftest import ROOT, bucket
 from factories import JANUARY, fetched, green_parquet, make_month, trip
 from nyc_tlc.clean import clean
-from nyc_tlc.contract import contract
+from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import ConfigurationError, ConflictError, LakeError, TlcError, TransientError
 from nyc_tlc.lake import Keys
 from nyc_tlc.lake import gcs as module

@@ -13,7 +13,7 @@ import pytest
 from conftest import bucket
 from factories import JANUARY, fetched, green_parquet, make_month, trip
 from nyc_tlc.clean import clean
-from nyc_tlc.contract import contract
+from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import ConflictError, LakeError, ReconciliationError, SourceError
 from nyc_tlc.lake import Keys, StagedFile
 from nyc_tlc.lake.folder import FolderLake

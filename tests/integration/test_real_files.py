@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nyc_tlc.clean import clean
-from nyc_tlc.contract import contract
+from nyc_tlc.contract.contract import contract
 from nyc_tlc.fetch import FetchedFile, fetch
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.manifest import Manifest

@@ -28,7 +28,7 @@ from google.cloud import bigquery
 from conftest import ROOT, bucket
 from factories import GREEN_2024, JANUARY, fetched, green_parquet, make_month, trip
 from nyc_tlc.clean import clean
-from nyc_tlc.contract import contract
+from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import ConfigurationError, ContractError, LakeError, ReconciliationError, TlcError, TransientError
 from nyc_tlc.lake import Lake
 from nyc_tlc.lake.clean_file import CleanFile

@@ -8,7 +8,7 @@ import pytest
 from factories import JANUARY, green_parquet, trip
 from nyc_tlc.backfill import MonthRecord, Run, keep, months_asked, plan_months, plan_table, report_table, runs_so_far
 from nyc_tlc.clean import clean
-from nyc_tlc.contract import contract
+from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.fetch import fetch
 from nyc_tlc.lake.clean_file import CleanFile

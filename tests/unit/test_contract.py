@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from nyc_tlc.contract import Contract, code_tables, contract
+from nyc_tlc.contract.contract import Contract, code_tables, contract
 from nyc_tlc.errors import ContractError
 from nyc_tlc.months import COLORS, Color, Month
 
@@ -133,7 +133,7 @@ def test_every_column_and_rule_explains_itself() -> None:
 
 
 def test_versions_ignore_prose_and_follow_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = sys.modules["nyc_tlc.contract"]
+    module = sys.modules["nyc_tlc.contract.contract"]
     read = module._read_yaml
 
     def changed(column: dict[str, Any] | None = None, rule: dict[str, Any] | None = None) -> Contract:

@@ -11,7 +11,7 @@ import pytest
 
 from factories import JANUARY, fetched, green_parquet, trip
 from nyc_tlc.conform import Batch
-from nyc_tlc.contract import contract
+from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import ContractError, SourceError
 from nyc_tlc.months import Color, Month
 from nyc_tlc.read import MonthReader

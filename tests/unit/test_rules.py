@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from factories import JANUARY, fetched, green_parquet, trip
-from nyc_tlc.contract import contract
+from nyc_tlc.contract.contract import contract
 from nyc_tlc.months import Month
 from nyc_tlc.read import MonthReader
 from nyc_tlc.rules import Judge, Verdict

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from nyc_tlc.contract import contract
+from nyc_tlc.contract.contract import contract
 from nyc_tlc.fetch import fetch
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.read import MonthReader

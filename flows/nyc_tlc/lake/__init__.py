@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from nyc_tlc.contract import SourceFormat
+from nyc_tlc.contract.contract import SourceFormat
 from nyc_tlc.errors import ConflictError
 from nyc_tlc.manifest import Manifest
 from nyc_tlc.months import Color, Month

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nyc_tlc.contract import Contract
+from nyc_tlc.contract.contract import Contract
 from nyc_tlc.errors import LakeError, ReconciliationError
 from nyc_tlc.lake import Lake
 from nyc_tlc.manifest import Manifest

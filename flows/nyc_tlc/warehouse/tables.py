@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nyc_tlc.contract import Contract, contract
+from nyc_tlc.contract.contract import Contract, contract
 from nyc_tlc.errors import ContractError
 from nyc_tlc.months import COLORS, Color
 

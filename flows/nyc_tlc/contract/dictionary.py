@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from nyc_tlc.contract import OUR_COLUMNS, Column, Contract, FileFormat, code_tables, contract
+from nyc_tlc.contract.contract import OUR_COLUMNS, Column, Contract, FileFormat, code_tables, contract
 from nyc_tlc.months import COLORS, Month
 
 
@@ -14,7 +14,7 @@ def dictionary() -> str:
     lines = [
         "# Data dictionary",
         "",
-        "Written by `make docs` from `flows/nyc_tlc/datasets/` and `codes.yaml`. Every clean file of a colour has",
+        "Written by `make docs` from `flows/nyc_tlc/contract/datasets/` and `codes.yaml`. Every clean file of a colour has",
         "these columns in this order, whatever era it comes from; what the era lacked is null. Times are New York",
         "wall-clock times without zone, amounts are US dollars as published.",
         "",
