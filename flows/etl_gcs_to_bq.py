@@ -11,7 +11,7 @@ from nyc_tlc import cli, tasks
 from nyc_tlc.months import Color
 from nyc_tlc.report import Outcome, queryable
 from nyc_tlc.settings import settings
-from nyc_tlc.source import requested_month
+from nyc_tlc.source.location import requested_month
 
 
 @flow(flow_run_name=tasks.run_name)

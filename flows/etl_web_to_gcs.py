@@ -15,7 +15,7 @@ from nyc_tlc.months import Color
 from nyc_tlc.profiles import open_lake
 from nyc_tlc.report import Outcome, summary, unchanged
 from nyc_tlc.settings import settings
-from nyc_tlc.source import requested_month
+from nyc_tlc.source.location import requested_month
 
 
 @flow(flow_run_name=tasks.run_name)

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 
 from nyc_tlc.clean import Layout, clean
 from nyc_tlc.contract.contract import contract
-from nyc_tlc.fetch import FetchedFile, fetch
 from nyc_tlc.lake import Lake
 from nyc_tlc.manifest import Manifest
 from nyc_tlc.months import Color, Month
 from nyc_tlc.publish import publish
-from nyc_tlc.source import RemoteFile
+from nyc_tlc.source.fetch import FetchedFile, fetch
+from nyc_tlc.source.location import RemoteFile
 
 JANUARY = Month(2024, 1)
 

@@ -17,7 +17,7 @@ from nyc_tlc.errors import ArgumentError, LakeError, TlcError
 from nyc_tlc.lake import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.plan import Action, Plan, plan_month
-from nyc_tlc.source import PUBLICATION_LAG
+from nyc_tlc.source.published import PUBLICATION_LAG
 from nyc_tlc.warehouse import Kind, Load
 
 log = logging.getLogger(__name__)

@@ -7,11 +7,12 @@ from typing import Literal
 
 from nyc_tlc.contract.contract import Contract, contract
 from nyc_tlc.errors import NotPublished
-from nyc_tlc.fetch import FetchedFile
 from nyc_tlc.lake import Keys, Lake
 from nyc_tlc.manifest import Manifest
 from nyc_tlc.months import Color, Month
-from nyc_tlc.source import RemoteFile, look, newest
+from nyc_tlc.source.fetch import FetchedFile
+from nyc_tlc.source.location import RemoteFile
+from nyc_tlc.source.published import look, newest
 
 #: ``ingest``: new to the lake. ``reload``: there, but it would come out otherwise today.
 Action = Literal["ingest", "reload", "current", "unpublished"]

@@ -16,7 +16,7 @@ from nyc_tlc.conform import Batch, Conformer, dictionary_columns
 from nyc_tlc.contract.contract import Contract, FileFormat
 from nyc_tlc.csv_records import CsvRecords, read_header
 from nyc_tlc.errors import ContractError, SourceError
-from nyc_tlc.fetch import FetchedFile
+from nyc_tlc.source.fetch import FetchedFile
 
 #: Rows of a batch: what is read, judged and written together, a row group of the clean file.
 BATCH_ROWS = 1 << 18

@@ -31,7 +31,6 @@ from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
 from nyc_tlc import clean as _clean
-from nyc_tlc import fetch as _fetch
 from nyc_tlc import load as _load
 from nyc_tlc import plan as _plan
 from nyc_tlc import publish as _publish
@@ -48,7 +47,9 @@ from nyc_tlc.progress import Bar
 from nyc_tlc.report import markdown, queryable_markdown
 from nyc_tlc.run_logs import join_prefect
 from nyc_tlc.settings import settings
-from nyc_tlc.source import PUBLICATION_LAG, RemoteFile
+from nyc_tlc.source import fetch as _fetch
+from nyc_tlc.source.location import RemoteFile
+from nyc_tlc.source.published import PUBLICATION_LAG
 from nyc_tlc.warehouse import LOADS, Kind, Load, Warehouse
 from nyc_tlc.warehouse.tables import trip_tables, views
 

@@ -26,7 +26,7 @@ import urllib3
 
 from nyc_tlc.contract.contract import FileFormat
 from nyc_tlc.months import Color, Month
-from nyc_tlc.sample import write_sample
+from nyc_tlc.source.sample import write_sample
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -32,7 +32,6 @@ from psycopg2.extensions import parse_dsn
 from nyc_tlc.clean import Layout, clean
 from nyc_tlc.conform import POLARS_TYPES
 from nyc_tlc.contract.contract import contract
-from nyc_tlc.fetch import FetchedFile, fetch, identify
 from nyc_tlc.lake import Keys
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
@@ -41,8 +40,10 @@ from nyc_tlc.months import Color, Month
 from nyc_tlc.plan import plan_month
 from nyc_tlc.publish import publish
 from nyc_tlc.rules import Judge
-from nyc_tlc.sample import write_sample
-from nyc_tlc.source import RemoteFile
+from nyc_tlc.source.fetch import FetchedFile, fetch
+from nyc_tlc.source.file_format import identify
+from nyc_tlc.source.location import RemoteFile
+from nyc_tlc.source.sample import write_sample
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.postgres import TYPES as POSTGRES_TYPES
 from nyc_tlc.warehouse.postgres import PostgresWarehouse

@@ -11,14 +11,14 @@ import pytest
 
 from nyc_tlc.clean import clean
 from nyc_tlc.contract.contract import contract
-from nyc_tlc.fetch import FetchedFile, fetch
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.manifest import Manifest
 from nyc_tlc.months import Color, Month
 from nyc_tlc.publish import publish
 from nyc_tlc.read import MonthReader
 from nyc_tlc.rules import Judge
-from nyc_tlc.source import RemoteFile
+from nyc_tlc.source.fetch import FetchedFile, fetch
+from nyc_tlc.source.location import RemoteFile
 
 # shared/TLC.md, "Figures to check against": rows, and passengers 0 / negative fare / drop-off first.
 PARQUET = {

@@ -39,7 +39,7 @@ from nyc_tlc.lookups import lookups
 from nyc_tlc.manifest import Manifest
 from nyc_tlc.months import Color, Month
 from nyc_tlc.publish import publish
-from nyc_tlc.sample import write_sample
+from nyc_tlc.source.sample import write_sample
 from nyc_tlc.warehouse import Kind, Warehouse
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse

@@ -7,9 +7,10 @@ import pytest
 
 from factories import JANUARY, green_parquet, trip
 from nyc_tlc.errors import ArgumentError, NotPublished, SourceError, TransientError
-from nyc_tlc.fetch import FetchedFile, fetch
 from nyc_tlc.months import Month
-from nyc_tlc.source import locate, look, newest
+from nyc_tlc.source.fetch import FetchedFile, fetch
+from nyc_tlc.source.location import locate
+from nyc_tlc.source.published import look, newest
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 
 PATH = "/green_tripdata_2024-01.parquet"

@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from nyc_tlc.contract.contract import contract
-from nyc_tlc.fetch import fetch
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.read import MonthReader
 from nyc_tlc.rules import Judge
-from nyc_tlc.sample import ARROW_TYPES, write_sample
-from nyc_tlc.source import RemoteFile
+from nyc_tlc.source.fetch import fetch
+from nyc_tlc.source.location import RemoteFile
+from nyc_tlc.source.sample import ARROW_TYPES, write_sample
 
 ERAS = [(color, layout.since) for color in COLORS for layout in contract(color).layouts["parquet"]]
 CSV_ERAS = [(color, layout.since) for color in COLORS for layout in contract(color).layouts["csv"]]

@@ -14,9 +14,9 @@ def dictionary() -> str:
     lines = [
         "# Data dictionary",
         "",
-        "Written by `make docs` from `flows/nyc_tlc/contract/datasets/` and `codes.yaml`. Every clean file of a colour has",
-        "these columns in this order, whatever era it comes from; what the era lacked is null. Times are New York",
-        "wall-clock times without zone, amounts are US dollars as published.",
+        "Written by `make docs` from `flows/nyc_tlc/contract/`: `datasets/` and `codes.yaml`. Every clean file of a",
+        "colour has these columns in this order, whatever era it comes from; what the era lacked is null. Times are",
+        "New York wall-clock times without zone, amounts are US dollars as published.",
         "",
     ]
     for color in COLORS:
