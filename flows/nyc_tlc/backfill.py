@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import ArgumentError, LakeError, TlcError
-from nyc_tlc.lake import Lake
+from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.plan import Action, Plan, plan_month
 from nyc_tlc.source.published import PUBLICATION_LAG

@@ -7,8 +7,9 @@ from typing import Literal
 
 from nyc_tlc.contract.contract import Contract, contract
 from nyc_tlc.errors import NotPublished
-from nyc_tlc.lake import Keys, Lake
-from nyc_tlc.manifest import Manifest
+from nyc_tlc.lake.keys import Keys
+from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.source.fetch import FetchedFile
 from nyc_tlc.source.location import RemoteFile

@@ -22,8 +22,8 @@ from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
 from nyc_tlc.errors import ConfigurationError
-from nyc_tlc.lake import Lake
 from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.staging import Lake
 from nyc_tlc.settings import settings
 from nyc_tlc.warehouse import Kind, Warehouse
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from nyc_tlc import __version__
 from nyc_tlc.clean import CleanedMonth
 from nyc_tlc.contract.contract import Contract
-from nyc_tlc.lake import Lake, staging
-from nyc_tlc.manifest import Manifest, SourceRecord
+from nyc_tlc.lake.manifest import Manifest, SourceRecord
+from nyc_tlc.lake.staging import Lake, staging
 
 log = logging.getLogger(__name__)
 

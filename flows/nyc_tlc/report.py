@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nyc_tlc.contract.contract import contract
-from nyc_tlc.lake import Lake
+from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.staging import Lake
 from nyc_tlc.load import Answer
-from nyc_tlc.manifest import Manifest
 from nyc_tlc.rules import BAD_VALUE, UNPARSEABLE
 
 

@@ -39,8 +39,8 @@ from nyc_tlc.connections import Finding, check_part
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import NotPublished, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
+from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lookups import lookups
-from nyc_tlc.manifest import Manifest
 from nyc_tlc.months import NEW_YORK, Color, Month
 from nyc_tlc.profiles import open_lake, open_warehouse
 from nyc_tlc.progress import Bar

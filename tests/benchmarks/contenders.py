@@ -32,9 +32,9 @@ from psycopg2.extensions import parse_dsn
 from nyc_tlc.clean import Layout, clean
 from nyc_tlc.conform import POLARS_TYPES
 from nyc_tlc.contract.contract import contract
-from nyc_tlc.lake import Keys
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.keys import Keys
 from nyc_tlc.load import load_month
 from nyc_tlc.months import Color, Month
 from nyc_tlc.plan import plan_month

@@ -20,8 +20,8 @@ from etl_web_to_gcs import etl_web_to_gcs
 from factories import JANUARY, green_parquet, trip
 from nyc_tlc import cli
 from nyc_tlc.errors import ReportedError
-from nyc_tlc.lake import Keys
 from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.keys import Keys
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 

@@ -15,9 +15,9 @@ import pytest
 from die_at import make_month_and_die
 
 from factories import JANUARY, green_parquet, make_month, trip
-from nyc_tlc.lake import Keys
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.manifest import Manifest
+from nyc_tlc.lake.keys import Keys
+from nyc_tlc.lake.manifest import Manifest
 
 KEYS = Keys("green", JANUARY)
 OLD = green_parquet(*(trip(lpep_pickup_datetime=datetime(2024, 1, day)) for day in (3, 4, 5)))

@@ -15,10 +15,11 @@ from factories import JANUARY, fetched, green_parquet, make_month, trip
 from nyc_tlc.clean import clean
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import ConflictError, LakeError, ReconciliationError, SourceError
-from nyc_tlc.lake import Keys, StagedFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
-from nyc_tlc.manifest import Manifest
+from nyc_tlc.lake.keys import Keys
+from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.staging import StagedFile
 from nyc_tlc.publish import publish
 from stand_ins.gcs import Gcs
 

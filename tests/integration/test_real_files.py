@@ -12,7 +12,7 @@ import pytest
 from nyc_tlc.clean import clean
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.manifest import Manifest
+from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
 from nyc_tlc.publish import publish
 from nyc_tlc.read import MonthReader

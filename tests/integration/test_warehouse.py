@@ -30,13 +30,13 @@ from factories import GREEN_2024, JANUARY, fetched, green_parquet, make_month, t
 from nyc_tlc.clean import clean
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import ConfigurationError, ContractError, LakeError, ReconciliationError, TlcError, TransientError
-from nyc_tlc.lake import Lake
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
+from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.staging import Lake
 from nyc_tlc.load import ask, load_month, published
 from nyc_tlc.lookups import lookups
-from nyc_tlc.manifest import Manifest
 from nyc_tlc.months import Color, Month
 from nyc_tlc.publish import publish
 from nyc_tlc.source.sample import write_sample
@@ -448,7 +448,7 @@ LOADER = """
 import json, sys
 from pathlib import Path
 from test_warehouse import HalfOf, client, ready
-from nyc_tlc.lake import Keys
+from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.load import load_month
 from nyc_tlc.months import Month

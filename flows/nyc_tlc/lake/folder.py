@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nyc_tlc.errors import LakeError
-from nyc_tlc.lake import Keys, StagedFile, begin, conflict, end, months_of
-from nyc_tlc.manifest import Manifest
+from nyc_tlc.lake.keys import Keys, months_of
+from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.staging import StagedFile, begin, conflict, end
 from nyc_tlc.months import Color, Month
 from nyc_tlc.workspace import Workspace, exclusive, remove_empty, sync
 

@@ -25,8 +25,9 @@ from google.cloud.storage.fileio import BlobWriter
 from urllib3.util import Retry as HttpRetry
 
 from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError
-from nyc_tlc.lake import Keys, StagedFile, begin, conflict, end, months_of
-from nyc_tlc.manifest import Manifest
+from nyc_tlc.lake.keys import Keys, months_of
+from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.staging import StagedFile, begin, conflict, end
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import settings
 
