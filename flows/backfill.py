@@ -11,7 +11,7 @@ from pydantic import Field
 
 from nyc_tlc import cli, sweep, tasks
 from nyc_tlc.backfill import keep, months_asked, plan_table, report_table, runs_so_far
-from nyc_tlc.clean import Layout
+from nyc_tlc.cleaning.clean import Layout
 from nyc_tlc.errors import ReportedError
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.profiles import open_lake, warehouses_of

@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State
 from pydantic import Field
 
 from nyc_tlc import cli, tasks
-from nyc_tlc.clean import Layout
+from nyc_tlc.cleaning.clean import Layout
 from nyc_tlc.months import Color
 from nyc_tlc.profiles import open_lake
 from nyc_tlc.report import Outcome, summary, unchanged

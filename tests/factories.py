@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nyc_tlc.clean import Layout, clean
+from nyc_tlc.cleaning.clean import Layout, clean
+from nyc_tlc.cleaning.publish import publish
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import Color, Month
-from nyc_tlc.publish import publish
 from nyc_tlc.source.fetch import FetchedFile, fetch
 from nyc_tlc.source.location import RemoteFile
 

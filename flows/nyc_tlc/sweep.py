@@ -32,7 +32,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from nyc_tlc import tasks
 from nyc_tlc.backfill import MonthPlan, MonthRecord, Result, Run
-from nyc_tlc.clean import Layout
+from nyc_tlc.cleaning.clean import Layout
 from nyc_tlc.errors import ConfigurationError, NotPublished
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.profiles import open_lake

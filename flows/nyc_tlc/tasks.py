@@ -30,11 +30,11 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
-from nyc_tlc import clean as _clean
 from nyc_tlc import load as _load
 from nyc_tlc import plan as _plan
-from nyc_tlc import publish as _publish
 from nyc_tlc.backfill import MonthPlan, plan_months, plan_table
+from nyc_tlc.cleaning import clean as _clean
+from nyc_tlc.cleaning import publish as _publish
 from nyc_tlc.connections import Finding, check_part
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import NotPublished, TransientError

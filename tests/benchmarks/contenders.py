@@ -29,8 +29,10 @@ import pyarrow.parquet as pq
 import sqlalchemy
 from psycopg2.extensions import parse_dsn
 
-from nyc_tlc.clean import Layout, clean
-from nyc_tlc.conform import POLARS_TYPES
+from nyc_tlc.cleaning.clean import Layout, clean
+from nyc_tlc.cleaning.conform import POLARS_TYPES
+from nyc_tlc.cleaning.publish import publish
+from nyc_tlc.cleaning.rules import Judge
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
@@ -38,8 +40,6 @@ from nyc_tlc.lake.keys import Keys
 from nyc_tlc.load import load_month
 from nyc_tlc.months import Color, Month
 from nyc_tlc.plan import plan_month
-from nyc_tlc.publish import publish
-from nyc_tlc.rules import Judge
 from nyc_tlc.source.fetch import FetchedFile, fetch
 from nyc_tlc.source.file_format import identify
 from nyc_tlc.source.location import RemoteFile

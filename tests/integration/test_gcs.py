@@ -19,13 +19,13 @@ from google.auth.exceptions import RefreshError
 
 from conftest import ROOT, bucket
 from factories import JANUARY, fetched, green_parquet, make_month, trip
-from nyc_tlc.clean import clean
+from nyc_tlc.cleaning.clean import clean
+from nyc_tlc.cleaning.publish import publish
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import ConfigurationError, ConflictError, LakeError, TlcError, TransientError
 from nyc_tlc.lake import gcs as module
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.keys import Keys
-from nyc_tlc.publish import publish
 from stand_ins.gcs import Fault, Gcs
 
 KEYS = Keys("green", JANUARY)

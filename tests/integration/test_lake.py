@@ -12,7 +12,8 @@ import pytest
 
 from conftest import bucket
 from factories import JANUARY, fetched, green_parquet, make_month, trip
-from nyc_tlc.clean import clean
+from nyc_tlc.cleaning.clean import clean
+from nyc_tlc.cleaning.publish import publish
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import ConflictError, LakeError, ReconciliationError, SourceError
 from nyc_tlc.lake.folder import FolderLake
@@ -20,7 +21,6 @@ from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.staging import StagedFile
-from nyc_tlc.publish import publish
 from stand_ins.gcs import Gcs
 
 KEYS = Keys("green", JANUARY)
@@ -225,7 +225,7 @@ def test_accounts_that_do_not_add_up_are_never_published(
 ) -> None:
     make_month(there.lake, spread(), tmp_path)
     before = {key: there.read(key) for key in there.objects()}
-    monkeypatch.setattr("nyc_tlc.rules.Judge.rejected", {"zero_passengers": 2})
+    monkeypatch.setattr("nyc_tlc.cleaning.rules.Judge.rejected", {"zero_passengers": 2})
     with pytest.raises(ReconciliationError, match="green 2024-01"):
         make_month(there.lake, spread(60), tmp_path)
     assert {key: there.read(key) for key in there.objects()} == before

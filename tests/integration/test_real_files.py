@@ -9,14 +9,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from nyc_tlc.clean import clean
+from nyc_tlc.cleaning.clean import clean
+from nyc_tlc.cleaning.publish import publish
+from nyc_tlc.cleaning.read import MonthReader
+from nyc_tlc.cleaning.rules import Judge
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
-from nyc_tlc.publish import publish
-from nyc_tlc.read import MonthReader
-from nyc_tlc.rules import Judge
 from nyc_tlc.source.fetch import FetchedFile, fetch
 from nyc_tlc.source.location import RemoteFile
 

@@ -27,7 +27,8 @@ from google.cloud import bigquery
 
 from conftest import ROOT, bucket
 from factories import GREEN_2024, JANUARY, fetched, green_parquet, make_month, trip
-from nyc_tlc.clean import clean
+from nyc_tlc.cleaning.clean import clean
+from nyc_tlc.cleaning.publish import publish
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import ConfigurationError, ContractError, LakeError, ReconciliationError, TlcError, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
@@ -38,7 +39,6 @@ from nyc_tlc.lake.staging import Lake
 from nyc_tlc.load import ask, load_month, published
 from nyc_tlc.lookups import lookups
 from nyc_tlc.months import Color, Month
-from nyc_tlc.publish import publish
 from nyc_tlc.source.sample import write_sample
 from nyc_tlc.warehouse import Kind, Warehouse
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse

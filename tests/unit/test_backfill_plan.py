@@ -7,14 +7,14 @@ import pytest
 
 from factories import JANUARY, green_parquet, trip
 from nyc_tlc.backfill import MonthRecord, Run, keep, months_asked, plan_months, plan_table, report_table, runs_so_far
-from nyc_tlc.clean import clean
+from nyc_tlc.cleaning.clean import clean
+from nyc_tlc.cleaning.publish import publish
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.load import load_month
 from nyc_tlc.months import Month
-from nyc_tlc.publish import publish
 from nyc_tlc.source.fetch import fetch
 from nyc_tlc.source.published import look
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from factories import JANUARY, fetched, green_parquet, trip
-from nyc_tlc.conform import Batch
+from nyc_tlc.cleaning.conform import Batch
+from nyc_tlc.cleaning.read import MonthReader
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import ContractError, SourceError
 from nyc_tlc.months import Color, Month
-from nyc_tlc.read import MonthReader
 
 
 def read(body: bytes | str, folder: Path, color: Color = "green", month: Month = JANUARY) -> Batch:
@@ -205,7 +205,7 @@ def test_an_empty_csv_month_has_no_batches(tmp_path: Path) -> None:
 
 
 def test_blocks_do_not_cut_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nyc_tlc.csv_records.BLOCK", 100)
+    monkeypatch.setattr("nyc_tlc.cleaning.csv_records.BLOCK", 100)
     lines = [GOOD.replace("B00001", f"B{number:05d}") for number in range(50)]
     month = fetched("\r\n".join([FHV, *lines, ""]), tmp_path, "fhv", Month(2020, 1))
     batches = list(MonthReader(month, contract("fhv")))

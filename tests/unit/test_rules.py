@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from factories import JANUARY, fetched, green_parquet, trip
+from nyc_tlc.cleaning.read import MonthReader
+from nyc_tlc.cleaning.rules import Judge, Verdict
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.months import Month
-from nyc_tlc.read import MonthReader
-from nyc_tlc.rules import Judge, Verdict
 
 
 def judge(folder: Path, *trips: dict[str, Any], month: Month = JANUARY, **types: pa.DataType) -> tuple[Judge, Verdict]:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from nyc_tlc.cleaning.read import MonthReader
+from nyc_tlc.cleaning.rules import Judge
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.months import COLORS, Color, Month
-from nyc_tlc.read import MonthReader
-from nyc_tlc.rules import Judge
 from nyc_tlc.source.fetch import fetch
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.sample import ARROW_TYPES, write_sample

@@ -20,13 +20,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nyc_tlc.cleaning.read import BATCH_ROWS, MonthReader
+from nyc_tlc.cleaning.rules import Judge, Verdict
 from nyc_tlc.contract.contract import Contract
 from nyc_tlc.errors import SourceError
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import CleanRecord, DayRecord, QuarantineRecord
 from nyc_tlc.lake.staging import Lake, StagedFile, Staging
-from nyc_tlc.read import BATCH_ROWS, MonthReader
-from nyc_tlc.rules import Judge, Verdict
 from nyc_tlc.source.fetch import FetchedFile
 
 log = logging.getLogger(__name__)

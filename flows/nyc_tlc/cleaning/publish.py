@@ -6,7 +6,7 @@ import logging
 from datetime import UTC, datetime
 
 from nyc_tlc import __version__
-from nyc_tlc.clean import CleanedMonth
+from nyc_tlc.cleaning.clean import CleanedMonth
 from nyc_tlc.contract.contract import Contract
 from nyc_tlc.lake.manifest import Manifest, SourceRecord
 from nyc_tlc.lake.staging import Lake, staging

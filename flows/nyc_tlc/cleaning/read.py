@@ -12,9 +12,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nyc_tlc.conform import Batch, Conformer, dictionary_columns
+from nyc_tlc.cleaning.conform import Batch, Conformer, dictionary_columns
+from nyc_tlc.cleaning.csv_records import CsvRecords, read_header
 from nyc_tlc.contract.contract import Contract, FileFormat
-from nyc_tlc.csv_records import CsvRecords, read_header
 from nyc_tlc.errors import ContractError, SourceError
 from nyc_tlc.source.fetch import FetchedFile
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import polars as pl
 
-from nyc_tlc.conform import Batch
+from nyc_tlc.cleaning.conform import Batch
 from nyc_tlc.contract.contract import Contract, code_tables
 from nyc_tlc.months import Month
 

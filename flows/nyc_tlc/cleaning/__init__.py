@@ -1,0 +1,1 @@
+"""A fetched month becomes clean and quarantined rows: read, conform, judge, write, publish."""
