@@ -17,7 +17,7 @@ from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.profiles import open_lake, warehouses_of
 from nyc_tlc.report import Outcome
 from nyc_tlc.settings import settings
-from nyc_tlc.warehouse import Kind
+from nyc_tlc.warehouse.warehouse import Kind
 
 
 @flow(flow_run_name=tasks.backfill_name)

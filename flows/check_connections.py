@@ -11,7 +11,7 @@ from nyc_tlc.errors import ReportedError
 from nyc_tlc.profiles import warehouses_of
 from nyc_tlc.report import Outcome
 from nyc_tlc.settings import settings
-from nyc_tlc.warehouse import Kind
+from nyc_tlc.warehouse.warehouse import Kind
 
 
 @flow

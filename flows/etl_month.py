@@ -16,7 +16,7 @@ from nyc_tlc.profiles import open_lake, warehouses_of
 from nyc_tlc.report import Outcome, queryable, summary, unchanged
 from nyc_tlc.settings import settings
 from nyc_tlc.source.location import requested_month
-from nyc_tlc.warehouse import Kind
+from nyc_tlc.warehouse.warehouse import Kind
 
 
 @flow(flow_run_name=tasks.run_name)

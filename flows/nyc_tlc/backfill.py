@@ -18,7 +18,7 @@ from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.plan import Action, Plan, plan_month
 from nyc_tlc.source.published import PUBLICATION_LAG
-from nyc_tlc.warehouse import Kind, Load
+from nyc_tlc.warehouse.warehouse import Kind, Load
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from nyc_tlc.errors import LakeError, TlcError
 from nyc_tlc.profiles import LOCAL, open_lake, open_warehouse
-from nyc_tlc.warehouse import Kind
+from nyc_tlc.warehouse.warehouse import Kind
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.staging import Lake
 from nyc_tlc.settings import settings
-from nyc_tlc.warehouse import Kind, Warehouse
+from nyc_tlc.warehouse.warehouse import Kind, Warehouse
 
 LOCAL = "local"
 

@@ -11,7 +11,7 @@ from nyc_tlc.cleaning.rules import BAD_VALUE, UNPARSEABLE
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.staging import Lake
-from nyc_tlc.load import Answer
+from nyc_tlc.warehouse.load import Answer
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,6 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
-from nyc_tlc import load as _load
 from nyc_tlc import plan as _plan
 from nyc_tlc.backfill import MonthPlan, plan_months, plan_table
 from nyc_tlc.cleaning import clean as _clean
@@ -40,7 +39,6 @@ from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import NotPublished, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lookups import lookups
 from nyc_tlc.months import NEW_YORK, Color, Month
 from nyc_tlc.profiles import open_lake, open_warehouse
 from nyc_tlc.progress import Bar
@@ -50,8 +48,10 @@ from nyc_tlc.settings import settings
 from nyc_tlc.source import fetch as _fetch
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.published import PUBLICATION_LAG
-from nyc_tlc.warehouse import LOADS, Kind, Load, Warehouse
-from nyc_tlc.warehouse.tables import trip_tables, views
+from nyc_tlc.warehouse import load as _load
+from nyc_tlc.warehouse.lookups import lookups
+from nyc_tlc.warehouse.tables import LOADS, trip_tables, views
+from nyc_tlc.warehouse.warehouse import Kind, Load, Warehouse
 
 #: One month at a time is cleaned in a process: it has the processor's cores and the memory to itself.
 _cleaning = threading.Lock()

@@ -37,7 +37,6 @@ from nyc_tlc.contract.contract import contract
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
-from nyc_tlc.load import load_month
 from nyc_tlc.months import Color, Month
 from nyc_tlc.plan import plan_month
 from nyc_tlc.source.fetch import FetchedFile, fetch
@@ -45,6 +44,7 @@ from nyc_tlc.source.file_format import identify
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.sample import write_sample
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.postgres import TYPES as POSTGRES_TYPES
 from nyc_tlc.warehouse.postgres import PostgresWarehouse
 from nyc_tlc.warehouse.tables import trip_table

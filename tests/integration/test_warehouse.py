@@ -36,15 +36,15 @@ from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.staging import Lake
-from nyc_tlc.load import ask, load_month, published
-from nyc_tlc.lookups import lookups
 from nyc_tlc.months import Color, Month
 from nyc_tlc.source.sample import write_sample
-from nyc_tlc.warehouse import Kind, Warehouse
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from nyc_tlc.warehouse.load import ask, load_month, published
+from nyc_tlc.warehouse.lookups import lookups
 from nyc_tlc.warehouse.postgres import PostgresWarehouse
 from nyc_tlc.warehouse.tables import trip_table
+from nyc_tlc.warehouse.warehouse import Kind, Warehouse
 from stand_ins.bigquery import BigQuery, Fault
 from stand_ins.gcs import Gcs
 

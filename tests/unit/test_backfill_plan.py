@@ -13,11 +13,11 @@ from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.load import load_month
 from nyc_tlc.months import Month
 from nyc_tlc.source.fetch import fetch
 from nyc_tlc.source.published import look
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from nyc_tlc.warehouse.load import load_month
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 
 NOW = Month(2024, 6)

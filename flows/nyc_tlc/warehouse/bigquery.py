@@ -25,8 +25,8 @@ from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import settings
-from nyc_tlc.warehouse import LOADS, SCHEMA, Kind, Load, Lookup, Table, View, reconcile
-from nyc_tlc.warehouse.tables import TRIP_KEY, Type, missing_fields
+from nyc_tlc.warehouse.tables import LOADS, SCHEMA, TRIP_KEY, Table, Type, View, missing_fields
+from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, reconcile
 
 log = logging.getLogger(__name__)
 

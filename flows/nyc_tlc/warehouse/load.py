@@ -10,10 +10,10 @@ from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.staging import Lake
-from nyc_tlc.lookups import lookups
 from nyc_tlc.months import Color, Month
-from nyc_tlc.warehouse import Load, Warehouse
+from nyc_tlc.warehouse.lookups import lookups
 from nyc_tlc.warehouse.tables import LOADS, SCHEMA, trip_tables, views
+from nyc_tlc.warehouse.warehouse import Load, Warehouse
 
 log = logging.getLogger(__name__)
 

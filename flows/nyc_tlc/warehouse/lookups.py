@@ -15,15 +15,15 @@ import urllib3
 from nyc_tlc.contract.contract import ARROW_TYPES, CodeTable, code_tables
 from nyc_tlc.errors import SourceError
 from nyc_tlc.settings import settings
-from nyc_tlc.warehouse import Lookup
 from nyc_tlc.warehouse.tables import Field, Table, Type
+from nyc_tlc.warehouse.warehouse import Lookup
 
 log = logging.getLogger(__name__)
 
 #: Where TLC publishes its zones, linked from its page "TLC Trip Record Data".
 ZONES_URL = "https://d37ci6vzurychx.cloudfront.net/misc/taxi_zone_lookup.csv"
 #: The same rows, for when there is no way there.
-EMBEDDED_ZONES = Path(__file__).parent / "contract" / "datasets" / "zones.csv"
+EMBEDDED_ZONES = Path(__file__).parents[1] / "contract" / "datasets" / "zones.csv"
 
 ZONES = Table(
     "zones",

@@ -1,0 +1,158 @@
+"""The warehouse: a month's rows there are exactly the lake file's, or what they were before.
+
+Three modules implement one protocol: ``duckdb``, ``postgres`` and ``bigquery``. The table ``loads`` says what
+is in the warehouse and is written together with the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Protocol, get_args
+
+import pyarrow as pa
+
+from nyc_tlc.errors import ReconciliationError
+from nyc_tlc.lake.clean_file import CleanFile
+from nyc_tlc.months import Color, Month
+from nyc_tlc.warehouse.tables import Table, View
+
+Kind = Literal["duckdb", "postgres", "bigquery"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Load:
+    """A month in a warehouse: a row of ``loads``.
+
+    Attributes:
+        color: The colour.
+        month: The month.
+        rows: Its rows.
+        clean_sha256: The digest of the lake's clean file.
+        source_sha256: The digest of the source file that was made of.
+        loaded_at: When, in UTC.
+        flow_run_id: Which flow run did it.
+        job_id: BigQuery's load job.
+    """
+
+    color: Color
+    month: Month
+    rows: int
+    clean_sha256: str
+    source_sha256: str
+    loaded_at: datetime
+    flow_run_id: str | None = None
+    job_id: str | None = None
+
+    @classmethod
+    def of(cls, file: CleanFile, loaded_at: datetime, flow_run_id: str | None, job_id: str | None = None) -> Load:
+        """The row that says a file was loaded."""
+        manifest = file.manifest
+        digests = (manifest.clean.sha256, manifest.source.sha256)
+        return cls(manifest.color, file.month, file.rows, *digests, loaded_at, flow_run_id, job_id)
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> Load:
+        """Read a row of ``loads``, its columns in order."""
+        color, file_month, *rest = row
+        return cls(color, Month(file_month.year, file_month.month), *rest)
+
+    def to_row(self) -> tuple[Any, ...]:
+        """The row of ``loads``, its columns in order."""
+        return (
+            self.color,
+            self.month.first_day,
+            self.rows,
+            self.clean_sha256,
+            self.source_sha256,
+            self.loaded_at,
+            self.flow_run_id,
+            self.job_id,
+        )
+
+    def is_of(self, file: CleanFile) -> bool:
+        """Whether this is the load of just that file."""
+        return self.clean_sha256 == file.manifest.clean.sha256
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A small table and all its rows."""
+
+    table: Table
+    rows: pa.Table
+
+
+class Warehouse(Protocol):
+    """Where months are queried.
+
+    Attributes:
+        kind: Which of the three.
+        place: Where it is, for people, without secrets.
+    """
+
+    kind: Kind
+    place: str
+
+    def loads(self) -> dict[tuple[Color, Month], Load]:
+        """The months it has; none when it has no tables yet."""
+
+    def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
+        """Create what is missing: tables, columns that tables have yet to gain, lookups with their rows, views.
+
+        Raises:
+            ContractError: when a table there differs otherwise.
+        """
+
+    def replace_month(
+        self, file: CleanFile, table: Table, flow_run_id: str | None, *, force: bool = False
+    ) -> tuple[Load, bool]:
+        """Make the month's rows in a prepared table exactly the file's.
+
+        Args:
+            file: The month in the lake.
+            table: The colour's table.
+            flow_run_id: The flow run at work.
+            force: Whether to load a file that is already loaded.
+
+        Returns:
+            The month's row of ``loads``, and whether it is new.
+
+        Raises:
+            ReconciliationError: when the counts don't agree; the old rows stay.
+            TransientError: when time can heal it; the old rows stay.
+            ConfigurationError: when a right or a block is missing.
+        """
+
+    def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
+        """Make the lookup tables exactly these rows."""
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows of a SELECT."""
+
+    def check(self) -> str:
+        """See that loads are possible: an answer to ``SELECT 1`` and the right to create tables.
+
+        Returns:
+            What was found to be fine.
+
+        Raises:
+            ConfigurationError: naming the one thing to do.
+        """
+
+
+def reconcile(file: CleanFile, place: str, **counted: int) -> None:
+    """See that everyone counted the manifest's rows.
+
+    Raises:
+        ReconciliationError: naming who did not.
+    """
+    for who, rows in counted.items():
+        if rows != file.rows:
+            raise ReconciliationError(
+                f"{file.name}: {place}: rows {who} are not the manifest's; the month there stays as it was",
+                expected=f"{file.rows:,}",
+                got=f"{rows:,}",
+            )
