@@ -10,7 +10,9 @@ from prefect.client.schemas.objects import State
 from pydantic import Field
 
 from nyc_tlc import cli, sweep, tasks
-from nyc_tlc.backfill import keep, months_asked, plan_table, report_table, runs_so_far
+from nyc_tlc.backfill.plan import months_asked
+from nyc_tlc.backfill.record import keep, runs_so_far
+from nyc_tlc.backfill.report import plan_table, report_table
 from nyc_tlc.cleaning.clean import Layout
 from nyc_tlc.errors import ReportedError
 from nyc_tlc.months import COLORS, Color, Month

@@ -31,7 +31,8 @@ from prefect.settings import PREFECT_API_URL
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from nyc_tlc import tasks
-from nyc_tlc.backfill import MonthPlan, MonthRecord, Result, Run
+from nyc_tlc.backfill.plan import MonthPlan
+from nyc_tlc.backfill.record import MonthRecord, Result, Run
 from nyc_tlc.cleaning.clean import Layout
 from nyc_tlc.errors import ConfigurationError, NotPublished
 from nyc_tlc.lake.keys import Keys

@@ -30,8 +30,9 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
-from nyc_tlc import plan as _plan
-from nyc_tlc.backfill import MonthPlan, plan_months, plan_table
+from nyc_tlc.backfill import month_plan as _plan
+from nyc_tlc.backfill.plan import MonthPlan, plan_months
+from nyc_tlc.backfill.report import plan_table
 from nyc_tlc.cleaning import clean as _clean
 from nyc_tlc.cleaning import publish as _publish
 from nyc_tlc.connections import Finding, check_part

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 import sqlalchemy
 from psycopg2.extensions import parse_dsn
 
+from nyc_tlc.backfill.month_plan import plan_month
 from nyc_tlc.cleaning.clean import Layout, clean
 from nyc_tlc.cleaning.conform import POLARS_TYPES
 from nyc_tlc.cleaning.publish import publish
@@ -38,7 +39,6 @@ from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.months import Color, Month
-from nyc_tlc.plan import plan_month
 from nyc_tlc.source.fetch import FetchedFile, fetch
 from nyc_tlc.source.file_format import identify
 from nyc_tlc.source.location import RemoteFile

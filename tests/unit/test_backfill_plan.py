@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from factories import JANUARY, green_parquet, trip
-from nyc_tlc.backfill import MonthRecord, Run, keep, months_asked, plan_months, plan_table, report_table, runs_so_far
+from nyc_tlc.backfill.plan import months_asked, plan_months
+from nyc_tlc.backfill.record import MonthRecord, Run, keep, runs_so_far
+from nyc_tlc.backfill.report import plan_table, report_table
 from nyc_tlc.cleaning.clean import clean
 from nyc_tlc.cleaning.publish import publish
 from nyc_tlc.contract.contract import contract

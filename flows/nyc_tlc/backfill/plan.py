@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
+from nyc_tlc.backfill.month_plan import Action, Plan, plan_month
 from nyc_tlc.contract.contract import contract
-from nyc_tlc.errors import ArgumentError, LakeError, TlcError
+from nyc_tlc.errors import ArgumentError, TlcError
 from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import Color, Month
-from nyc_tlc.plan import Action, Plan, plan_month
 from nyc_tlc.source.published import PUBLICATION_LAG
 from nyc_tlc.warehouse.warehouse import Kind, Load
 
@@ -24,13 +20,9 @@ log = logging.getLogger(__name__)
 
 #: Besides what a month can need in the lake: ``load`` is there but not in a warehouse, ``unknown`` could not be told.
 Need = Action | Literal["load", "unknown"]
-#: What became of a month.
-Result = Literal["done", "current", "unpublished", "failed"]
 
 #: How many months are looked at side by side: quick for us, and no more than a browser would ask of the source.
 LOOKS_AT_ONCE = 6
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -63,75 +55,6 @@ class MonthPlan:
     def is_due(self) -> bool:
         """Whether anything is to be done."""
         return self.need not in ("current", "unpublished")
-
-
-class MonthRecord(BaseModel):
-    """What became of one month."""
-
-    model_config = ConfigDict(frozen=True)
-
-    color: Color
-    month: str
-    need: Need
-    why: str
-    result: Result | None = None
-    rows: int | None = None
-    seconds: float | None = None
-    error: str | None = None
-
-
-class Run(BaseModel):
-    """One run of a backfill. ``finished_at`` is null when it never came to its end."""
-
-    model_config = ConfigDict(frozen=True)
-
-    reason: str
-    flow_run_id: str | None
-    started_at: datetime
-    finished_at: datetime | None = None
-    profile: str
-    source: str
-    warehouses: tuple[Kind, ...]
-    months: tuple[MonthRecord, ...]
-
-
-class Record(BaseModel):
-    """A backfill as the lake keeps it under ``backfills/{name}.json``: all its runs, the last one last."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    runs: tuple[Run, ...]
-
-
-def key(name: str) -> str:
-    """Where the lake keeps a backfill's record.
-
-    Raises:
-        ArgumentError: for a name that is no file's.
-    """
-    if not NAME.fullmatch(name):
-        raise ArgumentError(f"{name!r} can't be a backfill's name", expected="letters, digits, dots, dashes")
-    return f"backfills/{name}.json"
-
-
-def runs_so_far(lake: Lake, name: str) -> tuple[Run, ...]:
-    """The runs that a backfill of this name had.
-
-    Raises:
-        LakeError: when its record can't be read.
-    """
-    content = lake.read(key(name))
-    try:
-        return Record.model_validate_json(content).runs if content else ()
-    except ValidationError as error:
-        raise LakeError(f"the record {lake.url(key(name))} can't be read", fix="take another name") from error
-
-
-def keep(lake: Lake, name: str, earlier: Sequence[Run], run: Run) -> None:
-    """Keep a run with the earlier ones of its name."""
-    record = Record(name=name, runs=(*earlier, run))
-    lake.write(key(name), record.model_dump_json(indent=2).encode() + b"\n")
 
 
 def months_asked(
@@ -227,52 +150,3 @@ def _with_warehouses(
     if behind:
         return MonthPlan(color, month, "load", "; ".join(behind.values()), plan, tuple(behind))
     return MonthPlan(color, month, "current", plan.why, plan)
-
-
-def plan_table(plans: Sequence[MonthPlan]) -> str:
-    """The plan as Markdown, which reads well on a terminal too: what is due first, the rest counted."""
-    counts: dict[str, int] = {}
-    for plan in plans:
-        counts[plan.need] = counts.get(plan.need, 0) + 1
-    lines = [", ".join(f"{count} {need}" for need, count in sorted(counts.items())), ""]
-    lines += _table(("Month", "Need", "Why"), [(plan.name, plan.need, plan.why) for plan in plans])
-    return "\n".join(lines)
-
-
-def report_table(name: str, run: Run) -> str:
-    """What became of every month, and what to run again."""
-    counts: dict[str, int] = {}
-    for month in run.months:
-        counts[month.result or "not reached"] = counts.get(month.result or "not reached", 0) + 1
-    rows = [
-        (
-            f"{month.color} {month.month}",
-            month.need,
-            month.result or "not reached",
-            "" if month.rows is None else f"{month.rows:,}",
-            "" if month.seconds is None else f"{month.seconds:.1f}",
-            month.error or month.why,
-        )
-        for month in run.months
-    ]
-    lines = [f"backfill {name}: " + ", ".join(f"{count} {result}" for result, count in sorted(counts.items())), ""]
-    lines += _table(("Month", "Need", "Result", "Rows", "Seconds", "Why"), rows)
-    if again := [month for month in run.months if month.result in ("failed", None)]:
-        colors = " ".join(sorted({month.color for month in again}))
-        first, last = min(month.month for month in again), max(month.month for month in again)
-        lines += ["", "run again; it does only what is left:"]
-        more = f" --profile {run.profile} --source '{run.source}' --name {name}"
-        more += f" --warehouses {' '.join(run.warehouses)}" if run.warehouses else " --empty-warehouses"
-        lines += [f"    python flows/backfill.py --colors {colors} --start {first} --end {last}{more}"]
-    return "\n".join(lines)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    widths = [max(len(cell) for cell in column) for column in zip(header, *cells, strict=True)]
-    widths[-1] = len(header[-1])
-
-    def line(row: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-
-    return [line(header), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, cells)]

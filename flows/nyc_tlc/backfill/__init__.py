@@ -1,0 +1,1 @@
+"""Many months: what each needs, the plan, the record and the report."""
