@@ -17,10 +17,10 @@ sys.path.insert(0, str(HERE.parent / "flows"))
 import cyclopts  # noqa: E402
 from prefect.settings import temporary_settings  # noqa: E402
 
-from nyc_tlc import blocks  # noqa: E402
 from nyc_tlc.cli import TEMPORARY_SERVER  # noqa: E402
 from nyc_tlc.errors import ArgumentError, TlcError  # noqa: E402
-from nyc_tlc.profiles import LOCAL  # noqa: E402
+from nyc_tlc.profiles import blocks  # noqa: E402
+from nyc_tlc.profiles.opening import LOCAL  # noqa: E402
 
 
 def register(profile: str, /, *, check: bool = False) -> int:

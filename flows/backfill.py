@@ -16,7 +16,7 @@ from nyc_tlc.backfill.report import plan_table, report_table
 from nyc_tlc.cleaning.clean import Layout
 from nyc_tlc.errors import ReportedError
 from nyc_tlc.months import COLORS, Color, Month
-from nyc_tlc.profiles import open_lake, warehouses_of
+from nyc_tlc.profiles.opening import open_lake, warehouses_of
 from nyc_tlc.report import Outcome
 from nyc_tlc.settings import settings
 from nyc_tlc.warehouse.warehouse import Kind

@@ -6,9 +6,9 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from nyc_tlc import cli, tasks
-from nyc_tlc.connections import table
 from nyc_tlc.errors import ReportedError
-from nyc_tlc.profiles import warehouses_of
+from nyc_tlc.profiles.connections import table
+from nyc_tlc.profiles.opening import warehouses_of
 from nyc_tlc.report import Outcome
 from nyc_tlc.settings import settings
 from nyc_tlc.warehouse.warehouse import Kind

@@ -12,7 +12,7 @@ from pydantic import Field
 from nyc_tlc import cli, tasks
 from nyc_tlc.cleaning.clean import Layout
 from nyc_tlc.months import Color
-from nyc_tlc.profiles import open_lake
+from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.report import Outcome, summary, unchanged
 from nyc_tlc.settings import settings
 from nyc_tlc.source.location import requested_month

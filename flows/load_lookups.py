@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from nyc_tlc import cli, tasks
-from nyc_tlc.profiles import warehouses_of
+from nyc_tlc.profiles.opening import warehouses_of
 from nyc_tlc.report import Outcome
 from nyc_tlc.settings import settings
 from nyc_tlc.warehouse.lookups import fetch_zones

@@ -14,8 +14,8 @@ from typing import Any
 
 from prefect.utilities.schema_tools import validate
 
-from nyc_tlc.blocks import VARIABLE
 from nyc_tlc.errors import ConfigurationError
+from nyc_tlc.profiles.blocks import VARIABLE
 from nyc_tlc.server import Part, WorkPool, default_template, load_yaml, validated
 
 

@@ -36,7 +36,7 @@ from nyc_tlc.backfill.record import MonthRecord, Result, Run
 from nyc_tlc.cleaning.clean import Layout
 from nyc_tlc.errors import ConfigurationError, NotPublished
 from nyc_tlc.lake.keys import Keys
-from nyc_tlc.profiles import open_lake
+from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.warehouse.warehouse import Kind
 
 log = logging.getLogger(__name__)

@@ -35,13 +35,13 @@ from nyc_tlc.backfill.plan import MonthPlan, plan_months
 from nyc_tlc.backfill.report import plan_table
 from nyc_tlc.cleaning import clean as _clean
 from nyc_tlc.cleaning import publish as _publish
-from nyc_tlc.connections import Finding, check_part
 from nyc_tlc.contract.contract import contract
 from nyc_tlc.errors import NotPublished, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import NEW_YORK, Color, Month
-from nyc_tlc.profiles import open_lake, open_warehouse
+from nyc_tlc.profiles.connections import Finding, check_part
+from nyc_tlc.profiles.opening import open_lake, open_warehouse
 from nyc_tlc.progress import Bar
 from nyc_tlc.report import markdown, queryable_markdown
 from nyc_tlc.run_logs import join_prefect

@@ -31,9 +31,9 @@ from prefect.utilities.schema_tools import validate
 
 from conftest import ROOT, PrefectServer
 from factories import green_parquet, trip
-from nyc_tlc.blocks import read_blocks, register
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.months import COLORS
+from nyc_tlc.profiles.blocks import read_blocks, register
 from nyc_tlc.server import OURS, read_wanted, unknown_keys
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 

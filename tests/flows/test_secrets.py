@@ -23,9 +23,9 @@ from prefect_gcp import GcpCredentials, GcsBucket
 from prefect_sqlalchemy import SqlAlchemyConnector
 
 from conftest import ROOT, PrefectServer, Profile
-from nyc_tlc import blocks
 from nyc_tlc.errors import ConfigurationError
-from nyc_tlc.profiles import open_lake, open_warehouse
+from nyc_tlc.profiles import blocks
+from nyc_tlc.profiles.opening import open_lake, open_warehouse
 from stand_ins.bigquery import Fault
 from stand_ins.google_tokens import GoogleCloud
 

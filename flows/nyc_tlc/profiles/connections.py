@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nyc_tlc.errors import LakeError, TlcError
-from nyc_tlc.profiles import LOCAL, open_lake, open_warehouse
+from nyc_tlc.profiles.opening import LOCAL, open_lake, open_warehouse
 from nyc_tlc.warehouse.warehouse import Kind
 
 

@@ -1,0 +1,1 @@
+"""A profile's Prefect blocks: opened for a run, registered from YAML, checked."""
