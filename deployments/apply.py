@@ -16,11 +16,11 @@ import cyclopts  # noqa: E402
 from prefect.client.orchestration import get_client  # noqa: E402
 from prefect.settings import PREFECT_API_URL  # noqa: E402
 
-from nyc_tlc import server  # noqa: E402
 from nyc_tlc.errors import ArgumentError, ConfigurationError, TlcError  # noqa: E402
-from nyc_tlc.pools import read_pool  # noqa: E402
 from nyc_tlc.profiles.blocks import variables  # noqa: E402
 from nyc_tlc.profiles.opening import LOCAL  # noqa: E402
+from nyc_tlc.server import server  # noqa: E402
+from nyc_tlc.server.pools import read_pool  # noqa: E402
 from nyc_tlc.settings import settings  # noqa: E402
 
 

@@ -34,7 +34,7 @@ from factories import green_parquet, trip
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.months import COLORS
 from nyc_tlc.profiles.blocks import read_blocks, register
-from nyc_tlc.server import OURS, read_wanted, unknown_keys
+from nyc_tlc.server.server import OURS, read_wanted, unknown_keys
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 
 SECRET = "s3cr3t"

@@ -19,8 +19,8 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from conftest import ROOT
 from nyc_tlc import __version__
-from nyc_tlc.pools import read_pool
-from nyc_tlc.server import Capacity, Wanted, apply, read_wanted
+from nyc_tlc.server.pools import read_pool
+from nyc_tlc.server.server import Capacity, Wanted, apply, read_wanted
 from stand_ins.docker import (
     Machine,
     compile_code,

@@ -9,8 +9,8 @@ import yaml
 
 from conftest import ROOT
 from nyc_tlc.errors import ConfigurationError
-from nyc_tlc.pools import read_pool
-from nyc_tlc.server import default_template
+from nyc_tlc.server.pools import read_pool
+from nyc_tlc.server.server import default_template
 
 FILES = sorted((ROOT / "deployments/pools").glob("*.yaml"))
 GIVEN = {"TLC_IMAGE": "registry/taxi:1", "TLC_REGION": "us-east1", "TLC_SERVICE_ACCOUNT": "runs@taxis"}

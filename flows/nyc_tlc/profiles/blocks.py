@@ -31,7 +31,7 @@ from prefect_sqlalchemy import SqlAlchemyConnector
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError
 
 from nyc_tlc.errors import ConfigurationError
-from nyc_tlc.server import NOTIFICATIONS, Part, answered, block_name, saved_block
+from nyc_tlc.server.server import NOTIFICATIONS, Part, answered, block_name, saved_block
 
 #: Where something is in a profile: the keys that lead there.
 Location = tuple[str | int, ...]

@@ -16,7 +16,7 @@ from prefect.utilities.schema_tools import validate
 
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.profiles.blocks import VARIABLE
-from nyc_tlc.server import Part, WorkPool, default_template, load_yaml, validated
+from nyc_tlc.server.server import Part, WorkPool, default_template, load_yaml, validated
 
 
 class PoolFile(Part):
