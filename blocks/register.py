@@ -17,8 +17,8 @@ sys.path.insert(0, str(HERE.parent / "flows"))
 import cyclopts  # noqa: E402
 from prefect.settings import temporary_settings  # noqa: E402
 
-from nyc_tlc.cli import TEMPORARY_SERVER  # noqa: E402
 from nyc_tlc.errors import ArgumentError, TlcError  # noqa: E402
+from nyc_tlc.orchestration.command_line import TEMPORARY_SERVER  # noqa: E402
 from nyc_tlc.profiles import blocks  # noqa: E402
 from nyc_tlc.profiles.opening import LOCAL  # noqa: E402
 

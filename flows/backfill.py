@@ -9,15 +9,15 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
-from nyc_tlc import cli, sweep, tasks
 from nyc_tlc.backfill.plan import months_asked
 from nyc_tlc.backfill.record import keep, runs_so_far
 from nyc_tlc.backfill.report import plan_table, report_table
 from nyc_tlc.cleaning.clean import Layout
 from nyc_tlc.errors import ReportedError
 from nyc_tlc.months import COLORS, Color, Month
+from nyc_tlc.orchestration import command_line, sweep, tasks
+from nyc_tlc.orchestration.report import Outcome
 from nyc_tlc.profiles.opening import open_lake, warehouses_of
-from nyc_tlc.report import Outcome
 from nyc_tlc.settings import settings
 from nyc_tlc.warehouse.warehouse import Kind
 
@@ -89,4 +89,4 @@ def backfill(
 
 
 if __name__ == "__main__":
-    cli.run(backfill)
+    command_line.run(backfill)

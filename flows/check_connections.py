@@ -5,11 +5,11 @@ from __future__ import annotations
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from nyc_tlc import cli, tasks
 from nyc_tlc.errors import ReportedError
+from nyc_tlc.orchestration import command_line, tasks
+from nyc_tlc.orchestration.report import Outcome
 from nyc_tlc.profiles.connections import table
 from nyc_tlc.profiles.opening import warehouses_of
-from nyc_tlc.report import Outcome
 from nyc_tlc.settings import settings
 from nyc_tlc.warehouse.warehouse import Kind
 
@@ -36,4 +36,4 @@ def check_connections(*, warehouses: list[Kind] | None = None, profile: str | No
 
 
 if __name__ == "__main__":
-    cli.run(check_connections)
+    command_line.run(check_connections)

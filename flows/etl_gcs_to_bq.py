@@ -7,9 +7,9 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from nyc_tlc import cli, tasks
 from nyc_tlc.months import Color
-from nyc_tlc.report import Outcome, queryable
+from nyc_tlc.orchestration import command_line, tasks
+from nyc_tlc.orchestration.report import Outcome, queryable
 from nyc_tlc.settings import settings
 from nyc_tlc.source.location import requested_month
 
@@ -43,4 +43,4 @@ def etl_gcs_to_bq(
 
 
 if __name__ == "__main__":
-    cli.run(etl_gcs_to_bq)
+    command_line.run(etl_gcs_to_bq)

@@ -9,11 +9,11 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
-from nyc_tlc import cli, tasks
 from nyc_tlc.cleaning.clean import Layout
 from nyc_tlc.months import Color
+from nyc_tlc.orchestration import command_line, tasks
+from nyc_tlc.orchestration.report import Outcome, queryable, summary, unchanged
 from nyc_tlc.profiles.opening import open_lake, warehouses_of
-from nyc_tlc.report import Outcome, queryable, summary, unchanged
 from nyc_tlc.settings import settings
 from nyc_tlc.source.location import requested_month
 from nyc_tlc.warehouse.warehouse import Kind
@@ -63,4 +63,4 @@ def etl_month(
 
 
 if __name__ == "__main__":
-    cli.run(etl_month)
+    command_line.run(etl_month)

@@ -9,11 +9,11 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
-from nyc_tlc import cli, tasks
 from nyc_tlc.cleaning.clean import Layout
 from nyc_tlc.months import Color
+from nyc_tlc.orchestration import command_line, tasks
+from nyc_tlc.orchestration.report import Outcome, summary, unchanged
 from nyc_tlc.profiles.opening import open_lake
-from nyc_tlc.report import Outcome, summary, unchanged
 from nyc_tlc.settings import settings
 from nyc_tlc.source.location import requested_month
 
@@ -56,4 +56,4 @@ def etl_web_to_gcs(
 
 
 if __name__ == "__main__":
-    cli.run(etl_web_to_gcs)
+    command_line.run(etl_web_to_gcs)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import flow
 
-from nyc_tlc import cli, tasks
+from nyc_tlc.orchestration import command_line, tasks
+from nyc_tlc.orchestration.report import Outcome
 from nyc_tlc.profiles.opening import warehouses_of
-from nyc_tlc.report import Outcome
 from nyc_tlc.settings import settings
 from nyc_tlc.warehouse.lookups import fetch_zones
 from nyc_tlc.warehouse.warehouse import Kind
@@ -29,4 +29,4 @@ def load_lookups(*, warehouses: list[Kind] | None = None, profile: str | None = 
 
 
 if __name__ == "__main__":
-    cli.run(load_lookups)
+    command_line.run(load_lookups)

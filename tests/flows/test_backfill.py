@@ -18,10 +18,10 @@ from backfill import backfill
 from conftest import ROOT, PrefectServer
 from etl_web_to_gcs import etl_web_to_gcs
 from factories import JANUARY, green_parquet, trip
-from nyc_tlc import cli
 from nyc_tlc.errors import ReportedError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
+from nyc_tlc.orchestration import command_line
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 
@@ -98,7 +98,7 @@ def test_wrong_arguments_exit_with_2(
 ) -> None:
     monkeypatch.setattr(sys, "argv", [SCRIPT, *wrong.split()])
     with pytest.raises(SystemExit) as ended:
-        cli.run(backfill)
+        command_line.run(backfill)
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("error: ")
 

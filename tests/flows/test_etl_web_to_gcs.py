@@ -22,8 +22,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from conftest import ROOT, PrefectServer
 from etl_web_to_gcs import etl_web_to_gcs
 from factories import JANUARY, green_parquet, trip
-from nyc_tlc import cli
 from nyc_tlc.months import Month
+from nyc_tlc.orchestration import command_line
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 
 SCRIPT = "flows/etl_web_to_gcs.py"
@@ -84,7 +84,7 @@ def test_a_month_is_a_run_with_its_name_tasks_report_and_log(
 def test_a_download_that_takes_a_while_shows_how_far_it_is(
     client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nyc_tlc.tasks._Progress.EVERY", 0)
+    monkeypatch.setattr("nyc_tlc.orchestration.tasks._Progress.EVERY", 0)
     month.body = green_parquet(*(trip(trip_distance=number / 7) for number in range(400_000)))
     state = run_flow(color="green", year=2024, month=1, source=http_source.template)
     run = client.read_flow_run(state.state_details.flow_run_id)
@@ -331,7 +331,7 @@ def test_wrong_arguments_are_refused_in_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "argv", [SCRIPT, *arguments.split()])
     with pytest.raises(SystemExit) as ended:
-        cli.run(etl_web_to_gcs)
+        command_line.run(etl_web_to_gcs)
     assert ended.value.code == 2
     told = capsys.readouterr()
     assert told.err.startswith("error: ")

@@ -40,11 +40,11 @@ from nyc_tlc.errors import NotPublished, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import NEW_YORK, Color, Month
+from nyc_tlc.orchestration.progress import Bar
+from nyc_tlc.orchestration.report import markdown, queryable_markdown
+from nyc_tlc.orchestration.run_logs import join_prefect
 from nyc_tlc.profiles.connections import Finding, check_part
 from nyc_tlc.profiles.opening import open_lake, open_warehouse
-from nyc_tlc.progress import Bar
-from nyc_tlc.report import markdown, queryable_markdown
-from nyc_tlc.run_logs import join_prefect
 from nyc_tlc.settings import settings
 from nyc_tlc.source import fetch as _fetch
 from nyc_tlc.source.location import RemoteFile

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from nyc_tlc.errors import ArgumentError, NotPublished, ReportedError, TlcError
 from nyc_tlc.months import Month
-from nyc_tlc.run_logs import RUN_LOGGERS, is_expected_failure, join_prefect
+from nyc_tlc.orchestration.run_logs import RUN_LOGGERS, is_expected_failure, join_prefect
 from nyc_tlc.settings import settings
 from nyc_tlc.source.location import locate, requested_month
 

@@ -30,12 +30,12 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from nyc_tlc import tasks
 from nyc_tlc.backfill.plan import MonthPlan
 from nyc_tlc.backfill.record import MonthRecord, Result, Run
 from nyc_tlc.cleaning.clean import Layout
 from nyc_tlc.errors import ConfigurationError, NotPublished
 from nyc_tlc.lake.keys import Keys
+from nyc_tlc.orchestration import tasks
 from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.warehouse.warehouse import Kind
 
