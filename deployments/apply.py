@@ -21,7 +21,7 @@ from nyc_tlc.profiles.blocks import variables  # noqa: E402
 from nyc_tlc.profiles.opening import LOCAL  # noqa: E402
 from nyc_tlc.server import server  # noqa: E402
 from nyc_tlc.server.pools import read_pool  # noqa: E402
-from nyc_tlc.settings import settings  # noqa: E402
+from nyc_tlc.settings import read_settings  # noqa: E402
 
 
 def apply(*, pool: list[str] | None = None, profile: str | None = None, check: bool = False) -> int:
@@ -32,7 +32,7 @@ def apply(*, pool: list[str] | None = None, profile: str | None = None, check: b
         profile: Whose notification block the automations use; TLC_PROFILE or local if left out.
         check: Change nothing; tell what is missing or would change, and exit with 1 if anything is.
     """
-    profile = profile or settings().profile
+    profile = profile or read_settings().profile
     root = HERE.parent
     root = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
     wanted = server.read_wanted(root)

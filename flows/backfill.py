@@ -18,7 +18,7 @@ from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.orchestration import command_line, sweep, tasks
 from nyc_tlc.orchestration.report import Outcome
 from nyc_tlc.profiles.opening import open_lake, warehouses_of
-from nyc_tlc.settings import settings
+from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind
 
 
@@ -63,7 +63,7 @@ def backfill(
         reason: Why it is run, for whoever reads the record in a year.
     """
     started_at = datetime.now(UTC)
-    profile, source = profile or settings().profile, source or settings().source
+    profile, source = profile or read_settings().profile, source or read_settings().source
     lake, name = open_lake(profile), name or tasks.backfill_name()
     terms = sweep.Terms(
         source, profile, tuple(warehouses_of(profile) if warehouses is None else warehouses), layout, force

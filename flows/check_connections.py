@@ -10,7 +10,7 @@ from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.report import Outcome
 from nyc_tlc.profiles.connections import table
 from nyc_tlc.profiles.opening import warehouses_of
-from nyc_tlc.settings import settings
+from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind
 
 
@@ -25,7 +25,7 @@ def check_connections(*, warehouses: list[Kind] | None = None, profile: str | No
         warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
     """
-    profile = profile or settings().profile
+    profile = profile or read_settings().profile
     kinds = warehouses_of(profile) if warehouses is None else warehouses
     findings = [tasks.check("lake", profile), *(tasks.check(kind, profile) for kind in kinds)]
     told = table(findings)

@@ -10,7 +10,7 @@ from pydantic import Field
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.report import Outcome, queryable
-from nyc_tlc.settings import settings
+from nyc_tlc.settings import read_settings
 from nyc_tlc.source.location import requested_month
 
 
@@ -34,7 +34,7 @@ def etl_gcs_to_duckdb(
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
         force: Load the month even when just this file of it is loaded.
     """
-    profile = profile or settings().profile
+    profile = profile or read_settings().profile
     manifest = tasks.find(color, requested_month(color, year, month), profile)
     tasks.name_run(manifest)
     answer = tasks.load(manifest, profile, "duckdb", force)

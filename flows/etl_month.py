@@ -14,7 +14,7 @@ from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.report import Outcome, queryable, summary, unchanged
 from nyc_tlc.profiles.opening import open_lake, warehouses_of
-from nyc_tlc.settings import settings
+from nyc_tlc.settings import read_settings
 from nyc_tlc.source.location import requested_month
 from nyc_tlc.warehouse.warehouse import Kind
 
@@ -47,7 +47,7 @@ def etl_month(
         force: Redo and reload the month even when it is current.
     """
     started_at = datetime.now(UTC)
-    profile, source = profile or settings().profile, source or settings().source
+    profile, source = profile or read_settings().profile, source or read_settings().source
     lake, asked = open_lake(profile), requested_month(color, year, month)
 
     plan = tasks.look(color, asked, source, profile, layout, force)

@@ -14,7 +14,7 @@ from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.report import Outcome, summary, unchanged
 from nyc_tlc.profiles.opening import open_lake
-from nyc_tlc.settings import settings
+from nyc_tlc.settings import read_settings
 from nyc_tlc.source.location import requested_month
 
 
@@ -44,7 +44,7 @@ def etl_web_to_gcs(
         force: Redo the month even when it is current.
     """
     started_at = datetime.now(UTC)
-    profile, source = profile or settings().profile, source or settings().source
+    profile, source = profile or read_settings().profile, source or read_settings().source
     lake, asked = open_lake(profile), requested_month(color, year, month)
 
     plan = tasks.look(color, asked, source, profile, layout, force)

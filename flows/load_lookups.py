@@ -7,7 +7,7 @@ from prefect import flow
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.report import Outcome
 from nyc_tlc.profiles.opening import warehouses_of
-from nyc_tlc.settings import settings
+from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.lookups import fetch_zones
 from nyc_tlc.warehouse.warehouse import Kind
 
@@ -21,7 +21,7 @@ def load_lookups(*, warehouses: list[Kind] | None = None, profile: str | None = 
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
         offline: Take the embedded copy of the zones without asking for the published one.
     """
-    profile = profile or settings().profile
+    profile = profile or read_settings().profile
     kinds = warehouses_of(profile) if warehouses is None else warehouses
     zones = None if offline else fetch_zones()
     places = [tasks.load_lookups(zones, profile, kind) for kind in kinds]

@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nyc_tlc.cleaning.clean import Layout, clean
-from nyc_tlc.cleaning.publish import publish
-from nyc_tlc.contract.contract import contract
+from nyc_tlc.cleaning.clean import Layout, clean_month
+from nyc_tlc.cleaning.publish import publish_month
+from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import Color, Month
-from nyc_tlc.source.fetch import FetchedFile, fetch
+from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.location import RemoteFile
 
 JANUARY = Month(2024, 1)
@@ -84,7 +84,7 @@ def fetched(body: bytes | str, folder: Path, color: Color = "green", month: Mont
     """Bytes as a fetched month."""
     path = folder / f"{color}_tripdata_{month}"
     path.write_bytes(body.encode() if isinstance(body, str) else body)
-    return fetch(RemoteFile(color, month, path.as_uri()), folder)
+    return fetch_month(RemoteFile(color, month, path.as_uri()), folder)
 
 
 def make_month(
@@ -96,6 +96,6 @@ def make_month(
     layout: Layout = "month",
 ) -> Manifest:
     """Bytes all the way into a lake."""
-    terms = contract(color)
-    cleaned = clean(fetched(body, folder, color, month), terms, lake, layout=layout)
-    return publish(cleaned, terms, lake, datetime.now(UTC), "a flow run")
+    terms = read_contract(color)
+    cleaned = clean_month(fetched(body, folder, color, month), terms, lake, layout=layout)
+    return publish_month(cleaned, terms, lake, datetime.now(UTC), "a flow run")

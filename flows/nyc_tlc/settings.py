@@ -37,7 +37,7 @@ class Settings(BaseSettings):
         return self.home / "scratch"
 
 
-def settings() -> Settings:
+def read_settings() -> Settings:
     """The settings as the environment has them now.
 
     Raises:

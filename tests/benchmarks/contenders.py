@@ -30,16 +30,16 @@ import sqlalchemy
 from psycopg2.extensions import parse_dsn
 
 from nyc_tlc.backfill.month_plan import plan_month
-from nyc_tlc.cleaning.clean import Layout, clean
+from nyc_tlc.cleaning.clean import Layout, clean_month
 from nyc_tlc.cleaning.conform import POLARS_TYPES
-from nyc_tlc.cleaning.publish import publish
+from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.cleaning.rules import Judge
-from nyc_tlc.contract.contract import contract
+from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.months import Color, Month
-from nyc_tlc.source.fetch import FetchedFile, fetch
+from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.file_format import identify
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.sample import write_sample
@@ -67,7 +67,7 @@ def ours(
 
     def prepare(source: Path, scratch: Path) -> Callable[[], object]:
         file, lake = fetched(source, color, month), FolderLake(scratch)
-        return lambda: clean(file, contract(color), lake, layout=layout)
+        return lambda: clean_month(file, read_contract(color), lake, layout=layout)
 
     return prepare
 
@@ -80,7 +80,7 @@ def polars_floor(source: Path, scratch: Path) -> Callable[[], object]:
 
 def polars_whole(source: Path, scratch: Path) -> Callable[[], object]:
     """The same casts and rules in one streaming polars query: two sinks and the counts."""
-    terms = contract("yellow")
+    terms = read_contract("yellow")
     mapped = terms.map_columns(pq.read_schema(source).names, JANUARY, "parquet").sources
     judge = Judge(terms, JANUARY)
     casts = [
@@ -111,7 +111,7 @@ def polars_whole(source: Path, scratch: Path) -> Callable[[], object]:
 
 def pyarrow_whole(source: Path, scratch: Path) -> Callable[[], object]:
     """The same casts and rules as expressions of a pyarrow dataset scanner, counts and quarantine included."""
-    terms = contract("yellow")
+    terms = read_contract("yellow")
     mapped = terms.map_columns(pq.read_schema(source).names, JANUARY, "parquet").sources
     columns = {c.name: pc.field(mapped[c.name][0]).cast(c.field.type) for c in terms.columns[:-2] if mapped[c.name]}
     pickup, dropoff = columns["pickup_datetime"], columns["dropoff_datetime"]
@@ -184,12 +184,12 @@ def month_in_lake(source: Path, color: Color) -> CleanFile:
     manifest = lake.manifest(Keys(color, JANUARY))
     if manifest is None:
         raise SystemExit(f"no month of {source} in {lake.root}")
-    return CleanFile(manifest, lake, contract(color))
+    return CleanFile(manifest, lake, read_contract(color))
 
 
 def _make_month(source: Path, color: Color, lake: FolderLake) -> None:
-    terms = contract(color)
-    publish(clean(fetched(source, color), terms, lake), terms, lake, datetime.now(UTC))
+    terms = read_contract(color)
+    publish_month(clean_month(fetched(source, color), terms, lake), terms, lake, datetime.now(UTC))
 
 
 def server() -> str:
@@ -290,7 +290,7 @@ FOUR_YEARS = [Month(2020, 1).plus(number) for number in range(48)]
 
 def plain_loop(source: Path, scratch: Path) -> Callable[[], object]:
     """The library in a loop: four years of green sample months into a lake and DuckDB, without Prefect."""
-    lake, warehouse, terms = FolderLake(scratch / "lake"), DuckDbWarehouse(scratch / "w.duckdb"), contract("green")
+    lake, warehouse, terms = FolderLake(scratch / "lake"), DuckDbWarehouse(scratch / "w.duckdb"), read_contract("green")
 
     def run() -> None:
         for month in FOUR_YEARS:
@@ -298,8 +298,8 @@ def plain_loop(source: Path, scratch: Path) -> Callable[[], object]:
             plan = plan_month("sample", "green", month, lake)
             if plan.remote is None:
                 raise SystemExit(plan.why)
-            file = fetch(plan.remote, scratch)
-            manifest = publish(clean(file, terms, lake), terms, lake, began)
+            file = fetch_month(plan.remote, scratch)
+            manifest = publish_month(clean_month(file, terms, lake), terms, lake, began)
             load_month(CleanFile(manifest, lake, terms), warehouse)
             file.path.unlink()
 

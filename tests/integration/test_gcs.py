@@ -19,9 +19,9 @@ from google.auth.exceptions import RefreshError
 
 from conftest import ROOT, bucket
 from factories import JANUARY, fetched, green_parquet, make_month, trip
-from nyc_tlc.cleaning.clean import clean
-from nyc_tlc.cleaning.publish import publish
-from nyc_tlc.contract.contract import contract
+from nyc_tlc.cleaning.clean import clean_month
+from nyc_tlc.cleaning.publish import publish_month
+from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ConfigurationError, ConflictError, LakeError, TlcError, TransientError
 from nyc_tlc.lake import gcs as module
 from nyc_tlc.lake.gcs import GcsLake
@@ -64,7 +64,7 @@ def objects(gcs: Gcs) -> dict[str, bytes]:
 
 
 def test_uploads_stream_in_chunks_while_the_month_is_cleaned(gcs: Gcs, lake: GcsLake, tmp_path: Path) -> None:
-    clean(fetched(LARGE, tmp_path), contract("green"), lake)
+    clean_month(fetched(LARGE, tmp_path), read_contract("green"), lake)
     chunks = [call.range for call in gcs.calls if call.method == "PUT"]
     assert len(chunks) > 2
     assert all(told and told.endswith("/*") for told in chunks), "nothing is finished before it is published"
@@ -151,10 +151,10 @@ def test_a_publication_that_fails_before_it_replaced_anything_leaves_the_old_mon
     old = make_month(lake, SMALL, tmp_path)
     monkeypatch.setenv("TLC_GCS_GIVE_UP", "0.2")
     month = fetched(SMALL, tmp_path)
-    staged = clean(month, contract("green"), lake)
+    staged = clean_month(month, read_contract("green"), lake)
     gcs.faults = [Fault("status", "PUT", status=503)] * 100 + [Fault("status", "POST", "resumable", 503)] * 100
     with pytest.raises(TransientError):
-        publish(staged, contract("green"), lake, datetime.now(UTC))
+        publish_month(staged, read_contract("green"), lake, datetime.now(UTC))
     gcs.faults = []
     assert lake.manifest(KEYS) == old
     check_whole(gcs, lake)
@@ -166,10 +166,10 @@ def test_an_upload_that_failed_is_not_finished_when_its_memory_is_cleared(
 ) -> None:
     make_month(lake, SMALL, tmp_path)
     before = objects(gcs)
-    staged = clean(fetched(green_parquet(trip()), tmp_path), contract("green"), lake)
+    staged = clean_month(fetched(green_parquet(trip()), tmp_path), read_contract("green"), lake)
     gcs.faults = [fault]
     with pytest.raises(TlcError):
-        publish(staged, contract("green"), lake, datetime.now(UTC))
+        publish_month(staged, read_contract("green"), lake, datetime.now(UTC))
     del staged
     gc.collect()
     after = objects(gcs)
@@ -230,10 +230,10 @@ def test_credentials_that_are_refused_are_not_shown() -> None:
 
 
 def test_an_object_someone_else_replaced_meanwhile_is_a_conflict(gcs: Gcs, lake: GcsLake, tmp_path: Path) -> None:
-    staged = clean(fetched(LARGE, tmp_path), contract("green"), lake)
+    staged = clean_month(fetched(LARGE, tmp_path), read_contract("green"), lake)
     bucket(gcs.url).blob(CLEAN).upload_from_string(b"someone else's")
     with pytest.raises(ConflictError):
-        publish(staged, contract("green"), lake, datetime.now(UTC))
+        publish_month(staged, read_contract("green"), lake, datetime.now(UTC))
     assert objects(gcs) == {CLEAN: b"someone else's"}
 
 

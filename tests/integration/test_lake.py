@@ -12,9 +12,9 @@ import pytest
 
 from conftest import bucket
 from factories import JANUARY, fetched, green_parquet, make_month, trip
-from nyc_tlc.cleaning.clean import clean
-from nyc_tlc.cleaning.publish import publish
-from nyc_tlc.contract.contract import contract
+from nyc_tlc.cleaning.clean import clean_month
+from nyc_tlc.cleaning.publish import publish_month
+from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ConflictError, LakeError, ReconciliationError, SourceError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
@@ -126,7 +126,7 @@ def test_clean_and_quarantine_have_the_contract_schema(
     there: FolderUnderTest | BucketUnderTest, tmp_path: Path
 ) -> None:
     make_month(there.lake, spread(), tmp_path)
-    terms = contract("green")
+    terms = read_contract("green")
     assert pq.read_schema(io.BytesIO(there.read(KEYS.clean))).equals(terms.clean_schema)
     assert pq.read_schema(io.BytesIO(there.read(KEYS.quarantine))).equals(terms.quarantine_schema)
 
@@ -196,14 +196,14 @@ def test_a_month_remade_from_the_other_format_leaves_no_stray_raw_file(
     there: FolderUnderTest | BucketUnderTest, tmp_path: Path
 ) -> None:
     make_month(there.lake, spread(), tmp_path)
-    header = ",".join(contract("green").layout(JANUARY, "csv").columns)
+    header = ",".join(read_contract("green").layout(JANUARY, "csv").columns)
     line = "2,2024-01-15 12:00:00,2024-01-15 12:10:00,N,1,74,75,1,1.5,10,1,.5,2,0,,1,14.5,1,1,0"
     make_month(there.lake, f"{header}\r\n{line}\r\n", tmp_path)
     assert [key for key in there.objects() if key.startswith("raw")] == ["raw/green/green_tripdata_2024-01.csv"]
 
 
 def test_nothing_shows_before_it_is_published(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
-    clean(fetched(spread(), tmp_path), contract("green"), there.lake)
+    clean_month(fetched(spread(), tmp_path), read_contract("green"), there.lake)
     assert there.another().manifest(KEYS) is None
     assert not [key for key in there.objects() if not key.startswith("staging/")]
 
@@ -236,10 +236,10 @@ def test_of_two_runs_of_one_month_the_later_to_publish_fails_and_the_lake_stays_
 ) -> None:
     (tmp_path / "slow").mkdir()
     slow_lake = there.another()
-    slow = clean(fetched(spread(90), tmp_path / "slow"), contract("green"), slow_lake)
+    slow = clean_month(fetched(spread(90), tmp_path / "slow"), read_contract("green"), slow_lake)
     manifest = make_month(there.lake, spread(), tmp_path)
     with pytest.raises(ConflictError, match="another run"):
-        publish(slow, contract("green"), slow_lake, datetime.now().astimezone())
+        publish_month(slow, read_contract("green"), slow_lake, datetime.now().astimezone())
     assert there.another().manifest(KEYS) == manifest
     assert hashlib.sha256(there.read(KEYS.clean)).hexdigest() == manifest.clean.sha256
     assert not [key for key in there.objects() if key.startswith("staging/")]
@@ -256,7 +256,7 @@ def test_what_a_dead_run_left_staged_is_cleared_by_the_next(tmp_path: Path) -> N
 
 def test_what_a_living_run_has_staged_is_let_be(tmp_path: Path) -> None:
     there = FolderUnderTest(tmp_path / "lake")
-    staged = clean(fetched(spread(), tmp_path), contract("green"), there.another())
+    staged = clean_month(fetched(spread(), tmp_path), read_contract("green"), there.another())
     make_month(there.lake, spread(9), tmp_path)
     assert [key for key in there.objects() if staged.token in key]
 
@@ -273,7 +273,7 @@ def test_a_source_that_changes_while_it_is_read_is_not_published(
     month = fetched(spread(), tmp_path)
     month.path.write_bytes(spread(9))
     with pytest.raises(SourceError, match="changed"):
-        clean(month, contract("green"), there.lake)
+        clean_month(month, read_contract("green"), there.lake)
     assert there.objects() == set()
 
 

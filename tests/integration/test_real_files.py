@@ -9,15 +9,15 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from nyc_tlc.cleaning.clean import clean
-from nyc_tlc.cleaning.publish import publish
+from nyc_tlc.cleaning.clean import clean_month
+from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.cleaning.read import MonthReader
 from nyc_tlc.cleaning.rules import Judge
-from nyc_tlc.contract.contract import contract
+from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
-from nyc_tlc.source.fetch import FetchedFile, fetch
+from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.location import RemoteFile
 
 # shared/TLC.md, "Figures to check against": rows, and passengers 0 / negative fare / drop-off first.
@@ -42,13 +42,13 @@ def find(path: Path) -> tuple[Color, Month]:
 
 
 def fetched(path: Path) -> FetchedFile:
-    return fetch(RemoteFile(*find(path), path.as_uri()), path.parent)
+    return fetch_month(RemoteFile(*find(path), path.as_uri()), path.parent)
 
 
 def into_lake(path: Path, lake: FolderLake) -> Manifest:
     color, _ = find(path)
-    terms = contract(color)
-    return publish(clean(fetched(path), terms, lake), terms, lake, datetime.now(UTC))
+    terms = read_contract(color)
+    return publish_month(clean_month(fetched(path), terms, lake), terms, lake, datetime.now(UTC))
 
 
 def count_with_pandas(raw: pd.DataFrame, month: Month) -> tuple[dict[str, int], dict[str, int]]:
@@ -158,8 +158,8 @@ def test_the_first_bytes_of_every_era_read_to_the_contract(real_data: Path) -> N
     assert len(heads) > 40
     for path in heads:
         color, month = find(path)
-        judge = Judge(contract(color), month)
-        verdicts = [judge(batch) for batch in MonthReader(fetched(path), contract(color))]
+        judge = Judge(read_contract(color), month)
+        verdicts = [judge(batch) for batch in MonthReader(fetched(path), read_contract(color))]
         lines = [line.strip("\r") for line in path.read_bytes().decode().split("\n")[1:] if line.strip("\r")]
         raw = [text for verdict in verdicts for text in verdict.quarantine["raw"].drop_nulls()]
         assert raw == [lines[-1]], path.name
@@ -180,6 +180,6 @@ def test_the_samples_of_every_colour_read_to_the_contract(real_data: Path, tmp_p
         manifest = into_lake(path, lake)
         assert manifest.source.rows == 1000
         clean_rows = pq.read_table(lake.path(manifest.clean.key))
-        assert clean_rows.schema.equals(contract(manifest.color).clean_schema)
+        assert clean_rows.schema.equals(read_contract(manifest.color).clean_schema)
         assert clean_rows["pickup_datetime"].null_count == 0
         assert manifest.drift == ()

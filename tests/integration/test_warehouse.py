@@ -27,9 +27,9 @@ from google.cloud import bigquery
 
 from conftest import ROOT, bucket
 from factories import GREEN_2024, JANUARY, fetched, green_parquet, make_month, trip
-from nyc_tlc.cleaning.clean import clean
-from nyc_tlc.cleaning.publish import publish
-from nyc_tlc.contract.contract import contract
+from nyc_tlc.cleaning.clean import clean_month
+from nyc_tlc.cleaning.publish import publish_month
+from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ConfigurationError, ContractError, LakeError, ReconciliationError, TlcError, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
@@ -41,7 +41,7 @@ from nyc_tlc.source.sample import write_sample
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.load import ask, load_month, published
-from nyc_tlc.warehouse.lookups import lookups
+from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.postgres import PostgresWarehouse
 from nyc_tlc.warehouse.tables import trip_table
 from nyc_tlc.warehouse.warehouse import Kind, Warehouse
@@ -103,7 +103,7 @@ def in_lake(lake: Lake, folder: Path, *trips: dict[str, Any], month: Month = JAN
 
 
 def ready(lake: Lake, manifest: Manifest) -> CleanFile:
-    return CleanFile(manifest, lake, contract(manifest.color))
+    return CleanFile(manifest, lake, read_contract(manifest.color))
 
 
 def trips(count: int, **changes: Any) -> list[dict[str, Any]]:
@@ -240,11 +240,11 @@ def test_an_empty_month_and_columns_of_nulls_are_fine(warehouse: Warehouse, lake
 def test_a_table_gains_the_column_that_the_contract_gained(
     warehouse: Warehouse, lake: FolderLake, tmp_path: Path
 ) -> None:
-    whole = contract("green")
+    whole = read_contract("green")
     without = tuple(column for column in whole.columns if column.name != "cbd_congestion_fee")
     terms = dataclasses.replace(whole, columns=without)
-    cleaned = clean(fetched(green_parquet(*trips(3)), tmp_path), terms, lake)
-    load_month(CleanFile(publish(cleaned, terms, lake, datetime.now(UTC)), lake, terms), warehouse)
+    cleaned = clean_month(fetched(green_parquet(*trips(3)), tmp_path), terms, lake)
+    load_month(CleanFile(publish_month(cleaned, terms, lake, datetime.now(UTC)), lake, terms), warehouse)
     later = in_lake(lake, tmp_path, *in_february(2), month=FEBRUARY)
     load_month(later, warehouse)
     assert fares(warehouse) == [0, 1, 2]
@@ -620,7 +620,7 @@ def published_file(lake: FolderLake) -> CleanFile:
 
 
 def test_lookups_are_replaced_as_a_whole(warehouse: Warehouse) -> None:
-    zones, *codes = lookups()
+    zones, *codes = read_lookups()
     fewer = dataclasses.replace(zones, rows=zones.rows.slice(0, 200))
     warehouse.prepare([], [fewer, *codes], [])
     warehouse.replace_lookups([zones])
@@ -707,5 +707,5 @@ def test_no_warehouse_shows_its_password(postgres: dict[str, str]) -> None:
 
 
 def test_a_staging_left_by_clean_is_not_mistaken_for_a_month(lake: FolderLake, tmp_path: Path) -> None:
-    clean(fetched(green_parquet(*trips(2)), tmp_path), contract("green"), lake)
+    clean_month(fetched(green_parquet(*trips(2)), tmp_path), read_contract("green"), lake)
     assert lake.months("green") == []

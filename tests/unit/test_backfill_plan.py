@@ -9,15 +9,15 @@ from factories import JANUARY, green_parquet, trip
 from nyc_tlc.backfill.plan import months_asked, plan_months
 from nyc_tlc.backfill.record import MonthRecord, Run, keep, runs_so_far
 from nyc_tlc.backfill.report import plan_table, report_table
-from nyc_tlc.cleaning.clean import clean
-from nyc_tlc.cleaning.publish import publish
-from nyc_tlc.contract.contract import contract
+from nyc_tlc.cleaning.clean import clean_month
+from nyc_tlc.cleaning.publish import publish_month
+from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.months import Month
-from nyc_tlc.source.fetch import fetch
-from nyc_tlc.source.published import look
+from nyc_tlc.source.fetch import fetch_month
+from nyc_tlc.source.published import look_at
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.load import load_month
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
@@ -86,13 +86,13 @@ def test_every_need_is_found_with_one_head_request_a_month(http_source: HttpSour
 def test_what_is_in_the_lake_but_not_or_otherwise_in_a_warehouse_is_to_be_loaded(tmp_path: Path) -> None:
     lake, warehouse = FolderLake(tmp_path / "lake"), DuckDbWarehouse(tmp_path / "w.duckdb")
     source = tmp_path / "green_tripdata_2024-01"
-    terms = contract("green")
+    terms = read_contract("green")
     template = f"file://{tmp_path}/{{color}}_tripdata_{{year}}-{{month:02d}}"
 
     def ingest(body: bytes) -> CleanFile:
         source.write_bytes(body)
-        fetched = fetch(look(template, "green", JANUARY), tmp_path)
-        manifest = publish(clean(fetched, terms, lake), terms, lake, datetime.now(UTC))
+        fetched = fetch_month(look_at(template, "green", JANUARY), tmp_path)
+        manifest = publish_month(clean_month(fetched, terms, lake), terms, lake, datetime.now(UTC))
         return CleanFile(manifest, lake, terms)
 
     def plan(force: bool = False) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from nyc_tlc.contract.contract import Contract, code_tables, contract
+from nyc_tlc.contract.contract import Contract, code_tables, read_contract
 from nyc_tlc.errors import ContractError
 from nyc_tlc.months import COLORS, Color, Month
 
@@ -31,12 +31,12 @@ CLEAN_COLUMNS = {
 
 @pytest.mark.parametrize("color", COLORS)
 def test_clean_columns_and_their_order_are_fixed(color: Color) -> None:
-    assert contract(color).clean_schema.names == CLEAN_COLUMNS[color]
+    assert read_contract(color).clean_schema.names == CLEAN_COLUMNS[color]
 
 
 @pytest.mark.parametrize("color", COLORS)
 def test_times_are_naive_and_money_and_miles_stay_doubles(color: Color) -> None:
-    schema = contract(color).clean_schema
+    schema = read_contract(color).clean_schema
     for field in schema:
         if field.name.endswith("_datetime"):
             assert field.type == pa.timestamp("us")
@@ -48,12 +48,12 @@ def test_times_are_naive_and_money_and_miles_stay_doubles(color: Color) -> None:
 
 @pytest.mark.parametrize(("color", "first"), [("yellow", "2009-01"), ("green", "2013-08"), ("fhv", "2015-01")])
 def test_first_months(color: Color, first: str) -> None:
-    assert str(contract(color).first_month) == first
+    assert str(read_contract(color).first_month) == first
 
 
 @pytest.mark.parametrize("color", COLORS)
 def test_every_layout_maps_without_drift_or_gaps(color: Color) -> None:
-    terms = contract(color)
+    terms = read_contract(color)
     for file_format, layouts in terms.layouts.items():
         for layout in layouts:
             mapped = terms.map_columns(list(layout.columns), layout.since, file_format)
@@ -69,17 +69,17 @@ def test_the_csv_layouts_are_the_real_headers(real_data: Path) -> None:
         assert match
         with head.open(newline="") as file:
             header = next(csv.reader([file.readline().rstrip("\r\n")]))
-        published = contract(match[1]).layout(Month.parse(match[2]), "csv").columns  # type: ignore[arg-type]
+        published = read_contract(match[1]).layout(Month.parse(match[2]), "csv").columns  # type: ignore[arg-type]
         assert list(published) == header, head.name
 
 
 def green_names() -> list[str]:
-    return list(contract("green").layout(Month(2024, 1), "parquet").columns)
+    return list(read_contract("green").layout(Month(2024, 1), "parquet").columns)
 
 
 def test_names_match_whatever_their_case_and_blanks() -> None:
     names = [f" {name.upper()} " for name in green_names()]
-    found = contract("green").map_columns(names, Month(2024, 1), "parquet")
+    found = read_contract("green").map_columns(names, Month(2024, 1), "parquet")
     assert found.sources["vendor_id"] == (" VENDORID ",)
     assert not found.drift
 
@@ -87,31 +87,31 @@ def test_names_match_whatever_their_case_and_blanks() -> None:
 def test_a_missing_required_column_names_itself_and_the_columns_found() -> None:
     names = [name for name in green_names() if name != "PULocationID"]
     with pytest.raises(ContractError, match="pickup_location_id") as caught:
-        contract("green").map_columns(names, Month(2024, 1), "parquet")
+        read_contract("green").map_columns(names, Month(2024, 1), "parquet")
     assert "PULocationID" in caught.value.expected
     assert "DOLocationID" in caught.value.got
 
 
 def test_a_missing_optional_column_is_told_and_null() -> None:
     names = [name for name in green_names() if name != "ehail_fee"]
-    found = contract("green").map_columns(names, Month(2024, 1), "parquet")
+    found = read_contract("green").map_columns(names, Month(2024, 1), "parquet")
     assert found.missing == ("ehail_fee",)
     assert found.sources["ehail_fee"] == ()
 
 
 def test_an_unknown_column_is_drift() -> None:
-    found = contract("green").map_columns([*green_names(), "drone_fee"], Month(2026, 1), "parquet")
+    found = read_contract("green").map_columns([*green_names(), "drone_fee"], Month(2026, 1), "parquet")
     assert found.drift == ("drone_fee",)
 
 
 def test_a_column_that_occurs_twice_is_refused() -> None:
     with pytest.raises(ContractError, match="twice"):
-        contract("green").map_columns([*green_names(), "vendorid"], Month(2024, 1), "parquet")
+        read_contract("green").map_columns([*green_names(), "vendorid"], Month(2024, 1), "parquet")
 
 
 def test_the_two_base_columns_of_fhv_2018_feed_one() -> None:
-    header = list(contract("fhv").layout(Month(2018, 1), "csv").columns)
-    found = contract("fhv").map_columns(header, Month(2018, 1), "csv")
+    header = list(read_contract("fhv").layout(Month(2018, 1), "csv").columns)
+    found = read_contract("fhv").map_columns(header, Month(2018, 1), "csv")
     assert set(found.sources["dispatching_base_num"]) == {"Dispatching_base_num", "Dispatching_base_number"}
 
 
@@ -119,16 +119,16 @@ def test_the_two_base_columns_of_fhv_2018_feed_one() -> None:
 def test_rules_come_in_the_fixed_order_of_precedence(color: Color) -> None:
     order = """no_pickup_time pickup_outside_month dropoff_before_pickup zero_passengers negative_distance unknown_zone
         negative_fare zero_distance long_distance long_trip unknown_code""".split()
-    names = [rule.name for rule in contract(color).rules]
+    names = [rule.name for rule in read_contract(color).rules]
     assert names == [name for name in order if name in names]
-    severities = [rule.severity for rule in contract(color).rules]
+    severities = [rule.severity for rule in read_contract(color).rules]
     assert severities == sorted(severities, key=["reject", "warn"].index)
 
 
 def test_every_column_and_rule_explains_itself() -> None:
     for color in COLORS:
-        assert all(len(column.description) > 10 for column in contract(color).columns)
-        assert all(rule.why.endswith(".") for rule in contract(color).rules)
+        assert all(len(column.description) > 10 for column in read_contract(color).columns)
+        assert all(rule.why.endswith(".") for rule in read_contract(color).rules)
     assert all(table.source.startswith("TLC data dictionar") for table in code_tables().values())
 
 
@@ -145,7 +145,7 @@ def test_versions_ignore_prose_and_follow_meaning(monkeypatch: pytest.MonkeyPatc
             return data
 
         monkeypatch.setattr(module, "_read_yaml", read_changed)
-        return contract.__wrapped__("green")
+        return read_contract.__wrapped__("green")
 
     before = changed()
     prose = changed(column={"description": "Something else."}, rule={"why": "Because."})

@@ -8,9 +8,9 @@ import pytest
 from factories import JANUARY, green_parquet, trip
 from nyc_tlc.errors import ArgumentError, NotPublished, SourceError, TransientError
 from nyc_tlc.months import Month
-from nyc_tlc.source.fetch import FetchedFile, fetch
+from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.location import locate
-from nyc_tlc.source.published import look, newest
+from nyc_tlc.source.published import find_newest, look_at
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 
 PATH = "/green_tripdata_2024-01.parquet"
@@ -27,7 +27,7 @@ def published(http_source: HttpSource) -> PublishedFile:
 @pytest.fixture
 def get(http_source: HttpSource, tmp_path: Path) -> Callable[[], FetchedFile]:
     """Looks at the month and fetches it."""
-    return lambda: fetch(look(http_source.template, "green", JANUARY), tmp_path)
+    return lambda: fetch_month(look_at(http_source.template, "green", JANUARY), tmp_path)
 
 
 def test_a_month_comes_whole_and_says_what_it_is(published: PublishedFile, get: Callable[[], FetchedFile]) -> None:
@@ -41,7 +41,7 @@ def test_a_month_comes_whole_and_says_what_it_is(published: PublishedFile, get: 
 
 def test_progress_is_told_to_the_last_byte(published: PublishedFile, http_source: HttpSource, tmp_path: Path) -> None:
     told: list[tuple[int, int | None]] = []
-    fetch(look(http_source.template, "green", JANUARY), tmp_path, lambda *progress: told.append(progress))
+    fetch_month(look_at(http_source.template, "green", JANUARY), tmp_path, lambda *progress: told.append(progress))
     assert told[-1] == (len(MONTH), len(MONTH))
 
 
@@ -49,7 +49,7 @@ def test_progress_is_told_to_the_last_byte(published: PublishedFile, http_source
 def test_a_month_that_is_not_there_is_not_published(http_source: HttpSource, status: int) -> None:
     http_source.files[PATH] = PublishedFile(b"", faults=[Fault("status", status)])
     with pytest.raises(NotPublished, match="green 2024-01"):
-        look(http_source.template, "green", JANUARY)
+        look_at(http_source.template, "green", JANUARY)
     assert len(http_source.requests) == 1
 
 
@@ -66,13 +66,13 @@ def test_what_time_can_heal_is_tried_again(
 def test_a_refusal_for_good_is_not(published: PublishedFile, http_source: HttpSource, status: int) -> None:
     published.faults = [Fault("status", status)]
     with pytest.raises(SourceError, match=str(status)):
-        look(http_source.template, "green", JANUARY)
+        look_at(http_source.template, "green", JANUARY)
     assert len(http_source.requests) == 1
 
 
 def test_retry_after_is_honoured(published: PublishedFile, http_source: HttpSource) -> None:
     published.faults = [Fault("status", 503, {"Retry-After": "1"})]
-    look(http_source.template, "green", JANUARY)
+    look_at(http_source.template, "green", JANUARY)
     first, second = http_source.requests
     assert second.at - first.at >= 1
 
@@ -83,14 +83,14 @@ def test_a_source_that_stays_down_is_given_up_on(
     monkeypatch.setenv("TLC_HTTP_RETRIES", "2")
     published.faults = [Fault("status", 503)] * 9
     with pytest.raises(TransientError, match="after 3 attempts"):
-        look(http_source.template, "green", JANUARY)
+        look_at(http_source.template, "green", JANUARY)
     assert len(http_source.requests) == 3
 
 
 def test_a_source_that_refuses_connections_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TLC_HTTP_RETRIES", "1")
     with pytest.raises(TransientError, match="green 2024-01"):
-        look("http://127.0.0.1:9/{year}-{month}", "green", JANUARY)
+        look_at("http://127.0.0.1:9/{year}-{month}", "green", JANUARY)
 
 
 def test_a_broken_transfer_goes_on_where_it_broke(
@@ -130,7 +130,7 @@ def test_a_file_that_changes_while_it_is_fetched_starts_over(
     def replace(done: int, total: int | None) -> None:
         published.body = other
 
-    fetched = fetch(look(http_source.template, "green", JANUARY), tmp_path, replace)
+    fetched = fetch_month(look_at(http_source.template, "green", JANUARY), tmp_path, replace)
     assert fetched.path.read_bytes() == other
     assert fetched.remote.etag == published.headers()["ETag"]
 
@@ -182,7 +182,7 @@ def test_bytes_missing_at_the_end_are_noticed_without_a_length(
 def test_the_newest_month_is_found_by_looking_back(http_source: HttpSource) -> None:
     month = Month.current().plus(-3)
     http_source.files[f"/green_tripdata_{month}.parquet"] = PublishedFile(MONTH)
-    assert newest(http_source.template, "green").month == month
+    assert find_newest(http_source.template, "green").month == month
     assert {request.method for request in http_source.requests} == {"HEAD"}
     assert len(http_source.requests) == 4
 
@@ -190,7 +190,7 @@ def test_the_newest_month_is_found_by_looking_back(http_source: HttpSource) -> N
 def test_secrets_in_a_url_are_not_shown(http_source: HttpSource) -> None:
     template = http_source.template.replace("http://", "http://me:secret@") + "?signature=secret"
     with pytest.raises(NotPublished) as caught:
-        look(template, "green", JANUARY)
+        look_at(template, "green", JANUARY)
     assert "secret" not in str(caught.value)
 
 

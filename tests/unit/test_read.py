@@ -12,13 +12,13 @@ import pytest
 from factories import JANUARY, fetched, green_parquet, trip
 from nyc_tlc.cleaning.conform import Batch
 from nyc_tlc.cleaning.read import MonthReader
-from nyc_tlc.contract.contract import contract
+from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ContractError, SourceError
 from nyc_tlc.months import Color, Month
 
 
 def read(body: bytes | str, folder: Path, color: Color = "green", month: Month = JANUARY) -> Batch:
-    batches = list(MonthReader(fetched(body, folder, color, month), contract(color)))
+    batches = list(MonthReader(fetched(body, folder, color, month), read_contract(color)))
     assert len(batches) == 1
     return batches[0]
 
@@ -90,12 +90,12 @@ def test_flags_lose_their_blanks(tmp_path: Path) -> None:
 
 def test_unknown_columns_are_an_error_when_strict(tmp_path: Path) -> None:
     month = fetched(green_parquet(trip(drone_fee=1.0), types={"drone_fee": pa.float64()}), tmp_path)
-    assert MonthReader(month, contract("green")).column_map.drift == ("drone_fee",)
+    assert MonthReader(month, read_contract("green")).column_map.drift == ("drone_fee",)
     with pytest.raises(ContractError, match="drone_fee"):
-        MonthReader(month, contract("green"), strict=True)
+        MonthReader(month, read_contract("green"), strict=True)
 
 
-YELLOW_2010 = ",".join(contract("yellow").layout(Month(2010, 1), "csv").columns)
+YELLOW_2010 = ",".join(read_contract("yellow").layout(Month(2010, 1), "csv").columns)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_an_unheard_of_text_code_is_a_bad_value(tmp_path: Path) -> None:
 
 
 def test_store_and_forward_of_2009_becomes_the_flag_of_today(tmp_path: Path) -> None:
-    header = ",".join(contract("yellow").layout(Month(2009, 1), "csv").columns)
+    header = ",".join(read_contract("yellow").layout(Month(2009, 1), "csv").columns)
     line = "VTS,2009-01-04 02:52:00,2009-01-04 03:02:00,1,2.6,-73.9,40.7,,{},-73.9,40.6,CASH,8.9,0.5,,0,0,9.4"
     text = "\n".join([header, "", *(line.format(flag) for flag in ("0", "1", ""))]) + "\n"
     batch = read(text, tmp_path, "yellow", Month(2009, 1))
@@ -187,7 +187,7 @@ def test_a_line_that_is_no_record_keeps_its_text_and_spoils_no_other(tmp_path: P
 
 def test_a_last_line_cut_short_is_no_record_even_when_only_surplus_fields_are_gone(tmp_path: Path) -> None:
     month = fetched(f"{FHV}\r\n{GOOD},,\r\n{GOOD},", tmp_path, "fhv", Month(2020, 1))
-    *_, last = MonthReader(month, contract("fhv"))
+    *_, last = MonthReader(month, read_contract("fhv"))
     assert last.raw is not None
     assert last.raw.to_list() == [f"{GOOD},"]
 
@@ -199,7 +199,7 @@ def test_bytes_that_are_no_text_are_kept_readable(tmp_path: Path) -> None:
 
 
 def test_an_empty_csv_month_has_no_batches(tmp_path: Path) -> None:
-    reader = MonthReader(fetched(f"{FHV}\r\n", tmp_path, "fhv", Month(2020, 1)), contract("fhv"))
+    reader = MonthReader(fetched(f"{FHV}\r\n", tmp_path, "fhv", Month(2020, 1)), read_contract("fhv"))
     assert list(reader) == []
     assert reader.rows == 0
 
@@ -208,7 +208,7 @@ def test_blocks_do_not_cut_records(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("nyc_tlc.cleaning.csv_records.BLOCK", 100)
     lines = [GOOD.replace("B00001", f"B{number:05d}") for number in range(50)]
     month = fetched("\r\n".join([FHV, *lines, ""]), tmp_path, "fhv", Month(2020, 1))
-    batches = list(MonthReader(month, contract("fhv")))
+    batches = list(MonthReader(month, read_contract("fhv")))
     assert len(batches) > 10
     bases = [row["dispatching_base_num"] for batch in batches for row in rows(batch)]
     assert bases == [f"B{number:05d}" for number in range(50)]
@@ -218,7 +218,7 @@ def test_blocks_do_not_cut_records(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_gzip_cut_off_in_the_middle_is_damaged(tmp_path: Path) -> None:
     lines = [f"B{number:05d},2020-01-01 00:{number % 60:02d}:00,,{number % 263 + 1},," for number in range(90_000)]
     body = gzip.compress("\r\n".join([FHV, *lines, ""]).encode())
-    reader = MonthReader(fetched(body[: len(body) // 2], tmp_path, "fhv", Month(2020, 1)), contract("fhv"))
+    reader = MonthReader(fetched(body[: len(body) // 2], tmp_path, "fhv", Month(2020, 1)), read_contract("fhv"))
     with pytest.raises(SourceError, match="damaged"):
         list(reader)
 
@@ -226,6 +226,6 @@ def test_a_gzip_cut_off_in_the_middle_is_damaged(tmp_path: Path) -> None:
 def test_a_parquet_with_spoilt_pages_is_damaged(tmp_path: Path) -> None:
     body = bytearray(green_parquet(*(trip(trip_distance=float(number)) for number in range(20_000))))
     body[len(body) // 3 : len(body) // 3 + 3000] = b"\0" * 3000
-    reader = MonthReader(fetched(bytes(body), tmp_path), contract("green"))
+    reader = MonthReader(fetched(bytes(body), tmp_path), read_contract("green"))
     with pytest.raises(SourceError, match="damaged"):
         list(reader)

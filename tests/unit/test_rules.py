@@ -11,13 +11,13 @@ import pytest
 from factories import JANUARY, fetched, green_parquet, trip
 from nyc_tlc.cleaning.read import MonthReader
 from nyc_tlc.cleaning.rules import Judge, Verdict
-from nyc_tlc.contract.contract import contract
+from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.months import Month
 
 
 def judge(folder: Path, *trips: dict[str, Any], month: Month = JANUARY, **types: pa.DataType) -> tuple[Judge, Verdict]:
-    judge = Judge(contract("green"), month)
-    (batch,) = MonthReader(fetched(green_parquet(*trips, types=types), folder, month=month), contract("green"))
+    judge = Judge(read_contract("green"), month)
+    (batch,) = MonthReader(fetched(green_parquet(*trips, types=types), folder, month=month), read_contract("green"))
     return judge, judge(batch)
 
 
@@ -169,9 +169,9 @@ def test_a_value_that_cannot_be_cast_comes_before_the_rules(tmp_path: Path) -> N
 
 
 def test_a_line_that_is_no_record_breaks_only_that_rule(tmp_path: Path) -> None:
-    header = ",".join(contract("fhv").layout(Month(2020, 1), "csv").columns)
+    header = ",".join(read_contract("fhv").layout(Month(2020, 1), "csv").columns)
     good = "B00001,2020-01-01 00:30:00,2020-01-01 01:44:00,264,265,"
-    terms = contract("fhv")
+    terms = read_contract("fhv")
     (batch,) = MonthReader(fetched(f"{header}\n{good}\ngarbage\n", tmp_path, "fhv", Month(2020, 1)), terms)
     verdict = Judge(terms, Month(2020, 1))(batch)
     assert verdict.quarantine["rejection_rules"].to_list() == [["unparseable"]]

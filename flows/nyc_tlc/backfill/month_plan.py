@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from nyc_tlc.contract.contract import Contract, contract
+from nyc_tlc.contract.contract import Contract, read_contract
 from nyc_tlc.errors import NotPublished
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
@@ -13,7 +13,7 @@ from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.source.fetch import FetchedFile
 from nyc_tlc.source.location import RemoteFile
-from nyc_tlc.source.published import look, newest
+from nyc_tlc.source.published import find_newest, look_at
 
 #: ``ingest``: new to the lake. ``reload``: there, but it would come out otherwise today.
 Action = Literal["ingest", "reload", "current", "unpublished"]
@@ -69,14 +69,14 @@ def plan_month(
         TransientError: when the source doesn't answer.
     """
     try:
-        remote = look(source, color, month) if month else newest(source, color, up_to)
+        remote = look_at(source, color, month) if month else find_newest(source, color, up_to)
     except NotPublished as error:
         return Plan("unpublished", str(error))
     keys = Keys(color, remote.month)
     manifest = lake.manifest(keys)
     if manifest is None:
         return Plan("ingest", "the lake does not have it", remote)
-    why = _why_stale(manifest, remote, lake, contract(color), days) or ("it was asked for" if force else None)
+    why = _why_stale(manifest, remote, lake, read_contract(color), days) or ("it was asked for" if force else None)
     if why:
         return Plan("reload", why, remote, manifest)
     return Plan("current", f"made {manifest.finished_at:%Y-%m-%d %H:%M} UTC", remote, manifest)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nyc_tlc.backfill.month_plan import Action, Plan, plan_month
-from nyc_tlc.contract.contract import contract
+from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ArgumentError, TlcError
 from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import Color, Month
@@ -84,7 +84,7 @@ def months_asked(
         last_asked = Month.parse(end) if end else newest
     asked: list[tuple[Color, Month]] = []
     for color in dict.fromkeys(colors):
-        month = max(first_asked or contract(color).first_month, contract(color).first_month)
+        month = max(first_asked or read_contract(color).first_month, read_contract(color).first_month)
         while month <= last_asked:
             asked.append((color, month))
             month = month.plus(every)

@@ -74,7 +74,7 @@ class CleanedMonth:
     seconds: float
 
 
-def clean(
+def clean_month(
     fetched: FetchedFile, terms: Contract, lake: Lake, *, layout: Layout = "month", strict: bool = False
 ) -> CleanedMonth:
     """Clean a month into a lake's staging; nothing is visible there before it is published.

@@ -14,7 +14,7 @@ from nyc_tlc.lake.staging import Lake, staging
 log = logging.getLogger(__name__)
 
 
-def publish(
+def publish_month(
     cleaned: CleanedMonth, terms: Contract, lake: Lake, started_at: datetime, flow_run_id: str | None = None
 ) -> Manifest:
     """Publish a staged month, replacing the one in the lake.

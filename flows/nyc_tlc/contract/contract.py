@@ -241,7 +241,7 @@ def code_tables() -> dict[str, CodeTable]:
 
 
 @cache
-def contract(color: Color) -> Contract:
+def read_contract(color: Color) -> Contract:
     """The contract of one colour."""
     data = _read_yaml(f"datasets/{color}.yaml")
     columns = tuple(Column(name=name, **column) for name, column in data["columns"].items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from nyc_tlc.contract.contract import OUR_COLUMNS, Column, Contract, FileFormat, code_tables, contract
+from nyc_tlc.contract.contract import OUR_COLUMNS, Column, Contract, FileFormat, code_tables, read_contract
 from nyc_tlc.months import COLORS, Month
 
 
@@ -20,7 +20,7 @@ def dictionary() -> str:
         "",
     ]
     for color in COLORS:
-        lines += _dataset(contract(color))
+        lines += _dataset(read_contract(color))
     lines += ["## Codes", ""]
     for name, table in code_tables().items():
         lines += [f"### {name}", "", f"{table.title}. {table.source.strip()}", "", "| Code | Meaning | In old files |"]

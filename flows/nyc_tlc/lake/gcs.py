@@ -29,7 +29,7 @@ from nyc_tlc.lake.keys import Keys, months_of
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.staging import StagedFile, begin, conflict, end
 from nyc_tlc.months import Color, Month
-from nyc_tlc.settings import settings
+from nyc_tlc.settings import read_settings
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class GcsLake:
 
     def calls(self) -> dict[str, Any]:
         """What every call of the client is given."""
-        configured = settings()
+        configured = read_settings()
         retry = Retry(
             predicate=is_transient,
             initial=configured.http_backoff,
@@ -338,7 +338,7 @@ def _cancel(upload: BlobWriter) -> None:
 
 def chunk_size() -> int:
     """The configured chunk size, in the multiples GCS takes."""
-    return max(1, int(settings().gcs_chunk_mib * (1 << 20)) // CHUNK_UNIT) * CHUNK_UNIT
+    return max(1, int(read_settings().gcs_chunk_mib * (1 << 20)) // CHUNK_UNIT) * CHUNK_UNIT
 
 
 def is_transient(error: Exception) -> bool:

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from nyc_tlc.errors import ArgumentError, NotPublished, ReportedError, TlcError
 from nyc_tlc.months import Month
 from nyc_tlc.orchestration.run_logs import RUN_LOGGERS, is_expected_failure, join_prefect
-from nyc_tlc.settings import settings
+from nyc_tlc.settings import read_settings
 from nyc_tlc.source.location import locate, requested_month
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def _parse(flow: Flow[..., Any]) -> dict[str, Any] | None:
         given = bound.arguments
         asked = requested_month(given["color"], given["year"], given["month"])
         if "source" in given:
-            locate(given["source"] or settings().source, given["color"], asked or Month.current())
+            locate(given["source"] or read_settings().source, given["color"], asked or Month.current())
     return arguments
 
 

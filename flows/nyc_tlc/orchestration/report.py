@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nyc_tlc.cleaning.rules import BAD_VALUE, UNPARSEABLE
-from nyc_tlc.contract.contract import contract
+from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.staging import Lake
 from nyc_tlc.warehouse.load import Answer
@@ -132,4 +132,6 @@ def _why(manifest: Manifest, rule: str) -> str:
         return "The line is no record; its text is kept."
     if rule.startswith(BAD_VALUE):
         return f"The value of {rule.removeprefix(BAD_VALUE)} can't be read as the contract's type."
-    return {entry.name: entry.why for entry in contract(manifest.color).rules}.get(rule, "No longer in the contract.")
+    return {entry.name: entry.why for entry in read_contract(manifest.color).rules}.get(
+        rule, "No longer in the contract."
+    )

@@ -30,12 +30,12 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
-from nyc_tlc.backfill import month_plan as _plan
+from nyc_tlc.backfill.month_plan import Plan, plan_month
 from nyc_tlc.backfill.plan import MonthPlan, plan_months
 from nyc_tlc.backfill.report import plan_table
-from nyc_tlc.cleaning import clean as _clean
-from nyc_tlc.cleaning import publish as _publish
-from nyc_tlc.contract.contract import contract
+from nyc_tlc.cleaning.clean import CleanedMonth, Layout, clean_month
+from nyc_tlc.cleaning.publish import publish_month
+from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import NotPublished, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.manifest import Manifest
@@ -45,12 +45,12 @@ from nyc_tlc.orchestration.report import markdown, queryable_markdown
 from nyc_tlc.orchestration.run_logs import join_prefect
 from nyc_tlc.profiles.connections import Finding, check_part
 from nyc_tlc.profiles.opening import open_lake, open_warehouse
-from nyc_tlc.settings import settings
-from nyc_tlc.source import fetch as _fetch
+from nyc_tlc.settings import read_settings
+from nyc_tlc.source.fetch import FetchedFile, fetch_month, scratch_folder
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.published import PUBLICATION_LAG
-from nyc_tlc.warehouse import load as _load
-from nyc_tlc.warehouse.lookups import lookups
+from nyc_tlc.warehouse.load import Answer, ask, load_month, published
+from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.tables import LOADS, trip_tables, views
 from nyc_tlc.warehouse.warehouse import Kind, Load, Warehouse
 
@@ -59,35 +59,33 @@ _cleaning = threading.Lock()
 
 
 @task(task_run_name="look for {color} {month}", cache_policy=NO_CACHE, persist_result=False)
-def look(
-    color: Color, month: Month | None, source: str, profile: str, layout: _clean.Layout, force: bool
-) -> _plan.Plan:
+def look(color: Color, month: Month | None, source: str, profile: str, layout: Layout, force: bool) -> Plan:
     """Look at the source and the lake: is there anything to do?"""
     days = layout == "day"
-    return _plan.plan_month(source, color, month, open_lake(profile), days=days, force=force, up_to=_up_to())
+    return plan_month(source, color, month, open_lake(profile), days=days, force=force, up_to=_up_to())
 
 
 @task(task_run_name="fetch {remote.name}", cache_policy=NO_CACHE, persist_result=False)
-def fetch(remote: RemoteFile, folder: Path) -> _fetch.FetchedFile:
+def fetch(remote: RemoteFile, folder: Path) -> FetchedFile:
     """Bring the month to local disk and verify that it is what it says."""
     host = urlsplit(remote.url).hostname
     with _in_turn(f"taxi-source-{host}") if host else nullcontext(), Bar(f"fetch {remote.name}") as bar:
-        return _fetch.fetch(remote, folder, _Progress(remote, bar))
+        return fetch_month(remote, folder, _Progress(remote, bar))
 
 
 @task(task_run_name="clean {fetched.remote.name}", cache_policy=NO_CACHE, persist_result=False)
-def clean(fetched: _fetch.FetchedFile, profile: str, layout: _clean.Layout) -> _clean.CleanedMonth:
+def clean(fetched: FetchedFile, profile: str, layout: Layout) -> CleanedMonth:
     """Read, judge and write the month: clean and quarantine, staged in the lake."""
-    terms = contract(fetched.remote.color)
+    terms = read_contract(fetched.remote.color)
     with _cleaning:
-        return _clean.clean(fetched, terms, open_lake(profile), layout=layout, strict=settings().strict)
+        return clean_month(fetched, terms, open_lake(profile), layout=layout, strict=read_settings().strict)
 
 
 @task(task_run_name="publish {cleaned.fetched.remote.name}", cache_policy=NO_CACHE, persist_result=False)
-def publish(cleaned: _clean.CleanedMonth, profile: str, started_at: datetime) -> Manifest:
+def publish(cleaned: CleanedMonth, profile: str, started_at: datetime) -> Manifest:
     """Check the accounts, make the staged month the month, and write its manifest last."""
-    terms = contract(cleaned.fetched.remote.color)
-    return _publish.publish(cleaned, terms, open_lake(profile), started_at, flow_run.id)
+    terms = read_contract(cleaned.fetched.remote.color)
+    return publish_month(cleaned, terms, open_lake(profile), started_at, flow_run.id)
 
 
 @task(task_run_name="report {manifest.name}", cache_policy=NO_CACHE, persist_result=False)
@@ -103,7 +101,7 @@ def report(manifest: Manifest, profile: str) -> None:
 @task(task_run_name="find {color} {month} in the lake", cache_policy=NO_CACHE, persist_result=False)
 def find(color: Color, month: Month | None, profile: str) -> Manifest:
     """A month the lake has; None is the newest."""
-    return _load.published(open_lake(profile), color, month, profile)
+    return published(open_lake(profile), color, month, profile)
 
 
 def _in_turn(limit: str) -> AbstractContextManager[None]:
@@ -133,17 +131,17 @@ def _time_can_heal(_task: object, _run: object, state: State[object]) -> bool:
     retry_jitter_factor=1,
     retry_condition_fn=_time_can_heal,
 )
-def load(manifest: Manifest, profile: str, kind: Kind, force: bool) -> _load.Answer:
+def load(manifest: Manifest, profile: str, kind: Kind, force: bool) -> Answer:
     """Make the month's rows in a warehouse those of the lake, and ask it a first question."""
     warehouse = open_warehouse(profile, kind)
     loaded, new = _load_into(warehouse, manifest, profile, force)
-    return _load.ask(loaded, new, warehouse)
+    return ask(loaded, new, warehouse)
 
 
 def _load_into(warehouse: Warehouse, manifest: Manifest, profile: str, force: bool) -> tuple[Load, bool]:
-    file = CleanFile(manifest, open_lake(profile), contract(manifest.color))
+    file = CleanFile(manifest, open_lake(profile), read_contract(manifest.color))
     with _in_turn(f"taxi-warehouse-{warehouse.kind}"):
-        return _load.load_month(file, warehouse, flow_run.id, force=force)
+        return load_month(file, warehouse, flow_run.id, force=force)
 
 
 @task(task_run_name="load lookups into {kind}", cache_policy=NO_CACHE, persist_result=False)
@@ -151,7 +149,7 @@ def load_lookups(zones: bytes | None, profile: str, kind: Kind) -> str:
     """Make the lookup tables those of today; says where."""
     warehouse = open_warehouse(profile, kind)
     tables = trip_tables()
-    rows = lookups(zones)
+    rows = read_lookups(zones)
     warehouse.prepare((*tables.values(), LOADS), rows, views(tables))
     warehouse.replace_lookups(rows)
     return warehouse.place
@@ -169,7 +167,7 @@ def plan(
     source: str,
     profile: str,
     warehouses: Sequence[Kind],
-    layout: _clean.Layout,
+    layout: Layout,
     force: bool,
 ) -> list[MonthPlan]:
     """Decide what each of many months needs, and leave the table as an artifact."""
@@ -192,9 +190,7 @@ class MonthDone:
 
 
 @task(task_run_name="{planned.name}", cache_policy=NO_CACHE, persist_result=False)
-def month(
-    planned: MonthPlan, profile: str, layout: _clean.Layout, warehouses: Sequence[Kind], force: bool
-) -> MonthDone:
+def month(planned: MonthPlan, profile: str, layout: Layout, warehouses: Sequence[Kind], force: bool) -> MonthDone:
     """One planned month all the way: into the lake where it is due there, then into the warehouses.
 
     Its steps are no tasks of their own: a task costs what a small month does.
@@ -214,7 +210,7 @@ def report_backfill(name: str, told: str) -> None:
     create_markdown_artifact(key=key, markdown=told, description=f"What became of the months of backfill {name}")
 
 
-def report_load(manifest: Manifest, answers: Sequence[_load.Answer]) -> None:
+def report_load(manifest: Manifest, answers: Sequence[Answer]) -> None:
     """Leave what can be queried as an artifact, one key a month."""
     create_markdown_artifact(
         key=f"{manifest.color}-{manifest.month}-queryable",
@@ -232,7 +228,7 @@ def _step(step: Task[P, R], as_task: bool) -> Callable[P, R]:
 
 
 def ingest(
-    plan: _plan.Plan, profile: str, layout: _clean.Layout, started_at: datetime, *, as_tasks: bool = True
+    plan: Plan, profile: str, layout: Layout, started_at: datetime, *, as_tasks: bool = True
 ) -> tuple[Manifest, bool]:
     """Bring a planned month into the lake: fetch, clean, publish, report; nothing where it is current.
 
@@ -250,7 +246,7 @@ def ingest(
         raise NotPublished(plan.why)
     if plan.manifest and plan.action == "current":
         return plan.manifest, False
-    with _fetch.scratch_folder() as folder:
+    with scratch_folder() as folder:
         fetched = _step(fetch, as_tasks)(plan.remote, folder)
         if plan.manifest and plan.settled_by(fetched):
             return plan.manifest, False
@@ -322,7 +318,7 @@ def name_run(month: RemoteFile | Manifest) -> None:
             client.update_flow_run(flow_run.id, name=name)
 
 
-def not_published(plan: _plan.Plan) -> State[None]:
+def not_published(plan: Plan) -> State[None]:
     """The end of a run whose month isn't there yet: nothing failed."""
     return Completed(name=NotPublished.__name__, message=plan.why)
 

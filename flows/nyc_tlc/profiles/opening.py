@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.staging import Lake
-from nyc_tlc.settings import settings
+from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind, Warehouse
 
 LOCAL = "local"
@@ -46,7 +46,7 @@ def open_lake(profile: str) -> Lake:
         ConfigurationError: when the profile has neither, or what it has can't be opened.
     """
     if profile == LOCAL:
-        return FolderLake(settings().home.absolute() / "lake")
+        return FolderLake(read_settings().home.absolute() / "lake")
     if bucket := _bucket(profile):
         lake: Lake = importlib.import_module("nyc_tlc.lake.gcs").GcsLake(*bucket)
         return lake
@@ -65,7 +65,7 @@ def open_warehouse(profile: str, kind: Kind) -> Warehouse:
     opened: Warehouse
     module = importlib.import_module(f"nyc_tlc.warehouse.{kind}")
     if kind == "duckdb":
-        opened = module.DuckDbWarehouse(settings().home.absolute() / "warehouse.duckdb")
+        opened = module.DuckDbWarehouse(read_settings().home.absolute() / "warehouse.duckdb")
     elif kind == "postgres":
         connector = _load(profile, WAREHOUSE_BLOCKS[kind])
         if connector is None:

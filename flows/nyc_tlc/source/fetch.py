@@ -14,7 +14,7 @@ import urllib3
 
 from nyc_tlc.contract.contract import SourceFormat
 from nyc_tlc.errors import ConfigurationError, SourceError
-from nyc_tlc.settings import settings
+from nyc_tlc.settings import read_settings
 from nyc_tlc.source.file_format import identify
 from nyc_tlc.source.http import described, gave_up, request, retry_policy
 from nyc_tlc.source.location import RemoteFile, file_path
@@ -57,7 +57,7 @@ def scratch_folder() -> Iterator[Path]:
     Raises:
         ConfigurationError: when the scratch space can't be written.
     """
-    scratch = settings().scratch
+    scratch = read_settings().scratch
     try:
         workspace = Workspace(scratch)
     except OSError as error:
@@ -68,7 +68,7 @@ def scratch_folder() -> Iterator[Path]:
         workspace.remove(up_to=scratch)
 
 
-def fetch(remote: RemoteFile, folder: Path, progress: Progress = lambda done, total: None) -> FetchedFile:
+def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda done, total: None) -> FetchedFile:
     """Bring a month to local disk and verify it; a ``file://`` source is read where it is.
 
     Args:

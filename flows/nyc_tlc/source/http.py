@@ -11,7 +11,7 @@ import urllib3
 from urllib3.util import Retry, Timeout
 
 from nyc_tlc.errors import NotPublished, SourceError, TlcError, TransientError
-from nyc_tlc.settings import settings
+from nyc_tlc.settings import read_settings
 from nyc_tlc.source.location import RemoteFile
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def retry_policy(name: str) -> Retry:
             log.warning("%s: %s; trying again (%s left)", name, last.status or last.error, following.total)
             return following
 
-    configured = settings()
+    configured = read_settings()
     return LoggedRetry(
         total=configured.http_retries,
         status_forcelist=RETRIED,
@@ -81,7 +81,7 @@ def request(
         response = POOL.request(
             method,
             remote.url,
-            timeout=Timeout(settings().http_timeout),
+            timeout=Timeout(read_settings().http_timeout),
             headers={"Accept-Encoding": "identity", "User-Agent": "nyc-tlc-flows", **(headers or {})},
             preload_content=False,
             retries=retries or retry_policy(remote.name),
@@ -109,7 +109,7 @@ def _refusal(remote: RemoteFile, status: int) -> TlcError | None:
 def gave_up(remote: RemoteFile, reason: object) -> TransientError:
     """All retries are used up."""
     return TransientError(
-        f"{remote.name}: no answer from {remote.shown} after {settings().http_retries + 1} attempts",
+        f"{remote.name}: no answer from {remote.shown} after {read_settings().http_retries + 1} attempts",
         got=str(reason),
         fix="try again later",
     )

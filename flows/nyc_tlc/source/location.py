@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from nyc_tlc.contract.contract import contract
+from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ArgumentError
 from nyc_tlc.months import Color, Month
 
@@ -66,7 +66,7 @@ def requested_month(color: Color, year: int | None, month: int | None) -> Month 
         raise ArgumentError(
             "year and month go together", got=f"year={year}, month={month}", fix="leave both out for the newest month"
         )
-    asked, first, current = Month(year, month), contract(color).first_month, Month.current()
+    asked, first, current = Month(year, month), read_contract(color).first_month, Month.current()
     if asked < first:
         raise ArgumentError(f"there is no {color} {asked}: the records begin in {first}")
     if asked > current:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from nyc_tlc.errors import NotPublished, SourceError
 from nyc_tlc.months import Color, Month
-from nyc_tlc.settings import settings
+from nyc_tlc.settings import read_settings
 from nyc_tlc.source.http import described, request
 from nyc_tlc.source.location import SAMPLE_VERSION, RemoteFile, file_path, locate
 
@@ -23,7 +23,7 @@ PUBLICATION_LAG = 2
 NEWEST_WITHIN = 24
 
 
-def look(source: str, color: Color, month: Month) -> RemoteFile:
+def look_at(source: str, color: Color, month: Month) -> RemoteFile:
     """Look at a month where it is published: one request, no download.
 
     Raises:
@@ -34,7 +34,7 @@ def look(source: str, color: Color, month: Month) -> RemoteFile:
     url = locate(source, color, month)
     parts = urlsplit(url)
     if parts.scheme == "sample":
-        rows = settings().sample_rows
+        rows = read_settings().sample_rows
         return RemoteFile(color, month, f"{url}/{rows}", etag=f"sample-{SAMPLE_VERSION}-{rows}")
     if parts.scheme == "file":
         return _look_at_file(RemoteFile(color, month, url))
@@ -44,7 +44,7 @@ def look(source: str, color: Color, month: Month) -> RemoteFile:
     return described(remote, response.headers, response.headers.get("Content-Length"))
 
 
-def newest(source: str, color: Color, up_to: Month | None = None) -> RemoteFile:
+def find_newest(source: str, color: Color, up_to: Month | None = None) -> RemoteFile:
     """Look at the newest month the source has published.
 
     Args:
@@ -57,11 +57,11 @@ def newest(source: str, color: Color, up_to: Month | None = None) -> RemoteFile:
     """
     current = up_to or Month.current()
     if source == "sample":
-        return look(source, color, up_to or current.plus(-PUBLICATION_LAG))
+        return look_at(source, color, up_to or current.plus(-PUBLICATION_LAG))
     for months_ago in range(NEWEST_WITHIN):
         month = current.plus(-months_ago)
         try:
-            return look(source, color, month)
+            return look_at(source, color, month)
         except NotPublished:
             log.debug("%s %s is not published yet", color, month)
     raise NotPublished(f"there is no {color} month since {current.plus(1 - NEWEST_WITHIN)} at the source")

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nyc_tlc.contract.contract import Contract, FileFormat, Layout, contract
+from nyc_tlc.contract.contract import Contract, FileFormat, Layout, read_contract
 from nyc_tlc.months import Color, Month
 
 Array = npt.NDArray[Any]
@@ -64,7 +64,7 @@ def write_sample(color: Color, month: Month, rows: int, path: Path, file_format:
         file_format: ``parquet`` as on TLC's site, or ``csv``: gzipped, with that era's line ends,
             quotes and surplus fields.
     """
-    terms = contract(color)
+    terms = read_contract(color)
     layout = terms.layout(month, file_format)
     chunks = (
         _publish(_generate(color, month, rows, start), terms, month, layout, file_format)

@@ -24,7 +24,7 @@ from google.cloud.bigquery.table import PrimaryKey, TableConstraints
 from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.months import Color, Month
-from nyc_tlc.settings import settings
+from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.tables import LOADS, SCHEMA, TRIP_KEY, Table, Type, View, missing_fields
 from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, reconcile
 
@@ -148,7 +148,7 @@ class BigQueryWarehouse:
 
     def _location(self) -> str:
         """Where the dataset is to be made: with the bucket, else as configured."""
-        return self._bucket_location() if self._bucket_location else settings().bigquery_location
+        return self._bucket_location() if self._bucket_location else read_settings().bigquery_location
 
     def _at(self, name: str) -> str:
         return f"`{self._dataset.project}.{SCHEMA}.{name}`"

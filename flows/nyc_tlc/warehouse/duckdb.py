@@ -19,7 +19,7 @@ import pyarrow as pa
 from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.months import Color, Month
-from nyc_tlc.settings import settings
+from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.tables import LOADS, SCHEMA, Table, Type, View, missing_fields
 from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, reconcile
 
@@ -164,7 +164,7 @@ class DuckDbWarehouse:
 
     def _connect(self, what: str) -> duckdb.DuckDBPyConnection:
         """Open the file, waiting while another process has it."""
-        patience = settings().warehouse_wait
+        patience = read_settings().warehouse_wait
         deadline, told = time.monotonic() + patience, False
         while True:
             try:

@@ -11,7 +11,7 @@ from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import Color, Month
-from nyc_tlc.warehouse.lookups import lookups
+from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.tables import LOADS, SCHEMA, trip_tables, views
 from nyc_tlc.warehouse.warehouse import Load, Warehouse
 
@@ -63,7 +63,7 @@ def load_month(
     """
     file.check()
     tables = trip_tables(file.terms)
-    warehouse.prepare((*tables.values(), LOADS), lookups(), views(tables))
+    warehouse.prepare((*tables.values(), LOADS), read_lookups(), views(tables))
     load, new = warehouse.replace_month(file, tables[file.manifest.color], flow_run_id, force=force)
     if new:
         log.info("%s: %s rows loaded into %s", file.name, f"{load.rows:,}", warehouse.place)

@@ -14,7 +14,7 @@ import urllib3
 
 from nyc_tlc.contract.contract import ARROW_TYPES, CodeTable, code_tables
 from nyc_tlc.errors import SourceError
-from nyc_tlc.settings import settings
+from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.tables import Field, Table, Type
 from nyc_tlc.warehouse.warehouse import Lookup
 
@@ -48,7 +48,7 @@ CODE_COLUMNS = {
 }
 
 
-def lookups(zones_csv: bytes | None = None) -> tuple[Lookup, ...]:
+def read_lookups(zones_csv: bytes | None = None) -> tuple[Lookup, ...]:
     """All lookup tables with their rows.
 
     Args:
@@ -63,7 +63,7 @@ def lookups(zones_csv: bytes | None = None) -> tuple[Lookup, ...]:
 
 def fetch_zones(url: str = ZONES_URL) -> bytes | None:
     """TLC's zones as published now, None when there is no way there, which the log tells."""
-    configured = settings()
+    configured = read_settings()
     retries = urllib3.Retry(configured.http_retries, backoff_factor=configured.http_backoff, backoff_jitter=1)
     try:
         answer = urllib3.request("GET", url, timeout=configured.http_timeout, retries=retries)

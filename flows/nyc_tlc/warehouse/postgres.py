@@ -23,7 +23,7 @@ from psycopg2 import errors, extensions, sql
 from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.months import Color, Month
-from nyc_tlc.settings import settings
+from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.tables import LOADS, SCHEMA, TRIP_KEY, Table, Type, View, missing_fields
 from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, reconcile
 
@@ -174,7 +174,7 @@ class PostgresWarehouse:
                 kind = sql.SQL(TYPES[field.type])
                 cursor.execute(sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(name, column, kind))
             cursor.execute(sql.SQL("COMMENT ON COLUMN {}.{} IS %s").format(name, column), [field.description])
-        if partitioned and settings().postgres_primary_key and not _has_primary_key(cursor, table.name):
+        if partitioned and read_settings().postgres_primary_key and not _has_primary_key(cursor, table.name):
             cursor.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(name, _names(table.key)))
         return bool(gained)
 
@@ -198,7 +198,7 @@ class PostgresWarehouse:
         cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", lock)
         if cursor.fetchone() == (True,):
             return
-        patience = settings().warehouse_wait
+        patience = read_settings().warehouse_wait
         log.warning("%s: waiting for another load of it into %s", file.name, self.place)
         cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{max(1, int(1000 * patience))}ms"])
         try:
@@ -230,7 +230,7 @@ class PostgresWarehouse:
     def _swap(self, cursor: extensions.cursor, file: CleanFile, table: Table, filled: str) -> None:
         """Put the filled table in the old partition's place; a moment without readers is all it takes."""
         partition = filled.removesuffix("_filling")
-        deadline, told = time.monotonic() + settings().warehouse_wait, False
+        deadline, told = time.monotonic() + read_settings().warehouse_wait, False
         cursor.execute("SAVEPOINT swap")
         while True:
             try:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nyc_tlc.contract.contract import Contract, contract
+from nyc_tlc.contract.contract import Contract, read_contract
 from nyc_tlc.errors import ContractError
 from nyc_tlc.months import COLORS, Color
 
@@ -89,7 +89,7 @@ def trip_tables(terms: Contract | None = None) -> dict[Color, Table]:
     Args:
         terms: Taken instead of the contract of its colour.
     """
-    known = {color: contract(color) for color in COLORS} | ({terms.color: terms} if terms else {})
+    known = {color: read_contract(color) for color in COLORS} | ({terms.color: terms} if terms else {})
     return {color: trip_table(each) for color, each in known.items()}
 
 
