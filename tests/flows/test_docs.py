@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from nyc_tlc.contract.contract.dictionary import dictionary
 
 from conftest import ROOT, PrefectServer
 from etl_web_to_gcs import etl_web_to_gcs
+from nyc_tlc.contract.dictionary import dictionary
 from nyc_tlc.settings import Settings
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -73,7 +73,7 @@ def test_a_month_is_a_run_with_its_name_tasks_report_and_log(
     names = {task.name for task in tasks if task.flow_run_id == run.id}
     assert names == {f"{step} green 2024-01" for step in ("look for", "fetch", "clean", "publish", "report")}
     key = ArtifactFilterKey(any_=["green-2024-01-quality"])
-    (artifact, *_) = client.read_artifacts(artifact_filter=ArtifactFilter(key=key))
+    (artifact,) = (a for a in client.read_artifacts(artifact_filter=ArtifactFilter(key=key)) if a.flow_run_id == run.id)
     assert "**21** rows in, **20** clean, **1** quarantined" in str(artifact.data)
     assert "| `zero_passengers` | reject | 1 | A trip without passengers" in str(artifact.data)
     assert "raw/green/green_tripdata_2024-01.parquet" in str(artifact.data)

@@ -450,7 +450,7 @@ from pathlib import Path
 from test_warehouse import HalfOf, client, ready
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.load import load_month
+from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.months import Month
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
