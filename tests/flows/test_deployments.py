@@ -33,8 +33,10 @@ from conftest import ROOT, PrefectServer
 from factories import green_parquet, trip
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.months import COLORS
-from nyc_tlc.profiles.blocks import read_blocks, register
-from nyc_tlc.server.server import OURS, read_wanted, unknown_keys
+from nyc_tlc.profiles.registering import read_blocks, register
+from nyc_tlc.server.apply import read_wanted
+from nyc_tlc.server.automations import NAME_PREFIX, unknown_keys
+from nyc_tlc.yaml_files import Location
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 
 SECRET = "s3cr3t"
@@ -45,9 +47,9 @@ DEPLOYMENTS = {
     for color in COLORS
 } | {"backfill/backfill", "backfill/catch-up", "load-lookups/monthly", "check-connections/daily"}
 ACTIVE = {"backfill/catch-up", "load-lookups/monthly", "check-connections/daily"}
-FAILURES = f"automation {OURS}failed or crashed -> notification"
-LATE = f"automation {OURS}late for 15 minutes -> notification"
-HEARTBEATS = f"automation {OURS}heartbeats missed -> crashed"
+FAILURES = f"automation {NAME_PREFIX}failed or crashed -> notification"
+LATE = f"automation {NAME_PREFIX}late for 15 minutes -> notification"
+HEARTBEATS = f"automation {NAME_PREFIX}heartbeats missed -> crashed"
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,7 @@ def keep_automations(checkout: Path, *names: str, within: int) -> None:
     file.write_text(yaml.safe_dump({"automations": kept}))
 
 
-def ignored_keys(content: dict[str, Any]) -> list[str]:
+def ignored_keys(content: dict[str, Any]) -> list[Location]:
     """The keys of a ``prefect.yaml`` that Prefect would ignore."""
     return list(unknown_keys(content, PrefectYamlModel.model_validate(content).model_dump(by_alias=True)))
 
@@ -254,7 +256,7 @@ def test_a_misspelt_key_would_be_noticed(where: list[str | int]) -> None:
     for key in ["deployments", *where] if where else []:
         part = part[key]
     part["cuncurrency"] = 1
-    assert [name.rpartition(".")[2] for name in ignored_keys(content)] == ["cuncurrency"]
+    assert [location[-1] for location in ignored_keys(content)] == ["cuncurrency"]
 
 
 def test_every_deployment_is_there_and_says_what_it_needs() -> None:
@@ -263,7 +265,7 @@ def test_every_deployment_is_there_and_says_what_it_needs() -> None:
     for deployment, content in zip(wanted.deployments, PREFECT_YAML["deployments"], strict=True):
         assert content["description"]
         assert "nyc-tlc" in content["tags"]
-        assert content["work_pool"].get("name", "taxi") in {pool.name for pool in wanted.capacity.work_pools}
+        assert content["work_pool"].get("name", "taxi") in {pool.name for pool in wanted.server.work_pools}
         assert content["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
         assert content["concurrency_limit"]["limit"] >= 1
         assert content["concurrency_limit"]["collision_strategy"] in ConcurrencyLimitStrategy.__members__
@@ -416,7 +418,7 @@ def test_each_kind_of_notification_is_registered_once_and_used(
 ) -> None:
     block = f"{content.partition(':')[0]}/taxi-kind"
     statuses = [
-        {each.block: each.status for each in register("kind", profile(content, tmp_path))}[block] for _ in range(2)
+        {each.name: each.status for each in register("kind", profile(content, tmp_path))}[block] for _ in range(2)
     ]
     assert statuses == ["created", "unchanged"]
     (shown,) = [each for each in deployed.read_block_documents(include_secrets=False) if each.name == "taxi-kind"]
@@ -439,7 +441,7 @@ def test_each_kind_of_notification_is_registered_once_and_used(
         ),
         (SLACK.replace("hooks.", ""), "1: slack-webhook.url: not an incoming webhook of Slack, which starts with"),
         (WEBHOOK.replace("https://", ""), "1: custom-webhook.url: not an address, which starts with https://"),
-        (EMAIL.replace("[me@example.com]", "[]"), "1: sendgrid-email.to_emails: Input should be a valid list"),
+        (EMAIL.replace("[me@example.com]", "[]"), "1: sendgrid-email.to_emails: List should have at least 1 item"),
         (EMAIL.replace("s3cr3t", "s3cr3t s3cr3t"), "1: sendgrid-email: its values are not usable; got "),
         ("slack-webhook:", "1: slack-webhook.url is missing or empty; expected url"),
     ],
@@ -553,18 +555,18 @@ def test_a_lost_machine_s_month_is_done_by_another_without_a_person(
     [
         ("automations.yaml", "after: [prefect.flow-run.Late]", "afte: [x]", "unknown key automations.3.trigger.afte"),
         ("automations.yaml", "state: CRASHED", "state: LOST", "automations.0.actions.0"),
-        ("automations.yaml", 'name: "nyc-tlc: late', 'name: "late', "could not be told from others'; expected"),
+        ("automations.yaml", 'name: "nyc-tlc: late', 'name: "late', "does not show that it belongs to this project; expected"),
         ("automations.yaml", "automations:", "automations: [", "not valid YAML"),
         ("automations.yaml", "actions:", "actions: {send: }", "not valid YAML"),
-        ("automations.yaml", "automations:", "automation:", "automations is not right; got Field required"),
+        ("automations.yaml", "automations:", "automation:", "automations.yaml:1: unknown key automation; expected automations"),
         (
             "server.yaml",
             "limit: 8",
             "limit: 0",
-            "concurrency_limits.2.limit is not right; got Input should be greater than",
+            "server.yaml:17: concurrency_limits.2.limit: Input should be greater than",
         ),
-        ("server.yaml", "limit: 8", "limt: 8", "concurrency_limits.2.limit is not right; got Field required"),
-        ("server.yaml", "type: process", "kind: process", "work_pools.0.type is not right; got Field required"),
+        ("server.yaml", "limit: 8", "limt: 8", "unknown key concurrency_limits.2.limt; expected name, limit"),
+        ("server.yaml", "type: process", "kind: process", "unknown key work_pools.0.kind; expected name, type"),
     ],
 )
 def test_a_mistake_in_a_file_is_one_line_and_changes_nothing(
@@ -573,7 +575,7 @@ def test_a_mistake_in_a_file_is_one_line_and_changes_nothing(
     change(checkout / "deployments" / file, old, new)
     ran = apply()
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.startswith(f"error: checkout/deployments/{file}: ")
+    assert re.match(rf"error: checkout/deployments/{file}:\d+: ", ran.err)
     assert told in ran.err
     assert ran.err.count("\n") == 1
 
@@ -585,7 +587,7 @@ def test_without_a_server_the_way_to_one_is_told(apply: Apply) -> None:
         away = apply()
     assert (none.status, away.status) == (1, 1)
     assert none.err.startswith(
-        "error: no Prefect server to prepare: PREFECT_API_URL is not set; start one with prefect"
+        "error: no Prefect server to prepare: PREFECT_API_URL is not set; start one with .venv/bin/prefect"
     )
     assert away.err.startswith("error: the Prefect API can't be reached")
     assert (none.err + away.err).count("\n") == 2

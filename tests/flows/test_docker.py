@@ -19,8 +19,8 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from conftest import ROOT
 from nyc_tlc import __version__
-from nyc_tlc.server.pools import read_pool
-from nyc_tlc.server.server import Capacity, Wanted, apply, read_wanted
+from nyc_tlc.server.apply import ServerFile, Wanted, prepare_server, read_wanted
+from nyc_tlc.server.work_pools import read_pool
 from stand_ins.docker import (
     Machine,
     compile_code,
@@ -260,7 +260,7 @@ def test_the_api_refuses_whoever_brings_no_credentials(machine: Machine, api: Sy
 def test_a_worker_with_nothing_but_the_image_does_a_month(
     machine: Machine, api: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    apply(read_wanted(ROOT), api, None)
+    prepare_server(read_wanted(ROOT), api, None)
     deployed = machine.run("deploy", "prefect", "--no-prompt", "deploy", "--name", "etl-month/green")
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     with machine.running("worker", tmp_path) as worker:
@@ -278,8 +278,8 @@ def test_work_pools_are_registered_once_and_updated_when_their_template_changes(
     def register(**variables: str) -> set[str]:
         given = {"TLC_IMAGE": "registry/taxi:1", "TLC_REGION": "us-east1", "TLC_SERVICE_ACCOUNT": "runs@taxis"}
         pools = [read_pool(file, given | variables) for file in POOLS]
-        told = apply(Wanted(Capacity(work_pools=[], concurrency_limits=[]), [], []), api, None, pools=pools)
-        return {each.status for each in told if each.what.startswith("work-pool")}
+        told = prepare_server(Wanted(ServerFile(work_pools=[], concurrency_limits=[]), [], []), api, None, pools=pools)
+        return {each.status for each in told if each.name.startswith("work-pool")}
 
     assert register() == {"created"}
     assert register() == {"unchanged"}
