@@ -68,7 +68,7 @@ def test_a_variable_fills_in_and_an_empty_one_is_left_to_prefect() -> None:
     assert default(template("process"), "env") is None
     env = default(template("kubernetes", TLC_PROFILE="prod", TLC_RUNS_API_URL="https://example.org/api"), "env")
     assert env == {"TLC_PROFILE": "prod", "PREFECT_API_URL": "https://example.org/api"}
-    with pytest.raises(ConfigurationError, match=r"cloud-run\.yaml: the variable TLC_IMAGE is not set"):
+    with pytest.raises(ConfigurationError, match=r"cloud-run\.yaml:8: the variable TLC_IMAGE is not set"):
         read_pool(ROOT / "deployments/pools/cloud-run.yaml", {"TLC_REGION": "us-east1"})
 
 
