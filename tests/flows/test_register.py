@@ -116,6 +116,24 @@ def test_dev_needs_one_variable_and_a_second_run_changes_nothing(
     assert {block.id: block.updated for block in client.read_block_documents()} == before
 
 
+def test_one_variable_is_enough_to_be_notified(
+    client: SyncPrefectClient, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", SECRET)
+    monkeypatch.setenv("SLACK_WEBHOOK_URL", f"https://hooks.slack.com/services/T00/B00/{SECRET}")
+    monkeypatch.setenv("WEBHOOK_URL", "")
+    made = register("dev")
+    assert (made.status, made.err) == (0, "")
+    assert made.standings == dict.fromkeys([*DEV, "slack-webhook/taxi-dev"], "created")
+    monkeypatch.setenv("WEBHOOK_TOKEN", SECRET)
+    both = register("dev")
+    assert (both.status, both.err) == (
+        1,
+        "error: blocks/profiles/dev.yaml:23: a second notification; "
+        "expected either slack-webhook or sendgrid-email or custom-webhook\n",
+    )
+
+
 def test_a_changed_password_is_noticed_saved_and_never_shown(
     client: SyncPrefectClient, register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
