@@ -60,7 +60,7 @@ class YamlFile:
         """
         self.path, self._variables = path, variables
         self._lines: dict[Location, int] = {(): 1}
-        self._unset: list[str] = []
+        self._unset: list[tuple[str, Location]] = []
         self._seen: set[int] = set()
         self.content: Any = None
         try:
@@ -73,7 +73,9 @@ class YamlFile:
         except yaml.YAMLError as error:
             raise self._not_yaml(error) from None
         if self._unset:
-            raise ConfigurationError("; ".join(self._unset), fix="set it in the environment or in .env")
+            missing = "; ".join(f"{self._place(where)}: the variable {name} is not set" for name, where in self._unset)
+            names = " and ".join(dict.fromkeys(name for name, _ in self._unset))
+            raise ConfigurationError(missing, fix=f"export {names} or write it into .env, then run this again")
         if variables is not None and isinstance(self.content, dict):
             filled = ((key, value, _without_empty(value)) for key, value in self.content.items())
             self.content = {key: part for key, value, part in filled if part != "" or value == ""}
@@ -146,7 +148,7 @@ class YamlFile:
             raise self.mistake(location, "a ${ that begins no variable", expected="${NAME} or ${NAME:-default}")
         value = (self._variables or {}).get(name) or default
         if value is None:
-            self._unset.append(f"{self._place(location)}: the variable {name} is not set")
+            self._unset.append((name, location))
         return value or ""
 
     def _not_yaml(self, error: yaml.YAMLError) -> ConfigurationError:
