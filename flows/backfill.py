@@ -7,22 +7,26 @@ from typing import Annotated
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from pydantic import Field
 
-from nyc_tlc.backfill.plan import months_asked
-from nyc_tlc.backfill.record import keep, runs_so_far
-from nyc_tlc.backfill.report import plan_table, report_table
-from nyc_tlc.cleaning.clean import Layout
+from nyc_tlc.backfill.plan import BackfillOptions, months_asked
+from nyc_tlc.backfill.record import finish_run, read_runs, start_run, write_run
+from nyc_tlc.backfill.report import format_plan, format_report
 from nyc_tlc.errors import ReportedError
+from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import COLORS, Color, Month
-from nyc_tlc.orchestration import command_line, sweep, tasks
+from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.report import Outcome
+from nyc_tlc.orchestration.run_here import run_here
+from nyc_tlc.orchestration.run_names import backfill_name, nothing_published, scheduled_month
+from nyc_tlc.orchestration.run_on_workers import run_on_workers
 from nyc_tlc.profiles.opening import open_lake, warehouses_of
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind
 
 
-@flow(flow_run_name=tasks.backfill_name)
+@flow(flow_run_name=backfill_name)
 def backfill(
     colors: list[Color] = list(COLORS),  # noqa: B006  the form in the UI shows it
     start: Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")] | None = None,
@@ -64,28 +68,28 @@ def backfill(
     """
     started_at = datetime.now(UTC)
     profile, source = profile or read_settings().profile, source or read_settings().source
-    lake, name = open_lake(profile), name or tasks.backfill_name()
-    terms = sweep.Terms(
-        source, profile, tuple(warehouses_of(profile) if warehouses is None else warehouses), layout, force
-    )
-    asked = months_asked(colors, start, end, every, last, tasks.meant_for() or Month.current())
-    earlier = runs_so_far(lake, name)
+    lake, name = open_lake(profile), name or backfill_name()
+    kinds = tuple(warehouses_of(profile) if warehouses is None else warehouses)
+    options = BackfillOptions(source, profile, kinds, layout, force)
+    asked = months_asked(colors, start, end, every, last, scheduled_month() or Month.current())
+    earlier = read_runs(lake, name)
 
-    plans = tasks.plan(asked, terms.source, terms.profile, terms.warehouses, terms.layout, terms.force)
+    plans = tasks.plan(asked, source, profile, kinds, layout, force)
     if plan_only:
-        return Outcome(plan_table(plans))
-    run = sweep.begin(plans, terms, reason, started_at)
-    keep(lake, name, earlier, run)
-    run = sweep.finish(run, sweep.on_workers(plans, terms, via, at_once) if via else sweep.here(plans, terms, at_once))
-    keep(lake, name, earlier, run)
+        return Outcome(format_plan(plans))
+    run = start_run(plans, options, reason, started_at, flow_run.id)
+    write_run(lake, name, earlier, run)
+    ended = run_on_workers(plans, options, via, at_once) if via else run_here(plans, options, at_once)
+    run = finish_run(run, ended)
+    write_run(lake, name, earlier, run)
 
-    told = report_table(name, run)
-    tasks.report_backfill(name, told)
+    report = format_report(name, run)
+    tasks.report_backfill(name, report)
     if failed := [month for month in run.months if month.result == "failed"]:
-        raise ReportedError(f"backfill {name}: {len(failed)} of {len(run.months)} months failed", told)
+        raise ReportedError(f"backfill {name}: {len(failed)} of {len(run.months)} months failed", report)
     if all(month.result == "unpublished" for month in run.months):
-        return tasks.nothing_published(told)
-    return Outcome(told)
+        return nothing_published(report)
+    return Outcome(report)
 
 
 if __name__ == "__main__":

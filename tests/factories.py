@@ -10,11 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nyc_tlc.cleaning.clean import Layout, clean_month
+from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.lake.keys import Keys, Layout
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.location import RemoteFile
@@ -96,6 +97,6 @@ def make_month(
     layout: Layout = "month",
 ) -> Manifest:
     """Bytes all the way into a lake."""
-    terms = read_contract(color)
-    cleaned = clean_month(fetched(body, folder, color, month), terms, lake, layout=layout)
-    return publish_month(cleaned, terms, lake, datetime.now(UTC), "a flow run")
+    terms, base = read_contract(color), lake.find_manifest(Keys(color, month)).version
+    cleaned = clean_month(fetched(body, folder, color, month), terms, folder / "cleaned", layout=layout)
+    return publish_month(cleaned, terms, lake, base, datetime.now(UTC), "a flow run")

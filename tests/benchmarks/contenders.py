@@ -30,14 +30,14 @@ import sqlalchemy
 from psycopg2.extensions import parse_dsn
 
 from nyc_tlc.backfill.month_plan import plan_month
-from nyc_tlc.cleaning.clean import Layout, clean_month
+from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.conform import POLARS_TYPES
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.cleaning.rules import Judge
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.lake.keys import Keys
+from nyc_tlc.lake.keys import Keys, Layout
 from nyc_tlc.months import Color, Month
 from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.file_format import identify

@@ -11,7 +11,8 @@ from typing import Literal
 from nyc_tlc.backfill.month_plan import Action, Plan, plan_month
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ArgumentError, TlcError
-from nyc_tlc.lake.staging import Lake
+from nyc_tlc.lake.keys import Layout
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.source.published import PUBLICATION_LAG
 from nyc_tlc.warehouse.warehouse import Kind, Load
@@ -26,6 +27,17 @@ LOOKS_AT_ONCE = 6
 
 
 @dataclass(frozen=True)
+class BackfillOptions:
+    """What all months of a backfill have in common; the words are those of the flow's parameters."""
+
+    source: str
+    profile: str
+    warehouses: tuple[Kind, ...]
+    layout: Layout
+    force: bool
+
+
+@dataclass(frozen=True)
 class MonthPlan:
     """What one month needs.
 
@@ -36,7 +48,6 @@ class MonthPlan:
         why: Why, in words.
         plan: What the look at source and lake found; None when it could not be told.
         warehouses: Those it is to be loaded into.
-        manifest_sha256: The digest of the lake's clean file, where there is one.
     """
 
     color: Color

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nyc_tlc.backfill.plan import MonthPlan
-from nyc_tlc.backfill.record import Run
+from nyc_tlc.backfill.record import BackfillRun
 
 
-def plan_table(plans: Sequence[MonthPlan]) -> str:
+def format_plan(plans: Sequence[MonthPlan]) -> str:
     """The plan as Markdown, which reads well on a terminal too: what is due first, the rest counted."""
     counts: dict[str, int] = {}
     for plan in plans:
@@ -18,7 +18,7 @@ def plan_table(plans: Sequence[MonthPlan]) -> str:
     return "\n".join(lines)
 
 
-def report_table(name: str, run: Run) -> str:
+def format_report(name: str, run: BackfillRun) -> str:
     """What became of every month, and what to run again."""
     counts: dict[str, int] = {}
     for month in run.months:
