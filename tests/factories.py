@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.contract import Contract, read_contract
 from nyc_tlc.lake.keys import Keys, Layout
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
@@ -97,6 +97,14 @@ def make_month(
     layout: Layout = "month",
 ) -> Manifest:
     """Bytes all the way into a lake."""
-    terms, base = read_contract(color), lake.find_manifest(Keys(color, month)).version
-    cleaned = clean_month(fetched(body, folder, color, month), terms, folder / "cleaned", layout=layout)
+    return publish_fetched(lake, fetched(body, folder, color, month), folder, layout=layout)
+
+
+def publish_fetched(
+    lake: Lake, month: FetchedFile, folder: Path, *, terms: Contract | None = None, layout: Layout = "month"
+) -> Manifest:
+    """A fetched month all the way into a lake, by way of files in a folder."""
+    color = month.remote.color
+    terms, base = terms or read_contract(color), lake.find_manifest(Keys(color, month.remote.month)).version
+    cleaned = clean_month(month, terms, folder / "cleaned", layout=layout)
     return publish_month(cleaned, terms, lake, base, datetime.now(UTC), "a flow run")

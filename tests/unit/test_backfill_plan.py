@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from factories import JANUARY, green_parquet, trip
+from factories import JANUARY, green_parquet, publish_fetched, trip
 from nyc_tlc.backfill.plan import months_asked, plan_months
-from nyc_tlc.backfill.record import MonthRecord, Run, keep, runs_so_far
-from nyc_tlc.backfill.report import plan_table, report_table
-from nyc_tlc.cleaning.clean import clean_month
-from nyc_tlc.cleaning.publish import publish_month
+from nyc_tlc.backfill.record import BackfillRun, MonthRecord, read_runs, write_run
+from nyc_tlc.backfill.report import format_plan, format_report
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.clean_file import CleanFile
@@ -92,7 +90,7 @@ def test_what_is_in_the_lake_but_not_or_otherwise_in_a_warehouse_is_to_be_loaded
     def ingest(body: bytes) -> CleanFile:
         source.write_bytes(body)
         fetched = fetch_month(look_at(template, "green", JANUARY), tmp_path)
-        manifest = publish_month(clean_month(fetched, terms, lake), terms, lake, datetime.now(UTC))
+        manifest = publish_fetched(lake, fetched, tmp_path)
         return CleanFile(manifest, lake, terms)
 
     def plan(force: bool = False) -> tuple[str, str]:
@@ -120,15 +118,15 @@ def test_a_source_that_does_not_answer_for_one_month_leaves_the_plan_of_the_othe
     asked = [("green", JANUARY), ("green", JANUARY.plus(1))]
     plans = plan_months(asked, http_source.template, FolderLake(tmp_path / "lake"), {})
     assert [plan.need for plan in plans] == ["ingest", "unknown"]
-    assert "| green 2024-02 | unknown |" in plan_table(plans)
+    assert "| green 2024-02 | unknown |" in format_plan(plans)
 
 
-def a_run(*results: str | None) -> Run:
+def a_run(*results: str | None) -> BackfillRun:
     months = [
         MonthRecord(color="green", month=f"2024-0{number}", need="ingest", why="new", result=result)
         for number, result in enumerate(results, 1)
     ]
-    return Run(
+    return BackfillRun(
         reason="a year was missing",
         flow_run_id="a flow run",
         started_at=datetime(2024, 6, 1, tzinfo=UTC),
@@ -142,30 +140,30 @@ def a_run(*results: str | None) -> Run:
 def test_the_record_keeps_every_run_of_a_backfill(tmp_path: Path) -> None:
     lake = FolderLake(tmp_path / "lake")
     first, second = a_run("done", None), a_run("done", "done")
-    keep(lake, "the-lost-year", [], first)
-    keep(lake, "the-lost-year", runs_so_far(lake, "the-lost-year"), second)
-    assert runs_so_far(lake, "the-lost-year") == (first, second)
+    write_run(lake, "the-lost-year", [], first)
+    write_run(lake, "the-lost-year", read_runs(lake, "the-lost-year"), second)
+    assert read_runs(lake, "the-lost-year") == (first, second)
     assert b"a year was missing" in (tmp_path / "lake" / "backfills" / "the-lost-year.json").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["../manifest/green", "", "a/b", ".hidden"])
 def test_a_name_that_is_no_files_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ArgumentError):
-        keep(FolderLake(tmp_path), name, [], a_run("done"))
+        write_run(FolderLake(tmp_path), name, [], a_run("done"))
 
 
 def test_a_record_that_is_none_is_not_overwritten(tmp_path: Path) -> None:
     lake = FolderLake(tmp_path)
     lake.write("backfills/x.json", b"{}")
     with pytest.raises(LakeError, match="take another name"):
-        runs_so_far(lake, "x")
+        read_runs(lake, "x")
 
 
 def test_the_report_says_what_to_run_again() -> None:
-    told = report_table("the-lost-year", a_run("done", "failed", "unpublished", None))
+    told = format_report("the-lost-year", a_run("done", "failed", "unpublished", None))
     assert told.startswith("backfill the-lost-year: 1 done, 1 failed, 1 not reached, 1 unpublished")
     assert (
         "backfill.py --colors green --start 2024-02 --end 2024-04"
         " --profile dev --source 'tlc' --name the-lost-year --warehouses postgres" in told
     )
-    assert "run again" not in report_table("x", a_run("done", "unpublished"))
+    assert "run again" not in format_report("x", a_run("done", "unpublished"))

@@ -106,7 +106,7 @@ def _why_stale(manifest: Manifest, remote: RemoteFile, lake: Lake, terms: Contra
         if there is None or size not in (None, there):
             return f"{key} is not what the manifest says"
     daily = {day.key for day in manifest.daily}
-    folders = [prefix for prefix in manifest.keys.prefixes if prefix.startswith("daily/")] if daily else []
+    folders = [prefix for prefix in manifest.month_keys.prefixes if prefix.startswith("daily/")] if daily else []
     if missing := daily.difference(*map(lake.list_objects, folders)):
         return f"{min(missing)} is not what the manifest says"
     # By etag, else by size and time of change; where the source tells neither, only its bytes can tell.

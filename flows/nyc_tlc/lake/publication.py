@@ -46,7 +46,7 @@ def publish_files(
         TransientError: when the lake stopped answering. The month is the old one or the new one.
         LakeError: when the lake can't be written. The month is the old one.
     """
-    keys = manifest.keys
+    keys = manifest.month_keys
     found = lake.find_manifest(keys)
     if found.version != base:
         raise _conflict(keys)
@@ -73,7 +73,7 @@ def remove_leftovers(lake: Lake, manifest: Manifest, base: str) -> None:
         manifest: The month, which is current.
         base: The version of its manifest.
     """
-    if lake.list_objects(manifest.keys.clean_folder).keys() - {manifest.clean.key}:
+    if lake.list_objects(manifest.month_keys.clean_folder).keys() - {manifest.clean.key}:
         _remove_all_but(lake, manifest, base)
 
 
@@ -89,20 +89,20 @@ def _remove_all_but(lake: Lake, manifest: Manifest, base: str) -> None:
 
     The manifest is swapped for itself first, so that no run that began earlier can publish a file that is removed.
     """
-    unnamed = {key: at for key, at in _list_files(lake, manifest.keys).items() if key not in manifest.file_keys}
+    unnamed = {key: at for key, at in _list_files(lake, manifest.month_keys).items() if key not in manifest.file_keys}
     if not unnamed:
         return
     same = manifest.model_copy(update={"revision": manifest.revision + 1})
     try:
-        lake.swap(manifest.keys.manifest, same.to_json(), base, {})
+        lake.swap(manifest.month_keys.manifest, same.to_json(), base, {})
     except SwapRefusedError:
         return
-    _remove(lake, manifest.keys, unnamed)
+    _remove(lake, manifest.month_keys, unnamed)
 
 
 def _swap(lake: Lake, manifest: Manifest, base: str | None, labels: Mapping[str, str]) -> None:
     """Swap the manifest. Where the answer was lost, what stands tells whether it was done."""
-    keys, content = manifest.keys, manifest.to_json()
+    keys, content = manifest.month_keys, manifest.to_json()
     try:
         lake.swap(keys.manifest, content, base, labels)
     except (SwapRefusedError, TransientError):
