@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,11 @@ def fetched(body: bytes | str, folder: Path, color: Color = "green", month: Mont
     path = folder / f"{color}_tripdata_{month}"
     path.write_bytes(body.encode() if isinstance(body, str) else body)
     return fetch_month(RemoteFile(color, month, path.as_uri()), folder)
+
+
+def without_version(text: str) -> str:
+    """A key, or a text with some, without the versions in the names."""
+    return re.sub(r"\.[0-9a-f]{12}\.", ".", text)
 
 
 def make_month(

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import bucket
-from factories import JANUARY, fetched, green_parquet, make_month, trip
+from factories import JANUARY, fetched, green_parquet, make_month, trip, without_version
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.contract.contract import read_contract
@@ -98,11 +98,6 @@ def check_whole(there: FolderUnderTest | BucketUnderTest) -> None:
     assert {key for key in there.objects() if not key.startswith("manifest/")} == manifest.file_keys
     for key, digest in manifest.digests.items():
         assert hashlib.sha256(there.read(key)).hexdigest() == digest
-
-
-def without_version(key: str) -> str:
-    """A key without the version in its name."""
-    return re.sub(r"\.[0-9a-f]{12}\.", ".", key)
 
 
 def test_a_month_has_its_keys_and_nothing_is_left_over(
