@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nyc_tlc.errors import ConfigurationError
@@ -31,10 +31,15 @@ class Settings(BaseSettings):
     )
     bigquery_location: str = Field("US", description="Where the dataset is made when it is missing and no bucket tells")
 
+    @field_validator("home")
+    @classmethod
+    def _expand_user(cls, home: Path) -> Path:
+        return home.expanduser()
+
     @property
     def scratch(self) -> Path:
         """Where downloads are kept while a month is made."""
-        return self.home / "scratch"
+        return self.home / "nyc-tlc-scratch"
 
 
 def read_settings() -> Settings:

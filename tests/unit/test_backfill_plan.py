@@ -1,12 +1,13 @@
 """Which months a backfill is about, what each needs, and the record of it."""
 
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from factories import JANUARY, green_parquet, publish_fetched, trip
-from nyc_tlc.backfill.plan import months_asked, plan_months
+from nyc_tlc.backfill.plan import list_months, parse_months, plan_months
 from nyc_tlc.backfill.record import BackfillRun, MonthRecord, read_runs, write_run
 from nyc_tlc.backfill.report import format_plan, format_report
 from nyc_tlc.contract.contract import read_contract
@@ -38,12 +39,12 @@ NOW = Month(2024, 6)
 def test_the_months_that_are_meant(
     colors: list[str], start: str, end: str, every: int, last: int, expected: list[str]
 ) -> None:
-    asked = months_asked(colors, start, end, every, last, NOW)
+    asked = list_months(colors, start, end, every, last, NOW)
     assert [str(month) for _, month in asked] == expected
 
 
 def test_months_of_several_colours_come_oldest_first() -> None:
-    asked = months_asked(["yellow", "fhvhv"], "2018-12", "2019-02", 1, None, NOW)
+    asked = list_months(["yellow", "fhvhv"], "2018-12", "2019-02", 1, None, NOW)
     assert [f"{color} {month}" for color, month in asked] == [
         "yellow 2018-12",
         "yellow 2019-01",
@@ -57,7 +58,7 @@ def test_months_of_several_colours_come_oldest_first() -> None:
 )
 def test_a_range_that_cannot_be_meant_is_refused(start: str, end: str | None, last: int | None) -> None:
     with pytest.raises(ArgumentError):
-        months_asked(["green"], start, end, 1, last, NOW)
+        list_months(["green"], start, end, 1, last, NOW)
 
 
 def test_every_need_is_found_with_one_head_request_a_month(http_source: HttpSource, tmp_path: Path) -> None:
@@ -159,11 +160,25 @@ def test_a_record_that_is_none_is_not_overwritten(tmp_path: Path) -> None:
         read_runs(lake, "x")
 
 
-def test_the_report_says_what_to_run_again() -> None:
-    told = format_report("the-lost-year", a_run("done", "failed", "unpublished", None))
-    assert told.startswith("backfill the-lost-year: 1 done, 1 failed, 1 not reached, 1 unpublished")
-    assert (
-        "backfill.py --colors green --start 2024-02 --end 2024-04"
-        " --profile dev --source 'tlc' --name the-lost-year --warehouses postgres" in told
+def test_the_report_has_a_command_that_does_just_what_is_left() -> None:
+    run = a_run("done", "failed", "unpublished", None).model_copy(
+        update={"source": "https://x/{year}?a=$b c", "layout": "day", "force": True, "via": "etl-month"}
     )
-    assert "run again" not in format_report("x", a_run("done", "unpublished"))
+    report = format_report("the-lost-year", run)
+    assert report.startswith("backfill the-lost-year: 1 done, 1 failed, 1 not reached, 1 unpublished")
+    assert "green 2024-03" not in report, "what is not published is only counted"
+    assert shlex.split(report.splitlines()[-1]) == shlex.split(
+        "python flows/backfill.py --months green-2024-02 green-2024-04 --profile dev --source 'https://x/{year}?a=$b c'"
+        " --warehouses postgres --layout day --force --via etl-month --name the-lost-year"
+    )
+    assert "what is left" not in format_report("x", a_run("done", "unpublished"))
+
+
+def test_single_months_can_be_named() -> None:
+    assert parse_months(["yellow-2024-01", "green-2023-12", "yellow-2024-01"]) == [
+        ("green", Month(2023, 12)),
+        ("yellow", JANUARY),
+    ]
+    for wrong in ("red-2024-01", "green", "green-2024", "green-2013-07"):
+        with pytest.raises(ArgumentError):
+            parse_months([wrong])

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nyc_tlc.backfill.plan import BackfillOptions, MonthPlan, Need
 from nyc_tlc.errors import ArgumentError, LakeError
+from nyc_tlc.lake.keys import Layout
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color
 from nyc_tlc.warehouse.warehouse import Kind
@@ -49,6 +50,9 @@ class BackfillRun(BaseModel):
     profile: str
     source: str
     warehouses: tuple[Kind, ...]
+    layout: Layout = "month"
+    force: bool = False
+    via: str | None = None
     months: tuple[MonthRecord, ...]
 
 
@@ -125,6 +129,9 @@ def start_run(
         profile=options.profile,
         source=options.source,
         warehouses=options.warehouses,
+        layout=options.layout,
+        force=options.force,
+        via=options.via,
         months=tuple(record_month(plan) for plan in plans),
     )
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
@@ -22,6 +21,7 @@ from nyc_tlc.errors import ConflictError, LakeError, TlcError, TransientError
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.lake import Lake, NewFile, SwapRefusedError, Upload
 from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.threads import ContextPool
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def _uploaded(lake: Lake, files: Sequence[NewFile], labels: Mapping[str, str]) -
         uploads[file.key] = lake.upload(file, labels)
 
     try:
-        with ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="upload") as pool:
+        with ContextPool(UPLOADS_AT_ONCE, thread_name_prefix="upload") as pool:
             for sent in [pool.submit(upload, file) for file in files]:
                 sent.result()
         yield uploads
@@ -156,7 +156,7 @@ def _named_files(lake: Lake, keys: Keys, content: bytes | None) -> dict[str, str
 
 
 def _list_files(lake: Lake, keys: Keys) -> dict[str, str]:
-    with ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="list") as pool:
+    with ContextPool(UPLOADS_AT_ONCE, thread_name_prefix="list") as pool:
         listed = pool.map(lake.list_objects, keys.prefixes)
         return {key: version for found in listed for key, version in found.items() if keys.owns(key)}
 
@@ -165,7 +165,7 @@ def _remove(lake: Lake, keys: Keys, objects: Mapping[str, str]) -> None:
     """Remove objects by their versions, clean files last. What can't be removed now is left to the next run."""
     clean, others = ([key for key in objects if key.startswith("clean/") is last] for last in (True, False))
     try:
-        with ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="remove") as pool:
+        with ContextPool(UPLOADS_AT_ONCE, thread_name_prefix="remove") as pool:
             for some in (others, clean):
                 list(pool.map(partial(_remove_one, lake), some, [objects[key] for key in some]))
     except TlcError as error:
