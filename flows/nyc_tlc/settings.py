@@ -19,6 +19,9 @@ class Settings(BaseSettings):
     source: str = Field("tlc", description="Where months come from, unless a flow is told otherwise")
     profile: str = Field("local", description="Which set of blocks to use, unless a flow is told otherwise")
     strict: bool = Field(False, description="Fail on columns the contract doesn't know instead of reporting them")
+    max_rejected: float = Field(
+        50, ge=0, le=100, description="Percent of a month's rows that may be rejected before it is not published"
+    )
     sample_rows: int = Field(100_000, ge=0, le=2**31 - 1, description="Rows of a month from the source `sample`")
     http_timeout: float = Field(60, gt=0, description="Seconds without a byte before a request counts as stalled")
     http_retries: int = Field(6, ge=0, description="Attempts after the first, without any progress between them")

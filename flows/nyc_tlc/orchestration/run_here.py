@@ -106,7 +106,7 @@ def _bring_to_lake(planned: MonthPlan, options: BackfillOptions, lake: Lake) -> 
         if plan.manifest and plan.settled_by(fetched):
             return plan.manifest
         cleaned = clean_month(fetched, terms, folder, layout=options.layout, strict=read_settings().strict)
-        manifest = publish_month(cleaned, terms, lake, plan.base, started_at, flow_run.id)
+        manifest = publish_month(cleaned, terms, lake, plan.base, started_at, flow_run.id, force=options.force)
     report.fn(manifest, options.profile)
     return manifest
 

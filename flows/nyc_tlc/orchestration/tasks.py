@@ -73,10 +73,10 @@ def clean(fetched: FetchedFile, folder: Path, layout: Layout) -> CleanedMonth:
 
 
 @task(task_run_name="publish {cleaned.fetched.remote.name}", cache_policy=NO_CACHE, persist_result=False)
-def publish(cleaned: CleanedMonth, plan: Plan, profile: str, started_at: datetime) -> Manifest:
+def publish(cleaned: CleanedMonth, plan: Plan, profile: str, force: bool, started_at: datetime) -> Manifest:
     """Check the accounts and make the files the month, in place of the one that was there when the run began."""
     terms = read_contract(cleaned.fetched.remote.color)
-    return publish_month(cleaned, terms, open_lake(profile), plan.base, started_at, flow_run.id)
+    return publish_month(cleaned, terms, open_lake(profile), plan.base, started_at, flow_run.id, force=force)
 
 
 @task(task_run_name="report {manifest.name}", cache_policy=NO_CACHE, persist_result=False)
