@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from typing import Annotated
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from pydantic import Field
 
-from nyc_tlc.backfill.plan import months_asked
-from nyc_tlc.backfill.record import keep, runs_so_far
-from nyc_tlc.backfill.report import plan_table, report_table
-from nyc_tlc.cleaning.clean import Layout
-from nyc_tlc.errors import ReportedError
+from nyc_tlc.backfill.plan import BackfillOptions, list_months, parse_months
+from nyc_tlc.backfill.record import finish_run, read_runs, start_run, write_run
+from nyc_tlc.backfill.report import format_plan, format_report
+from nyc_tlc.backfill.space import check_space, describe_space
+from nyc_tlc.errors import ArgumentError, ReportedError
+from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import COLORS, Color, Month
-from nyc_tlc.orchestration import command_line, sweep, tasks
+from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.report import Outcome
+from nyc_tlc.orchestration.run_here import run_here
+from nyc_tlc.orchestration.run_names import backfill_name, nothing_published, scheduled_month
+from nyc_tlc.orchestration.run_on_workers import run_on_workers
 from nyc_tlc.profiles.opening import open_lake, warehouses_of
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind
 
+log = logging.getLogger("nyc_tlc.backfill")
 
-@flow(flow_run_name=tasks.backfill_name)
+
+@flow(flow_run_name=backfill_name)
 def backfill(
     colors: list[Color] = list(COLORS),  # noqa: B006  the form in the UI shows it
     start: Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")] | None = None,
     end: Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")] | None = None,
     *,
-    every: Annotated[int, Field(ge=1)] = 1,
     last: Annotated[int, Field(ge=1)] | None = None,
+    months: list[str] | None = None,
+    all_months: bool = False,
+    every: Annotated[int, Field(ge=1)] = 1,
     warehouses: list[Kind] | None = None,
+    lake_only: bool = False,
     profile: str | None = None,
     source: str | None = None,
     layout: Layout = "month",
@@ -43,15 +54,19 @@ def backfill(
 ) -> Outcome | State[None]:
     """Bring a range of months into the lake and the warehouses: only those that are new or changed.
 
-    It can be killed at any point and run again. One month's failure does not stop the rest.
+    It can be killed at any point and run again. One month's failure does not stop the rest. Say which months: by
+    start (and end), last, months or all_months.
 
     Args:
         colors: Which trip records.
-        start: The first month, YYYY-MM; the first there is if left out.
+        start: The first month, YYYY-MM.
         end: The last month, YYYY-MM; the newest that can be published if left out.
-        every: Take one month in so many.
         last: Instead of start and end, so many months up to the newest that can be published.
+        months: Instead of colors, start and end, single months like green-2024-01.
+        all_months: Every month since a colour's first one: 604 months, some 65 GB to fetch, if all colours are asked.
+        every: Take one month in so many.
         warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
+        lake_only: Load nothing into a warehouse.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
         source: As for the main job; TLC_SOURCE or tlc if left out.
         layout: month writes one clean file, day also a folder per pick-up date.
@@ -64,28 +79,33 @@ def backfill(
     """
     started_at = datetime.now(UTC)
     profile, source = profile or read_settings().profile, source or read_settings().source
-    lake, name = open_lake(profile), name or tasks.backfill_name()
-    terms = sweep.Terms(
-        source, profile, tuple(warehouses_of(profile) if warehouses is None else warehouses), layout, force
-    )
-    asked = months_asked(colors, start, end, every, last, tasks.meant_for() or Month.current())
-    earlier = runs_so_far(lake, name)
+    lake, name = open_lake(profile), name or backfill_name()
+    kinds: tuple[Kind, ...] = () if lake_only else tuple(warehouses_of(profile) if warehouses is None else warehouses)
+    options = BackfillOptions(source, profile, kinds, layout, force, via)
+    if not (start or end or last or months or all_months):
+        raise ArgumentError("which months?", fix="say --start (and --end), --last, --months or --all-months")
+    now = scheduled_month() or Month.current()
+    asked = parse_months(months) if months else list_months(colors, start, end, every, last, now)
+    earlier = read_runs(lake, name)
 
-    plans = tasks.plan(asked, terms.source, terms.profile, terms.warehouses, terms.layout, terms.force)
+    plans = tasks.plan(asked, source, profile, kinds, layout, force)
+    log.info("%s", describe_space(plans, lake, kinds))
     if plan_only:
-        return Outcome(plan_table(plans))
-    run = sweep.begin(plans, terms, reason, started_at)
-    keep(lake, name, earlier, run)
-    run = sweep.finish(run, sweep.on_workers(plans, terms, via, at_once) if via else sweep.here(plans, terms, at_once))
-    keep(lake, name, earlier, run)
+        return Outcome(f"{format_plan(plans)}\n\n{describe_space(plans, lake, kinds)}")
+    check_space(plans, lake, kinds)
+    run = start_run(plans, options, reason, started_at, flow_run.id)
+    write_run(lake, name, earlier, run)
+    ended = run_on_workers(plans, options, via, at_once) if via else run_here(plans, options, at_once)
+    run = finish_run(run, ended)
+    write_run(lake, name, earlier, run)
 
-    told = report_table(name, run)
-    tasks.report_backfill(name, told)
+    report = format_report(name, run)
+    tasks.report_backfill(name, report)
     if failed := [month for month in run.months if month.result == "failed"]:
-        raise ReportedError(f"backfill {name}: {len(failed)} of {len(run.months)} months failed", told)
+        raise ReportedError(f"backfill {name}: {len(failed)} of {len(run.months)} months failed", report)
     if all(month.result == "unpublished" for month in run.months):
-        return tasks.nothing_published(told)
-    return Outcome(told)
+        return nothing_published(report)
+    return Outcome(report)
 
 
 if __name__ == "__main__":

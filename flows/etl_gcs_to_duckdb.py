@@ -10,11 +10,12 @@ from pydantic import Field
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.report import Outcome, queryable
+from nyc_tlc.orchestration.run_names import name_run, run_name
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.location import requested_month
 
 
-@flow(flow_run_name=tasks.run_name)
+@flow(flow_run_name=run_name)
 def etl_gcs_to_duckdb(
     color: Color = "yellow",
     year: Annotated[int, Field(ge=2009, le=2100)] | None = None,
@@ -36,7 +37,7 @@ def etl_gcs_to_duckdb(
     """
     profile = profile or read_settings().profile
     manifest = tasks.find(color, requested_month(color, year, month), profile)
-    tasks.name_run(manifest)
+    name_run(manifest)
     answer = tasks.load(manifest, profile, "duckdb", force)
     tasks.report_load(manifest, [answer])
     return Outcome(queryable(manifest, [answer]), manifest)

@@ -9,17 +9,19 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
-from nyc_tlc.cleaning.clean import Layout
+from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.report import Outcome, queryable, summary, unchanged
+from nyc_tlc.orchestration.run_names import name_run, not_published, run_name
 from nyc_tlc.profiles.opening import open_lake, warehouses_of
 from nyc_tlc.settings import read_settings
+from nyc_tlc.source.fetch import scratch_folder
 from nyc_tlc.source.location import requested_month
 from nyc_tlc.warehouse.warehouse import Kind
 
 
-@flow(flow_run_name=tasks.run_name)
+@flow(flow_run_name=run_name)
 def etl_month(
     color: Color = "yellow",
     year: Annotated[int, Field(ge=2009, le=2100)] | None = None,
@@ -52,13 +54,20 @@ def etl_month(
 
     plan = tasks.look(color, asked, source, profile, layout, force)
     if plan.remote is None:
-        return tasks.not_published(plan)
-    tasks.name_run(plan.remote)
-    manifest, new = tasks.ingest(plan, profile, layout, started_at)
+        return not_published(plan)
+    name_run(plan.remote)
+    manifest = plan.manifest
+    if manifest is None or plan.action != "current":
+        with scratch_folder() as folder:
+            fetched = tasks.fetch(plan.remote, folder)
+            if manifest is None or not plan.settled_by(fetched):
+                cleaned = tasks.clean(fetched, folder, layout)
+                manifest = tasks.publish(cleaned, plan, profile, force, started_at)
+                tasks.report(manifest, profile)
     kinds = warehouses_of(profile) if warehouses is None else warehouses
     answers = [tasks.load(manifest, profile, kind, force) for kind in kinds]
     tasks.report_load(manifest, answers)
-    lines = summary(manifest, lake) if new else unchanged(manifest, lake)
+    lines = unchanged(manifest, lake) if manifest == plan.manifest else summary(manifest, lake)
     return Outcome("\n".join(filter(None, (lines, queryable(manifest, answers)))), manifest)
 
 

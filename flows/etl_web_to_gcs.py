@@ -9,16 +9,18 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
-from nyc_tlc.cleaning.clean import Layout
+from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.report import Outcome, summary, unchanged
+from nyc_tlc.orchestration.run_names import name_run, not_published, run_name
 from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.settings import read_settings
+from nyc_tlc.source.fetch import scratch_folder
 from nyc_tlc.source.location import requested_month
 
 
-@flow(flow_run_name=tasks.run_name)
+@flow(flow_run_name=run_name)
 def etl_web_to_gcs(
     color: Color = "yellow",
     year: Annotated[int, Field(ge=2009, le=2100)] | None = None,
@@ -49,10 +51,17 @@ def etl_web_to_gcs(
 
     plan = tasks.look(color, asked, source, profile, layout, force)
     if plan.remote is None:
-        return tasks.not_published(plan)
-    tasks.name_run(plan.remote)
-    manifest, new = tasks.ingest(plan, profile, layout, started_at)
-    return Outcome(summary(manifest, lake) if new else unchanged(manifest, lake), manifest)
+        return not_published(plan)
+    name_run(plan.remote)
+    manifest = plan.manifest
+    if manifest is None or plan.action != "current":
+        with scratch_folder() as folder:
+            fetched = tasks.fetch(plan.remote, folder)
+            if manifest is None or not plan.settled_by(fetched):
+                cleaned = tasks.clean(fetched, folder, layout)
+                manifest = tasks.publish(cleaned, plan, profile, force, started_at)
+                tasks.report(manifest, profile)
+    return Outcome(unchanged(manifest, lake) if manifest == plan.manifest else summary(manifest, lake), manifest)
 
 
 if __name__ == "__main__":

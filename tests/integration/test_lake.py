@@ -3,24 +3,26 @@
 import hashlib
 import io
 import json
+import os
+import re
 from collections.abc import Callable
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from conftest import bucket
-from factories import JANUARY, fetched, green_parquet, make_month, trip
+from factories import JANUARY, fetched, green_parquet, make_month, trip, without_version
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ConflictError, LakeError, ReconciliationError, SourceError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
-from nyc_tlc.lake.keys import Keys
+from nyc_tlc.lake.keys import Keys, Layout
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.staging import StagedFile
 from stand_ins.gcs import Gcs
 
 KEYS = Keys("green", JANUARY)
@@ -82,21 +84,40 @@ def spread(count: int = 6, **changes: object) -> bytes:
     return green_parquet(*trips, trip(passenger_count=0))
 
 
+def start(lake: Lake, body: bytes, folder: Path, layout: Layout = "month") -> Callable[[], Manifest]:
+    """A run of the month that has come as far as publication; what is returned publishes it."""
+    folder.mkdir()
+    terms, base = read_contract("green"), lake.find_manifest(KEYS).version
+    cleaned = clean_month(fetched(body, folder), terms, folder / "cleaned", layout=layout)
+    return lambda: publish_month(cleaned, terms, lake, base, datetime.now(UTC))
+
+
+def check_whole(there: FolderUnderTest | BucketUnderTest) -> None:
+    """The files of the month are those that its manifest names, with the bytes that it says."""
+    manifest = there.another().manifest(KEYS)
+    assert manifest is not None
+    assert {key for key in there.objects() if not key.startswith("manifest/")} == manifest.file_keys
+    for key, digest in manifest.digests.items():
+        assert hashlib.sha256(there.read(key)).hexdigest() == digest
+
+
 def test_a_month_has_its_keys_and_nothing_is_left_over(
     there: FolderUnderTest | BucketUnderTest, tmp_path: Path
 ) -> None:
     make_month(there.lake, spread(), tmp_path)
+    (version,) = {key.split(".")[1] for key in there.objects() if not key.startswith("manifest")}
+    assert re.fullmatch(r"[0-9a-f]{12}", version)
     assert there.objects() == {
-        "raw/green/green_tripdata_2024-01.parquet",
-        "clean/green/year=2024/month=01/green_tripdata_2024-01.parquet",
-        "quarantine/green/year=2024/month=01/green_tripdata_2024-01.parquet",
+        f"raw/green/green_tripdata_2024-01.{version}.parquet",
+        f"clean/green/year=2024/month=01/green_tripdata_2024-01.{version}.parquet",
+        f"quarantine/green/year=2024/month=01/green_tripdata_2024-01.{version}.parquet",
         "manifest/green/2024-01.json",
     }
 
 
 def test_raw_is_the_untouched_source(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
-    make_month(there.lake, spread(), tmp_path)
-    assert there.read(KEYS.raw("parquet")) == spread()
+    manifest = make_month(there.lake, spread(), tmp_path)
+    assert there.read(manifest.source.key) == spread()
 
 
 def test_the_manifest_says_what_is_there(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
@@ -125,17 +146,17 @@ def test_the_manifest_says_what_is_there(there: FolderUnderTest | BucketUnderTes
 def test_clean_and_quarantine_have_the_contract_schema(
     there: FolderUnderTest | BucketUnderTest, tmp_path: Path
 ) -> None:
-    make_month(there.lake, spread(), tmp_path)
+    manifest = make_month(there.lake, spread(), tmp_path)
     terms = read_contract("green")
-    assert pq.read_schema(io.BytesIO(there.read(KEYS.clean))).equals(terms.clean_schema)
-    assert pq.read_schema(io.BytesIO(there.read(KEYS.quarantine))).equals(terms.quarantine_schema)
+    assert pq.read_schema(io.BytesIO(there.read(manifest.clean.key))).equals(terms.clean_schema)
+    assert pq.read_schema(io.BytesIO(there.read(manifest.quarantine.key))).equals(terms.quarantine_schema)
 
 
 def test_a_file_that_left_the_lake_still_says_what_it_is(
     there: FolderUnderTest | BucketUnderTest, tmp_path: Path
 ) -> None:
     manifest = make_month(there.lake, spread(), tmp_path)
-    for key in (KEYS.clean, KEYS.quarantine):
+    for key in (manifest.clean.key, manifest.quarantine.key):
         metadata = pq.read_metadata(io.BytesIO(there.read(key))).metadata
         assert metadata is not None
         assert metadata[b"nyc_tlc.color"] == b"green"
@@ -155,7 +176,7 @@ def test_doing_it_again_gives_the_same_bytes(there: FolderUnderTest | BucketUnde
 def test_a_month_of_no_rows_is_a_month(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
     manifest = make_month(there.lake, green_parquet(), tmp_path)
     assert (manifest.source.rows, manifest.clean.rows, manifest.quarantine.rows) == (0, 0, 0)
-    assert pq.read_table(io.BytesIO(there.read(KEYS.clean))).num_rows == 0
+    assert pq.read_table(io.BytesIO(there.read(manifest.clean.key))).num_rows == 0
 
 
 def test_a_month_with_every_row_rejected_is_a_month(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
@@ -165,13 +186,13 @@ def test_a_month_with_every_row_rejected_is_a_month(there: FolderUnderTest | Buc
 
 def test_day_folders_hold_the_clean_rows_once_more(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
     manifest = make_month(there.lake, spread(30), tmp_path, layout="day")
-    assert {day.key for day in manifest.daily} == {KEYS.daily(day) for day in DAYS}
-    for day in DAYS:
-        rows = pq.read_table(io.BytesIO(there.read(KEYS.daily(day)))).to_pylist()
+    keys = {date.fromisoformat(day.key.split("pickup_date=")[1][:10]): day.key for day in manifest.daily}
+    assert sorted(keys) == sorted(DAYS)
+    days = {day: pq.read_table(io.BytesIO(there.read(key))).to_pylist() for day, key in keys.items()}
+    for day, rows in days.items():
         assert {row["pickup_datetime"].date() for row in rows} == {day}
-    days = [pq.read_table(io.BytesIO(there.read(KEYS.daily(day)))) for day in DAYS]
-    rows = sorted((row for table in days for row in table.to_pylist()), key=lambda row: row["source_row"])
-    assert rows == pq.read_table(io.BytesIO(there.read(KEYS.clean))).to_pylist()
+    rows = sorted((row for rows in days.values() for row in rows), key=lambda row: row["source_row"])
+    assert rows == pq.read_table(io.BytesIO(there.read(manifest.clean.key))).to_pylist()
 
 
 def test_a_remade_month_leaves_no_stray_days_and_no_other_month_is_touched(
@@ -182,12 +203,12 @@ def test_a_remade_month_leaves_no_stray_days_and_no_other_month_is_touched(
     make_month(there.lake, spread(), tmp_path, layout="day")
     fewer = green_parquet(trip(lpep_pickup_datetime=datetime(2024, 1, 3)))
     make_month(there.lake, fewer, tmp_path, layout="day")
-    assert {key for key in there.objects() if key.startswith("daily")} == {
+    assert {without_version(key) for key in there.objects() if key.startswith("daily")} == {
         "daily/green/pickup_date=2024-01-03/green_tripdata_2024-01.parquet",
         "daily/green/pickup_date=2024-01-31/green_tripdata_2024-02.parquet",
     }
     make_month(there.lake, fewer, tmp_path, layout="month")
-    assert [key for key in there.objects() if "daily" in key] == [
+    assert [without_version(key) for key in there.objects() if "daily" in key] == [
         "daily/green/pickup_date=2024-01-31/green_tripdata_2024-02.parquet"
     ]
 
@@ -199,13 +220,14 @@ def test_a_month_remade_from_the_other_format_leaves_no_stray_raw_file(
     header = ",".join(read_contract("green").layout(JANUARY, "csv").columns)
     line = "2,2024-01-15 12:00:00,2024-01-15 12:10:00,N,1,74,75,1,1.5,10,1,.5,2,0,,1,14.5,1,1,0"
     make_month(there.lake, f"{header}\r\n{line}\r\n", tmp_path)
-    assert [key for key in there.objects() if key.startswith("raw")] == ["raw/green/green_tripdata_2024-01.csv"]
+    raw = [without_version(key) for key in there.objects() if key.startswith("raw")]
+    assert raw == ["raw/green/green_tripdata_2024-01.csv"]
 
 
 def test_nothing_shows_before_it_is_published(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
-    clean_month(fetched(spread(), tmp_path), read_contract("green"), there.lake)
+    clean_month(fetched(spread(), tmp_path), read_contract("green"), tmp_path / "cleaned")
     assert there.another().manifest(KEYS) is None
-    assert not [key for key in there.objects() if not key.startswith("staging/")]
+    assert there.objects() == set()
 
 
 def test_a_month_whose_cleaning_fails_leaves_what_was_there(
@@ -234,31 +256,12 @@ def test_accounts_that_do_not_add_up_are_never_published(
 def test_of_two_runs_of_one_month_the_later_to_publish_fails_and_the_lake_stays_whole(
     there: FolderUnderTest | BucketUnderTest, tmp_path: Path
 ) -> None:
-    (tmp_path / "slow").mkdir()
-    slow_lake = there.another()
-    slow = clean_month(fetched(spread(90), tmp_path / "slow"), read_contract("green"), slow_lake)
+    slow = start(there.another(), spread(90), tmp_path / "slow")
     manifest = make_month(there.lake, spread(), tmp_path)
-    with pytest.raises(ConflictError, match="another run"):
-        publish_month(slow, read_contract("green"), slow_lake, datetime.now().astimezone())
+    with pytest.raises(ConflictError, match="green 2024-01: another run"):
+        slow()
     assert there.another().manifest(KEYS) == manifest
-    assert hashlib.sha256(there.read(KEYS.clean)).hexdigest() == manifest.clean.sha256
-    assert not [key for key in there.objects() if key.startswith("staging/")]
-
-
-def test_what_a_dead_run_left_staged_is_cleared_by_the_next(tmp_path: Path) -> None:
-    there = FolderUnderTest(tmp_path / "lake")
-    abandoned = there.root / "staging/green/2024-01/abandoned/clean"
-    abandoned.mkdir(parents=True)
-    (abandoned / "half.parquet").write_bytes(b"PAR1")
-    make_month(there.lake, spread(), tmp_path)
-    assert not [key for key in there.objects() if key.startswith("staging/")]
-
-
-def test_what_a_living_run_has_staged_is_let_be(tmp_path: Path) -> None:
-    there = FolderUnderTest(tmp_path / "lake")
-    staged = clean_month(fetched(spread(), tmp_path), read_contract("green"), there.another())
-    make_month(there.lake, spread(9), tmp_path)
-    assert [key for key in there.objects() if staged.token in key]
+    check_whole(there)
 
 
 def test_a_lake_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:
@@ -272,22 +275,10 @@ def test_a_source_that_changes_while_it_is_read_is_not_published(
 ) -> None:
     month = fetched(spread(), tmp_path)
     month.path.write_bytes(spread(9))
+    cleaned = clean_month(month, read_contract("green"), tmp_path / "cleaned")
     with pytest.raises(SourceError, match="changed"):
-        clean_month(month, read_contract("green"), there.lake)
+        publish_month(cleaned, read_contract("green"), there.lake, None, datetime.now(UTC))
     assert there.objects() == set()
-
-
-def test_a_staged_file_knows_its_size_and_digest() -> None:
-    class Sink(io.BytesIO):
-        def close(self) -> None:
-            """Stay readable."""
-
-    sink = Sink()
-    with StagedFile(sink) as staged:
-        staged.write(b"one")
-        staged.write(memoryview(b"two"))
-    assert sink.getvalue() == b"onetwo"
-    assert (staged.bytes, staged.sha256) == (6, hashlib.sha256(b"onetwo").hexdigest())
 
 
 @pytest.mark.parametrize(
@@ -306,3 +297,70 @@ def test_a_manifest_that_does_not_add_up_cannot_be_read(
     change(said)
     with pytest.raises(ReconciliationError, match="green 2024-01"):
         Manifest.model_validate(said)
+
+
+@pytest.mark.parametrize(
+    ("trips", "message"),
+    [
+        ([], "green 2024-01: the file has no rows"),
+        (
+            [trip(lpep_pickup_datetime=datetime(2024, 10, 5))] * 3 + [trip()],
+            r"green 2024-01: 75\.0 % of its 4 rows are rejected; expected at most 50 % \(TLC_MAX_REJECTED\);"
+            r" got pickup_outside_month 3; the first one: vendor_id=2, pickup_datetime=2024-10-05 00:00:00",
+        ),
+    ],
+    ids=["no rows", "another month's file"],
+)
+def test_a_wholly_wrong_file_does_not_replace_a_good_month_unless_forced(
+    there: FolderUnderTest | BucketUnderTest, tmp_path: Path, trips: list[dict[str, object]], message: str
+) -> None:
+    make_month(there.lake, spread(), tmp_path)
+    before = {key: there.read(key) for key in there.objects()}
+    terms, base = read_contract("green"), there.lake.find_manifest(KEYS).version
+    cleaned = clean_month(fetched(green_parquet(*trips), tmp_path), terms, tmp_path / "cleaned")
+    with pytest.raises(SourceError, match=message):
+        publish_month(cleaned, terms, there.lake, base, datetime.now(UTC))
+    assert {key: there.read(key) for key in there.objects()} == before
+    publish_month(cleaned, terms, there.lake, base, datetime.now(UTC), force=True)
+    check_whole(there)
+
+
+def test_the_share_that_may_be_rejected_can_be_set(
+    there: FolderUnderTest | BucketUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLC_MAX_REJECTED", "10")
+    terms = read_contract("green")
+    cleaned = clean_month(fetched(spread(6), tmp_path), terms, tmp_path / "cleaned")
+    with pytest.raises(SourceError, match=r"14\.3 %"):
+        publish_month(cleaned, terms, there.lake, None, datetime.now(UTC))
+    assert there.objects() == set()
+
+
+def test_a_manifest_that_cannot_be_read_is_named_and_replaced(
+    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
+) -> None:
+    make_month(there.lake, spread(), tmp_path)
+    for content in (b"", b'{"color": "green"', b'{"color": "green", "month": "2024-01", "clean": 7}'):
+        there.lake.write(KEYS.manifest, content)
+        there.lake.write("manifest/green/old.json", b"{}")
+        with pytest.raises(
+            LakeError, match=r"green 2024-01: the manifest .*manifest/green/2024-01\.json can't be read"
+        ):
+            there.lake.manifest(KEYS)
+        assert there.lake.months("green") == [JANUARY]
+        manifest = make_month(there.another(), spread(9), tmp_path)
+        there.lake.remove("manifest/green/old.json")
+        assert there.lake.manifest(KEYS) == manifest
+        check_whole(there)
+
+
+def test_files_are_as_others_may_read_them(tmp_path: Path) -> None:
+    there = FolderUnderTest(tmp_path / "lake")
+    old = os.umask(0o027)
+    try:
+        make_month(there.lake, spread(), tmp_path)
+        there.lake.write("backfills/spring.json", b"{}")
+    finally:
+        os.umask(old)
+    modes = {oct(path.stat().st_mode & 0o777) for path in there.root.rglob("*") if path.is_file()}
+    assert modes == {"0o640"}

@@ -34,8 +34,8 @@ from nyc_tlc.errors import ConfigurationError, ContractError, LakeError, Reconci
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.source.sample import write_sample
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse

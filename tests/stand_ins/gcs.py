@@ -2,7 +2,8 @@
 
 The emulator (gcp-storage-emulator, in memory) implements objects' metadata, simple and resumable
 uploads, ranges, listing, deletion and checksums. In front of it, this adds: many connections at once,
-generation preconditions (412) for uploads, deletions and reads, checked and applied in one step;
+generation preconditions (412) for uploads, deletions and reads, checked and applied in one step; the MD5 that is
+announced when an upload begins (400);
 reads of one generation; buckets' names as the only ones there are (404); bearer tokens, when asked for
 (401); and faults, one a request, in the order given: a status with headers, a connection reset before or
 after the request took effect, a stall, a byte changed on the way.
@@ -12,13 +13,15 @@ Neither implements: ACLs and IAM, versioning, metageneration preconditions, sign
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 import re
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
@@ -67,6 +70,8 @@ class Gcs:
         calls: The requests it got, in order.
         faults: Those still to come.
         tokens: The bearer tokens it takes; None when it takes any or none.
+        before: Called with each request before it takes effect.
+        after: Called with each request when it has taken effect, before it is answered.
         stalled: Set when a request has stalled.
         release: Set to let it go on.
     """
@@ -75,11 +80,15 @@ class Gcs:
         self.calls: list[Call] = []
         self.faults: list[Fault] = []
         self.tokens: set[str] | None = None
+        self.before: Callable[[RequestHandler], None] = lambda _: None
+        self.after: Callable[[RequestHandler], None] = lambda _: None
         self.stalled, self.release = threading.Event(), threading.Event()
         self.storage = Storage(use_memory_fs=True)
         for name in bucket_names:
             buckets.create_bucket(name, self.storage)
         self._step = threading.Lock()
+        self._sent: dict[str, hashlib._Hash] = {}
+        self._offsets: dict[str, int] = {}
         gcs = self
 
         class Handler(RequestHandler):  # type: ignore[misc]
@@ -127,6 +136,7 @@ class Gcs:
         self.calls.append(
             Call(method, handler.path, handler.headers.get("Content-Range") or handler.headers.get("Range"))
         )
+        self.before(handler)
         fault = next((f for f in self.faults if f.method == method and f.about in unquote(handler.path)), None)
         if fault:
             self.faults.remove(fault)
@@ -142,20 +152,22 @@ class Gcs:
         elif self.tokens is not None and handler.headers.get("Authorization", "")[7:] not in self.tokens:
             self._refuse(handler, 401, "Invalid Credentials")
         else:
-            if fault and fault.kind == "lost":
-                handler.wfile.close()
-                handler.wfile = _Nowhere()
             if fault and fault.kind == "corrupt":
                 body = handler.rfile.read(int(handler.headers["Content-Length"]))
                 handler.rfile = io.BytesIO(body[:-1] + bytes([body[-1] ^ 1]))
+            answer, handler.wfile = handler.wfile, _Buffer()
             with self._step:
-                refusal = self._precondition(handler, method)
-                if not refusal:
+                refusal = self._precondition(handler, method) or self._checksum(handler, method)
+                if refusal:
+                    self._refuse(handler, *refusal)
+                else:
                     Router(handler).handle(method)
-            if refusal:
-                self._refuse(handler, *refusal)
+            self.after(handler)
+            content, handler.wfile = handler.wfile.getvalue(), answer
             if fault and fault.kind == "lost":
                 self._reset(handler)
+            else:
+                handler.wfile.write(content)
 
     def _has_bucket(self, path: str) -> bool:
         _, about_a_bucket, rest = urlsplit(path).path.partition("/b/")
@@ -190,6 +202,24 @@ class Gcs:
             return 404, "No such object"
         return None
 
+    def _checksum(self, handler: RequestHandler, method: str) -> tuple[int, str] | None:
+        """Why the last chunk of an upload is refused: its MD5 is not the one that was announced with its name."""
+        query = {name: values[0] for name, values in parse_qs(urlsplit(handler.path).query).items()}
+        span = handler.headers.get("Content-Range", "")
+        if method != "PUT" or "upload_id" not in query:
+            return None
+        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        handler.rfile = io.BytesIO(body)
+        sent = self._sent.setdefault(query["upload_id"], hashlib.md5())
+        announced = self.storage.get_resumable_file_obj(query["upload_id"]).get("md5Hash")
+        offset = re.match(r"bytes (\d+)-", span)
+        if offset is None or int(offset[1]) == self._offsets.get(query["upload_id"], 0):
+            sent.update(body)
+            self._offsets[query["upload_id"]] = self._offsets.get(query["upload_id"], 0) + len(body)
+        if announced and not span.endswith("/*") and base64.b64encode(sent.digest()).decode() != announced:
+            return 400, "Provided MD5 hash does not match calculated MD5 hash."
+        return None
+
     def _refuse(
         self, handler: RequestHandler, status: int, message: str, headers: dict[str, str] | None = None
     ) -> None:
@@ -206,6 +236,13 @@ class Gcs:
         handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         handler.connection.close()
         handler.wfile = _Nowhere()
+
+
+class _Buffer(io.BytesIO):
+    """An answer that waits until others have looked at what was done."""
+
+    def close(self) -> None:
+        """Stay readable."""
 
 
 class _Nowhere:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nyc_tlc.contract.contract import Contract, read_contract
-from nyc_tlc.errors import NotPublished
+from nyc_tlc.errors import LakeError, NotPublished
 from nyc_tlc.lake.keys import Keys
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.source.fetch import FetchedFile
 from nyc_tlc.source.location import RemoteFile
@@ -30,13 +30,15 @@ class Plan:
         action: What.
         why: Why, in words.
         remote: The month at its source; None when it is not published.
-        manifest: The month in the lake, where it is.
+        manifest: The month in the lake, where it is and can be read.
+        base: The version of its manifest, which publication goes by; None when there is none.
     """
 
     action: Action
     why: str
     remote: RemoteFile | None = None
     manifest: Manifest | None = None
+    base: str | None = None
 
     def settled_by(self, fetched: FetchedFile) -> bool:
         """Whether the bytes that came show that a month thought changed is current after all."""
@@ -73,13 +75,17 @@ def plan_month(
     except NotPublished as error:
         return Plan("unpublished", str(error))
     keys = Keys(color, remote.month)
-    manifest = lake.manifest(keys)
-    if manifest is None:
+    found = lake.find_manifest(keys)
+    if found.content is None:
         return Plan("ingest", "the lake does not have it", remote)
+    try:
+        manifest = lake.parse(found.content, keys)
+    except LakeError as error:
+        return Plan("reload", f"{error.what}: {error.got}", remote, base=found.version)
     why = _why_stale(manifest, remote, lake, read_contract(color), days) or ("it was asked for" if force else None)
     if why:
-        return Plan("reload", why, remote, manifest)
-    return Plan("current", f"made {manifest.finished_at:%Y-%m-%d %H:%M} UTC", remote, manifest)
+        return Plan("reload", why, remote, manifest, found.version)
+    return Plan("current", f"made {manifest.finished_at:%Y-%m-%d %H:%M} UTC", remote, manifest, found.version)
 
 
 def _why_stale(manifest: Manifest, remote: RemoteFile, lake: Lake, terms: Contract, days: bool) -> str | None:
@@ -90,8 +96,19 @@ def _why_stale(manifest: Manifest, remote: RemoteFile, lake: Lake, terms: Contra
         return f"the rules changed from {manifest.rules_version} to {terms.rules_version}"
     if days and not manifest.daily and manifest.clean.rows:
         return "it was made without daily folders"
-    if lake.size(manifest.clean.key) != manifest.clean.bytes:
-        return f"{manifest.clean.key} is not what the manifest says"
+    sizes = {
+        manifest.clean.key: manifest.clean.bytes,
+        manifest.source.key: manifest.source.bytes,
+        manifest.quarantine.key: manifest.quarantine.bytes,
+    }
+    for key, size in sizes.items():
+        there = lake.size(key)
+        if there is None or size not in (None, there):
+            return f"{key} is not what the manifest says"
+    daily = {day.key for day in manifest.daily}
+    folders = [prefix for prefix in manifest.month_keys.prefixes if prefix.startswith("daily/")] if daily else []
+    if missing := daily.difference(*map(lake.list_objects, folders)):
+        return f"{min(missing)} is not what the manifest says"
     # By etag, else by size and time of change; where the source tells neither, only its bytes can tell.
     made_of = manifest.source
     if made_of.etag or remote.etag:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nyc_tlc.backfill.plan import Need
+from nyc_tlc.backfill.plan import BackfillOptions, MonthPlan, Need
 from nyc_tlc.errors import ArgumentError, LakeError
-from nyc_tlc.lake.staging import Lake
+from nyc_tlc.lake.keys import Layout
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color
 from nyc_tlc.warehouse.warehouse import Kind
 
@@ -37,7 +38,7 @@ class MonthRecord(BaseModel):
     error: str | None = None
 
 
-class Run(BaseModel):
+class BackfillRun(BaseModel):
     """One run of a backfill. ``finished_at`` is null when it never came to its end."""
 
     model_config = ConfigDict(frozen=True)
@@ -49,43 +50,94 @@ class Run(BaseModel):
     profile: str
     source: str
     warehouses: tuple[Kind, ...]
+    layout: Layout = "month"
+    force: bool = False
+    via: str | None = None
     months: tuple[MonthRecord, ...]
 
 
-class Record(BaseModel):
+class BackfillRecord(BaseModel):
     """A backfill as the lake keeps it under ``backfills/{name}.json``: all its runs, the last one last."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[BackfillRun, ...]
 
 
-def key(name: str) -> str:
+def record_key(name: str) -> str:
     """Where the lake keeps a backfill's record.
 
     Raises:
-        ArgumentError: for a name that is no file's.
+        ArgumentError: for a name that can't be a file's.
     """
     if not NAME.fullmatch(name):
         raise ArgumentError(f"{name!r} can't be a backfill's name", expected="letters, digits, dots, dashes")
     return f"backfills/{name}.json"
 
 
-def runs_so_far(lake: Lake, name: str) -> tuple[Run, ...]:
+def read_runs(lake: Lake, name: str) -> tuple[BackfillRun, ...]:
     """The runs that a backfill of this name had.
 
     Raises:
         LakeError: when its record can't be read.
     """
-    content = lake.read(key(name))
+    content = lake.read(record_key(name))
     try:
-        return Record.model_validate_json(content).runs if content else ()
+        return BackfillRecord.model_validate_json(content).runs if content else ()
     except ValidationError as error:
-        raise LakeError(f"the record {lake.url(key(name))} can't be read", fix="take another name") from error
+        raise LakeError(f"the record {lake.url(record_key(name))} can't be read", fix="take another name") from error
 
 
-def keep(lake: Lake, name: str, earlier: Sequence[Run], run: Run) -> None:
+def write_run(lake: Lake, name: str, earlier: Sequence[BackfillRun], run: BackfillRun) -> None:
     """Keep a run with the earlier ones of its name."""
-    record = Record(name=name, runs=(*earlier, run))
-    lake.write(key(name), record.model_dump_json(indent=2).encode() + b"\n")
+    record = BackfillRecord(name=name, runs=(*earlier, run))
+    lake.write(record_key(name), record.model_dump_json(indent=2).encode() + b"\n")
+
+
+def record_month(
+    plan: MonthPlan,
+    result: Result | None = None,
+    rows: int | None = None,
+    seconds: float | None = None,
+    error: str | None = None,
+) -> MonthRecord:
+    """The record of a month. One with nothing due has its result at once."""
+    if not plan.is_due:
+        result = "unpublished" if plan.need == "unpublished" else "current"
+        rows = plan.plan.manifest.clean.rows if plan.plan and plan.plan.manifest else None
+    return MonthRecord(
+        color=plan.color,
+        month=str(plan.month),
+        need=plan.need,
+        why=plan.why,
+        result=result,
+        rows=rows,
+        seconds=None if seconds is None else round(seconds, 2),
+        error=error,
+    )
+
+
+def start_run(
+    plans: Sequence[MonthPlan], options: BackfillOptions, reason: str, started_at: datetime, flow_run_id: str | None
+) -> BackfillRun:
+    """A run's record before its first month."""
+    return BackfillRun(
+        reason=reason,
+        flow_run_id=flow_run_id,
+        started_at=started_at,
+        profile=options.profile,
+        source=options.source,
+        warehouses=options.warehouses,
+        layout=options.layout,
+        force=options.force,
+        via=options.via,
+        months=tuple(record_month(plan) for plan in plans),
+    )
+
+
+def finish_run(run: BackfillRun, ended: Iterable[MonthRecord]) -> BackfillRun:
+    """The record once the months have ended."""
+    by_month = {(each.color, each.month): each for each in ended}
+    months = tuple(by_month.get((each.color, each.month), each) for each in run.months)
+    return run.model_copy(update={"months": months, "finished_at": datetime.now(UTC)})

@@ -1,4 +1,4 @@
-"""A fetched month -> its clean and quarantined rows, staged in a lake: one pass, a bounded part in memory.
+"""A fetched month -> files of its clean and quarantined rows, in one pass with a bounded part in memory.
 
 While one row group is being encoded and written, the next is read and judged. Which engine does what
 was measured (tests/benchmarks): polars compiles casts and rules, pyarrow reads and writes Parquet.
@@ -6,33 +6,38 @@ was measured (tests/benchmarks): polars compiles casts and rules, pyarrow reads 
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import logging
-import shutil
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import date
-from typing import Literal
+from importlib.metadata import version
+from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nyc_tlc import __version__
 from nyc_tlc.cleaning.read import BATCH_ROWS, MonthReader
 from nyc_tlc.cleaning.rules import Judge, Verdict
 from nyc_tlc.contract.contract import Contract
-from nyc_tlc.errors import SourceError
-from nyc_tlc.lake.keys import Keys
+from nyc_tlc.errors import ConfigurationError
+from nyc_tlc.lake.keys import FileKeys, Keys, Layout
+from nyc_tlc.lake.lake import NewFile
 from nyc_tlc.lake.manifest import CleanRecord, DayRecord, QuarantineRecord
-from nyc_tlc.lake.staging import Lake, StagedFile, Staging
 from nyc_tlc.source.fetch import FetchedFile
 
 log = logging.getLogger(__name__)
 
-#: How a month's clean rows lie in the lake: one file, or also a Hive folder per pick-up date.
-Layout = Literal["month", "day"]
+#: One month at a time is cleaned in a process: it has the processor's cores and the memory to itself.
+_cleaning = threading.Lock()
 
 #: Rows of a day that are gathered before they are written: a month can be in any order.
 DAY_ROWS = 1 << 14
@@ -43,12 +48,12 @@ SKIPPED_BY = frozenset({"pickup_location_id", "dropoff_location_id", "file_month
 
 @dataclass(frozen=True)
 class CleanedMonth:
-    """A cleaned month, staged.
+    """A cleaned month, in files on this machine.
 
     Attributes:
         fetched: What it was made of.
-        token: Names the staging in its lake.
-        raw_key: The key of the untouched source file.
+        files: The files to be published, the untouched source file first.
+        labels: What they say of themselves.
         source_rows: Rows in the source file, by its own footer or its lines.
         columns: The source's column names.
         clean: The clean file.
@@ -61,8 +66,8 @@ class CleanedMonth:
     """
 
     fetched: FetchedFile
-    token: str
-    raw_key: str
+    files: tuple[NewFile, ...]
+    labels: dict[str, str]
     source_rows: int
     columns: tuple[str, ...]
     clean: CleanRecord
@@ -75,21 +80,21 @@ class CleanedMonth:
 
 
 def clean_month(
-    fetched: FetchedFile, terms: Contract, lake: Lake, *, layout: Layout = "month", strict: bool = False
+    fetched: FetchedFile, terms: Contract, folder: Path, *, layout: Layout = "month", strict: bool = False
 ) -> CleanedMonth:
-    """Clean a month into a lake's staging; nothing is visible there before it is published.
+    """Clean a month into files.
 
     Args:
         fetched: The source file.
         terms: The colour's contract.
-        lake: Where the month goes.
+        folder: Where the files go.
         layout: ``day`` also writes a file per pick-up date.
         strict: Whether a column unknown to the contract is an error.
 
     Raises:
         ContractError: when the file breaks the contract.
-        SourceError: when the file is damaged, or changed while it was read.
-        LakeError: when the lake can't be written.
+        SourceError: when the file is damaged.
+        ConfigurationError: when the folder can't be written.
     """
     began = time.monotonic()
     keys = Keys(terms.color, fetched.remote.month)
@@ -105,15 +110,16 @@ def clean_month(
         "contract_version": terms.contract_version,
         "rules_version": terms.rules_version,
     }
-    staging = lake.stage(keys, labels)
+    file_keys = keys.of_version(files_version(labels))
     try:
-        with ThreadPoolExecutor(1, thread_name_prefix="raw") as copier:
-            raw = copier.submit(_stage_raw, staging, keys, fetched)
-            clean_file, quarantine_file, days = _write(staging, keys, reader, judge, labels, layout)
-        raw.result()
-    except BaseException:
-        staging.discard()
-        raise
+        with _cleaning:
+            clean_file, quarantine_file, days = _write(folder, file_keys, reader, judge, labels, layout)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{keys.name}: cannot write to {folder}", got=error.strerror or str(error), fix="make room, or set TLC_HOME"
+        ) from error
+    raw = NewFile(file_keys.raw(fetched.format), fetched.path, fetched.bytes, fetched.sha256)
+    clean, quarantine = clean_file.describe(), quarantine_file.describe()
     log.info(
         "%s: %s rows read, %s clean, %s quarantined",
         keys.name,
@@ -121,15 +127,22 @@ def clean_month(
     )
     return CleanedMonth(
         fetched=fetched,
-        token=staging.token,
-        raw_key=keys.raw(fetched.format),
+        files=(raw, clean, quarantine, *(sink.describe() for sink in days.values())),
+        labels=labels,
         source_rows=reader.rows,
         columns=tuple(reader.columns),
-        clean=CleanRecord(
-            key=keys.clean, rows=clean_file.rows, bytes=clean_file.file.bytes, sha256=clean_file.file.sha256
+        clean=CleanRecord(key=clean.key, rows=clean_file.rows, bytes=clean.size, sha256=clean.sha256),
+        quarantine=QuarantineRecord(
+            key=quarantine.key,
+            rows=quarantine_file.rows,
+            rules=judge.rejected,
+            bytes=quarantine.size,
+            sha256=quarantine.sha256,
         ),
-        quarantine=QuarantineRecord(key=keys.quarantine, rows=quarantine_file.rows, rules=judge.rejected),
-        daily=days,
+        daily=tuple(
+            DayRecord(key=day.key, rows=sink.rows, bytes=day.size, sha256=day.sha256)
+            for day, sink in ((sink.describe(), sink) for _, sink in sorted(days.items()))
+        ),
         warnings=dict(judge.warned),
         drift=reader.column_map.drift,
         missing=reader.column_map.missing,
@@ -137,31 +150,75 @@ def clean_month(
     )
 
 
-def _stage_raw(staging: Staging, keys: Keys, fetched: FetchedFile) -> None:
-    with fetched.path.open("rb") as source, staging.create(keys.raw(fetched.format)) as raw:
-        shutil.copyfileobj(source, raw, 1 << 20)
-    if raw.sha256 != fetched.sha256:
-        raise SourceError(f"{keys.name}: {fetched.path} changed while it was read", fix="run it again")
+def files_version(labels: Mapping[str, str]) -> str:
+    """A digest of all that decides the bytes of a month's files: what they are made of, and by which versions.
+
+    Args:
+        labels: The source's digest, and the versions of contract and rules.
+    """
+    writers = {name: version(name) for name in ("polars", "pyarrow")} | {"nyc_tlc": __version__}
+    return hashlib.sha256(json.dumps([dict(labels), writers], sort_keys=True).encode()).hexdigest()[:12]
+
+
+class DigestedFile(io.BufferedIOBase):
+    """A file that is written from its beginning to its end, counted and digested on the way.
+
+    Attributes:
+        path: Where it is.
+        bytes: What was written so far.
+        sha256: Its digest, once closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Begin a file, and the folder it is in."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.bytes, self.sha256 = path, 0, ""
+        self._file, self._digest = path.open("wb"), hashlib.sha256()
+        self._abandoned = False
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, data: object) -> int:
+        """Write all of ``data``."""
+        view = memoryview(data)  # type: ignore[arg-type]
+        if not self._abandoned:
+            self._file.write(view)
+            self._digest.update(view)
+            self.bytes += view.nbytes
+        return view.nbytes
+
+    def abandon(self) -> None:
+        """Let what is still written go nowhere: the file has failed, but its writer has to be closed."""
+        self._abandoned = True
+
+    def close(self) -> None:
+        """End the file."""
+        if not self.closed:
+            self._file.close()
+            self.sha256 = self._digest.hexdigest()
+            super().close()
 
 
 class ParquetSink:
-    """Writes frames of one schema to a staged Parquet file.
+    """Writes frames of one schema to a Parquet file.
 
     Attributes:
-        file: The staged file; its digest is known once it is closed.
         rows: The rows in the file's footer, once finished.
     """
 
-    def __init__(self, file: StagedFile, schema: pa.Schema, labels: Mapping[str, str], gather: int = 0) -> None:
+    def __init__(self, folder: Path, key: str, schema: pa.Schema, labels: Mapping[str, str], gather: int = 0) -> None:
         """Begin a file.
 
         Args:
-            file: Where it goes.
+            folder: Where it goes.
+            key: Its key in the lake, and its place in the folder.
             schema: Its columns.
             labels: What it says of itself.
             gather: How many rows to gather before they are written as a row group.
         """
-        self.file, self.rows = file, 0
+        self._key, self._file, self.rows = key, DigestedFile(folder.joinpath(*key.split("/"))), 0
         self._schema, self._gather = schema, gather
         self._gathered: list[pl.DataFrame] = []
         self._footer: list[pq.FileMetaData] = []
@@ -169,7 +226,7 @@ class ParquetSink:
         # the oldest: every reader knows them, BigQuery too.
         times = {field.name for field in schema if pa.types.is_timestamp(field.type)}
         self._writer = pq.ParquetWriter(
-            file,
+            self._file,
             self._schema,
             compression="zstd",
             compression_level=1,
@@ -198,37 +255,42 @@ class ParquetSink:
         """Finish the file when the block ends."""
         return self
 
+    def describe(self) -> NewFile:
+        """The file, once finished."""
+        return NewFile(self._key, self._file.path, self._file.bytes, self._file.sha256)
+
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         """Write what is still gathered, and the footer."""
         if failure:
-            self.file.abandon()
+            self._file.abandon()
             # After a write that failed there is no footer to collect.
             with suppress(RuntimeError):
                 self._writer.close()
-            return
-        self._flush()
-        self._writer.close()
-        self.rows = self._footer[0].num_rows
+        else:
+            self._flush()
+            self._writer.close()
+            self.rows = self._footer[0].num_rows
+        self._file.close()
 
 
 class DaySinks:
     """The clean rows once more, a file per pick-up date, with few rows of each day in memory."""
 
     def __init__(
-        self, files: ExitStack, staging: Staging, keys: Keys, schema: pa.Schema, labels: Mapping[str, str]
+        self, files: ExitStack, folder: Path, keys: FileKeys, schema: pa.Schema, labels: Mapping[str, str]
     ) -> None:
         """Begin; the files are finished when ``files`` unwinds.
 
         Args:
             files: Owns the open files.
-            staging: Where they are staged.
-            keys: The month.
+            folder: Where they go.
+            keys: Their keys in the lake.
             schema: The clean schema.
             labels: What the files say of themselves.
         """
-        self._files, self._staging, self._keys = files, staging, keys
+        self._files, self._folder, self._keys = files, folder, keys
         self._schema, self._labels = schema, labels
-        self._sinks: dict[date, ParquetSink] = {}
+        self.sinks: dict[date, ParquetSink] = {}
 
     def write(self, frame: pl.DataFrame) -> None:
         """Take rows of any days."""
@@ -236,29 +298,23 @@ class DaySinks:
             "day", as_dict=True, include_key=False
         )
         for (day,), rows in by_day.items():
-            if day not in self._sinks:
-                file = self._files.enter_context(self._staging.create(self._keys.daily(day)))
-                sink = ParquetSink(file, self._schema, self._labels, gather=DAY_ROWS)
-                self._sinks[day] = self._files.enter_context(sink)
-            self._sinks[day].write(rows)
-
-    def records(self) -> tuple[DayRecord, ...]:
-        """What was written, once the files are finished."""
-        return tuple(DayRecord(key=self._keys.daily(day), rows=sink.rows) for day, sink in sorted(self._sinks.items()))
+            if day not in self.sinks:
+                sink = ParquetSink(self._folder, self._keys.daily(day), self._schema, self._labels, gather=DAY_ROWS)
+                self.sinks[day] = self._files.enter_context(sink)
+            self.sinks[day].write(rows)
 
 
 def _write(
-    staging: Staging, keys: Keys, reader: MonthReader, judge: Judge, labels: Mapping[str, str], layout: Layout
-) -> tuple[ParquetSink, ParquetSink, tuple[DayRecord, ...]]:
+    folder: Path, keys: FileKeys, reader: MonthReader, judge: Judge, labels: Mapping[str, str], layout: Layout
+) -> tuple[ParquetSink, ParquetSink, dict[date, ParquetSink]]:
     """Read, judge and write the month in one pass."""
     clean_schema = pa.schema([_dictionary_encoded(field) for field in reader.terms.clean_schema])
     with ExitStack() as files:
-        clean_file = files.enter_context(staging.create(keys.clean))
-        clean_sink = files.enter_context(ParquetSink(clean_file, clean_schema, labels))
-        rejects_file = files.enter_context(staging.create(keys.quarantine))
-        rejects = ParquetSink(rejects_file, reader.terms.quarantine_schema, labels, gather=BATCH_ROWS)
-        files.enter_context(rejects)
-        days = DaySinks(files, staging, keys, clean_schema, labels) if layout == "day" else None
+        clean_sink = files.enter_context(ParquetSink(folder, keys.clean, clean_schema, labels))
+        rejects = files.enter_context(
+            ParquetSink(folder, keys.quarantine, reader.terms.quarantine_schema, labels, gather=BATCH_ROWS)
+        )
+        days = DaySinks(files, folder, keys, clean_schema, labels) if layout == "day" else None
 
         def encode(verdict: Verdict) -> None:
             clean_sink.write(verdict.clean)
@@ -274,7 +330,7 @@ def _write(
                 pending = encoder.submit(encode, verdict)
             if pending:
                 pending.result()
-    return clean_sink, rejects, days.records() if days else ()
+    return clean_sink, rejects, days.sinks if days else {}
 
 
 def _dictionary_encoded(field: pa.Field) -> pa.Field:

@@ -5,69 +5,103 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 
+import polars as pl
+
 from nyc_tlc import __version__
 from nyc_tlc.cleaning.clean import CleanedMonth
 from nyc_tlc.contract.contract import Contract
+from nyc_tlc.errors import SourceError
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest, SourceRecord
-from nyc_tlc.lake.staging import Lake, staging
+from nyc_tlc.lake.publication import publish_files
+from nyc_tlc.settings import read_settings
 
 log = logging.getLogger(__name__)
 
 
 def publish_month(
-    cleaned: CleanedMonth, terms: Contract, lake: Lake, started_at: datetime, flow_run_id: str | None = None
+    cleaned: CleanedMonth,
+    terms: Contract,
+    lake: Lake,
+    base: str | None,
+    started_at: datetime,
+    flow_run_id: str | None = None,
+    *,
+    force: bool = False,
 ) -> Manifest:
-    """Publish a staged month, replacing the one in the lake.
+    """Publish a cleaned month in place of the one in the lake.
 
     Args:
-        cleaned: The staged month.
+        cleaned: The month.
         terms: The contract it was cleaned to.
-        lake: The lake it is staged in.
+        lake: Where it goes.
+        base: The version of the month's manifest when the run began, None when there was none.
         started_at: When work on the month began.
         flow_run_id: The flow run that did it.
+        force: Whether to publish a month without rows, or with a larger share of rejected ones than is allowed.
 
     Returns:
         The manifest now in the lake.
 
     Raises:
+        SourceError: when the month has no rows or too many rejected ones; the lake keeps what it had.
         ReconciliationError: when the counts don't add up; the lake keeps what it had.
         ConflictError: when another run published the month in the meantime.
+        TransientError: when the lake stopped answering; the month is the old one or the new one.
         LakeError: when the lake can't be written.
     """
+    if not force:
+        _check_rows(cleaned)
     fetched, remote = cleaned.fetched, cleaned.fetched.remote
-    staged = staging(cleaned.token)
-    try:
-        manifest = Manifest(
-            color=terms.color,
-            month=str(remote.month),
-            source=SourceRecord(
-                url=remote.shown,
-                etag=remote.etag,
-                last_modified=remote.last_modified,
-                bytes=fetched.bytes,
-                sha256=fetched.sha256,
-                format=fetched.format,
-                rows=cleaned.source_rows,
-                columns=cleaned.columns,
-                key=cleaned.raw_key,
-            ),
-            clean=cleaned.clean,
-            quarantine=cleaned.quarantine,
-            daily=cleaned.daily,
-            warnings=cleaned.warnings,
-            drift=cleaned.drift,
-            missing=cleaned.missing,
-            contract_version=terms.contract_version,
-            rules_version=terms.rules_version,
-            code_version=__version__,
-            flow_run_id=flow_run_id,
-            seconds={"fetch": round(fetched.seconds, 3), "clean": round(cleaned.seconds, 3)},
-            started_at=started_at,
-            finished_at=datetime.now(UTC),
-        )
-    except BaseException:
-        staged.discard()
-        raise
-    staged.publish(manifest)
+    manifest = Manifest(
+        color=terms.color,
+        month=str(remote.month),
+        source=SourceRecord(
+            url=remote.shown,
+            etag=remote.etag,
+            last_modified=remote.last_modified,
+            bytes=fetched.bytes,
+            sha256=fetched.sha256,
+            format=fetched.format,
+            rows=cleaned.source_rows,
+            columns=cleaned.columns,
+            key=cleaned.files[0].key,
+        ),
+        clean=cleaned.clean,
+        quarantine=cleaned.quarantine,
+        daily=cleaned.daily,
+        warnings=cleaned.warnings,
+        drift=cleaned.drift,
+        missing=cleaned.missing,
+        contract_version=terms.contract_version,
+        rules_version=terms.rules_version,
+        code_version=__version__,
+        flow_run_id=flow_run_id,
+        seconds={"fetch": round(fetched.seconds, 3), "clean": round(cleaned.seconds, 3)},
+        started_at=started_at,
+        finished_at=datetime.now(UTC),
+    )
+    publish_files(lake, manifest, cleaned.files, base, cleaned.labels)
     log.info("%s: published to %s", manifest.name, lake.url(""))
     return manifest
+
+
+def _check_rows(cleaned: CleanedMonth) -> None:
+    """See that the file can be the month: October under January's name has rows too, and all of them are rejected."""
+    name, rows, quarantine = cleaned.fetched.remote.name, cleaned.source_rows, cleaned.quarantine
+    fix = "the lake keeps what it had; look at the file, and publish it with --force if it is right"
+    if rows == 0:
+        raise SourceError(f"{name}: the file has no rows", fix=fix)
+    allowed = read_settings().max_rejected
+    share = 100 * quarantine.rows / rows
+    if share > allowed:
+        counts = ", ".join(f"{rule} {count:,}" for rule, count in quarantine.rules.items() if count)
+        path = next(file.path for file in cleaned.files if file.key == quarantine.key)
+        example = pl.scan_parquet(path).head(1).drop("rejection_rules").collect().to_dicts()[0]
+        values = ", ".join(f"{column}={value}" for column, value in example.items() if value is not None)
+        raise SourceError(
+            f"{name}: {share:.1f} % of its {rows:,} rows are rejected",
+            expected=f"at most {allowed:g} % (TLC_MAX_REJECTED)",
+            got=f"{counts}; the first one: {values[:400]}",
+            fix=fix,
+        )

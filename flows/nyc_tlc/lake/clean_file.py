@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from nyc_tlc.contract.contract import Contract
 from nyc_tlc.errors import LakeError, ReconciliationError
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import Month
 
 #: Rows of a batch: what a load holds in memory a few times over.

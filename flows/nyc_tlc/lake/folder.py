@@ -1,23 +1,23 @@
-"""A data lake in a folder: temporary files beside it, then renames."""
+"""A data lake in a folder: files are copied under a hidden name beside their place, then renamed."""
 
 from __future__ import annotations
 
 import contextlib
-import tempfile
+import filecmp
+import os
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from nyc_tlc.errors import LakeError
-from nyc_tlc.lake.keys import Keys, months_of
-from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.staging import StagedFile, begin, conflict, end
-from nyc_tlc.months import Color, Month
-from nyc_tlc.workspace import Workspace, exclusive, remove_empty, sync
+from nyc_tlc.lake.keys import describe_key
+from nyc_tlc.lake.lake import Lake, NewFile, SwapRefusedError
+from nyc_tlc.workspace import exclusive, remove_empty, sync
 
 
-class FolderLake:
-    """A data lake in a folder."""
+class FolderLake(Lake):
+    """A data lake in a folder. A file's version is its inode and its time."""
 
     def __init__(self, root: Path) -> None:
         """Use a folder, which need not exist yet."""
@@ -32,146 +32,153 @@ class FolderLake:
         """Where an object is."""
         return self.root.joinpath(*key.split("/"))
 
-    def manifest(self, keys: Keys) -> Manifest | None:
-        """The month's manifest, None when the lake doesn't have the month."""
-        try:
-            return Manifest.model_validate_json(self.path(keys.manifest).read_bytes())
-        except FileNotFoundError:
-            return None
-
-    def size(self, key: str) -> int | None:
-        """An object's size in bytes, None when there is none."""
-        with contextlib.suppress(FileNotFoundError):
-            return self.path(key).stat().st_size
-        return None
-
     def local_path(self, key: str) -> Path:
         """Where an object is on this machine."""
         return self.path(key)
 
+    def size(self, key: str) -> int | None:
+        """An object's size in bytes, None when there is none."""
+        with self._explained(key), contextlib.suppress(FileNotFoundError):
+            return self.path(key).stat().st_size
+        return None
+
     def open(self, key: str) -> BinaryIO:
         """An object for reading."""
-        try:
-            return self.path(key).open("rb")
-        except FileNotFoundError:
-            raise LakeError(f"there is no {key} in the lake", got=str(self.root)) from None
+        with self._explained(key):
+            try:
+                return self.path(key).open("rb")
+            except FileNotFoundError:
+                raise LakeError(f"there is no {key} in the lake", got=str(self.root)) from None
 
-    def months(self, color: Color) -> list[Month]:
-        """The months of a colour the lake has, oldest first."""
-        return months_of(path.name for path in self.path(f"manifest/{color}").glob("*.json"))
-
-    def read(self, key: str) -> bytes | None:
-        """A small object's content, None when there is none."""
-        with contextlib.suppress(FileNotFoundError):
-            return self.path(key).read_bytes()
+    def read_version(self, key: str) -> tuple[bytes, str] | None:
+        """A small object's content and version, None when there is none."""
+        with self._explained(key), contextlib.suppress(FileNotFoundError), self.path(key).open("rb") as file:
+            return file.read(), _version(os.fstat(file.fileno()))
         return None
 
     def write(self, key: str, content: bytes) -> None:
         """Write a small object, whole or not at all."""
-        target = self.path(key)
-        try:
+        with self._explained(key):
+            draft = self._draft(key)
+            try:
+                draft.write_bytes(content)
+                self._put(draft, key)
+            finally:
+                draft.unlink(missing_ok=True)
+
+    def swap(self, key: str, content: bytes, expected: str | None, labels: Mapping[str, str]) -> None:
+        """Write a small object if the expected version is there. A folder has no place for labels."""
+        with self._explained(key):
+            target = self.path(key)
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False) as draft:
-                draft.write(content)
-            sync(Path(draft.name))
-            _move(Path(draft.name), target)
-        except OSError as error:
-            raise LakeError(f"cannot write {key} to the lake {self.root}", got=str(error)) from error
+            # One name for all: only who holds the lock writes it, and the next one writes over what a kill has left.
+            draft = target.with_name(f".{target.name}.part")
+            with exclusive(self.root):
+                if self._version(key) != expected:
+                    raise SwapRefusedError(key)
+                draft.write_bytes(content)
+                sync(draft)
+                self._rename(draft, key)
 
-    def remove(self, key: str) -> None:
-        """Delete an object; one that is gone is gone."""
+    def list_objects(self, prefix: str) -> dict[str, str]:
+        """The objects whose keys begin with a prefix, and their versions."""
+        folder, _, start = prefix.rpartition("/")
+        root = self.path(folder) if folder else self.root
+        found: dict[str, str] = {}
+        with self._explained(prefix):
+            for path in root.glob(f"{start}*") if start else [root]:
+                for file in [path] if path.is_file() else path.rglob("*"):
+                    with contextlib.suppress(FileNotFoundError):
+                        if file.is_file():
+                            found[file.relative_to(self.root).as_posix()] = _version(file.stat())
+            # An upload's draft has its key's name with a dot in front.
+            for file in root.glob(f".{start}*") if start else ():
+                with contextlib.suppress(FileNotFoundError):
+                    found[file.relative_to(self.root).as_posix()] = _version(file.stat())
+        return found
+
+    def remove(self, key: str, version: str | None = None) -> None:
+        """Delete an object; with a version, only that one."""
         path = self.path(key)
-        path.unlink(missing_ok=True)
-        remove_empty(path.parent, self.root)
+        with self._explained(key), exclusive(self.root):
+            if version in (None, self._version(key)):
+                path.unlink(missing_ok=True)
+                remove_empty(path.parent, self.root)
 
-    def stage(self, keys: Keys, labels: Mapping[str, str]) -> FolderStaging:
-        """Begin a month; what runs that died left staged is cleared away. A folder has no place for labels."""
-        return FolderStaging(self, keys)
+    def upload(self, file: NewFile, labels: Mapping[str, str]) -> FolderUpload:
+        """Copy a file to a hidden name beside its place. A folder has no place for labels."""
+        with self._explained(file.key):
+            draft = self._draft(file.key)
+            try:
+                with draft.open("wb") as copy:
+                    copy.writelines(file.pieces())
+            except BaseException:
+                draft.unlink(missing_ok=True)
+                raise
+        return FolderUpload(self, file.key, draft)
 
+    def publish(self, draft: Path, key: str) -> None:
+        """Give a draft its name."""
+        with self._explained(key):
+            self._put(draft, key)
 
-class FolderStaging:
-    """A month on its way into a folder: files in a workspace beside it, then renames under a lock."""
+    def _put(self, draft: Path, key: str) -> None:
+        sync(draft)
+        with exclusive(self.root):
+            self._rename(draft, key)
 
-    def __init__(self, lake: FolderLake, keys: Keys) -> None:
-        """Begin; see ``FolderLake.stage``."""
-        self._lake, self._keys = lake, keys
-        self._manifest = lake.path(keys.manifest)
-        try:
-            self._workspace = Workspace(lake.path(f"staging/{keys.color}/{keys.month}"))
-        except OSError as error:
-            raise LakeError(f"{keys.name}: cannot write to the lake {lake.root}", got=str(error)) from error
-        self.token = self._workspace.path.name
-        self._staged: list[str] = []
-        self._found = self._manifest_version()
-        begin(self)
+    def _rename(self, draft: Path, key: str) -> None:
+        """Rename, and make the new name outlast a power failure."""
+        target = self.path(key)
+        draft.replace(target)
+        for folder in (target.parent, *target.parent.parents):
+            sync(folder)
+            if folder == self.root:
+                return
 
-    @contextlib.contextmanager
-    def create(self, key: str) -> Iterator[StagedFile]:
-        """Open an object for writing. It is staged when the block ends, and gone when it fails."""
-        path = self._staged_path(key)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file, StagedFile(file) as staged:
-                yield staged
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            raise LakeError(f"{self._keys.name}: cannot write {key} to the lake", got=str(error)) from error
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        self._staged.append(key)
+    def _draft(self, key: str) -> Path:
+        """A new name beside an object's place, in a folder that is there."""
+        target = self.path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
 
-    def publish(self, manifest: Manifest) -> None:
-        """Make the staged objects and the manifest the month, replacing what was there."""
-        try:
-            draft = self._workspace.path / "manifest.json"
-            draft.write_bytes(manifest.to_json())
-            for path in (draft, *map(self._staged_path, self._staged)):
-                sync(path)
-            self._manifest.parent.mkdir(parents=True, exist_ok=True)
-            with exclusive(self._manifest.parent):
-                if self._manifest_version() != self._found:
-                    raise conflict(self._keys)
-                strays = self._month_files() - {self._lake.path(key) for key in self._staged}
-                self._manifest.unlink(missing_ok=True)
-                sync(self._manifest.parent)
-                for key in self._staged:
-                    _move(self._staged_path(key), self._lake.path(key))
-                for stray in strays:
-                    stray.unlink()
-                    remove_empty(stray.parent, self._lake.root)
-                _move(draft, self._manifest)
-        except OSError as error:
-            raise LakeError(f"{self._keys.name}: cannot publish to the lake", got=str(error)) from error
-        finally:
-            self.discard()
-
-    def discard(self) -> None:
-        """Drop what was staged."""
-        self._workspace.remove(up_to=self._lake.root)
-        end(self.token)
-
-    def _staged_path(self, key: str) -> Path:
-        return self._workspace.path.joinpath(*key.split("/"))
-
-    def _month_files(self) -> set[Path]:
-        """The month's files of which an earlier run may have written others than this one."""
-        keys = self._keys
-        patterns = (f"raw/{keys.color}/{keys.file}.*", f"daily/{keys.color}/*/{keys.file}.parquet")
-        return {path for pattern in patterns for path in self._lake.root.glob(pattern)}
-
-    def _manifest_version(self) -> tuple[int, int] | None:
-        """What tells one writing of the manifest from another."""
+    def _version(self, key: str) -> str | None:
         with contextlib.suppress(FileNotFoundError):
-            stat = self._manifest.stat()
-            return stat.st_ino, stat.st_mtime_ns
+            return _version(self.path(key).stat())
         return None
 
+    @contextlib.contextmanager
+    def _explained(self, key: str) -> Iterator[None]:
+        """Turn what the operating system refuses into one line."""
+        try:
+            yield
+        except OSError as error:
+            raise LakeError(
+                f"{describe_key(key)}: the lake {self.url('')} can't be used",
+                got=f"{error.strerror or type(error).__name__}: {self.url(key)}",
+            ) from error
 
-def _move(source: Path, target: Path) -> None:
-    """Rename, and make the new name outlast a power failure."""
-    made = [folder for folder in target.parents if not folder.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source.replace(target)
-    for folder in (target.parent, *(folder.parent for folder in made)):
-        sync(folder)
+
+class FolderUpload:
+    """A copy beside its place, to be renamed."""
+
+    def __init__(self, lake: FolderLake, key: str, draft: Path) -> None:
+        """Take a draft."""
+        self._lake, self._key, self._draft = lake, key, draft
+
+    def is_there(self) -> bool:
+        """Whether the object has these bytes already."""
+        there = self._lake.path(self._key)
+        return there.is_file() and filecmp.cmp(there, self._draft, shallow=False)
+
+    def finish(self) -> None:
+        """Make it the object."""
+        self._lake.publish(self._draft, self._key)
+
+    def abort(self) -> None:
+        """Remove the copy."""
+        self._draft.unlink(missing_ok=True)
+
+
+def _version(stat: os.stat_result) -> str:
+    return f"{stat.st_ino}-{stat.st_mtime_ns}"

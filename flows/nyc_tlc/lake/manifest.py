@@ -9,16 +9,17 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from nyc_tlc.contract.contract import SourceFormat
 from nyc_tlc.errors import ReconciliationError
-from nyc_tlc.months import Color
+from nyc_tlc.lake.keys import Keys
+from nyc_tlc.months import Color, Month
 
 
-class Record(BaseModel):
+class Part(BaseModel):
     """A part of a manifest. Fields that a later version adds are passed over."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class SourceRecord(Record):
+class SourceRecord(Part):
     """The file the month was made from, byte for byte in the lake under ``key``."""
 
     url: str
@@ -32,7 +33,7 @@ class SourceRecord(Record):
     key: str
 
 
-class CleanRecord(Record):
+class CleanRecord(Part):
     """The month's clean rows."""
 
     key: str
@@ -41,23 +42,29 @@ class CleanRecord(Record):
     sha256: str
 
 
-class QuarantineRecord(Record):
+class QuarantineRecord(Part):
     """The rejected rows; ``rules`` counts each under the first rule it broke."""
 
     key: str
     rows: int
     rules: dict[str, int]
+    bytes: int | None = None
+    sha256: str | None = None
 
 
-class DayRecord(Record):
+class DayRecord(Part):
     """One day of the clean rows (layout ``day``)."""
 
     key: str
     rows: int
+    bytes: int | None = None
+    sha256: str | None = None
 
 
-class Manifest(Record):
+class Manifest(Part):
     """What was done with a month.
+
+    ``revision`` counts how often the manifest was written again as it is, to remove files that it does not name.
 
     Raises:
         ReconciliationError: when its counts don't add up.
@@ -79,6 +86,24 @@ class Manifest(Record):
     seconds: dict[str, float] = {}
     started_at: datetime
     finished_at: datetime
+    revision: int = 0
+
+    @property
+    def month_keys(self) -> Keys:
+        """The month's keys."""
+        return Keys(self.color, Month.parse(self.month))
+
+    @property
+    def digests(self) -> dict[str, str | None]:
+        """The keys of the month's files, with their digests as far as they are known."""
+        files: tuple[SourceRecord | CleanRecord | QuarantineRecord | DayRecord, ...]
+        files = (self.source, self.clean, self.quarantine, *self.daily)
+        return {file.key: file.sha256 for file in files}
+
+    @property
+    def file_keys(self) -> frozenset[str]:
+        """The keys of the month's files."""
+        return frozenset(self.digests)
 
     @property
     def name(self) -> str:

@@ -1,25 +1,41 @@
-"""How far a download is: a bar where there is a terminal."""
+"""How far a download or a backfill is: a bar where there is a terminal, and a progress artifact in the Prefect UI."""
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self, cast
+from uuid import UUID
 
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from nyc_tlc.backfill.record import MonthRecord
+
+log = logging.getLogger(__name__)
 
 
 class Bar:
     """A progress bar on the terminal; without a terminal, nothing."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, unit: Literal["bytes", "months"]) -> None:
         """Prepare a bar; it shows inside a ``with`` block."""
+        columns = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
         self._bar = Progress(
             TextColumn(label),
             BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
+            *columns,
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
@@ -28,7 +44,7 @@ class Bar:
         self._task = self._bar.add_task(label, total=None)
 
     def __call__(self, done: int, total: int | None) -> None:
-        """Show the bytes received so far."""
+        """Show how much is done."""
         self._bar.update(self._task, completed=done, total=total)
 
     def __enter__(self) -> Self:
@@ -41,3 +57,55 @@ class Bar:
     ) -> None:
         """Remove the bar."""
         self._bar.stop()
+
+
+class DownloadProgress:
+    """Shows a download in a bar, and in the Prefect UI when it takes more than a moment."""
+
+    #: Seconds between two updates in the UI.
+    INTERVAL = 2.0
+
+    def __init__(self, name: str, bar: Bar) -> None:
+        """Begin a download; ``name`` is the month's."""
+        self._name, self._bar = name, bar
+        self._next_update = time.monotonic() + self.INTERVAL
+        self._artifact: UUID | None = None
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """Show the bytes received so far."""
+        self._bar(done, total)
+        finished = done == total and self._artifact is not None
+        if not total or (time.monotonic() < self._next_update and not finished):
+            return
+        self._next_update = time.monotonic() + self.INTERVAL
+        percent = 100 * done / total
+        if self._artifact is None:
+            description = f"Fetching {self._name}: {total:,} bytes"
+            self._artifact = cast(UUID, create_progress_artifact(progress=percent, description=description))
+        else:
+            update_progress_artifact(self._artifact, progress=percent)
+
+
+class BackfillProgress:
+    """Shows how far a backfill is: a bar on the terminal, a line in the log a month, an artifact in the Prefect UI.
+
+    Attributes:
+        ended: What became of the months so far.
+    """
+
+    def __init__(self, total: int) -> None:
+        """Begin a backfill of so many months."""
+        self.ended: list[MonthRecord] = []
+        self._total = total
+        description = f"{total} months to do"
+        self._artifact = cast(UUID, create_progress_artifact(progress=0.0, description=description)) if total else None
+
+    def __call__(self, ended: MonthRecord) -> None:
+        """Take note of what became of a month."""
+        self.ended.append(ended)
+        done = len(self.ended)
+        if self._artifact:
+            update_progress_artifact(self._artifact, progress=100 * done / self._total)
+        level = logging.WARNING if ended.result == "failed" else logging.INFO
+        outcome = ended.error if ended.result == "failed" else f"{ended.rows or 0:,} rows"
+        log.log(level, "%s %s: %s, %s (%s of %s)", ended.color, ended.month, ended.result, outcome, done, self._total)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nyc_tlc.cleaning.rules import BAD_VALUE, UNPARSEABLE
 from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.staging import Lake
 from nyc_tlc.warehouse.load import Answer
 
 

@@ -23,7 +23,7 @@ from sqlalchemy.engine import make_url
 
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.lake.staging import Lake
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind, Warehouse
 

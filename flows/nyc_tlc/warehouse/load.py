@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from nyc_tlc.errors import LakeError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.keys import Keys
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.tables import LOADS, SCHEMA, trip_tables, views

@@ -1,0 +1,68 @@
+"""What flow runs are called, which month a late one is about, and how one ends whose month is not published."""
+
+from __future__ import annotations
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.runtime import deployment, flow_run
+from prefect.states import Completed
+
+from nyc_tlc.backfill.month_plan import Plan
+from nyc_tlc.errors import NotPublished
+from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.months import NEW_YORK, Month
+from nyc_tlc.source.location import RemoteFile
+from nyc_tlc.source.published import PUBLICATION_LAG
+
+
+def scheduled_month() -> Month | None:
+    """The month in which a deployment's run was to start, however late it does; None for a script."""
+    if deployment.id is None:
+        return None
+    started = flow_run.scheduled_start_time.astimezone(NEW_YORK)
+    return Month(started.year, started.month)
+
+
+def newest_allowed() -> Month | None:
+    """The last month that a deployment's run can be about when none is named: so a late one does no later month."""
+    month = scheduled_month()
+    return month and month.plus(-PUBLICATION_LAG)
+
+
+def backfill_name() -> str:
+    """What a backfill is called: as asked, else by its months and the time."""
+    given = flow_run.parameters
+    if given.get("name"):
+        return str(given["name"])
+    if given.get("months"):
+        which = f"{len(given['months'])}-months"
+    elif given.get("last"):
+        which = f"{'-'.join(given['colors'])}-last-{given['last']}"
+    else:
+        which = f"{'-'.join(given['colors'])}-{given.get('start') or 'first'}-{given.get('end') or 'newest'}"
+    return f"{which}-{flow_run.scheduled_start_time:%Y%m%dT%H%M%S}"
+
+
+def run_name() -> str:
+    """The flow run's name: the month that was asked for."""
+    given = flow_run.parameters
+    year, month = given.get("year"), given.get("month")
+    return f"{given['color']}-{Month(year, month)}" if year and month else f"{given['color']}-newest"
+
+
+def name_run(month: RemoteFile | Manifest) -> None:
+    """Name the flow run for its month, where that was only found out now."""
+    name = f"{month.color}-{month.month}"
+    if flow_run.name != name:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(flow_run.id, name=name)
+
+
+def not_published(plan: Plan) -> State[None]:
+    """The end of a run whose month isn't there yet: nothing failed."""
+    return Completed(name=NotPublished.__name__, message=plan.why)
+
+
+def nothing_published(told: str) -> State[None]:
+    """The end of a backfill of which no month is there yet."""
+    return Completed(name=NotPublished.__name__, message=told)

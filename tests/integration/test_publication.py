@@ -1,0 +1,268 @@
+"""Two runs of one month, one of them held at each of its steps while the other one runs from beginning to end.
+
+Readers by manifest find the old month or the new one at every moment, never none, and never a missing file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+
+from factories import JANUARY, fetched, green_parquet, make_month, trip
+from nyc_tlc.cleaning.clean import clean_month
+from nyc_tlc.cleaning.publish import publish_month
+from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.errors import ConflictError
+from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.gcs import GcsLake
+from nyc_tlc.lake.keys import Keys, Layout
+from nyc_tlc.lake.lake import Lake
+from nyc_tlc.lake.manifest import Manifest
+from stand_ins.gcs import Gcs
+
+KEYS = Keys("green", JANUARY)
+OLD = green_parquet(*(trip(lpep_pickup_datetime=datetime(2024, 1, day)) for day in (3, 4, 5)))
+NEW = green_parquet(*(trip(lpep_pickup_datetime=datetime(2024, 1, day)) for day in (4, 6)), trip(passenger_count=0))
+OTHER = green_parquet(*[trip()] * 3)
+
+#: What the held run makes, what the other one makes, and what was there before.
+Case = tuple[tuple[bytes, Layout], tuple[bytes, Layout], bytes | None]
+CASES: dict[str, Case] = {
+    "another source": ((NEW, "month"), (OTHER, "month"), OLD),
+    "the same": ((NEW, "month"), (NEW, "month"), OLD),
+    "another layout": ((NEW, "day"), (NEW, "month"), OLD),
+    "what was there": ((NEW, "month"), (OLD, "month"), OLD),
+    "a new month": ((NEW, "month"), (OTHER, "day"), None),
+}
+#: A few of the cases show most of it in seconds; all of them are torture.
+SHORT = {"another source", "another layout"}
+
+
+class FolderStore:
+    """A folder, whose changes by one thread can be stopped at."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def open_lake(self, *, held: bool = False) -> Lake:
+        """The lake, as a process of its own would open it."""
+        return FolderLake(self.root)
+
+    def read(self, key: str) -> bytes | None:
+        path = self.root / key
+        return path.read_bytes() if path.is_file() else None
+
+    def names(self) -> set[str]:
+        return {path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file()}
+
+    @contextmanager
+    def stopping(self, at: int, do: Callable[[], None]) -> Iterator[list[int]]:
+        """Call ``do`` before the change of that number; yields a list whose length is the number of changes."""
+        thread, steps = threading.get_ident(), [0]
+        _hooks.append(hook := _FolderHook(self.root, at, do, thread, steps))
+        try:
+            yield steps
+        finally:
+            hook.thread = 0
+            _hooks.remove(hook)
+
+
+class _FolderHook:
+    """Python's audit events tell of each change before it is made, so nothing of the library is replaced."""
+
+    CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
+
+    def __init__(self, root: Path, at: int, do: Callable[[], None], thread: int, steps: list[int]) -> None:
+        self.root, self.at, self.do, self.thread, self.steps = str(root), at, do, thread, steps
+
+    def __call__(self, event: str, details: tuple[object, ...]) -> None:
+        if event not in self.CHANGES or not str(details[0]).startswith(self.root):
+            return
+        if event == "open" and "r" in str(details[1] or "r"):
+            return
+        self.steps[0] += 1
+        if self.steps[0] == self.at and not self._is_locked():
+            # The other run works in a thread of its own, whose changes are not counted.
+            other = threading.Thread(target=self.do)
+            other.start()
+            other.join(60)
+
+    def _is_locked(self) -> bool:
+        """Whether this run holds the lake's lock: then another one would wait, and there is nothing to see."""
+        descriptor = os.open(self.root, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+
+_hooks: list[_FolderHook] = []
+
+
+def _audit(event: str, details: tuple[object, ...]) -> None:
+    for hook in _hooks:
+        # Uploads are threads of the held run; the other run's have their own parent.
+        if threading.get_ident() == hook.thread:
+            hook(event, details)
+
+
+sys.addaudithook(_audit)
+
+
+class BucketStore:
+    """A bucket, whose requests from one client can be stopped at."""
+
+    def __init__(self, gcs: Gcs) -> None:
+        self.gcs = gcs
+
+    def open_lake(self, *, held: bool = False) -> Lake:
+        """The lake; the held run's requests say that they are its."""
+        options = {"api_endpoint": self.gcs.url}
+        client = storage.Client(
+            "test", AnonymousCredentials(), client_options=options, extra_headers={"X-Held": "yes"} if held else {}
+        )
+        return GcsLake(client.bucket("taxi-lake"), "taxi")
+
+    def read(self, key: str) -> bytes | None:
+        return self.gcs.read("taxi-lake", f"taxi/{key}") if f"taxi/{key}" in self.gcs.names("taxi-lake") else None
+
+    def names(self) -> set[str]:
+        return {name.removeprefix("taxi/") for name in self.gcs.names("taxi-lake")}
+
+    @contextmanager
+    def stopping(self, at: int, do: Callable[[], None]) -> Iterator[list[int]]:
+        """Call ``do`` before the request of that number takes effect, or after it if the number is negative."""
+        steps, counting = [0], threading.Lock()
+
+        def count(handler: Any) -> None:
+            if handler.headers.get("X-Held"):
+                with counting:
+                    steps[0] += 1
+                    handler.is_stop = steps[0] == abs(at)
+                if handler.is_stop and at > 0:
+                    do()
+
+        def answer(handler: Any) -> None:
+            if getattr(handler, "is_stop", False) and at < 0:
+                do()
+
+        self.gcs.before, self.gcs.after = count, answer
+        try:
+            yield steps
+        finally:
+            self.gcs.before = self.gcs.after = lambda _: None
+
+
+Store = FolderStore | BucketStore
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Where the lake is."""
+    if request.param == "folder":
+        return FolderStore(tmp_path / "lake")
+    return BucketStore(request.getfixturevalue("gcs"))
+
+
+def begin(lake: Lake, body: bytes, folder: Path, layout: Layout) -> Callable[[], Manifest]:
+    """A run of the month that has come as far as publication; what is returned publishes it."""
+    folder.mkdir(parents=True)
+    terms, base = read_contract("green"), lake.find_manifest(KEYS).version
+    cleaned = clean_month(fetched(body, folder), terms, folder / "cleaned", layout=layout)
+    return lambda: publish_month(cleaned, terms, lake, base, datetime.now(UTC))
+
+
+def check_whole(store: Store) -> Manifest:
+    """The files that the manifest names are there, with the bytes that it says."""
+    manifest = store.open_lake().manifest(KEYS)
+    assert manifest is not None
+    for key, digest in manifest.digests.items():
+        content = store.read(key)
+        assert content is not None, f"{key} is named and not there"
+        assert hashlib.sha256(content).hexdigest() == digest
+    return manifest
+
+
+def clear(store: Store) -> None:
+    lake = store.open_lake()
+    for key in store.names():
+        lake.remove(key)
+
+
+def run_interleaved(store: Store, folder: Path, case: Case, at: int) -> int:
+    """Run both; returns the number of the held run's steps."""
+    (held_body, held_layout), (other_body, other_layout), before = case
+    clear(store)
+    (folder / "before").mkdir(parents=True)
+    if before is not None:
+        make_month(store.open_lake(), before, folder / "before")
+    held = begin(store.open_lake(held=True), held_body, folder / "held", held_layout)
+    made: list[Manifest] = []
+    failures: list[BaseException] = []
+
+    def run_other() -> None:
+        try:
+            if before is not None:
+                check_whole(store)
+            made.append(begin(store.open_lake(), other_body, folder / "other", other_layout)())
+            assert check_whole(store) == made[0]
+        except BaseException as error:  # noqa: BLE001  it is raised again where the test can see it
+            failures.append(error)
+
+    with store.stopping(at, run_other) as steps:
+        try:
+            published: Manifest | None = held()
+        except ConflictError:
+            published = None
+    if failures:
+        raise failures[0]
+    stands = check_whole(store)
+    if made and published is None:
+        assert stands.clean == made[0].clean
+    else:
+        # The held run published, before the other one began or after it.
+        assert stands in (published, *made)
+    (folder / "last").mkdir()
+    last = make_month(store.open_lake(), NEW, folder / "last")
+    assert store.names() == {*last.file_keys, KEYS.manifest}
+    return steps[0]
+
+
+def check_all_steps(store: Store, tmp_path: Path, case: Case) -> None:
+    steps = run_interleaved(store, tmp_path / "count", case, 0)
+    assert steps > 8
+    numbers = list(range(1, steps + 1))
+    if isinstance(store, BucketStore):
+        numbers += [-number for number in numbers]
+    for at in numbers:
+        run_interleaved(store, tmp_path / f"at {at}", case, at)
+
+
+@pytest.mark.parametrize("case", sorted(SHORT))
+def test_a_run_that_is_held_while_another_one_runs(store: Store, tmp_path: Path, case: str) -> None:
+    steps = run_interleaved(store, tmp_path / "count", CASES[case], 0)
+    last_ones = range(max(1, steps - 12), steps + 1)
+    for at in last_ones if isinstance(store, BucketStore) else range(1, steps + 1, 2):
+        run_interleaved(store, tmp_path / f"at {at}", CASES[case], at)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_a_run_that_is_held_at_any_step_while_another_one_runs(store: Store, tmp_path: Path, case: str) -> None:
+    check_all_steps(store, tmp_path, CASES[case])
