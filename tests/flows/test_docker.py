@@ -310,6 +310,20 @@ def test_links_in_messages_are_for_a_browser_on_the_host() -> None:
 
 
 @pytest.mark.torture
+def test_the_catch_up_can_be_restricted_and_switched_off_by_variables(machine: Machine, api: SyncPrefectClient) -> None:
+    done = machine.run("deploy", CATCH_UP="off", CATCH_UP_COLORS='["green", "yellow"]')
+    assert done.returncode == 0, done.stdout + done.stderr
+    catch_up = api.read_deployment_by_name("backfill/catch-up")
+    assert catch_up.parameters == {"last": 4, "colors": ["green", "yellow"]}
+    assert [(schedule.slug, schedule.active) for schedule in catch_up.schedules] == [("every-morning", False)]
+    again = machine.run("deploy", CATCH_UP="on", CATCH_UP_COLORS="")
+    assert again.returncode == 0, again.stdout + again.stderr
+    catch_up = api.read_deployment_by_name("backfill/catch-up")
+    assert catch_up.parameters == {"last": 4, "colors": ["yellow", "green", "fhv", "fhvhv"]}
+    assert [schedule.active for schedule in catch_up.schedules] == [True]
+
+
+@pytest.mark.torture
 def test_a_worker_with_nothing_but_the_image_does_a_month(
     machine: Machine, api: SyncPrefectClient, tmp_path: Path
 ) -> None:
