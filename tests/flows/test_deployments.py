@@ -533,12 +533,15 @@ def test_a_run_that_stays_pending_is_crashed_and_taken_up_again(
     keep_automations(checkout, "pending for 10 minutes", "lost before it started", within=10)
     assert apply().status == 0
     run, started = new_run(deployed, "etl-month/yellow"), new_run(deployed, "etl-month/green")
-    pass_through(deployed, started, Pending(), Running())
-    pass_through(deployed, run, Pending(), Pending(name="Submitting"))
+    for each in (run, started):
+        pass_through(deployed, each, Pending(), Pending(name="Submitting"))
+    # A worker takes seconds to start a run; a server that gets both events at once may look at them in any order.
+    time.sleep(2)
+    pass_through(deployed, started, Running())
     eventually(lambda: deployed.read_flow_run(run.id).state_name == "AwaitingRetry")
     (crashed,) = [state for state in deployed.read_flow_run_states(run.id) if state.name == "Crashed"]
     assert str(crashed.message).startswith("Pending for 10 minutes")
-    assert [state.name for state in deployed.read_flow_run_states(started.id)][-1] == "Running"
+    assert deployed.read_flow_run(started.id).state_name == "Running"
     # A run that is taken up again has its ten minutes anew.
     pass_through(deployed, run, Pending())
     eventually(lambda: deployed.read_flow_run(run.id).state_name == "Crashed")
