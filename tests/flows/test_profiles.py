@@ -165,5 +165,5 @@ def test_a_profile_nobody_registered_is_named_with_the_command_that_makes_it(run
     assert (runs["nobody"].returncode, runs["nobody"].stdout) == (1, "")
     assert runs["nobody"].stderr == (
         "error: the profile nobody has no block gcs-bucket/taxi-nobody or local-file-system/taxi-nobody; "
-        "make it: python blocks/register.py nobody\n"
+        "make it: .venv/bin/python blocks/register.py nobody\n"
     )
