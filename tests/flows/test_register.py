@@ -121,7 +121,7 @@ def test_one_variable_is_enough_to_be_notified(
     client: SyncPrefectClient, register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POSTGRES_PASSWORD", SECRET)
-    monkeypatch.setenv("SLACK_WEBHOOK_URL", f"https://hooks.slack.com/services/T00/B00/s3cr3t")
+    monkeypatch.setenv("SLACK_WEBHOOK_URL", "https://hooks.slack.com/services/T00/B00/s3cr3t")
     monkeypatch.setenv("WEBHOOK_URL", "")
     made = register("dev")
     assert (made.status, made.err) == (0, "")

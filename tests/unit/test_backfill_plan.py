@@ -193,7 +193,7 @@ def test_a_month_of_one_source_is_not_replaced_by_one_of_another_unless_asked(tm
     kept = plan_month("sample", "green", JANUARY, lake)
     assert kept.action == "kept"
     assert "the source template (file://" in kept.why
-    assert "sample replaces it only with --force" in kept.why
+    assert "--force replaces it by sample" in kept.why
     assert plan_month("sample", "green", JANUARY, lake, force=True).action == "reload"
     (planned,) = plan_months([("green", JANUARY)], "sample", lake, {"duckdb": {}})
     assert (planned.need, planned.is_due) == ("kept", False)

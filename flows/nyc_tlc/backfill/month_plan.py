@@ -85,7 +85,7 @@ def plan_month(
         return Plan("reload", f"{error.what}: {error.got}", remote, base=found.version)
     was, would_be = source_kind(manifest.source.url), source_kind(remote.url)
     if was != would_be and not force:
-        kept = f"the lake has it from the source {was} ({manifest.source.url}); {would_be} replaces it only with --force"
+        kept = f"the lake has it from the source {was} ({manifest.source.url}); --force replaces it by {would_be}"
         return Plan("kept", kept, remote, manifest, found.version)
     why = _why_stale(manifest, remote, lake, read_contract(color), days) or ("it was asked for" if force else None)
     if why:
