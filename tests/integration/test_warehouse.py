@@ -139,7 +139,7 @@ def test_a_month_arrives_row_by_row_as_it_is_in_the_lake(
     assert warehouse.query(f"SELECT {names} FROM ny_taxi.green_trip_data ORDER BY source_row") == expected
     assert len(expected) == 51
     assert warehouse.loads() == {("green", JANUARY): load}
-    assert (load.rows, load.clean_sha256) == (51, file.manifest.clean.sha256)
+    assert (load.row_count, load.clean_sha256) == (51, file.manifest.clean.sha256)
     assert (load.source_sha256, load.flow_run_id) == (file.manifest.source.sha256, "a flow run")
 
 
@@ -229,7 +229,7 @@ def test_all_eras_lie_in_one_table(warehouse: Warehouse, lake: FolderLake, tmp_p
 def test_an_empty_month_and_columns_of_nulls_are_fine(warehouse: Warehouse, lake: FolderLake, tmp_path: Path) -> None:
     load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
     load, new = load_month(in_lake(lake, tmp_path), warehouse)
-    assert (load.rows, new) == (0, True)
+    assert (load.row_count, new) == (0, True)
     assert fares(warehouse) == []
     required = {"VendorID", "lpep_pickup_datetime", "lpep_dropoff_datetime"}
     nothing = {name: None for name in GREEN_2024 if name not in required}
@@ -504,11 +504,11 @@ def test_a_loader_killed_half_way_leaves_the_old_month_and_the_next_one_complete
         loader.kill()
         assert loader.wait() == -signal.SIGKILL
     assert fares(warehouse) == [0, 1, 2]
-    assert warehouse.loads()["green", JANUARY].rows == 3
+    assert warehouse.loads()["green", JANUARY].row_count == 3
     if kind == "bigquery":
         big_query.pause.set()
     load, new = load_month(file, warehouse)
-    assert (load.rows, new) == (40, True)
+    assert (load.row_count, new) == (40, True)
     assert len(fares(warehouse)) == 40
     if kind == "bigquery":
         targets = [job.configuration.get("load", {}).get("destinationTable", {}) for job in big_query.jobs.values()]
@@ -686,7 +686,7 @@ def test_a_busy_reader_delays_a_swap_but_not_the_readers_behind_it(
             time.sleep(0.01)
         assert len(fares(warehouse)) == 3
         busy.rollback()
-        assert loading.result(30)[0].rows == 5
+        assert loading.result(30)[0].row_count == 5
     busy.close()
     monkeypatch.setenv("TLC_WAREHOUSE_WAIT", "0")
     busy = psycopg2.connect(**postgres)
