@@ -221,6 +221,10 @@ class BigQuery:
             self._server.shutdown()
             self._server.server_close()
 
+    def jobs_of(self, kind: str) -> list[Job]:
+        """The jobs of a kind, ``load`` or ``query``, the oldest first."""
+        return [job for job in list(self.jobs.values()) if kind in job.configuration]
+
     # Requests.
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
@@ -564,7 +568,7 @@ class BigQuery:
             raise ApiError("notFound", f"Not found: Table {self.project}:{dataset}.{name}")
         if partition:
             fields = table["schema"]["fields"]
-            if [(f["name"], f["type"]) for f in fields] != [(f["name"], f["type"]) for f in declared]:
+            if {f["name"]: f["type"] for f in fields} != {f["name"]: f["type"] for f in declared}:
                 raise _mismatch(table, "Cannot add fields or change their types")
         else:
             fields = declared
