@@ -16,7 +16,7 @@ help: ## List the targets
 
 .PHONY: run
 run: $(VENV)/.run ## One month into the data lake: a sample, or ARGS="--color green --year 2024 --month 1"
-	@$(BIN)/python flows/etl_web_to_gcs.py $(or $(ARGS),--source sample --year 2024 --month 1)
+	@$(if $(ARGS),,TLC_HOME=data/sample )$(BIN)/python flows/etl_web_to_gcs.py $(or $(ARGS),--source sample --year 2024 --month 1)
 
 .PHONY: test
 test: $(VENV)/.dev ## The whole test suite

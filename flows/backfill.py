@@ -80,6 +80,8 @@ def backfill(
     started_at = datetime.now(UTC)
     profile, source = profile or read_settings().profile, source or read_settings().source
     lake, name = open_lake(profile), name or backfill_name()
+    if source == "sample" and force:
+        raise ArgumentError("a backfill of samples does not replace months", fix="leave out --force")
     kinds: tuple[Kind, ...] = () if lake_only else tuple(warehouses_of(profile) if warehouses is None else warehouses)
     options = BackfillOptions(source, profile, kinds, layout, force, via)
     if not (start or end or last or months or all_months):

@@ -30,11 +30,11 @@ def test_the_first_output_in_the_readme_is_the_real_one(prefect_server: PrefectS
     recipe = subprocess.run(
         ["make", "--no-print-directory", "-n", "run", "ARGS="], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    _, script, *arguments = shlex.split(recipe.splitlines()[-1])
+    home, _, script, *arguments = shlex.split(recipe.splitlines()[-1])
     done = subprocess.run(
         [sys.executable, str(ROOT / script), *arguments],
         cwd=tmp_path,
-        env=prefect_server.environment(TLC_HOME="data", PYTHONPATH=str(ROOT / "flows")),
+        env=prefect_server.environment(TLC_HOME=home.removeprefix("TLC_HOME="), PYTHONPATH=str(ROOT / "flows")),
         capture_output=True,
         text=True,
         check=False,

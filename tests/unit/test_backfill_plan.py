@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from factories import JANUARY, green_parquet, publish_fetched, trip
+from nyc_tlc.backfill.month_plan import plan_month
 from nyc_tlc.backfill.plan import list_months, parse_months, plan_months
 from nyc_tlc.backfill.record import BackfillRun, MonthRecord, read_runs, write_run
 from nyc_tlc.backfill.report import format_plan, format_report
@@ -182,3 +183,18 @@ def test_single_months_can_be_named() -> None:
     for wrong in ("red-2024-01", "green", "green-2024", "green-2013-07"):
         with pytest.raises(ArgumentError):
             parse_months([wrong])
+
+
+def test_a_month_of_one_source_is_not_replaced_by_one_of_another_unless_asked(tmp_path: Path) -> None:
+    lake = FolderLake(tmp_path / "lake")
+    (tmp_path / "green_2024-01").write_bytes(green_parquet(trip()))
+    template = f"file://{tmp_path}/{{color}}_{{year}}-{{month:02d}}"
+    made = publish_fetched(lake, fetch_month(look_at(template, "green", JANUARY), tmp_path), tmp_path)
+    kept = plan_month("sample", "green", JANUARY, lake)
+    assert kept.action == "kept"
+    assert "the source template (file://" in kept.why
+    assert "--force replaces it by sample" in kept.why
+    assert plan_month("sample", "green", JANUARY, lake, force=True).action == "reload"
+    (planned,) = plan_months([("green", JANUARY)], "sample", lake, {"duckdb": {}})
+    assert (planned.need, planned.is_due) == ("kept", False)
+    assert lake.manifest(made.month_keys) == made

@@ -66,7 +66,7 @@ class MonthPlan:
     @property
     def is_due(self) -> bool:
         """Whether anything is to be done."""
-        return self.need not in ("current", "unpublished")
+        return self.need not in ("current", "kept", "unpublished")
 
 
 def list_months(
@@ -171,7 +171,7 @@ def _with_warehouses(
     loads: Mapping[Kind, Mapping[tuple[Color, Month], Load]],
     force: bool,
 ) -> MonthPlan:
-    if plan.action == "unpublished":
+    if plan.action in ("kept", "unpublished"):
         return MonthPlan(color, month, plan.action, plan.why, plan)
     if plan.action != "current" or plan.manifest is None:
         return MonthPlan(color, month, plan.action, plan.why, plan, tuple(loads))

@@ -17,7 +17,7 @@ from nyc_tlc.months import Color
 from nyc_tlc.warehouse.warehouse import Kind
 
 #: What became of a month.
-Result = Literal["done", "current", "unpublished", "failed"]
+Result = Literal["done", "current", "kept", "unpublished", "failed"]
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -104,7 +104,7 @@ def record_month(
 ) -> MonthRecord:
     """The record of a month. One with nothing due has its result at once."""
     if not plan.is_due:
-        result = "unpublished" if plan.need == "unpublished" else "current"
+        result = "kept" if plan.need == "kept" else "unpublished" if plan.need == "unpublished" else "current"
         rows = plan.plan.manifest.clean.rows if plan.plan and plan.plan.manifest else None
     return MonthRecord(
         color=plan.color,

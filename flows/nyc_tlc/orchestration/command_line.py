@@ -14,33 +14,23 @@ from typing import Any, NoReturn, cast
 
 import cyclopts
 import httpx
-from prefect import Flow
+from prefect import Flow, tags
 from prefect.client.schemas.objects import State
 from prefect.exceptions import MissingResult
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_SERVER_ANALYTICS_ENABLED,
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-    temporary_settings,
-)
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import ValidationError
 
 from nyc_tlc.errors import ArgumentError, NotPublished, ReportedError, TlcError, TransientError
 from nyc_tlc.months import Month
 from nyc_tlc.orchestration.run_logs import RUN_LOGGERS, is_expected_failure, join_prefect
+from nyc_tlc.orchestration.temporary_server import TEMPORARY_SERVER, end_orphaned_servers, mark_server
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.location import locate, requested_month
 
 log = logging.getLogger(__name__)
 
-#: For a server that Prefect starts for one run: patience, and no calls home.
-TEMPORARY_SERVER = {
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180,
-    PREFECT_SERVER_ANALYTICS_ENABLED: False,
-}
-
 #: A list is given as ``--warehouses duckdb postgres``.
-EVERY_VALUE = cyclopts.Parameter(consume_multiple=True)
+EVERY_VALUE = cyclopts.Parameter(consume_multiple=True, negative_iterable=())
 
 
 def run(flow: Flow[..., Any]) -> NoReturn:
@@ -94,9 +84,15 @@ def _run_flow(flow: Flow[..., Any]) -> int:
     if arguments is None:
         return 0
     _quiet_terminal()
-    if not PREFECT_API_URL.value():
+    if url := PREFECT_API_URL.value():
+        _check_server(url)
+    else:
+        end_orphaned_servers()
+        mark_server()
         log.info("starting a Prefect server for this run; PREFECT_API_URL can name one that is running")
-    state = cast(State[Any], flow(**arguments, return_state=True))
+    # The tags of the deployments, by which the automations know our runs.
+    with tags("nyc-tlc", *([arguments["color"]] if "color" in arguments else [])):
+        state = cast(State[Any], flow(**arguments, return_state=True))
     outcome = _outcome(state)
     if isinstance(outcome, TlcError):
         return _fail(outcome)
@@ -106,6 +102,22 @@ def _run_flow(flow: Flow[..., Any]) -> int:
         return _fail(TlcError(state.message or f"the run ended as {state.name}"))
     sys.stdout.write(f"{outcome.text if outcome else state.name}\n")
     return 0
+
+
+def _check_server(url: str) -> None:
+    """See that the Prefect server answers, whatever it answers.
+
+    Raises:
+        TransientError: when it doesn't.
+    """
+    try:
+        httpx.get(f"{url}/health", timeout=10)
+    except httpx.TransportError as error:
+        raise TransientError(
+            f"the Prefect server at {url} (PREFECT_API_URL) can't be reached",
+            got=str(error) or type(error).__name__,
+            fix="start it: .venv/bin/prefect server start; or unset PREFECT_API_URL: then each script starts one",
+        ) from None
 
 
 def _outcome(state: State[Any]) -> Any:

@@ -26,7 +26,7 @@ from nyc_tlc.backfill.report import format_plan
 from nyc_tlc.cleaning.clean import CleanedMonth, clean_month
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.contract.contract import read_contract
-from nyc_tlc.errors import TransientError
+from nyc_tlc.errors import ConfigurationError, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.lake.manifest import Manifest
@@ -53,6 +53,10 @@ def look(color: Color, month: Month | None, source: str, profile: str, layout: L
     """Look at the source and the lake: is there anything to do?"""
     lake, days = open_lake(profile), layout == "day"
     plan = plan_month(source, color, month, lake, days=days, force=force, up_to=newest_allowed())
+    if plan.action == "kept" and plan.remote:
+        raise ConfigurationError(
+            f"{plan.remote.name}: {plan.why}", fix="or use another TLC_HOME or profile for samples"
+        )
     if plan.action == "current" and plan.manifest and plan.base:
         remove_leftovers(lake, plan.manifest, plan.base)
     return plan
