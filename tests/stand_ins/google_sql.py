@@ -97,4 +97,6 @@ def _add(catalog: Any, path: tuple[str, ...], columns: Columns) -> None:
 
 def _type(kind: str) -> Any:
     zetasql, types, _ = _zetasql()
+    if kind.startswith("ARRAY<"):
+        return zetasql.TypeFactory.create_array_type(_type(kind[len("ARRAY<") : -1]))
     return zetasql.TypeFactory.create_simple_type(types.TypeKind[f"TYPE_{_KINDS.get(kind, kind)}"])

@@ -154,7 +154,7 @@ def plan_months(
             plan = plan_month(source, color, month, lake, days=days, force=force)
         except TlcError as error:
             return MonthPlan(color, month, "unknown", str(error))
-        return _with_warehouses(color, month, plan, loads, force)
+        return plan_loads(color, month, plan, loads, force=force)
 
     plans: list[MonthPlan] = []
     with ContextPool(LOOKS_AT_ONCE, thread_name_prefix="look") as pool:
@@ -164,13 +164,15 @@ def plan_months(
     return plans
 
 
-def _with_warehouses(
+def plan_loads(
     color: Color,
     month: Month,
     plan: Plan,
     loads: Mapping[Kind, Mapping[tuple[Color, Month], Load]],
+    *,
     force: bool,
 ) -> MonthPlan:
+    """Decide which warehouses a month is to be loaded into, once it is known what the lake needs."""
     if plan.action in ("kept", "unpublished"):
         return MonthPlan(color, month, plan.action, plan.why, plan)
     if plan.action != "current" or plan.manifest is None:
@@ -178,8 +180,10 @@ def _with_warehouses(
     behind: dict[Kind, str] = {}
     for kind, there in loads.items():
         load = there.get((color, month))
-        if force or load is None or load.clean_sha256 != plan.manifest.clean.sha256:
-            behind[kind] = f"not in {kind}" if load is None else f"another file of it is in {kind}"
+        if force or load is None or not load.is_of(plan.manifest):
+            lacks_quarantine = load is not None and load.quarantine_rows is None
+            state = f"its quarantine is not in {kind}" if lacks_quarantine else f"another file of it is in {kind}"
+            behind[kind] = f"not in {kind}" if load is None else state
     if behind:
         return MonthPlan(color, month, "load", "; ".join(behind.values()), plan, tuple(behind))
     return MonthPlan(color, month, "current", plan.why, plan)

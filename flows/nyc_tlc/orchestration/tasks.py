@@ -44,7 +44,7 @@ from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.warehouse.load import Answer, ask, load_month, published
 from nyc_tlc.warehouse.lookups import read_lookups
-from nyc_tlc.warehouse.tables import LOADS, trip_tables, views
+from nyc_tlc.warehouse.tables import month_tables, trip_tables, views
 from nyc_tlc.warehouse.warehouse import Kind
 
 
@@ -125,9 +125,8 @@ def load(manifest: Manifest, profile: str, kind: Kind, force: bool) -> Answer:
 def load_lookups(zones: bytes | None, profile: str, kind: Kind) -> str:
     """Make the lookup tables those of today; says where."""
     warehouse = open_warehouse(profile, kind)
-    tables = trip_tables()
     rows = read_lookups(zones)
-    warehouse.prepare((*tables.values(), LOADS), rows, views(tables))
+    warehouse.prepare(month_tables(), rows, views(trip_tables()))
     warehouse.replace_lookups(rows)
     return warehouse.place
 

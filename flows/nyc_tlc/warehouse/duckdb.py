@@ -22,7 +22,17 @@ from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.ledger import Execute, read_loads, write_load
-from nyc_tlc.warehouse.tables import LOADS, SCHEMA, Table, Type, View, missing_fields, renamed_fields
+from nyc_tlc.warehouse.tables import (
+    LOADS,
+    SCHEMA,
+    Table,
+    Type,
+    View,
+    missing_fields,
+    quarantine_table,
+    renamed_fields,
+    trip_table,
+)
 from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, reconcile
 
 log = logging.getLogger(__name__)
@@ -38,6 +48,7 @@ TYPES: dict[Type, str] = {
     "date": "DATE",
     # Time zones are an extension, and extensions are downloaded; so an instant is its time in UTC.
     "instant": "TIMESTAMP",
+    "strings": "VARCHAR[]",
 }
 
 #: Threads of one process share a database; they take turns at writing it.
@@ -76,23 +87,27 @@ class DuckDbWarehouse:
                     connection.execute(f"CREATE OR REPLACE VIEW {_at(view.name)} AS {view.sql(_at)}")
                     connection.execute(f"COMMENT ON VIEW {_at(view.name)} IS {_text(view.description)}")
 
-    def replace_month(
-        self, file: CleanFile, table: Table, flow_run_id: str | None, *, force: bool = False
-    ) -> tuple[Load, bool]:
-        """Make the month's rows exactly the file's."""
-        name, first_day = _at(table.name), [file.month.first_day]
-        count = f"SELECT count(*) FROM {name} WHERE file_month = ?"
+    def replace_month(self, file: CleanFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
+        """Make the month's rows exactly those of the files."""
+        tables = (trip_table(file.terms), file), (quarantine_table(file.terms), file.quarantine)
         with self._transaction(file.name) as connection:
             known = read_loads(_executor(connection), LOADS.names).get((file.manifest.color, file.month))
-            if known and known.is_of(file) and not force and _one(connection, count, first_day) == known.row_count:
-                return known, False
-            connection.execute(f"DELETE FROM {name} WHERE file_month = ?", first_day)
-            with contextlib.ExitStack() as opened:
-                rows = _one(connection, f"INSERT INTO {name} BY NAME SELECT * FROM {_rows(connection, file, opened)}")
-            reconcile(file, self.place, inserted=rows, found=_one(connection, count, first_day))
+            if known and known.is_of(file.manifest) and not force:
+                counts = [_count(connection, table, file.month) for table, _ in tables]
+                if counts == [known.row_count, known.quarantine_rows]:
+                    return known, False
+            for table, rows in tables:
+                self._replace_rows(connection, table, rows)
             load = Load.of(file, datetime.now(UTC), flow_run_id)
             write_load(_executor(connection), load)
         return load, True
+
+    def _replace_rows(self, connection: duckdb.DuckDBPyConnection, table: Table, file: CleanFile) -> None:
+        name = _at(table.name)
+        connection.execute(f"DELETE FROM {name} WHERE file_month = ?", [file.month.first_day])
+        with contextlib.ExitStack() as opened:
+            rows = _one(connection, f"INSERT INTO {name} BY NAME SELECT * FROM {_rows(connection, file, opened)}")
+        reconcile(file, self.place, inserted=rows, found=_count(connection, table, file.month))
 
     def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
         """Make the lookup tables exactly these rows."""
@@ -213,6 +228,10 @@ def _one(connection: duckdb.DuckDBPyConnection, sql: str, values: list[Any] | No
     return int(row[0]) if row else 0
 
 
+def _count(connection: duckdb.DuckDBPyConnection, table: Table, month: Month) -> int:
+    return _one(connection, f"SELECT count(*) FROM {_at(table.name)} WHERE file_month = ?", [month.first_day])
+
+
 def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
     """A table's or view's columns and types, empty when there is none."""
     sql = (
@@ -235,7 +254,7 @@ def _rows(connection: duckdb.DuckDBPyConnection, file: CleanFile, opened: contex
     """What to select a file's rows from: the file itself, or its batches when it is in a bucket."""
     if file.path:
         return f"read_parquet({_text(str(file.path))}, hive_partitioning = false)"
-    reader = pa.RecordBatchReader.from_batches(file.terms.clean_schema, file.batches())
+    reader = pa.RecordBatchReader.from_batches(file.schema, file.batches())
     connection.register("clean_rows", reader)
     opened.callback(connection.unregister, "clean_rows")
     return "clean_rows"

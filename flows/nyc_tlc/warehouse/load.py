@@ -12,7 +12,7 @@ from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
 from nyc_tlc.warehouse.lookups import read_lookups
-from nyc_tlc.warehouse.tables import LOADS, SCHEMA, trip_tables, views
+from nyc_tlc.warehouse.tables import SCHEMA, month_tables, trip_tables, views
 from nyc_tlc.warehouse.warehouse import Load, Warehouse
 
 log = logging.getLogger(__name__)
@@ -62,9 +62,9 @@ def load_month(
         TransientError: when time can heal it.
     """
     file.check()
-    tables = trip_tables(file.terms)
-    warehouse.prepare((*tables.values(), LOADS), read_lookups(), views(tables))
-    load, new = warehouse.replace_month(file, tables[file.manifest.color], flow_run_id, force=force)
+    file.quarantine.check()
+    warehouse.prepare(month_tables(file.terms), read_lookups(), views(trip_tables(file.terms)))
+    load, new = warehouse.replace_month(file, flow_run_id, force=force)
     if new:
         log.info("%s: %s rows loaded into %s", file.name, f"{load.row_count:,}", warehouse.place)
     else:

@@ -26,7 +26,18 @@ from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.ledger import Execute, read_loads, write_load
-from nyc_tlc.warehouse.tables import LOADS, SCHEMA, TRIP_KEY, Table, Type, View, missing_fields, renamed_fields
+from nyc_tlc.warehouse.tables import (
+    LOADS,
+    SCHEMA,
+    TRIP_KEY,
+    Table,
+    Type,
+    View,
+    missing_fields,
+    quarantine_table,
+    renamed_fields,
+    trip_table,
+)
 from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, reconcile
 
 log = logging.getLogger(__name__)
@@ -41,6 +52,7 @@ TYPES: dict[Type, str] = {
     "timestamp": "timestamp without time zone",
     "date": "date",
     "instant": "timestamp with time zone",
+    "strings": "text[]",
 }
 
 #: How long a swap waits in the line of the table's readers before it lets those behind it pass.
@@ -85,30 +97,36 @@ class PostgresWarehouse:
             if any(changed) or any(tuple(_columns(cursor, view.name)) != view.columns for view in views):
                 self._replace_views(cursor, views)
 
-    def replace_month(
-        self, file: CleanFile, table: Table, flow_run_id: str | None, *, force: bool = False
-    ) -> tuple[Load, bool]:
-        """Make the month's rows exactly the file's."""
-        first_day = file.month.first_day
-        count = sql.SQL("SELECT count(*) FROM {} WHERE file_month = %s").format(_at(table.name))
+    def replace_month(self, file: CleanFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
+        """Make the month's rows exactly those of the files."""
+        tables = (trip_table(file.terms), file), (quarantine_table(file.terms), file.quarantine)
         with self._transaction(file.name) as cursor:
             self._take_turn(cursor, file)
             known = read_loads(_executor(cursor), LOADS.names).get((file.manifest.color, file.month))
-            if known and known.is_of(file) and not force:
+            if known and known.is_of(file.manifest) and not force:
                 cursor.execute("SAVEPOINT look")
-                if _one(cursor, count, first_day) == known.row_count:
+                if [_count(cursor, table, file.month) for table, _ in tables] == [
+                    known.row_count,
+                    known.quarantine_rows,
+                ]:
                     return known, False
                 # Whoever has looked at the table holds up other months' swaps until the end, unless taken back.
                 cursor.execute("ROLLBACK TO SAVEPOINT look")
-            # A name of its own kind: a table of the user's that happens to be there is not dropped.
-            filled = f"{table.name}_{file.month.year:04d}_{file.month.month:02d}_filling"
-            copied = self._fill(cursor, file, table, filled)
-            found = _one(cursor, sql.SQL("SELECT count(*) FROM {}").format(_at(filled)))
-            reconcile(file, self.place, copied=copied, found=found)
-            self._swap(cursor, file, table, filled)
+            filled = [self._fill_and_check(cursor, rows, table) for table, rows in tables]
+            for (table, rows), name in zip(tables, filled, strict=True):
+                self._swap(cursor, rows, table, name)
             load = Load.of(file, datetime.now(UTC), flow_run_id)
             write_load(_executor(cursor), load)
         return load, True
+
+    def _fill_and_check(self, cursor: extensions.cursor, file: CleanFile, table: Table) -> str:
+        """Fill a table aside with the file's rows; its name."""
+        # A name of its own kind: a table of the user's that happens to be there is not dropped.
+        filled = f"{table.name}_{file.month.year:04d}_{file.month.month:02d}_filling"
+        copied = self._fill(cursor, file, table, filled)
+        found = _one(cursor, sql.SQL("SELECT count(*) FROM {}").format(_at(filled)))
+        reconcile(file, self.place, copied=copied, found=found)
+        return filled
 
     def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
         """Make the lookup tables exactly these rows."""
@@ -220,7 +238,7 @@ class PostgresWarehouse:
                 _at(filled), sql.SQL(", ").join(_definitions(table)), sql.Literal(file.month.first_day)
             )
         )
-        copied = _copy(cursor, filled, file.terms.clean_schema, file.batches(), frozen=True)
+        copied = _copy(cursor, filled, file.schema, file.batches(), frozen=True)
         cursor.execute(sql.SQL("CREATE INDEX ON {} USING brin (pickup_datetime)").format(_at(filled)))
         if _has_primary_key(cursor, table.name):
             cursor.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(_at(filled), _names(table.key)))
@@ -375,6 +393,11 @@ def _one(cursor: extensions.cursor, query: sql.Composable, *values: object) -> i
     cursor.execute(query, values)
     row = cursor.fetchone()
     return int(row[0]) if row else 0
+
+
+def _count(cursor: extensions.cursor, table: Table, month: Month) -> int:
+    count = sql.SQL("SELECT count(*) FROM {} WHERE file_month = %s").format(_at(table.name))
+    return _one(cursor, count, month.first_day)
 
 
 def _columns(cursor: extensions.cursor, table: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from nyc_tlc.contract.contract import Contract, read_contract
@@ -13,8 +14,8 @@ from nyc_tlc.months import COLORS, Color
 #: The schema or dataset that holds everything.
 SCHEMA = "ny_taxi"
 
-#: The contract's types, and two that only tables of ours have.
-Type = Literal["int8", "int16", "int32", "int64", "float64", "string", "timestamp", "date", "instant"]
+#: The contract's types, and three that only tables of ours have: ``strings`` is an array.
+Type = Literal["int8", "int16", "int32", "int64", "float64", "string", "timestamp", "date", "instant", "strings"]
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,15 @@ LOADS = Table(
         Field("color", "string", "The colour", required=True),
         Field("file_month", "date", "First day of the month", required=True),
         Field("row_count", "int64", "The manifest's clean rows, counted here too", required=True, old_name="rows"),
+        Field("source_rows", "int64", "Rows of the source file: row_count and quarantine_rows together"),
+        Field("quarantine_rows", "int64", "Rows of the month in the quarantine table; null if that is not loaded yet"),
         Field("clean_sha256", "string", "SHA-256 of the lake's clean file they came from", required=True),
         Field("source_sha256", "string", "SHA-256 of the source file that was made of", required=True),
         Field("loaded_at", "instant", "When, in UTC", required=True),
         Field("flow_run_id", "string", "The Prefect flow run that loaded it"),
         Field("job_id", "string", "The BigQuery load job; null in other warehouses"),
+        Field("source_kind", "string", "The kind of source: tlc, dtc, sample or template"),
+        Field("source_url", "string", "The source file's URL, without what can be secret"),
     ),
     ("color", "file_month"),
 )
@@ -91,6 +96,29 @@ def trip_table(terms: Contract) -> Table:
     )
     description = f"{terms.title}: one row a trip; (file_month, source_row) is its key"
     return Table(f"{terms.color}_trip_data", description, fields, TRIP_KEY)
+
+
+def quarantine_table(terms: Contract) -> Table:
+    """The table of a colour's rejected rows: the clean columns, and why each row was rejected."""
+    trips = trip_table(terms)
+    fields = (
+        *trips.fields,
+        Field("rejection_rule", "string", "The first rule that the row breaks"),
+        Field("rejection_rules", "strings", "All rules that the row breaks"),
+        Field("raw", "string", "The source's text of what could not be read"),
+    )
+    description = f"{terms.title}: rejected rows, one row each; (file_month, source_row) is its key"
+    return Table(f"{terms.color}_quarantine", description, fields, TRIP_KEY)
+
+
+def month_tables(terms: Contract | None = None) -> tuple[Table, ...]:
+    """All tables that are loaded month by month, and the ledger.
+
+    Args:
+        terms: Taken instead of the contract of its colour.
+    """
+    known = {color: read_contract(color) for color in COLORS} | ({terms.color: terms} if terms else {})
+    return (*(make(each) for make in (trip_table, quarantine_table) for each in known.values()), LOADS)
 
 
 def trip_tables(terms: Contract | None = None) -> dict[Color, Table]:
@@ -135,7 +163,28 @@ def views(tables: Mapping[Color, Table]) -> tuple[View, ...]:
         )
         return f"SELECT {columns}, {named} FROM {at('trips')} t {joins}"
 
+    def source(color: Color, at: Callable[[str], str]) -> str:
+        names = tables[color].names
+        columns = ", ".join(f"r.{name}" for name in names)
+        own = ", ".join(names)
+        return (
+            f"SELECT {columns}, r.is_quarantined, r.rejection_rule, l.source_kind, l.source_url FROM ("
+            f"SELECT {own}, TRUE AS is_quarantined, rejection_rule FROM {at(f'{color}_quarantine')}"
+            f" UNION ALL SELECT {own}, FALSE, NULL FROM {at(tables[color].name)}"
+            f") r LEFT JOIN {at(LOADS.name)} l ON l.color = '{color}' AND l.file_month = r.file_month"
+        )
+
+    of_source = ("is_quarantined", "rejection_rule", "source_kind", "source_url")
     return (
+        *(
+            View(
+                f"{color}_source",
+                f"All rows of the source files of {color}: trips and quarantined rows, and where they are from",
+                (*tables[color].names, *of_source),
+                partial(source, color),
+            )
+            for color in tables
+        ),
         View("trips", "The trips of yellow and green taxis", ("color", *merged), trips),
         View("trips_by_zone", "The same with the names of their zones", ("color", *merged, *zones), trips_by_zone),
     )
