@@ -18,8 +18,8 @@ from nyc_tlc.warehouse.warehouse import Kind
 def check_connections(*, warehouses: list[Kind] | None = None, profile: str | None = None) -> Outcome:
     """Try the lake and the warehouses of a profile the way a run uses them.
 
-    The lake: write, read back and delete under a scratch key. A warehouse: an answer to SELECT 1, the right to
-    make tables, and for BigQuery a dataset in one place with the bucket.
+    The lake: write, read back and delete under a scratch key. A warehouse: an answer to SELECT 1 and the right to
+    make tables. BigQuery also loads one row from the bucket into a scratch table, and drops it.
 
     Args:
         warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.

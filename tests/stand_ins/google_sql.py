@@ -72,8 +72,9 @@ def _refusal(
     catalog = types.SimpleCatalog(name="catalog", builtin_function_options=functions)
     for path, columns in tables:
         _add(catalog, path, columns)
-        # Between one pair of backquotes, the whole path is one name.
-        _add(catalog, (".".join(path),), columns)
+        if len(path) > 1:
+            # Between one pair of backquotes, the whole path is one name.
+            _add(catalog, (".".join(path),), columns)
     declared = [types.AnalyzerOptions.QueryParameter(name=name, type=_type(kind)) for name, kind in parameters]
     options = types.AnalyzerOptions(language_options=language, query_parameters=declared)
     try:
