@@ -6,17 +6,23 @@ version that the server has, or one line says what is wrong. Another file, a tra
 
 from __future__ import annotations
 
+import logging
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from factories import JANUARY, green_parquet, trip
-from nyc_tlc.errors import TlcError, TransientError
+from nyc_tlc.errors import ArgumentError, ConfigurationError, NotPublished, SourceError, TlcError, TransientError
+from nyc_tlc.months import Month
 from nyc_tlc.source.fetch import FetchedFile, fetch_month
-from nyc_tlc.source.published import look_at
-from stand_ins.http_source import RawAnswer, RawSource
+from nyc_tlc.source.file_format import identify
+from nyc_tlc.source.location import locate, redact_url
+from nyc_tlc.source.published import find_newest, look_at, require_unpublished
+from stand_ins.http_source import HttpSource, PublishedFile, RawAnswer, RawSource
 
 OLD = green_parquet(*(trip(trip_distance=number / 7) for number in range(20_000)))
 NEW = green_parquet(*(trip(trip_distance=number / 9) for number in range(20_000)))

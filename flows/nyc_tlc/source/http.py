@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from http.client import RemoteDisconnected
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
@@ -176,6 +177,7 @@ def request(
         SourceError: for any other refusal.
     """
     attempts = attempts or Attempts(remote)
+    went_away = False
     while True:
         attempts.require_time()
         try:
@@ -184,6 +186,12 @@ def request(
             attempts.pause(reason_of(error), unreachable=True)
             continue
         except HTTPError as error:
+            if not went_away and isinstance(
+                error.args[-1] if error.args else None, RemoteDisconnected | ConnectionResetError
+            ):
+                # A server may close a kept connection just when it is used again; that is no failed attempt.
+                went_away = True
+                continue
             if _is_permanent(error):
                 raise SourceError(f"{remote.name}: cannot ask {remote.shown}", got=reason_of(error)) from None
             attempts.pause(reason_of(error))
