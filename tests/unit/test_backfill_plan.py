@@ -199,3 +199,13 @@ def test_a_month_of_one_source_is_not_replaced_by_one_of_another_unless_asked(tm
     (planned,) = plan_months([("green", JANUARY)], "sample", lake, {"duckdb": {}})
     assert (planned.need, planned.is_due) == ("kept", False)
     assert lake.manifest(made.month_keys) == made
+
+
+def test_force_holds_where_the_source_tells_nothing(http_source: HttpSource, tmp_path: Path) -> None:
+    body = green_parquet(trip())
+    http_source.files["/green_tripdata_2024-01.parquet"] = PublishedFile(body, etag=None, last_modified=None)
+    lake = FolderLake(tmp_path / "lake")
+    fetched = fetch_month(look_at(http_source.template, "green", JANUARY), tmp_path)
+    publish_fetched(lake, fetched, tmp_path)
+    assert plan_month(http_source.template, "green", JANUARY, lake).settled_by(fetched)
+    assert not plan_month(http_source.template, "green", JANUARY, lake, force=True).settled_by(fetched)
