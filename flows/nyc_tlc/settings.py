@@ -26,6 +26,10 @@ class Settings(BaseSettings):
     http_timeout: float = Field(60, gt=0, description="Seconds without a byte before a request counts as stalled")
     http_retries: int = Field(6, ge=0, description="Attempts after the first, without any progress between them")
     http_backoff: float = Field(1, ge=0, description="Seconds before the second attempt; doubles, with jitter")
+    http_deadline: float = Field(21_600, gt=0, description="Seconds after which one look or transfer is given up")
+    source_schemes: str = Field(
+        "https,http,file,sample", description="Schemes of URLs that months may come from, with commas between"
+    )
     gcs_chunk_mib: float = Field(8, gt=0, description="MiB of a chunk of an upload to Google Cloud Storage")
     gcs_give_up: float = Field(300, ge=0, description="Seconds after which a failing call to Google is given up")
     warehouse_wait: float = Field(600, ge=0, description="Seconds to wait for others at work on a warehouse")
@@ -38,6 +42,14 @@ class Settings(BaseSettings):
     @classmethod
     def _expand_user(cls, home: Path) -> Path:
         return home.expanduser()
+
+    @field_validator("source_schemes")
+    @classmethod
+    def _name_known_schemes(cls, schemes: str) -> str:
+        names = [name.strip() for name in schemes.split(",")]
+        if unknown := set(names) - {"https", "http", "file", "sample"}:
+            raise ValueError(f"{', '.join(sorted(unknown)) or 'nothing'}: use https, http, file, sample")
+        return ",".join(names)
 
     @property
     def scratch(self) -> Path:

@@ -64,7 +64,8 @@ def test_a_range_that_cannot_be_meant_is_refused(start: str, end: str | None, la
 
 def test_every_need_is_found_with_one_head_request_a_month(http_source: HttpSource, tmp_path: Path) -> None:
     lake, warehouse = FolderLake(tmp_path / "lake"), DuckDbWarehouse(tmp_path / "w.duckdb")
-    asked = [("green", JANUARY.plus(n)) for n in range(5)]
+    newest = Month.current().plus(-1)
+    asked = [*(("green", JANUARY.plus(n)) for n in range(4)), ("green", newest)]
     for _, month in asked[:4]:
         http_source.files[f"/green_tripdata_{month}.parquet"] = PublishedFile(b"a month")
 
@@ -78,7 +79,7 @@ def test_every_need_is_found_with_one_head_request_a_month(http_source: HttpSour
         "2024-02": "ingest",
         "2024-03": "ingest",
         "2024-04": "ingest",
-        "2024-05": "unpublished",
+        str(newest): "unpublished",
     }
     assert [request.method for request in http_source.requests] == ["HEAD"] * 5
 
@@ -198,3 +199,13 @@ def test_a_month_of_one_source_is_not_replaced_by_one_of_another_unless_asked(tm
     (planned,) = plan_months([("green", JANUARY)], "sample", lake, {"duckdb": {}})
     assert (planned.need, planned.is_due) == ("kept", False)
     assert lake.manifest(made.month_keys) == made
+
+
+def test_force_holds_where_the_source_tells_nothing(http_source: HttpSource, tmp_path: Path) -> None:
+    body = green_parquet(trip())
+    http_source.files["/green_tripdata_2024-01.parquet"] = PublishedFile(body, etag=None, last_modified=None)
+    lake = FolderLake(tmp_path / "lake")
+    fetched = fetch_month(look_at(http_source.template, "green", JANUARY), tmp_path)
+    publish_fetched(lake, fetched, tmp_path)
+    assert plan_month(http_source.template, "green", JANUARY, lake).settled_by(fetched)
+    assert not plan_month(http_source.template, "green", JANUARY, lake, force=True).settled_by(fetched)

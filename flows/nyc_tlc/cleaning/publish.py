@@ -66,6 +66,7 @@ def publish_month(
             rows=cleaned.source_rows,
             columns=cleaned.columns,
             key=cleaned.files[0].key,
+            verified_by=fetched.verified_by,
         ),
         clean=cleaned.clean,
         quarantine=cleaned.quarantine,
