@@ -17,7 +17,7 @@ import httpx
 from prefect import Flow, tags
 from prefect.client.schemas.objects import State
 from prefect.exceptions import MissingResult
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from pydantic import ValidationError
 
 from nyc_tlc.errors import ArgumentError, NotPublished, ReportedError, TlcError, TransientError
@@ -28,6 +28,9 @@ from nyc_tlc.settings import read_settings
 from nyc_tlc.source.location import locate, requested_month
 
 log = logging.getLogger(__name__)
+
+#: As often as a deployment's run: the server takes a run of ours that is silent for 90 seconds for lost.
+HEARTBEATS = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}
 
 #: A list is given as ``--warehouses duckdb postgres``.
 EVERY_VALUE = cyclopts.Parameter(consume_multiple=True, negative_iterable=())
@@ -49,7 +52,7 @@ def run_script(function: Callable[..., int], script: str) -> NoReturn:
 
 
 def _exit_with(body: Callable[[], int]) -> NoReturn:
-    with temporary_settings(set_defaults=TEMPORARY_SERVER):
+    with temporary_settings(set_defaults=TEMPORARY_SERVER | HEARTBEATS):
         try:
             status = body()
         except cyclopts.CycloptsError as error:
