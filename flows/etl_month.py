@@ -44,7 +44,7 @@ def etl_month(
         warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
         source: tlc, dtc (the frozen CSV.gz releases), sample (generated, offline) or a URL template with
-            {color}, {year} and {month}; TLC_SOURCE or tlc if left out.
+            {color}, {year} and {month}, or $NAME for one in that environment variable; TLC_SOURCE or tlc if left out.
         layout: month writes one clean file, day also a folder per pick-up date.
         force: Redo and reload the month even when it is current.
     """

@@ -205,3 +205,27 @@ def test_a_run_made_late_is_about_the_months_it_was_meant_for(
         done: Any = etl_web_to_gcs("green", source=http_source.template)
     assert re.findall(r"green (\d{4}-\d\d)", planned.text) == ["2024-03", "2024-04"]
     assert done.manifest.month == "2024-04"
+
+
+def test_a_signed_source_is_nowhere_to_be_read(
+    prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path
+) -> None:
+    body = green_parquet(*[trip()] * 5)
+    signed = "?signature=planted-s1g"
+    http_source.files[f"/green_tripdata_2024-01.parquet{signed}"] = PublishedFile(body)
+    http_source.files[f"/green_tripdata_2024-02.parquet{signed}"] = PublishedFile(b"no month at all")
+    template = http_source.template.replace("://", "://me:planted-pa55@") + signed
+    done = prefect_server.run(
+        SCRIPT, "--colors", "green", "--start", "2024-01", "--end", "2024-02", "--source", template, "--name", "signed"
+    )
+    assert done.returncode == 1
+    assert "1 done, 1 failed" in done.stdout
+    assert "--source '$TLC_SOURCE'" in done.stdout, "the command that does the rest names the variable"
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}), get_client(sync_client=True) as client:
+        runs = [run for run in client.read_flow_runs() if run.name == "signed"]
+        artifacts = client.read_artifacts()
+        logs = client.read_logs()
+    kept = [path.read_bytes() for path in (own_environment / "lake").rglob("*.json")]
+    shown = f"{done.stdout}{done.stderr}{runs}{artifacts}{logs}{kept}"
+    assert runs
+    assert "planted" not in shown

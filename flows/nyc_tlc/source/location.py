@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import string
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ def locate(source: str, color: Color, month: Month) -> str:
         ArgumentError: when the template has unknown fields, lacks one, or is no usable URL.
         ConfigurationError: when ``TLC_SOURCE_SCHEMES`` does not allow its scheme.
     """
-    template = SOURCES.get(source, source)
+    template = SOURCES.get(source) or _read_variable(source)
     shown = redact_url(source)
     try:
         fields = _read_fields(template)
@@ -115,6 +116,21 @@ def locate(source: str, color: Color, month: Month) -> str:
         raise ArgumentError(f"the source {shown!r} is neither a name nor a template", fix=_TEMPLATE_HELP)
     require_scheme(parts.scheme, shown)
     return url
+
+
+def _read_variable(source: str) -> str:
+    """The template in the environment variable that ``$NAME`` names; any other source as it is."""
+    if not source.startswith("$"):
+        return source
+    template = os.environ.get(source[1:])
+    if not template:
+        raise ArgumentError(f"the variable {source} is not set, which is to name the source", fix=_TEMPLATE_HELP)
+    return template
+
+
+def name_source(source: str) -> str:
+    """A source as it may be kept: one with a user, password or query by the variable that has to hold it instead."""
+    return source if redact_url(source) == source else "$TLC_SOURCE"
 
 
 def _read_fields(template: str) -> set[str]:
