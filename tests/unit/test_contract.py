@@ -141,7 +141,7 @@ def test_versions_ignore_prose_and_follow_meaning(monkeypatch: pytest.MonkeyPatc
             data = read(name)
             if name == "datasets/green.yaml":
                 data["columns"]["vendor_id"] |= column or {}
-                data["rules"]["zero_passengers"] |= rule or {}
+                data["rules"]["zero_passengers"] = rule
             return data
 
         monkeypatch.setattr(module, "_read_yaml", read_changed)
