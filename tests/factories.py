@@ -81,11 +81,14 @@ def green_parquet(*trips: dict[str, Any], types: dict[str, pa.DataType] | None =
     return sink.getvalue()
 
 
-def fetched(body: bytes | str, folder: Path, color: Color = "green", month: Month = JANUARY) -> FetchedFile:
-    """Bytes as a fetched month."""
+def fetched(
+    body: bytes | str, folder: Path, color: Color = "green", month: Month = JANUARY, *, size_known: bool = True
+) -> FetchedFile:
+    """Bytes as a fetched month, from a source that says how many they are, or does not."""
     path = folder / f"{color}_tripdata_{month}"
-    path.write_bytes(body.encode() if isinstance(body, str) else body)
-    return fetch_month(RemoteFile(color, month, path.as_uri()), folder)
+    body = body.encode() if isinstance(body, str) else body
+    path.write_bytes(body)
+    return fetch_month(RemoteFile(color, month, path.as_uri(), bytes=len(body) if size_known else None), folder)
 
 
 def make_month(

@@ -205,7 +205,7 @@ def test_an_empty_csv_month_has_no_batches(tmp_path: Path) -> None:
 
 
 def test_blocks_do_not_cut_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nyc_tlc.cleaning.csv_records.BLOCK", 100)
+    monkeypatch.setattr("nyc_tlc.cleaning.csv_records.BLOCK_BYTES", 100)
     lines = [GOOD.replace("B00001", f"B{number:05d}") for number in range(50)]
     month = fetched("\r\n".join([FHV, *lines, ""]), tmp_path, "fhv", Month(2020, 1))
     batches = list(MonthReader(month, read_contract("fhv")))
