@@ -73,6 +73,7 @@ class CsvRecords:
             most_bytes: More bytes than this are not read.
         """
         self._file, self._columns, self._types = file, list(columns), types
+        self._texts = {name: pa.string() if kind == pa.float64() else kind for name, kind in types.items()}
         self._whole, self._most_bytes = whole, most_bytes
         self._row_width: int | None = None
 
@@ -107,21 +108,26 @@ class CsvRecords:
         if lines:
             yield lines
 
-    def parse(self, lines: bytes) -> Iterator[tuple[pa.Table, pl.Series | None]]:
-        """The tables of a block in order, and the text of the lines that are no records where there are any."""
+    def parse(self, lines: bytes) -> Iterator[tuple[bytes, pa.Table, pl.Series | None]]:
+        """A block's tables in order: their lines, their rows, and the text of lines that are no records, if any."""
         if _is_plain(lines):
             table = self._at_once(lines, self._types)
             if table is None:
-                texts = {name: pa.string() if kind == pa.float64() else kind for name, kind in self._types.items()}
-                table = self._at_once(lines, texts)
+                table = self._at_once(lines, self._texts)
             if table is not None:
-                yield table, None
+                yield lines, table, None
                 return
         if len(lines) <= SMALL_BYTES:
-            yield self._line_by_line(lines)
+            yield lines, *self._line_by_line(lines)
             return
         for part in _cut(lines):
             yield from self.parse(part)
+
+    def parse_texts(self, lines: bytes) -> pa.Table:
+        """The rows of lines that were parsed without a doubt, once more, with numbers as the texts they were."""
+        table = self._at_once(lines, self._texts)
+        assert table is not None
+        return table
 
     def _at_once(self, lines: bytes, types: dict[str, pa.DataType]) -> pa.Table | None:
         """Plain lines as one table, or None where one of them needs a closer look."""
@@ -165,9 +171,8 @@ class CsvRecords:
                 sound = self._whole and len(fields) == self._row_width
             records.append([fields[index] or None for index in wanted] if sound else [None] * len(wanted))
             raw.append(None if sound else _shown(line))
-        kinds = [kind if kind == DICTIONARY else pa.string() for kind in self._types.values()]
         columns = zip(*records, strict=True)
-        arrays = [pa.array(values, kind) for values, kind in zip(columns, kinds, strict=True)]
+        arrays = [pa.array(values, kind) for values, kind in zip(columns, self._texts.values(), strict=True)]
         return pa.table(arrays, names=list(self._types)), pl.Series("raw", raw, pl.String)
 
 

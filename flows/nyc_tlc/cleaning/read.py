@@ -5,14 +5,13 @@ What is read next is unpacked and parsed in other threads while the rows before 
 
 from __future__ import annotations
 
-import io
 import itertools
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -44,7 +43,14 @@ READ_BUFFER = 1 << 20
 PARSE_THREADS = 2
 
 #: What reading raises where a file is damaged. A flipped bit in a column's name is no text.
-DAMAGED: tuple[type[Exception], ...] = (pa.ArrowException, OSError, EOFError, zlib.error, isal_zlib.error, UnicodeError)
+DAMAGED: tuple[type[Exception], ...] = (
+    pa.ArrowException,
+    OSError,
+    EOFError,
+    zlib.error,
+    cast("type[Exception]", isal_zlib.error),
+    UnicodeError,
+)
 
 T = TypeVar("T")
 Result = TypeVar("Result")
@@ -175,8 +181,12 @@ class MonthReader:
             def parse(block: tuple[bytes, int]) -> Batch:
                 lines, row = block
                 batches = []
-                for table, raw in records.parse(lines):
-                    batches.append(self._conform(table, row, raw))
+                for part, table, raw in records.parse(lines):
+                    batch = self._conform(table, row, raw)
+                    if batch.bad_values and raw is None:
+                        # Quarantine keeps what stood in the file, and not the number that was made of it.
+                        batch = self._conform(records.parse_texts(part), row)
+                    batches.append(batch)
                     row += table.num_rows
                 return join_batches(batches)
 
@@ -187,7 +197,7 @@ def _open_text(path: Path) -> BinaryIO:
     """A CSV file's bytes, unpacked where it is packed."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-    return io.BufferedReader(igzip.IGzipFile(str(path)), READ_BUFFER) if packed else path.open("rb")
+    return cast(BinaryIO, cast(Any, igzip).open(path)) if packed else path.open("rb")
 
 
 def _one_ahead(items: Iterator[T]) -> Iterator[T]:
