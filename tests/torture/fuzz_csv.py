@@ -39,7 +39,7 @@ def sample_lines(folder: Path) -> list[tuple[Color, Month, list[bytes]]]:
     found = []
     for color, month in MONTHS:
         path = folder / "sample.csv.gz"
-        write_sample(color, month, 6_000, path, "csv")
+        write_sample(color, month, 3_500, path, "csv")
         lines = [line.removesuffix(b"\r") for line in gzip.decompress(path.read_bytes()).split(b"\n")]
         found.append((color, month, [line for line in lines if line]))
     return found

@@ -29,8 +29,6 @@ PARTS = 16
 SMALL_BYTES = 2 * LONGEST_LINE
 #: How many empty fields a record can have beyond the header's. Real ones have two at most.
 MOST_SURPLUS = 100
-#: Unpacked bytes that are no reason to look at how much a file expands.
-HARMLESS_BYTES = 1 << 26
 
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 #: A field is quoted from end to end or has no quote at all.
@@ -46,7 +44,7 @@ def read_header(file: BinaryIO) -> list[str]:
     """
     line = file.readline(LONGEST_LINE + 1)
     if len(line) > LONGEST_LINE:
-        raise OSError(f"the header line has more than {LONGEST_LINE:,} bytes")
+        raise OSError(f"a header line of more than {LONGEST_LINE:,} bytes")
     return next(csv.reader([line.decode("utf-8-sig", "replace").strip("\r\n")]), [])
 
 
@@ -87,7 +85,7 @@ class CsvRecords:
         while block := self._file.read(BLOCK_BYTES):
             read += len(block)
             if read > self._most_bytes:
-                raise OSError(f"it unpacks to more than {self._most_bytes:,} bytes; TLC_MAX_EXPANSION allows more")
+                raise OSError(f"more than {self._most_bytes:,} bytes unpacked, which TLC_MAX_EXPANSION forbids")
             rest += block
             end = rest.rfind(b"\n") + 1
             _refuse_long_lines(rest)
@@ -162,17 +160,22 @@ class CsvRecords:
         width = len(self._columns)
         wanted = [self._columns.index(name) for name in self._types]
         records: list[list[str | None]] = []
+        places: list[int | None] = []
         raw: list[str | None] = []
         for line in lines.removesuffix(b"\n").split(b"\n"):
-            fields = _fields(line) or []
+            # With too few commas it is no record, whatever else is in it.
+            fields = (_fields(line) or []) if line.count(b",") >= width - 1 else []
             surplus = fields[width:]
             sound = len(fields) >= width and len(surplus) <= MOST_SURPLUS and not any(map(_without_blanks, surplus))
             if sound and not lines.endswith(b"\n"):
                 sound = self._whole and len(fields) == self._row_width
-            records.append([fields[index] or None for index in wanted] if sound else [None] * len(wanted))
+            if sound:
+                records.append([fields[index] or None for index in wanted])
+            places.append(len(records) - 1 if sound else None)
             raw.append(None if sound else _shown(line))
-        columns = zip(*records, strict=True)
-        arrays = [pa.array(values, kind) for values, kind in zip(columns, self._texts.values(), strict=True)]
+        columns = zip(*records, strict=True) if records else [()] * len(wanted)
+        rows = pa.array(places, pa.int32())
+        arrays = [pa.array(values, kind).take(rows) for values, kind in zip(columns, self._texts.values(), strict=True)]
         return pa.table(arrays, names=list(self._types)), pl.Series("raw", raw, pl.String)
 
 
@@ -186,14 +189,16 @@ def _refuse_long_lines(lines: bytes) -> None:
     while len(lines) - start > LONGEST_LINE:
         start = lines.rfind(b"\n", start, start + LONGEST_LINE + 1) + 1
         if not start:
-            raise OSError(f"a line has more than {LONGEST_LINE:,} bytes")
+            raise OSError(f"a line of more than {LONGEST_LINE:,} bytes")
 
 
 def _without_blank_lines(block: bytes) -> bytes:
-    if block.startswith((b"\n", b"\r\n")):
-        block = re.sub(rb"\A(?:\r?\n)+", b"", block)
+    start = 0
+    while block.startswith((b"\n", b"\r\n"), start):
+        start += 1 + block.startswith(b"\r", start)
+    block = block[start:]
     if b"\n\n" in block or b"\n\r\n" in block:
-        block = re.sub(rb"\n(?:\r?\n)+", b"\n", block)
+        block = re.sub(rb"(?m)^\r?\n", b"", block)
     return b"" if block == b"\r" else block
 
 

@@ -27,7 +27,7 @@ from nyc_tlc.cleaning.conform import (
     is_text,
     join_batches,
 )
-from nyc_tlc.cleaning.csv_records import DICTIONARY, HARMLESS_BYTES, CsvRecords, count_lines, read_header
+from nyc_tlc.cleaning.csv_records import DICTIONARY, CsvRecords, count_lines, read_header
 from nyc_tlc.contract.contract import Contract, FileFormat
 from nyc_tlc.errors import ContractError, SourceError
 from nyc_tlc.settings import read_settings
@@ -39,6 +39,8 @@ READ_BATCH_ROWS = 1 << 18
 TEXT_BATCH_ROWS = 1 << 13
 #: Read column chunks through a small buffer, not whole: one row group can hold the entire month.
 READ_BUFFER = 1 << 20
+#: What a file may unpack to, whatever its size: small files of few different values can shrink to very little.
+HARMLESS_BYTES: dict[FileFormat, int] = {"parquet": 1 << 26, "csv": 1 << 22}
 #: How blocks are parsed side by side, and how many may wait to be judged.
 PARSE_THREADS = 2
 
@@ -79,7 +81,8 @@ class MonthReader:
             SourceError: when the file is damaged, or unpacks to more than the settings allow.
         """
         self._fetched, self.terms, month = fetched, terms, fetched.remote.month
-        self._most_bytes = max(HARMLESS_BYTES, read_settings().max_expansion * fetched.bytes)
+        layout_format: FileFormat = "parquet" if fetched.format == "parquet" else "csv"
+        self._most_bytes = max(HARMLESS_BYTES[layout_format], read_settings().max_expansion * fetched.bytes)
         try:
             if fetched.format == "parquet":
                 footer = pq.read_metadata(fetched.path)
@@ -91,7 +94,6 @@ class MonthReader:
             self.columns = schema.names
         except DAMAGED as error:
             raise self._damaged("the file is damaged", error) from error
-        layout_format: FileFormat = "parquet" if fetched.format == "parquet" else "csv"
         self.column_map = terms.map_columns(self.columns, month, layout_format)
         published = terms.layout(month, layout_format).columns
         unexpected = [name for name in self.column_map.drift if name not in published]
@@ -130,7 +132,7 @@ class MonthReader:
         unpacked = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
         # A column of one value takes no space in the file; in memory each of its rows does.
         if max(unpacked, footer.num_rows * footer.num_columns) > self._most_bytes:
-            raise OSError(f"it unpacks to more than {self._most_bytes:,} bytes; TLC_MAX_EXPANSION allows more")
+            raise OSError(f"more than {self._most_bytes:,} bytes unpacked, which TLC_MAX_EXPANSION forbids")
 
     def _parquet(self) -> Iterator[Batch]:
         row = 0
