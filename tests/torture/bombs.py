@@ -11,7 +11,7 @@ import io
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,22 +43,21 @@ def packed(*pieces: bytes | tuple[bytes, int]) -> bytes:
     return sink.getvalue()
 
 
-def parquet(column: str, kind: pa.DataType, values: list[Any], **options: Any) -> bytes:
+def parquet(column: str, values: pa.Array, **options: Any) -> bytes:
     """A month of one trip again and again, but for one column."""
     rows = len(values)
     columns = {
-        name: pa.repeat(pa.scalar(trip()[name], field), rows) if name != column else pa.array(values, kind)
+        name: pa.repeat(pa.scalar(trip()[name], field), rows) if name != column else values
         for name, field in GREEN_2024.items()
     }
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns), sink, compression="zstd", **options)
+    pq.write_table(pa.table(columns), sink, compression="zstd", store_schema=False, **options)
     return sink.getvalue()
 
 
-def growing_texts() -> Iterator[str]:
-    """Texts of which each is much like the one before."""
-    for number in range(60_000):
-        yield "x" * 20_000 + str(number)
+def repeated(text: str, rows: int) -> pa.Array:
+    """A text in every row, as little as it takes."""
+    return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), [text])
 
 
 BOMBS: dict[str, Callable[[], bytes]] = {
@@ -75,21 +74,18 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "quotes alone, not packed": lambda: HEADER + b"\n" + (b'"' * 1_000 + b"\n") * 5_000,
     "lines of NULs": lambda: packed(HEADER, b"\n", (b"\0" * 60_000 + b"\n", 5_000)),
     "the same row ten million times": lambda: packed(HEADER, b"\n", ((LINE + b"\n") * 10_000, 1_000)),
-    "a thousand gzip members": lambda: packed(HEADER, b"\n") + packed((b"x" * 60_000 + b"\n", 100)) * 1_000,
-    "long flags by dictionary": lambda: parquet("store_and_fwd_flag", pa.string(), ["x" * 20_000] * 400_000),
-    "long times by dictionary": lambda: parquet("lpep_pickup_datetime", pa.string(), ["x" * 20_000] * 400_000),
-    "long numbers by dictionary": lambda: parquet("fare_amount", pa.string(), ["1" * 20_000] * 400_000),
+    "fifty gzip members": lambda: packed(HEADER, b"\n") + packed((b"x" * 60_000 + b"\n", 100)) * 50,
+    "long flags by dictionary": lambda: parquet("store_and_fwd_flag", repeated("x" * 20_000, 400_000)),
+    "long times by dictionary": lambda: parquet("lpep_pickup_datetime", repeated("x" * 20_000, 400_000)),
+    "long numbers by dictionary": lambda: parquet("fare_amount", repeated("1" * 20_000, 400_000)),
     "long flags as differences": lambda: parquet(
         "store_and_fwd_flag",
-        pa.string(),
-        list(growing_texts()),
+        pa.array("x" * 20_000 + str(number) for number in range(12_000)),
         use_dictionary=False,
         column_encoding={"store_and_fwd_flag": "DELTA_BYTE_ARRAY"},
     ),
-    "long flags, plain": lambda: parquet(
-        "store_and_fwd_flag", pa.string(), ["x" * 20_000] * 20_000, use_dictionary=False
-    ),
-    "five million rows of one value": lambda: parquet("fare_amount", pa.float64(), [10.0] * 5_000_000),
+    "long flags, plain": lambda: parquet("store_and_fwd_flag", pa.array(["x" * 20_000] * 8_000), use_dictionary=False),
+    "five million rows of one value": lambda: parquet("fare_amount", pa.repeat(10.0, 5_000_000)),
     "a Parquet file of thousands of columns": lambda: green_parquet(
         trip(), types={f"extra_{number}": pa.float64() for number in range(20_000)}
     ),

@@ -270,7 +270,7 @@ def _check_texts(batch: pa.RecordBatch, names: list[str]) -> None:
         texts.validate(full=True)
         longest = pc.max(pc.binary_length(texts)).as_py() or 0
         if longest > LONGEST_TEXT:
-            raise OSError(f"the column {name} has a text of {longest:,} bytes; at most {LONGEST_TEXT} are a value")
+            raise OSError(f"a text of {longest:,} bytes in the column {name}, where a value has at most {LONGEST_TEXT}")
 
 
 def _with_wrapped_times_marked(batch: pa.RecordBatch, exact: pa.RecordBatch) -> pa.RecordBatch:
