@@ -16,7 +16,7 @@ help: ## List the targets
 
 .PHONY: run
 run: $(VENV)/.run ## One month into the data lake: a sample, or ARGS="--color green --year 2024 --month 1"
-	@$(BIN)/python flows/etl_web_to_gcs.py $(or $(ARGS),--source sample --year 2024 --month 1)
+	@$(if $(ARGS),,TLC_HOME=data/sample )$(BIN)/python flows/etl_web_to_gcs.py $(or $(ARGS),--source sample --year 2024 --month 1)
 
 .PHONY: test
 test: $(VENV)/.dev ## The whole test suite
@@ -31,6 +31,7 @@ check: $(VENV)/.dev ## Lint, types, docs in step
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache --quiet || $(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m nyc_tlc.contract.dictionary $(VENV)/dictionary.md && diff docs/data-dictionary.md $(VENV)/dictionary.md \
 		|| { echo "error: docs/data-dictionary.md is not what the contracts say; run make docs"; exit 1; }
 

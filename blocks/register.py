@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 from pathlib import Path
@@ -14,13 +13,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "flows"))
 
-import cyclopts  # noqa: E402
-from prefect.settings import temporary_settings  # noqa: E402
-
-from nyc_tlc.errors import ArgumentError, TlcError  # noqa: E402
-from nyc_tlc.orchestration.command_line import TEMPORARY_SERVER  # noqa: E402
-from nyc_tlc.profiles import blocks  # noqa: E402
+from nyc_tlc.comparison import comparison_table, needs_change  # noqa: E402
+from nyc_tlc.errors import ArgumentError  # noqa: E402
+from nyc_tlc.orchestration.command_line import run_script  # noqa: E402
+from nyc_tlc.profiles import registering  # noqa: E402
 from nyc_tlc.profiles.opening import LOCAL  # noqa: E402
+from nyc_tlc.yaml_files import read_variables  # noqa: E402
 
 
 def register(profile: str, /, *, check: bool = False) -> int:
@@ -28,14 +26,12 @@ def register(profile: str, /, *, check: bool = False) -> int:
 
     Args:
         profile: The profile's name, dev for blocks/profiles/dev.yaml.
-        check: Change nothing; tell what is missing or would change, and exit with 1 if anything is.
+        check: Change nothing; show what is missing or would change, and exit with 1 if anything is.
     """
-    found = blocks.read_blocks(profile_file(profile), blocks.variables())
-    standings = blocks.register(profile, found, check=check)
-    told = [f"{each.status} ({', '.join(each.fields)})" if each.fields else each.status for each in standings]
-    for status, standing in zip(told, standings, strict=True):
-        sys.stdout.write(f"{status:{max(map(len, told))}}  {standing.block}\n")
-    return int(any(standing.status in ("missing", "differs") for standing in standings))
+    blocks = registering.read_blocks(profile_file(profile), read_variables())
+    comparisons = registering.register(profile, blocks, check=check)
+    sys.stdout.write(comparison_table(comparisons))
+    return int(check and needs_change(comparisons))
 
 
 def profile_file(profile: str) -> Path:
@@ -58,23 +54,5 @@ def profile_file(profile: str) -> Path:
     return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
 
 
-def main() -> int:
-    """Run as a command; the exit status."""
-    app = cyclopts.App(name="python blocks/register.py", version_flags=[])
-    app.default(register)
-    # Where it looked for credentials in vain is in the error already.
-    logging.getLogger("google.auth").setLevel(logging.ERROR)
-    try:
-        command, bound, _ = app.parse_args(sys.argv[1:], exit_on_error=False, print_error=False)
-        with temporary_settings(set_defaults=TEMPORARY_SERVER):
-            return command(*bound.args, **bound.kwargs) or 0
-    except cyclopts.CycloptsError as error:
-        failure: TlcError = ArgumentError(str(error))
-    except TlcError as error:
-        failure = error
-    sys.stderr.write(f"error: {failure}\n")
-    return failure.exit_status
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(register, "blocks/register.py")

@@ -12,16 +12,18 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "flows"))
 
-import cyclopts  # noqa: E402
 from prefect.client.orchestration import get_client  # noqa: E402
 from prefect.settings import PREFECT_API_URL  # noqa: E402
 
-from nyc_tlc.errors import ArgumentError, ConfigurationError, TlcError  # noqa: E402
-from nyc_tlc.profiles.blocks import variables  # noqa: E402
+from nyc_tlc.comparison import comparison_table, needs_change  # noqa: E402
+from nyc_tlc.errors import ConfigurationError  # noqa: E402
+from nyc_tlc.orchestration.command_line import run_script  # noqa: E402
 from nyc_tlc.profiles.opening import LOCAL  # noqa: E402
-from nyc_tlc.server import server  # noqa: E402
-from nyc_tlc.server.pools import read_pool  # noqa: E402
+from nyc_tlc.profiles.registering import find_notification_block  # noqa: E402
+from nyc_tlc.server.apply import LEASES_IN_FILES, loses_leases, prepare_server, read_wanted  # noqa: E402
+from nyc_tlc.server.work_pools import read_pool  # noqa: E402
 from nyc_tlc.settings import read_settings  # noqa: E402
+from nyc_tlc.yaml_files import read_variables  # noqa: E402
 
 
 def apply(*, pool: list[str] | None = None, profile: str | None = None, check: bool = False) -> int:
@@ -30,46 +32,35 @@ def apply(*, pool: list[str] | None = None, profile: str | None = None, check: b
     Args:
         pool: A work pool to have besides, docker for deployments/pools/docker.yaml; can be given several times.
         profile: Whose notification block the automations use; TLC_PROFILE or local if left out.
-        check: Change nothing; tell what is missing or would change, and exit with 1 if anything is.
+        check: Change nothing; show what is missing or would change, and exit with 1 if anything is.
     """
     profile = profile or read_settings().profile
     root = HERE.parent
     root = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
-    wanted = server.read_wanted(root)
-    pools = [read_pool(root / f"deployments/pools/{name}.yaml", variables()) for name in pool or ()]
+    wanted = read_wanted(root)
+    pools = [read_pool(root / f"deployments/pools/{name}.yaml", read_variables()) for name in pool or ()]
     if not PREFECT_API_URL.value():
         raise ConfigurationError(
             "no Prefect server to prepare: PREFECT_API_URL is not set",
-            fix="start one with prefect server start and set PREFECT_API_URL=http://127.0.0.1:4200/api",
+            fix="start one with .venv/bin/prefect server start and set PREFECT_API_URL=http://127.0.0.1:4200/api",
         )
-    with server.answered(), get_client(sync_client=True) as client:
-        block = None if profile == LOCAL else server.notification(profile, client)
-        standings = server.apply(wanted, client, block, pools=pools, check=check)
-    told = [f"{each.status} ({', '.join(each.fields)})" if each.fields else each.status for each in standings]
-    for status, standing in zip(told, standings, strict=True):
-        sys.stdout.write(f"{status:{max(map(len, told))}}  {standing.what}\n")
-    if any(standing.status == "left out" for standing in standings):
-        what = f"{', '.join(server.NOTIFICATIONS[:-1])} or {server.NOTIFICATIONS[-1]}"
+    with get_client(sync_client=True) as client:
+        block = None if profile == LOCAL else find_notification_block(profile, client)
+        comparisons = prepare_server(wanted, client, block, pools=pools, check=check)
+        forgets = loses_leases(client)
+    sys.stdout.write(comparison_table(comparisons))
+    if any(each.status == "left out" for each in comparisons):
         sys.stdout.write(
-            f"left out is what notifies: the profile {profile} has no block {what}, see blocks/README.md\n"
+            f"left out: automations that notify, because the profile {profile} has no block for notifications; "
+            "blocks/README.md says how to make one\n"
         )
-    return int(any(standing.status in server.DONE for standing in standings))
-
-
-def main() -> int:
-    """Run as a command; the exit status."""
-    app = cyclopts.App(name="python deployments/apply.py", version_flags=[])
-    app.default(apply)
-    try:
-        command, bound, _ = app.parse_args(sys.argv[1:], exit_on_error=False, print_error=False)
-        return command(*bound.args, **bound.kwargs) or 0
-    except cyclopts.CycloptsError as error:
-        failure: TlcError = ArgumentError(str(error))
-    except TlcError as error:
-        failure = error
-    sys.stderr.write(f"error: {failure}\n")
-    return failure.exit_status
+    if forgets:
+        sys.stderr.write(
+            "warning: when this server restarts, a run that is Pending then keeps its place for ever, and every later "
+            f"catch-up is cancelled; start the server with {LEASES_IN_FILES}\n"
+        )
+    return int(check and needs_change(comparisons))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(apply, "deployments/apply.py")

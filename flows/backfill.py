@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -10,10 +11,11 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from nyc_tlc.backfill.plan import BackfillOptions, months_asked
+from nyc_tlc.backfill.plan import BackfillOptions, list_months, parse_months
 from nyc_tlc.backfill.record import finish_run, read_runs, start_run, write_run
 from nyc_tlc.backfill.report import format_plan, format_report
-from nyc_tlc.errors import ReportedError
+from nyc_tlc.backfill.space import check_space, describe_space
+from nyc_tlc.errors import ArgumentError, ReportedError
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.orchestration import command_line, tasks
@@ -25,6 +27,8 @@ from nyc_tlc.profiles.opening import open_lake, warehouses_of
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind
 
+log = logging.getLogger("nyc_tlc.backfill")
+
 
 @flow(flow_run_name=backfill_name)
 def backfill(
@@ -32,9 +36,12 @@ def backfill(
     start: Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")] | None = None,
     end: Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")] | None = None,
     *,
-    every: Annotated[int, Field(ge=1)] = 1,
     last: Annotated[int, Field(ge=1)] | None = None,
+    months: list[str] | None = None,
+    all_months: bool = False,
+    every: Annotated[int, Field(ge=1)] = 1,
     warehouses: list[Kind] | None = None,
+    lake_only: bool = False,
     profile: str | None = None,
     source: str | None = None,
     layout: Layout = "month",
@@ -47,15 +54,19 @@ def backfill(
 ) -> Outcome | State[None]:
     """Bring a range of months into the lake and the warehouses: only those that are new or changed.
 
-    It can be killed at any point and run again. One month's failure does not stop the rest.
+    It can be killed at any point and run again. One month's failure does not stop the rest. Say which months: by
+    start (and end), last, months or all_months.
 
     Args:
         colors: Which trip records.
-        start: The first month, YYYY-MM; the first there is if left out.
+        start: The first month, YYYY-MM.
         end: The last month, YYYY-MM; the newest that can be published if left out.
-        every: Take one month in so many.
         last: Instead of start and end, so many months up to the newest that can be published.
+        months: Instead of colors, start and end, single months like green-2024-01.
+        all_months: Every month since a colour's first one: 604 months, some 65 GB to fetch, if all colours are asked.
+        every: Take one month in so many.
         warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
+        lake_only: Load nothing into a warehouse.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
         source: As for the main job; TLC_SOURCE or tlc if left out.
         layout: month writes one clean file, day also a folder per pick-up date.
@@ -69,14 +80,21 @@ def backfill(
     started_at = datetime.now(UTC)
     profile, source = profile or read_settings().profile, source or read_settings().source
     lake, name = open_lake(profile), name or backfill_name()
-    kinds = tuple(warehouses_of(profile) if warehouses is None else warehouses)
-    options = BackfillOptions(source, profile, kinds, layout, force)
-    asked = months_asked(colors, start, end, every, last, scheduled_month() or Month.current())
+    if source == "sample" and force:
+        raise ArgumentError("a backfill of samples does not replace months", fix="leave out --force")
+    kinds: tuple[Kind, ...] = () if lake_only else tuple(warehouses_of(profile) if warehouses is None else warehouses)
+    options = BackfillOptions(source, profile, kinds, layout, force, via)
+    if not (start or end or last or months or all_months):
+        raise ArgumentError("which months?", fix="say --start (and --end), --last, --months or --all-months")
+    now = scheduled_month() or Month.current()
+    asked = parse_months(months) if months else list_months(colors, start, end, every, last, now)
     earlier = read_runs(lake, name)
 
     plans = tasks.plan(asked, source, profile, kinds, layout, force)
+    log.info("%s", describe_space(plans, lake, kinds))
     if plan_only:
-        return Outcome(format_plan(plans))
+        return Outcome(f"{format_plan(plans)}\n\n{describe_space(plans, lake, kinds)}")
+    check_space(plans, lake, kinds)
     run = start_run(plans, options, reason, started_at, flow_run.id)
     write_run(lake, name, earlier, run)
     ended = run_on_workers(plans, options, via, at_once) if via else run_here(plans, options, at_once)

@@ -62,7 +62,7 @@ def etl_month(
             fetched = tasks.fetch(plan.remote, folder)
             if manifest is None or not plan.settled_by(fetched):
                 cleaned = tasks.clean(fetched, folder, layout)
-                manifest = tasks.publish(cleaned, plan, profile, started_at)
+                manifest = tasks.publish(cleaned, plan, profile, force, started_at)
                 tasks.report(manifest, profile)
     kinds = warehouses_of(profile) if warehouses is None else warehouses
     answers = [tasks.load(manifest, profile, kind, force) for kind in kinds]

@@ -59,7 +59,7 @@ def etl_web_to_gcs(
             fetched = tasks.fetch(plan.remote, folder)
             if manifest is None or not plan.settled_by(fetched):
                 cleaned = tasks.clean(fetched, folder, layout)
-                manifest = tasks.publish(cleaned, plan, profile, started_at)
+                manifest = tasks.publish(cleaned, plan, profile, force, started_at)
                 tasks.report(manifest, profile)
     return Outcome(unchanged(manifest, lake) if manifest == plan.manifest else summary(manifest, lake), manifest)
 

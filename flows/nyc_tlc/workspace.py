@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+#: A file in each folder that is ours to remove.
+MARK = ".nyc-tlc-workspace"
+_NAME = re.compile(r"run-[0-9a-f]{12}")
+
 
 class Workspace:
     """A new folder, this process's own until it is removed or the process ends.
 
-    A killed process can't clear up after itself, so whoever makes the next workspace in the same place
-    does: a folder nobody holds the lock of is abandoned. The lock is on the folder, so it is no file.
+    A killed process can't clear up after itself, so whoever makes the next workspace in the same place does. A folder
+    is abandoned when it has a workspace's name and mark, and nobody holds its lock. The lock is on the folder itself.
 
     Attributes:
         path: The folder.
@@ -34,8 +39,9 @@ class Workspace:
             with contextlib.suppress(FileNotFoundError), exclusive(parent):
                 for sibling in parent.iterdir():
                     _remove_if_abandoned(sibling)
-                self.path = parent / uuid.uuid4().hex[:12]
+                self.path = parent / f"run-{uuid.uuid4().hex[:12]}"
                 self.path.mkdir()
+                self.path.joinpath(MARK).touch()
                 self._lock = _lock(self.path)
                 return
 
@@ -86,12 +92,19 @@ def _lock(folder: Path) -> int:
 
 
 def _remove_if_abandoned(folder: Path) -> None:
+    if not _NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
     else:
-        shutil.rmtree(folder, ignore_errors=True)
+        if (folder / MARK).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            # Killed before it had its mark: empty, or someone else's.
+            with contextlib.suppress(OSError):
+                folder.rmdir()
     finally:
         os.close(descriptor)

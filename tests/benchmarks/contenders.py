@@ -38,6 +38,7 @@ from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys, Layout
+from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
 from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.file_format import identify
@@ -60,14 +61,24 @@ def fetched(source: Path, color: Color, month: Month = JANUARY) -> FetchedFile:
     return FetchedFile(remote, source, identify(source, remote.name), source.stat().st_size, digest, 0)
 
 
+def into_lake(lake: FolderLake, file: FetchedFile, scratch: Path, layout: Layout = "month") -> Manifest:
+    """A fetched month all the way into a lake."""
+    terms, base = (
+        read_contract(file.remote.color),
+        lake.find_manifest(Keys(file.remote.color, file.remote.month)).version,
+    )
+    cleaned = clean_month(file, terms, scratch / "cleaned", layout=layout)
+    return publish_month(cleaned, terms, lake, base, datetime.now(UTC))
+
+
 def ours(
     color: Color, layout: Layout = "month", month: Month = JANUARY
 ) -> Callable[[Path, Path], Callable[[], object]]:
-    """``clean_month``: clean and quarantine written and digested."""
+    """A fetched month into a folder lake: clean and quarantine written, raw copied, all digested and synced."""
 
     def prepare(source: Path, scratch: Path) -> Callable[[], object]:
-        file = fetched(source, color, month)
-        return lambda: clean_month(file, read_contract(color), scratch, layout=layout)
+        file, lake = fetched(source, color, month), FolderLake(scratch / "lake")
+        return lambda: into_lake(lake, file, scratch, layout)
 
     return prepare
 
@@ -188,8 +199,7 @@ def month_in_lake(source: Path, color: Color) -> CleanFile:
 
 
 def _make_month(source: Path, color: Color, lake: FolderLake) -> None:
-    terms = read_contract(color)
-    publish_month(clean_month(fetched(source, color), terms, lake), terms, lake, datetime.now(UTC))
+    into_lake(lake, fetched(source, color), source.parent)
 
 
 def server() -> str:
@@ -328,12 +338,11 @@ def plain_loop(source: Path, scratch: Path) -> Callable[[], object]:
 
     def run() -> None:
         for month in FOUR_YEARS:
-            began = datetime.now(UTC)
             plan = plan_month("sample", "green", month, lake)
             if plan.remote is None:
                 raise SystemExit(plan.why)
             file = fetch_month(plan.remote, scratch)
-            manifest = publish_month(clean_month(file, terms, lake), terms, lake, began)
+            manifest = into_lake(lake, file, scratch)
             load_month(CleanFile(manifest, lake, terms), warehouse)
             file.path.unlink()
 

@@ -19,25 +19,28 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from conftest import ROOT
 from nyc_tlc import __version__
-from nyc_tlc.server.pools import read_pool
-from nyc_tlc.server.server import Capacity, Wanted, apply, read_wanted
+from nyc_tlc.server.apply import ServerFile, Wanted, loses_leases, prepare_server, read_wanted
+from nyc_tlc.server.work_pools import read_pool
 from stand_ins.docker import (
     Machine,
     compile_code,
     context,
     copy,
     eventually,
+    free_port,
     machine_with,
     read_compose,
     read_dockerfile,
     without_postgres,
 )
+from stand_ins.http_source import HttpSource, PublishedFile
 
 DOCKER = ROOT / "docker"
 STAGES = {stage.name: stage for stage in read_dockerfile(DOCKER / "Dockerfile")}
 BUILD, FINAL = STAGES["build"], STAGES[""]
 COMPOSE = read_compose(DOCKER / "compose.yaml", {})
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+NOTIFICATIONS = {"SENDGRID_API_KEY", "SLACK_WEBHOOK_URL", "WEBHOOK_TOKEN", "WEBHOOK_URL"}
 LONG_RUNNING = {"postgres", "server", "worker", "gcs"}
 POOLS = sorted((ROOT / "deployments/pools").iterdir())
 
@@ -111,8 +114,10 @@ def test_no_secret_is_in_the_compose_file_and_each_goes_only_where_it_is_needed(
         given = read_compose(DOCKER / "compose.yaml", {"PREFECT_AUTH": "on"})["services"][name].get("environment", {})
         mounted = {f"/run/secrets/{secret}" for secret in service.get("secrets", ())}
         assert {given[key] for key in files} <= mounted, name
-        secret = re.compile("PASSWORD|AUTH_STRING|ENCRYPTION_KEY|API_KEY")
-        assert all(key.endswith("_FILE") for key in given if secret.search(key)), name
+        secret = re.compile("PASSWORD|AUTH_STRING|ENCRYPTION_KEY|API_KEY|TOKEN|WEBHOOK")
+        plain = {key for key in given if secret.search(key) and not key.endswith("_FILE")}
+        # Of notifications, from .env: they go into a block and end with the service.
+        assert plain == (NOTIFICATIONS if name == "deploy" else set()), name
     assert {secret["file"].split("/")[1] for secret in COMPOSE["secrets"].values()} == {"secrets"}
     assert "prefect_database_password" not in SERVICES["worker"]["secrets"]
 
@@ -154,6 +159,38 @@ def test_a_secret_in_a_file_becomes_a_variable_and_an_empty_one_stops_everything
         assert stopped.returncode != 0
         assert told in stopped.stderr
         assert stopped.stdout == ""
+
+
+def test_a_health_check_tells_200_from_anything_else_without_a_python(http_source: HttpSource) -> None:
+    http_source.files["/health"] = PublishedFile(b"{}")
+
+    def status(url: str) -> int:
+        command = ["bash", str(DOCKER / "health.sh")]
+        return subprocess.run(command, env={"HEALTH_URL": url}, capture_output=True, check=False).returncode
+
+    assert status(f"{http_source.url}/health") == 0
+    assert status(f"{http_source.url}/missing") == 1
+    assert status(f"http://127.0.0.1:{free_port()}/health") == 1
+    assert status("") == 0
+
+
+def test_only_what_no_run_needs_is_pruned(tmp_path: Path) -> None:
+    def make(*names: str) -> None:
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text("x")
+
+    documents = "googleapiclient/discovery_cache/documents"
+    kept = {f"{documents}/run.v2.json", "pandas/core.py", "pyarrow/libarrow.so.2600", "prefect/server/ui/index.html"}
+    make(
+        *kept,
+        f"{documents}/compute.v1.json",
+        "pandas/tests/x.py",
+        "pyarrow/include/x.h",
+        "pyarrow/libarrow_flight.so.1",
+    )
+    subprocess.run(["sh", str(DOCKER / "prune.sh"), str(tmp_path)], check=True)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == kept
 
 
 def test_secrets_are_random_kept_and_out_of_others_reach(tmp_path: Path) -> None:
@@ -256,11 +293,41 @@ def test_the_api_refuses_whoever_brings_no_credentials(machine: Machine, api: Sy
     http.clear()
 
 
+def test_a_restart_of_compose_s_server_loses_no_lease_and_old_runs_go(machine: Machine, api: SyncPrefectClient) -> None:
+    assert not loses_leases(api)
+    settings = api.request("GET", "/admin/settings").json()["server"]
+    assert sorted(settings["services"]["db_vacuum"]["enabled"]) == ["events", "flow_runs"]
+    assert settings["services"]["db_vacuum"]["retention_period"] in (90 * 86400, "P90D")
+    volumes = {name: service["volumes"] for name, service in SERVICES.items() if "volumes" in service}
+    assert machine.compose["services"]["server"]["environment"]["PREFECT_HOME"] == "/data"
+    assert volumes["server"] == ["server:/data"]
+
+
+def test_links_in_messages_are_for_a_browser_on_the_host() -> None:
+    for name in ("server", "worker"):
+        compose = read_compose(DOCKER / "compose.yaml", {"PREFECT_PORT": "4300"})
+        assert compose["services"][name]["environment"]["PREFECT_UI_URL"] == "http://127.0.0.1:4300"
+
+
+@pytest.mark.torture
+def test_the_catch_up_can_be_restricted_and_switched_off_by_variables(machine: Machine, api: SyncPrefectClient) -> None:
+    done = machine.run("deploy", CATCH_UP="off", CATCH_UP_COLORS='["green", "yellow"]')
+    assert done.returncode == 0, done.stdout + done.stderr
+    catch_up = api.read_deployment_by_name("backfill/catch-up")
+    assert catch_up.parameters == {"last": 4, "colors": ["green", "yellow"]}
+    assert catch_up.schedules == []
+    again = machine.run("deploy", CATCH_UP="on", CATCH_UP_COLORS="")
+    assert again.returncode == 0, again.stdout + again.stderr
+    catch_up = api.read_deployment_by_name("backfill/catch-up")
+    assert catch_up.parameters == {"last": 4, "colors": ["yellow", "green", "fhv", "fhvhv"]}
+    assert [(schedule.slug, schedule.active) for schedule in catch_up.schedules] == [("every-morning", True)]
+
+
 @pytest.mark.torture
 def test_a_worker_with_nothing_but_the_image_does_a_month(
     machine: Machine, api: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    apply(read_wanted(ROOT), api, None)
+    prepare_server(read_wanted(ROOT), api, None)
     deployed = machine.run("deploy", "prefect", "--no-prompt", "deploy", "--name", "etl-month/green")
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     with machine.running("worker", tmp_path) as worker:
@@ -278,8 +345,8 @@ def test_work_pools_are_registered_once_and_updated_when_their_template_changes(
     def register(**variables: str) -> set[str]:
         given = {"TLC_IMAGE": "registry/taxi:1", "TLC_REGION": "us-east1", "TLC_SERVICE_ACCOUNT": "runs@taxis"}
         pools = [read_pool(file, given | variables) for file in POOLS]
-        told = apply(Wanted(Capacity(work_pools=[], concurrency_limits=[]), [], []), api, None, pools=pools)
-        return {each.status for each in told if each.what.startswith("work-pool")}
+        told = prepare_server(Wanted(ServerFile(work_pools=[], concurrency_limits=[]), [], []), api, None, pools=pools)
+        return {each.status for each in told if each.name.startswith("work-pool")}
 
     assert register() == {"created"}
     assert register() == {"unchanged"}

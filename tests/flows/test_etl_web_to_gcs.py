@@ -21,9 +21,10 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from conftest import ROOT, PrefectServer
 from etl_web_to_gcs import etl_web_to_gcs
-from factories import JANUARY, green_parquet, trip
+from factories import JANUARY, green_parquet, trip, without_version
 from nyc_tlc.months import Month
 from nyc_tlc.orchestration import command_line
+from nyc_tlc.orchestration.temporary_server import MARK, end_orphaned_servers
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 
 SCRIPT = "flows/etl_web_to_gcs.py"
@@ -76,7 +77,7 @@ def test_a_month_is_a_run_with_its_name_tasks_report_and_log(
     (artifact,) = (a for a in client.read_artifacts(artifact_filter=ArtifactFilter(key=key)) if a.flow_run_id == run.id)
     assert "**21** rows in, **20** clean, **1** quarantined" in str(artifact.data)
     assert "| `zero_passengers` | reject | 1 | A trip without passengers" in str(artifact.data)
-    assert "raw/green/green_tripdata_2024-01.parquet" in str(artifact.data)
+    assert "raw/green/green_tripdata_2024-01.parquet" in without_version(str(artifact.data))
     manifest = state.result().manifest
     assert manifest.flow_run_id == str(run.id)
 
@@ -84,7 +85,7 @@ def test_a_month_is_a_run_with_its_name_tasks_report_and_log(
 def test_a_download_that_takes_a_while_shows_how_far_it_is(
     client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nyc_tlc.orchestration.tasks._Progress.EVERY", 0)
+    monkeypatch.setattr("nyc_tlc.orchestration.progress.DownloadProgress.INTERVAL", 0)
     month.body = green_parquet(*(trip(trip_distance=number / 7) for number in range(400_000)))
     state = run_flow(color="green", year=2024, month=1, source=http_source.template)
     run = client.read_flow_run(state.state_details.flow_run_id)
@@ -388,4 +389,45 @@ def test_a_run_killed_while_it_fetches_leaves_nothing_and_the_next_one_completes
     http_source.release.set()
     done = prefect_server.run(*arguments)
     assert done.returncode == 0, done.stderr
-    assert list((own_environment / "scratch").iterdir()) == []
+    assert list((own_environment / "nyc-tlc-scratch").iterdir()) == []
+
+
+def test_a_server_that_is_not_there_is_one_line(prefect_server: PrefectServer) -> None:
+    arguments = ("--source", "sample", "--year", "2024", "--month", "1")
+    done = prefect_server.run(SCRIPT, *arguments, PREFECT_API_URL="http://127.0.0.1:1/api")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the Prefect server at http://127.0.0.1:1/api (PREFECT_API_URL) can't be")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_scripts_run_has_the_tags_that_automations_go_by(
+    prefect_server: PrefectServer, client: SyncPrefectClient
+) -> None:
+    prefect_server.run(SCRIPT, "--source", "sample", "--year", "2024", "--month", "3", TLC_SAMPLE_ROWS="1000")
+    (run,) = [run for run in client.read_flow_runs() if run.name == "yellow-2024-03"]
+    assert {"nyc-tlc"} <= set(run.tags)
+
+
+def test_the_server_of_a_killed_script_is_ended_by_the_next_one(own_environment: Path) -> None:
+    """A process that says it is one, as starting two servers takes half a minute."""
+    script = subprocess.Popen([sys.executable, "-c", "pass"])
+    script.wait()
+    command = "import sys; print('up', flush=True); sys.stdin.read()"
+    arguments = [sys.executable, "-c", command, "prefect.server.api.server:create_app"]
+    servers = [
+        subprocess.Popen(
+            arguments, env=os.environ | {MARK: str(of)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for of in (script.pid, os.getpid())
+    ]
+    try:
+        for server in servers:
+            assert server.stdout
+            assert server.stdout.readline() == "up\n"
+        assert end_orphaned_servers() == 1
+        assert servers[0].wait(10) == -signal.SIGTERM
+        assert servers[1].poll() is None
+    finally:
+        for server in servers:
+            server.kill()
+            server.communicate()

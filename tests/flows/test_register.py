@@ -21,7 +21,7 @@ from prefect_gcp import GcpCredentials, GcsBucket
 from prefect_sqlalchemy import SqlAlchemyConnector
 
 from conftest import ROOT, PrefectServer
-from nyc_tlc.profiles.blocks import SECTIONS, ConnectionInfo
+from nyc_tlc.profiles.sections import SECTIONS, ConnectionInfo
 
 SECRET = "p@ss:w/o%r#d"
 DEV = ["local-file-system/taxi-dev", "sqlalchemy-connector/taxi-dev"]
@@ -116,6 +116,25 @@ def test_dev_needs_one_variable_and_a_second_run_changes_nothing(
     assert {block.id: block.updated for block in client.read_block_documents()} == before
 
 
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # by a library of Prefect's
+def test_one_variable_is_enough_to_be_notified(
+    client: SyncPrefectClient, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", SECRET)
+    monkeypatch.setenv("SLACK_WEBHOOK_URL", "https://hooks.slack.com/services/T00/B00/s3cr3t")
+    monkeypatch.setenv("WEBHOOK_URL", "")
+    made = register("dev")
+    assert (made.status, made.err) == (0, "")
+    assert made.standings == dict.fromkeys([*DEV, "slack-webhook/taxi-dev"], "created")
+    monkeypatch.setenv("WEBHOOK_TOKEN", SECRET)
+    both = register("dev")
+    assert (both.status, both.err) == (
+        1,
+        "error: blocks/profiles/dev.yaml:22: a second notification; "
+        "expected either slack-webhook or sendgrid-email or custom-webhook\n",
+    )
+
+
 def test_a_changed_password_is_noticed_saved_and_never_shown(
     client: SyncPrefectClient, register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +180,8 @@ def test_all_variables_that_are_not_set_are_named_with_their_lines(register: Reg
     assert ran.status == 1
     assert ran.err == (
         "error: blocks/profiles/gcp.yaml:3: the variable GOOGLE_CLOUD_PROJECT is not set; "
-        "blocks/profiles/gcp.yaml:9: the variable GCS_BUCKET is not set; set it in the environment or in .env\n"
+        "blocks/profiles/gcp.yaml:9: the variable GCS_BUCKET is not set; "
+        "export GOOGLE_CLOUD_PROJECT and GCS_BUCKET or write it into .env, then run this again\n"
     )
 
 

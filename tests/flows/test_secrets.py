@@ -24,7 +24,7 @@ from prefect_sqlalchemy import SqlAlchemyConnector
 
 from conftest import ROOT, PrefectServer, Profile
 from nyc_tlc.errors import ConfigurationError
-from nyc_tlc.profiles import blocks
+from nyc_tlc.profiles import registering
 from nyc_tlc.profiles.opening import open_lake, open_warehouse
 from stand_ins.bigquery import Fault
 from stand_ins.google_tokens import GoogleCloud
@@ -60,8 +60,8 @@ def registered(prefect_server: PrefectServer, gcp: Profile, dev: Profile, away: 
     """The profiles have their blocks."""
     with temporary_settings({PREFECT_API_URL: prefect_server.url, PREFECT_HOME: prefect_server.home}):
         for file, profile in (("gcp", gcp), ("dev", dev), ("dev", away)):
-            wanted = blocks.read_blocks(ROOT / f"blocks/profiles/{file}.yaml", profile.variables)
-            blocks.register(profile.name, wanted)
+            wanted = registering.read_blocks(ROOT / f"blocks/profiles/{file}.yaml", profile.variables)
+            registering.register(profile.name, wanted)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import bucket
-from factories import JANUARY, fetched, green_parquet, make_month, trip
+from factories import JANUARY, fetched, green_parquet, make_month, trip, without_version
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.contract.contract import read_contract
@@ -98,11 +99,6 @@ def check_whole(there: FolderUnderTest | BucketUnderTest) -> None:
     assert {key for key in there.objects() if not key.startswith("manifest/")} == manifest.file_keys
     for key, digest in manifest.digests.items():
         assert hashlib.sha256(there.read(key)).hexdigest() == digest
-
-
-def without_version(key: str) -> str:
-    """A key without the version in its name."""
-    return re.sub(r"\.[0-9a-f]{12}\.", ".", key)
 
 
 def test_a_month_has_its_keys_and_nothing_is_left_over(
@@ -301,3 +297,70 @@ def test_a_manifest_that_does_not_add_up_cannot_be_read(
     change(said)
     with pytest.raises(ReconciliationError, match="green 2024-01"):
         Manifest.model_validate(said)
+
+
+@pytest.mark.parametrize(
+    ("trips", "message"),
+    [
+        ([], "green 2024-01: the file has no rows"),
+        (
+            [trip(lpep_pickup_datetime=datetime(2024, 10, 5))] * 3 + [trip()],
+            r"green 2024-01: 75\.0 % of its 4 rows are rejected; expected at most 50 % \(TLC_MAX_REJECTED\);"
+            r" got pickup_outside_month 3; the first one: vendor_id=2, pickup_datetime=2024-10-05 00:00:00",
+        ),
+    ],
+    ids=["no rows", "another month's file"],
+)
+def test_a_wholly_wrong_file_does_not_replace_a_good_month_unless_forced(
+    there: FolderUnderTest | BucketUnderTest, tmp_path: Path, trips: list[dict[str, object]], message: str
+) -> None:
+    make_month(there.lake, spread(), tmp_path)
+    before = {key: there.read(key) for key in there.objects()}
+    terms, base = read_contract("green"), there.lake.find_manifest(KEYS).version
+    cleaned = clean_month(fetched(green_parquet(*trips), tmp_path), terms, tmp_path / "cleaned")
+    with pytest.raises(SourceError, match=message):
+        publish_month(cleaned, terms, there.lake, base, datetime.now(UTC))
+    assert {key: there.read(key) for key in there.objects()} == before
+    publish_month(cleaned, terms, there.lake, base, datetime.now(UTC), force=True)
+    check_whole(there)
+
+
+def test_the_share_that_may_be_rejected_can_be_set(
+    there: FolderUnderTest | BucketUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLC_MAX_REJECTED", "10")
+    terms = read_contract("green")
+    cleaned = clean_month(fetched(spread(6), tmp_path), terms, tmp_path / "cleaned")
+    with pytest.raises(SourceError, match=r"14\.3 %"):
+        publish_month(cleaned, terms, there.lake, None, datetime.now(UTC))
+    assert there.objects() == set()
+
+
+def test_a_manifest_that_cannot_be_read_is_named_and_replaced(
+    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
+) -> None:
+    make_month(there.lake, spread(), tmp_path)
+    for content in (b"", b'{"color": "green"', b'{"color": "green", "month": "2024-01", "clean": 7}'):
+        there.lake.write(KEYS.manifest, content)
+        there.lake.write("manifest/green/old.json", b"{}")
+        with pytest.raises(
+            LakeError, match=r"green 2024-01: the manifest .*manifest/green/2024-01\.json can't be read"
+        ):
+            there.lake.manifest(KEYS)
+        assert there.lake.months("green") == [JANUARY]
+        manifest = make_month(there.another(), spread(9), tmp_path)
+        there.lake.remove("manifest/green/old.json")
+        assert there.lake.manifest(KEYS) == manifest
+        check_whole(there)
+
+
+def test_files_are_as_others_may_read_them(tmp_path: Path) -> None:
+    there = FolderUnderTest(tmp_path / "lake")
+    old = os.umask(0o027)
+    try:
+        make_month(there.lake, spread(), tmp_path)
+        there.lake.write("backfills/spring.json", b"{}")
+    finally:
+        os.umask(old)
+    modes = {oct(path.stat().st_mode & 0o777) for path in there.root.rglob("*") if path.is_file()}
+    assert modes == {"0o640"}

@@ -1,7 +1,7 @@
 """TLC's own files, all the way into a lake, against counts made with plain pandas on the raw files."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import get_args
 
@@ -9,8 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from nyc_tlc.cleaning.clean import clean_month
-from nyc_tlc.cleaning.publish import publish_month
+from factories import publish_fetched
 from nyc_tlc.cleaning.read import MonthReader
 from nyc_tlc.cleaning.rules import Judge
 from nyc_tlc.contract.contract import read_contract
@@ -46,9 +45,7 @@ def fetched(path: Path) -> FetchedFile:
 
 
 def into_lake(path: Path, lake: FolderLake) -> Manifest:
-    color, _ = find(path)
-    terms = read_contract(color)
-    return publish_month(clean_month(fetched(path), terms, lake), terms, lake, datetime.now(UTC))
+    return publish_fetched(lake, fetched(path), lake.root)
 
 
 def count_with_pandas(raw: pd.DataFrame, month: Month) -> tuple[dict[str, int], dict[str, int]]:

@@ -1,27 +1,21 @@
-"""BigQuery on a socket: the calls of its REST API (v2) that a warehouse needs, over an in-memory DuckDB.
+"""BigQuery on a socket: the calls of its REST API (v2) that the warehouse makes, over an in-memory DuckDB.
 
 Implements, for one project:
 
-* datasets: insert, get, list, delete (``deleteContents``); a ``location`` each.
-* tables: insert, get and delete (also of one partition), list, patch and update (``If-Match``), testIamPermissions.
-  Flat schemas of STRING, INTEGER, FLOAT, BOOLEAN, NUMERIC, DATE, DATETIME and TIMESTAMP, NULLABLE or REQUIRED; time
-  partitioning by a column; clustering, labels, descriptions and constraints, which are kept and returned; views.
-* load jobs of Parquet files, from ``gs://`` URIs and from multipart and resumable uploads: dispositions, partition
-  decorators, explicit schemas, ``schemaUpdateOptions``, ``ignoreUnknownValues``. A job runs in its own thread and
-  takes effect in one transaction, or fails and changes nothing.
-* jobs: ids of the client's choice (409 when repeated), get and cancel by location, list.
-* queries: jobs.insert, jobs.query (``requestId``), getQueryResults in pages, dry runs, named scalar parameters.
+* datasets: insert, get, delete.
+* tables: insert, get, patch (``If-Match``) and delete. Flat schemas of STRING, INTEGER, FLOAT, BOOLEAN, DATE, DATETIME
+  and TIMESTAMP; partitioning by the MONTH of a column; clustering and descriptions, which are kept; views.
+* load jobs of one Parquet file, from ``gs://`` or from multipart and resumable uploads, that replace a table or a
+  partition. A job runs in its own thread and takes effect in one transaction, or fails and changes nothing.
+* job ids of the client's choice: 409 when repeated, also when the tables are gone.
+* queries (jobs.query with ``requestId``) with named scalar parameters: SELECT, INSERT, MERGE, UPDATE, DELETE, CREATE OR
+  REPLACE VIEW and ALTER TABLE. **Google's own analyzer looks at each first** (``google_sql``), with the tables there
+  are; sqlglot puts it into DuckDB's words.
+* concurrent DML: of two MERGE, UPDATE or DELETE on one table at once the later one fails, and no more than
+  ``dml_limit`` may run and wait. (BigQuery tries a few times itself before it answers so.)
 * what goes wrong: bearer tokens (401), denied permissions (403), and faults, one a request, in the order given.
 
-GoogleSQL is rewritten for DuckDB as far as it has to be: quoted names, strings, comments, types, parameters,
-``DATE_TRUNC`` and its like, CURRENT_TIMESTAMP(), SAFE_CAST, ``* EXCEPT``, the short forms of MERGE, INSERT and
-DELETE. Else DuckDB decides what is an error and what it says; the API's own messages are as like BigQuery's as known.
-
-Does not implement: several projects; scripts, sessions and transactions of several statements; legacy SQL; arrays,
-structs, positional parameters; PARTITION BY, CLUSTER BY, OPTIONS and keys in CREATE TABLE; INFORMATION_SCHEMA,
-pseudo-columns, wildcard tables; destination tables of queries; tabledata; copy, extract and external tables;
-streaming inserts and the Storage APIs; wildcards in URIs, formats other than Parquet, REPEATED and RECORD columns;
-ingestion-time and range partitioning, partition filters, expiry; pages in lists; quotas, costs and bytes.
+Everything else is refused: 501.
 """
 
 from __future__ import annotations
@@ -34,8 +28,9 @@ import struct
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
@@ -44,9 +39,14 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
+import sqlglot
+from sqlglot import exp
+
+from stand_ins.google_sql import GoogleSqlError, analyze
 
 Resource = dict[str, Any]
 Answer = tuple[int, dict[str, str], Resource | None]
+Key = tuple[str, str]
 
 # BigQuery's type: DuckDB's, Arrow's, and what BigQuery's reader of Parquet calls it in its errors.
 _TYPES: dict[str, tuple[str, pa.DataType, str]] = {
@@ -54,14 +54,11 @@ _TYPES: dict[str, tuple[str, pa.DataType, str]] = {
     "INTEGER": ("BIGINT", pa.int64(), "INT64"),
     "FLOAT": ("DOUBLE", pa.float64(), "DOUBLE"),
     "BOOLEAN": ("BOOLEAN", pa.bool_(), "BOOL"),
-    "NUMERIC": ("DECIMAL(38,9)", pa.decimal128(38, 9), "NUMERIC"),
     "DATE": ("DATE", pa.date32(), "DATE"),
     "DATETIME": ("TIMESTAMP", pa.timestamp("us"), "DATETIME"),
     "TIMESTAMP": ("TIMESTAMPTZ", pa.timestamp("us", "UTC"), "TIMESTAMP"),
 }
-_NEW_NAMES = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN", "DECIMAL": "NUMERIC"}
-_PARTITION_FORMATS = {"YEAR": "%Y", "MONTH": "%Y%m", "DAY": "%Y%m%d", "HOUR": "%Y%m%d%H"}
-_PAGE_ROWS = 50_000
+_NEW_NAMES = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN"}
 _STATUSES = {"authError": 401, "accessDenied": 403, "notFound": 404, "duplicate": 409, "conditionNotMet": 412}
 _STATUSES |= {"internalError": 500, "notImplemented": 501}
 
@@ -72,20 +69,20 @@ class Fault:
 
     Attributes:
         kind: ``status``: answer ``status``; ``reset``: reset the connection unheard; ``lost``: do what was asked,
-            then reset the connection.
+            then reset the connection; ``job``: take the load job, and let it fail.
         method: The requests it waits for.
         about: A part of their path, query or body.
         status: The status.
         reason: Its reason, by which the client decides whether to try again.
-        headers: Its headers.
+        message: What it says.
     """
 
-    kind: Literal["status", "reset", "lost"]
+    kind: Literal["status", "reset", "lost", "job"]
     method: str = "POST"
     about: str = ""
     status: int = 503
     reason: str = "backendError"
-    headers: dict[str, str] = field(default_factory=dict)
+    message: str = "injected"
 
 
 class ApiError(Exception):
@@ -123,7 +120,7 @@ class Job:
     statistics: Resource
     state: Literal["PENDING", "RUNNING", "DONE"] = "PENDING"
     error: ApiError | None = None
-    rows: pa.Table | None = None
+    running: threading.Event = field(default_factory=threading.Event)
     finished: threading.Event = field(default_factory=threading.Event)
 
     def finish(self, error: ApiError | None = None, **statistics: Resource | str) -> None:
@@ -165,6 +162,9 @@ class BigQuery:
         denied: The permissions the caller lacks, as ``tables.create`` or ``jobs.create``.
         pause: While there is one, load jobs stay RUNNING, and change nothing, until it is set.
         bucket_locations: Where buckets are that are elsewhere than the datasets they are loaded into.
+        statements: The statements it got, in order.
+        dml_limit: How many statements that change one table may run and wait.
+        dml_meeting: While there is one, such statements wait for each other before they change anything.
     """
 
     def __init__(self, project: str, read_object: Callable[[str, str], bytes | None] = lambda *_: None) -> None:
@@ -175,10 +175,14 @@ class BigQuery:
         self.denied: set[str] = set()
         self.pause: threading.Event | None = None
         self.bucket_locations: dict[str, str] = {}
+        self.statements: list[str] = []
+        self.dml_limit = 22
+        self.dml_meeting: threading.Barrier | None = None
+        self._dml_outstanding, self._dml_done = Counter[Key](), Counter[Key]()
         self.datasets: dict[str, Resource] = {}
         self.tables: dict[tuple[str, str], Resource] = {}
         self.jobs: dict[tuple[str, str], Job] = {}
-        self._requests: dict[str, Job] = {}
+        self._requests: dict[str, Resource] = {}
         self._uploads: dict[str, Upload] = {}
         # Writers take turns; readers have a snapshot each.
         self._writing, self._job_ids = threading.RLock(), threading.Lock()
@@ -217,6 +221,10 @@ class BigQuery:
             self._server.shutdown()
             self._server.server_close()
 
+    def jobs_of(self, kind: str) -> list[Job]:
+        """The jobs of a kind, ``load`` or ``query``, the oldest first."""
+        return [job for job in list(self.jobs.values()) if kind in job.configuration]
+
     # Requests.
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
@@ -225,13 +233,10 @@ class BigQuery:
         request = Request(handler.command, unquote(url.path), dict(parse_qsl(url.query)), handler.headers, body)
         self.calls.append(request)
         text = unquote(handler.path).encode() + body
-        fault = next((f for f in self.faults if f.method == request.method and f.about.encode() in text), None)
-        if fault:
-            self.faults.remove(fault)
+        fault = self._take_fault(request.method, text, "status", "reset", "lost")
         status, headers, resource = 500, {}, None
         if fault and fault.kind == "status":
-            status, headers = fault.status, fault.headers
-            resource = ApiError(fault.reason, "injected", status).body
+            status, resource = fault.status, ApiError(fault.reason, fault.message, fault.status).body
         elif not fault or fault.kind == "lost":
             status, headers, resource = self._answer(request)
         if fault and fault.kind != "status":
@@ -247,6 +252,14 @@ class BigQuery:
             handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
         handler.wfile.write(content)
+
+    def _take_fault(self, method: str, text: bytes, *kinds: str) -> Fault | None:
+        """The next fault for a request, which is over with that."""
+        for fault in self.faults:
+            if fault.kind in kinds and fault.method == method and fault.about.encode() in text:
+                self.faults.remove(fault)
+                return fault
+        return None
 
     def _answer(self, request: Request) -> Answer:
         try:
@@ -277,7 +290,7 @@ class BigQuery:
             raise ApiError("accessDenied", f"Access Denied: {name}: {what}")
 
     @contextmanager
-    def _transaction(self, *, writes: bool = True, keep: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _transaction(self, *, writes: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
         with self._writing if writes else nullcontext(), closing(self._duck.cursor()) as cursor:
             cursor.begin()
             try:
@@ -285,10 +298,7 @@ class BigQuery:
             except BaseException:
                 cursor.rollback()
                 raise
-            if keep:
-                cursor.commit()
-            else:
-                cursor.rollback()
+            cursor.commit()
 
     # Datasets.
 
@@ -320,9 +330,6 @@ class BigQuery:
     def _get_dataset(self, request: Request) -> Resource:
         return self._dataset(request.names["dataset"])
 
-    def _list_datasets(self, _: Request) -> Resource:
-        return {"datasets": list(self.datasets.values())}
-
     def _delete_dataset(self, request: Request) -> None:
         dataset = request.names["dataset"]
         with self._transaction() as cursor:
@@ -348,8 +355,8 @@ class BigQuery:
             raise ApiError("notImplemented", f"The stand-in has no {', '.join(unknown)}")
         _check_labels(asked)
         by = asked.get("timePartitioning")
-        if by and (by["type"] not in _PARTITION_FORMATS or "field" not in by):
-            raise ApiError("notImplemented", "The stand-in partitions by a column's YEAR, MONTH, DAY or HOUR")
+        if by and (by["type"] != "MONTH" or "field" not in by):
+            raise ApiError("notImplemented", "The stand-in partitions by a column's MONTH")
         for name in ([by["field"]] if by else []) + asked.get("clustering", {}).get("fields", []):
             if name not in {f["name"] for f in fields}:
                 what = "partitioning" if by and name == by["field"] else "clustering"
@@ -384,30 +391,18 @@ class BigQuery:
     ) -> list[Resource]:
         if view.get("useLegacySql", True):
             raise ApiError("invalid", "The stand-in has no legacy SQL: set useLegacySql to false")
-        statement = Statement(view["query"], self.project)
-        with self._google_errors(statement.sql, dataset):
-            cursor.execute(f'CREATE OR REPLACE VIEW "{dataset}"."{table}" AS {statement.sql}')
-            return _columns(cursor, dataset, table)
+        statement = self._statement(view["query"], {})
+        cursor.execute(f'CREATE OR REPLACE VIEW "{dataset}"."{table}" AS {statement.sql}')
+        return _columns(cursor, dataset, table)
 
     def _get_table(self, request: Request) -> Resource:
-        dataset, (table, _, partition) = request.names["dataset"], request.names["table"].partition("$")
+        dataset, table = request.names["dataset"], request.names["table"]
         resource = self._table(dataset, table)
         if resource["type"] == "VIEW":
             return resource
-        count = f'SELECT count(*) FROM "{dataset}"."{table}" WHERE {_scope(resource, partition)}'
-        with closing(self._duck.cursor()) as cursor:
-            try:
-                rows = cursor.execute(count).fetchall()
-            except duckdb.CatalogException:
-                # Already listed, and its transaction is about to end.
-                with self._writing:
-                    rows = cursor.execute(count).fetchall()
-            return {**resource, "numRows": str(rows[0][0])}
-
-    def _list_tables(self, request: Request) -> Resource:
-        self._dataset(request.names["dataset"])
-        tables = [table for (dataset, _), table in self.tables.items() if dataset == request.names["dataset"]]
-        return {"tables": tables, "totalItems": len(tables)}
+        with self._writing, closing(self._duck.cursor()) as cursor:
+            rows = cursor.execute(f'SELECT count(*) FROM "{dataset}"."{table}"').fetchall()
+        return {**resource, "numRows": str(rows[0][0])}
 
     def _patch_table(self, request: Request) -> Resource:
         dataset, table = request.names["dataset"], request.names["table"]
@@ -417,16 +412,10 @@ class BigQuery:
                 raise ApiError("conditionNotMet", "Precondition check failed.")
             if "timePartitioning" in patch and patch["timePartitioning"] != found.get("timePartitioning"):
                 raise ApiError("invalid", "Cannot change partitioning spec for a partitioned table.")
-            if "labels" in patch:
-                labels = {**found.get("labels", {}), **(patch["labels"] or {})}
-                patch["labels"] = {name: value for name, value in labels.items() if value is not None}
-                _check_labels(patch)
-            if found["type"] == "VIEW" and "view" in patch:
-                patch["schema"] = {"fields": self._define_view(cursor, dataset, table, patch["view"])}
-            elif found["type"] == "TABLE" and "schema" in patch:
+            if "schema" in patch:
                 declared = _checked_fields(patch["schema"].get("fields", []))
                 told = {f["name"].lower(): f for f in declared}
-                fields = self._evolve(cursor, found, declared, {"ADDITION", "RELAXATION"})
+                fields = self._extend(cursor, found, declared)
                 for one in fields:
                     if one["name"].lower() not in told:
                         raise _mismatch(found, f"Field {one['name']} is missing in new schema")
@@ -437,30 +426,19 @@ class BigQuery:
         return self.tables[dataset, table]
 
     def _delete_table(self, request: Request) -> None:
-        dataset, (table, _, partition) = request.names["dataset"], request.names["table"].partition("$")
+        dataset, table = request.names["dataset"], request.names["table"]
         with self._transaction() as cursor:
             resource = self._table(dataset, table)
-            if partition:
-                cursor.execute(f'DELETE FROM "{dataset}"."{table}" WHERE {_scope(resource, partition)}')
-            else:
-                cursor.execute(f'DROP {resource["type"]} "{dataset}"."{table}"')
-                del self.tables[dataset, table]
+            cursor.execute(f'DROP {resource["type"]} "{dataset}"."{table}"')
+            del self.tables[dataset, table]
 
-    def _test_permissions(self, request: Request) -> Resource:
-        self._table(request.names["dataset"], request.names["table"])
-        return {"permissions": [p for p in request.json["permissions"] if p[len("bigquery.") :] not in self.denied]}
-
-    def _evolve(
-        self, cursor: duckdb.DuckDBPyConnection, table: Resource, declared: list[Resource], allowed: set[str]
-    ) -> list[Resource]:
-        """Change a table's fields to what is declared, as far as allowed; returns the fields it has then."""
+    def _extend(self, cursor: duckdb.DuckDBPyConnection, table: Resource, declared: list[Resource]) -> list[Resource]:
+        """Add the fields that a table lacks; returns those it has then."""
         fields = {f["name"].lower(): dict(f) for f in table["schema"]["fields"]}
         alter = 'ALTER TABLE "{datasetId}"."{tableId}"'.format(**table["tableReference"])
         for new in declared:
             name, old = new["name"], fields.get(new["name"].lower())
             if old is None:
-                if "ADDITION" not in allowed:
-                    raise _mismatch(table, f"Cannot add fields (field: {name})")
                 if new["mode"] == "REQUIRED":
                     raise _mismatch(table, f"Cannot add required fields to an existing schema. (field: {name})")
                 cursor.execute(f'{alter} ADD COLUMN "{name}" {_TYPES[new["type"]][0]}')
@@ -468,47 +446,34 @@ class BigQuery:
             elif old["type"] != new["type"]:
                 raise _mismatch(table, f"Field {name} has changed type from {old['type']} to {new['type']}")
             elif old["mode"] != new["mode"]:
-                if new["mode"] == "REQUIRED" or "RELAXATION" not in allowed:
-                    raise _mismatch(table, f"Field {name} has changed mode from {old['mode']} to {new['mode']}")
-                cursor.execute(f'{alter} ALTER COLUMN "{name}" DROP NOT NULL')
-                old["mode"] = "NULLABLE"
+                raise _mismatch(table, f"Field {name} has changed mode from {old['mode']} to {new['mode']}")
         return list(fields.values())
 
     # Jobs.
 
-    def _start(self, resource: Resource, uploaded: bytes | None = None) -> Job:
-        configuration, reference = resource["configuration"], dict(resource.get("jobReference", {}))
-        query, load = configuration.get("query"), configuration.get("load")
-        location, dry_run = reference.get("location"), bool(query and configuration.get("dryRun"))
-        _check_labels(configuration)
-        if query:
-            location = self._location(query, location)
-        elif load:
-            location = self._dataset(load["destinationTable"]["datasetId"], location)["location"]
-            if load.get("sourceFormat") != "PARQUET" or not (load.get("sourceUris") or uploaded is not None):
-                raise ApiError("notImplemented", "The stand-in loads PARQUET, from sourceUris or an upload")
-        else:
-            raise ApiError("notImplemented", f"The stand-in has no jobs of {', '.join(configuration)}")
+    def _new_job(self, reference: Resource, configuration: Resource) -> Job:
         job_id = reference.get("jobId") or f"job_{uuid.uuid4().hex}"
         if not re.fullmatch(r"[\w-]{1,1024}", job_id, re.ASCII):
             raise ApiError("invalid", f'Invalid job ID "{job_id}". Job IDs must be alphanumeric (plus _ and -).')
-        reference |= {"projectId": self.project, "jobId": job_id, "location": location}
-        job = Job(reference, configuration, {"creationTime": _now(), "startTime": _now()})
+        reference = {**reference, "projectId": self.project, "jobId": job_id}
+        job, key = Job(reference, configuration, {"creationTime": _now(), "startTime": _now()}), _job_key(reference)
         with self._job_ids:
-            if (location.upper(), job_id) in self.jobs:
-                raise ApiError("duplicate", f"Already Exists: Job {self.project}:{location}.{job_id}")
-            if not dry_run:
-                self.jobs[location.upper(), job_id] = job
-        if load:
-            threading.Thread(target=self._load, args=(job, load, uploaded), daemon=True).start()
-            return job
-        try:
-            statistics, job.rows = self._execute(configuration["query"], location, keep=not dry_run)
-            job.finish(query=statistics, totalBytesProcessed="0")
-        except ApiError as error:
-            if dry_run:
-                raise
-            job.finish(error)
+            if key in self.jobs:
+                raise ApiError("duplicate", f"Already Exists: Job {self.project}:{key[0]}.{job_id}")
+            self.jobs[key] = job
+        return job
+
+    def _start(self, resource: Resource, uploaded: bytes | None = None) -> Job:
+        configuration, reference = resource["configuration"], dict(resource.get("jobReference", {}))
+        load = configuration.get("load")
+        _check_labels(configuration)
+        if not load:
+            raise ApiError("notImplemented", f"The stand-in has no jobs of {', '.join(configuration)}")
+        if load.get("sourceFormat") != "PARQUET" or load.get("writeDisposition") != "WRITE_TRUNCATE":
+            raise ApiError("notImplemented", "The stand-in loads PARQUET with WRITE_TRUNCATE")
+        dataset = self._dataset(load["destinationTable"]["datasetId"], reference.get("location"))
+        job = self._new_job({**reference, "location": dataset["location"]}, configuration)
+        threading.Thread(target=self._load, args=(job, load, uploaded), daemon=True).start()
         return job
 
     def _job(self, request: Request) -> Job:
@@ -529,16 +494,6 @@ class BigQuery:
             # About what an answer takes from afar; a client told too early sleeps a second before it asks again.
             job.finished.wait(0.2)
         return job.resource
-
-    def _list_jobs(self, _: Request) -> Resource:
-        return {"jobs": [{**job.resource, "state": job.state} for job in reversed(self.jobs.values())]}
-
-    def _cancel_job(self, request: Request) -> Resource:
-        job = self._job(request)
-        with self._writing:
-            if job.state != "DONE":
-                job.finish(ApiError("stopped", "Job execution was cancelled: User requested cancellation"))
-        return {"job": job.resource}
 
     def _upload(self, request: Request) -> Resource | Answer:
         if request.query["uploadType"] == "multipart":
@@ -568,19 +523,19 @@ class BigQuery:
         try:
             self._permit("tables.updateData", load["destinationTable"]["datasetId"])
             if uploaded is None:
-                files = [self._source(uri, job.reference["location"]) for uri in load["sourceUris"]]
+                (uri,) = load["sourceUris"]
+                file = self._source(uri, job.reference["location"])
             else:
-                files = [ParquetSource("uploaded file", uploaded)]
-            if job.state == "PENDING":
-                job.state = "RUNNING"
+                file = ParquetSource("uploaded file", uploaded)
+            job.state = "RUNNING"
+            job.running.set()
             if self.pause:
                 self.pause.wait(60)
+            if fault := self._take_fault("POST", json.dumps(job.configuration).encode(), "job"):
+                raise ApiError(fault.reason, fault.message)
             with self._transaction() as cursor:
-                if job.state == "DONE":
-                    return
-                rows = self._write(cursor, load, files)
-            counts = {"inputFiles": len(files), "inputFileBytes": sum(f.size for f in files), "outputRows": rows}
-            job.finish(load={name: str(count) for name, count in counts.items()})
+                rows = self._write(cursor, load, file)
+            job.finish(load={"outputRows": str(rows)})
         except ApiError as error:
             job.finish(error)
         except (LookupError, ValueError, duckdb.Error) as error:
@@ -600,151 +555,136 @@ class BigQuery:
             raise ApiError("notFound", f"Not found: URI {uri}")
         return ParquetSource(uri, content)
 
-    def _write(self, cursor: duckdb.DuckDBPyConnection, load: Resource, files: list[ParquetSource]) -> int:
+    def _write(self, cursor: duckdb.DuckDBPyConnection, load: Resource, file: ParquetSource) -> int:
         """Write what a load job reads; returns the number of rows."""
         dataset, decorated = load["destinationTable"]["datasetId"], load["destinationTable"]["tableId"]
         name, _, partition = decorated.partition("$")
         table, target = self.tables.get((dataset, name)), f'"{dataset}"."{name}"'
-        given = _checked_fields(load["schema"]["fields"]) if "schema" in load else None
-        declared = given or files[0].fields
-        disposition, by = load.get("writeDisposition", "WRITE_APPEND"), load.get("timePartitioning")
+        declared, by = _checked_fields(load["schema"]["fields"]), load.get("timePartitioning")
         if table and (by or table.get("timePartitioning")) != table.get("timePartitioning"):
             expected = f"Expects {table.get('timePartitioning')}, but input partitioning specification is {by}"
             raise ApiError("invalid", f"Incompatible table partitioning specification. {expected}")
-        if table is None or (disposition == "WRITE_TRUNCATE" and not partition):
-            if table is None and load.get("createDisposition") == "CREATE_NEVER":
-                raise ApiError("notFound", f"Not found: Table {self.project}:{dataset}.{name}")
-            self._permit("tables.create", dataset)
-            layout = {**load, **(table or {})}
-            layout = {
-                key: layout[key] for key in ("timePartitioning", "clustering", "description", "labels") if key in layout
-            }
-            cursor.execute(_create(dataset, name, declared, replace=True))
-            table = self._new_table(dataset, name, declared, layout)
+        if table is None:
+            raise ApiError("notFound", f"Not found: Table {self.project}:{dataset}.{name}")
+        if partition:
+            fields = table["schema"]["fields"]
+            if {f["name"]: f["type"] for f in fields} != {f["name"]: f["type"] for f in declared}:
+                raise _mismatch(table, "Cannot add fields or change their types")
         else:
-            allowed = {option.removeprefix("ALLOW_FIELD_") for option in load.get("schemaUpdateOptions", ())}
-            table = _stamped({**table, "schema": {"fields": self._evolve(cursor, table, declared, allowed)}})
-        fields, scope = table["schema"]["fields"], _scope(table, partition)
-        only = None if load.get("ignoreUnknownValues") else given
-        incoming = pa.concat_tables([file.cast(fields, only) for file in files])
+            fields = declared
+            cursor.execute(_create(dataset, name, fields, replace=True))
+        scope = _scope(table, partition)
+        incoming = file.cast(fields)
         cursor.register("incoming", incoming)
         if cursor.execute(f"SELECT 1 FROM incoming WHERE NOT ({scope}) LIMIT 1").fetchone():
             message = "Some rows belong to different partitions rather than destination partition"
             raise ApiError("invalid", f"{message} {self.project}:{dataset}.{decorated}")
-        if disposition == "WRITE_EMPTY":
-            if cursor.execute(f"SELECT 1 FROM {target} WHERE {scope} LIMIT 1").fetchone():
-                raise ApiError("duplicate", f"Already Exists: Table {self.project}:{dataset}.{decorated}")
-        elif disposition != "WRITE_APPEND":
-            cursor.execute(f"DELETE FROM {target} WHERE {scope}")
+        cursor.execute(f"DELETE FROM {target} WHERE {scope}")
         columns = ", ".join(f'"{f["name"]}"' for f in fields)
         cursor.execute(f"INSERT INTO {target} ({columns}) SELECT {columns} FROM incoming")
-        self.tables[dataset, name] = table
+        self.tables[dataset, name] = _stamped({**table, "schema": {"fields": fields}})
         return int(incoming.num_rows)
 
     # Queries.
 
-    def _location(self, query: Resource, location: str | None) -> str:
-        text = query["query"] + " " + query.get("defaultDataset", {}).get("datasetId", "")
-        named = [dataset for dataset in self.datasets if re.search(rf"\b{dataset}\b", text)]
-        for dataset in named:
-            self._dataset(dataset, location)
-        return location or (self.datasets[named[0]]["location"] if named else "US")
-
     def _query_now(self, request: Request) -> Resource:
         query = request.json
-        job = self._requests.get(query.get("requestId", ""))
-        if job is None:
-            configuration = {"query": query, "labels": query.get("labels", {}), "dryRun": query.get("dryRun", False)}
-            reference = {"location": query.get("location")}
-            job = self._start({"configuration": configuration, "jobReference": reference})
-            self._requests[query.get("requestId", uuid.uuid4().hex)] = job
-        return self._results(job, {**query, **query.get("formatOptions", {})})
+        request_id = query.get("requestId") or uuid.uuid4().hex
+        if request_id not in self._requests:
+            if query.get("useLegacySql", True):
+                raise ApiError("invalid", "The stand-in has no legacy SQL: set useLegacySql to false")
+            if unknown := query.keys() & {"dryRun", "defaultDataset", "createSession"}:
+                raise ApiError("notImplemented", f"The stand-in's queries have no {', '.join(unknown)}")
+            parameters = {p["name"]: p for p in query.get("queryParameters", ())}
+            statement = self._statement(query["query"], {n: p["parameterType"]["type"] for n, p in parameters.items()})
+            values = {name: p["parameterValue"].get("value") for name, p in parameters.items()}
+            location = next((self.datasets[dataset]["location"] for dataset, _ in statement.tables), "US")
+            job = self._new_job({"location": location}, {"query": query})
+            self._requests[request_id] = self._run(statement, values, job, query.get("formatOptions", {}))
+        return self._requests[request_id]
 
-    def _get_results(self, request: Request) -> Resource:
-        options = {name.removeprefix("formatOptions."): value for name, value in request.query.items()}
-        return self._results(self._job(request), options)
-
-    def _results(self, job: Job, options: Resource) -> Resource:
-        if job.error:
-            raise job.error
-        statistics = job.statistics.get("query", {})
-        told = {"kind": "bigquery#queryResponse", "jobReference": job.reference, "jobComplete": job.state == "DONE"}
-        told |= {name: statistics[name] for name in ("schema", "numDmlAffectedRows") if name in statistics}
-        told |= {"totalBytesProcessed": "0", "cacheHit": False}
-        return told if job.rows is None else told | _page(job.rows, options)
-
-    def _execute(self, query: Resource, location: str, *, keep: bool) -> tuple[Resource, pa.Table | None]:
-        """Run a statement, or see that it would run; returns the job's statistics and the rows of a SELECT."""
-        if query.get("useLegacySql", True):
-            raise ApiError("invalid", "The stand-in has no legacy SQL: set useLegacySql to false")
-        if unknown := query.keys() & {"destinationTable", "connectionProperties", "createSession"}:
-            raise ApiError("notImplemented", f"The stand-in's queries have no {', '.join(unknown)}")
-        default = query.get("defaultDataset", {}).get("datasetId", "main")
-        statement = Statement(query["query"], self.project)
-        values = statement.bind(query.get("queryParameters", ()))
-        selects = statement.kind == "SELECT"
-        self._permit(_NEEDS.get(statement.kind, "tables.updateData"))
-        statistics: Resource = {"statementType": statement.kind, "totalBytesProcessed": "0", "cacheHit": False}
-        with (
-            self._google_errors(statement.sql, default, location),
-            self._transaction(writes=not selects, keep=keep) as cursor,
-        ):
-            cursor.execute(f"SET search_path = '{default}'")
-            if len(cursor.extract_statements(statement.sql)) != 1:
-                raise ApiError("invalidQuery", "The stand-in takes one statement a query")
-            if selects:
-                rows = cursor.sql(statement.sql, params=values).to_arrow_table()
-                return {**statistics, "schema": {"fields": _fields(rows.schema, results=True)}}, rows
-            told = cursor.execute(statement.sql, values).fetchone()
-            if statement.kind in ("INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE_TABLE"):
-                statistics["numDmlAffectedRows"] = str(told[0] if told else 0)
-            elif keep:
-                self._adopt(cursor, statement, location)
-        return statistics, None
-
-    def _adopt(self, cursor: duckdb.DuckDBPyConnection, statement: Statement, location: str) -> None:
-        """Bring the resources in line with what a statement defined, changed or dropped."""
-        schemas = cursor.execute("SELECT schema_name FROM duckdb_schemas() WHERE NOT internal").fetchall()
-        there = {name for (name,) in schemas} - {"main"}
-        for dataset in there - self.datasets.keys():
-            self.datasets[dataset] = self._new_dataset(dataset, {"location": location})
-        for dataset in self.datasets.keys() - there:
-            del self.datasets[dataset]
-        listed = cursor.execute(
-            "SELECT schema_name, table_name, false FROM duckdb_tables() WHERE NOT internal"
-            " UNION ALL SELECT schema_name, view_name, true FROM duckdb_views() WHERE NOT internal"
-        ).fetchall()
-        for dataset, name, is_view in listed:
-            fields, known = _columns(cursor, dataset, name), self.tables.get((dataset, name))
-            old = {f["name"]: f for f in known["schema"]["fields"]} if known else {}
-            if known is None or statement.replaces == (dataset, name):
-                definition = {"view": {"query": statement.body, "useLegacySql": False}} if is_view else {}
-                self.tables[dataset, name] = self._new_table(dataset, name, fields, definition)
-            elif list(old) != [f["name"] for f in fields]:
-                merged = [old.get(f["name"], f) for f in fields]
-                self.tables[dataset, name] = _stamped({**known, "schema": {"fields": merged}})
-        for key in self.tables.keys() - {(dataset, name) for dataset, name, _ in listed}:
-            del self.tables[key]
-
-    @contextmanager
-    def _google_errors(self, sql: str, default: str, location: str = "US") -> Iterator[None]:
-        """Say DuckDB's errors as BigQuery would."""
+    def _statement(self, text: str, parameters: dict[str, str]) -> Statement:
+        """A statement that Google's analyzer takes, in DuckDB's words."""
+        self.statements.append(text)
         try:
-            yield
+            statement = Statement(text, self.project, parameters)
+        except sqlglot.ParseError as error:
+            self._analyze(text, [], parameters)
+            raise ApiError("notImplemented", f"sqlglot cannot read this statement: {error}") from error
+        for dataset, table in statement.reads:
+            self._table(dataset, table)
+        self._analyze(text, statement.reads, parameters)
+        return statement
+
+    def _analyze(self, text: str, keys: list[Key], parameters: dict[str, str]) -> None:
+        tables = {}
+        for key in keys:
+            columns = tuple((f["name"], f["type"]) for f in self.tables[key]["schema"]["fields"])
+            tables |= {key: columns, (self.project, *key): columns}
+        try:
+            analyze(text, tables, parameters)
+        except GoogleSqlError as error:
+            raise ApiError("invalidQuery", str(error)) from error
+
+    def _run(self, statement: Statement, values: dict[str, Any], job: Job, options: Resource) -> Resource:
+        self._permit("tables.getData" if statement.kind == "SELECT" else "tables.updateData")
+        answer = {"kind": "bigquery#queryResponse", "jobReference": job.reference, "jobComplete": True}
+        try:
+            if statement.kind == "SELECT":
+                with self._transaction(writes=False) as cursor:
+                    rows = cursor.sql(statement.sql, params=values or None).to_arrow_table()
+                answer |= {"schema": {"fields": _fields(rows.schema, results=True)}, **_rows(rows, options)}
+            elif statement.kind in ("MERGE", "UPDATE", "DELETE", "INSERT"):
+                answer["numDmlAffectedRows"] = str(self._change(statement, values))
+            else:
+                self._define(statement)
         except duckdb.Error as error:
-            message = str(error).splitlines()[0]
-            found = re.search(r'(Table|View|Schema) with name "?(?:(\w+)\.)?(\w+)"? (does not|already)', message)
-            if not found:
-                syntax = "Syntax error: " if isinstance(error, duckdb.ParserException) else ""
-                raise ApiError("invalidQuery", syntax + message) from error
-            kind, dataset, name, state = found.groups()
-            qualified = re.search(rf'(\w+)"?\."?{name}\b', sql)
-            dataset = name if kind == "Schema" else dataset or (qualified[1] if qualified else default)
-            is_dataset = kind == "Schema" or dataset not in self.datasets
-            thing = f"Dataset {self.project}:{dataset}" if is_dataset else f"Table {self.project}:{dataset}.{name}"
-            if state == "already":
-                raise ApiError("duplicate", f"Already Exists: {thing}") from error
-            raise ApiError("notFound", f"Not found: {thing} was not found in location {location}") from error
+            raise ApiError("invalidQuery", str(error).splitlines()[0]) from error
+        finally:
+            job.finish()
+        return answer
+
+    def _change(self, statement: Statement, values: dict[str, Any]) -> int:
+        """Run DML; returns the number of rows it changed."""
+        key, mutates = statement.target, statement.kind != "INSERT"
+        name = f"{self.project}:{'.'.join(key)}"
+        with self._job_ids:
+            if mutates and self._dml_outstanding[key] >= self.dml_limit:
+                message = f"Too many DML statements outstanding against table {name}, limit is 20."
+                raise ApiError("resourcesExceeded", f"Resources exceeded during query execution: {message}")
+            self._dml_outstanding[key] += mutates
+            began_at = self._dml_done[key]
+        try:
+            if self.dml_meeting and mutates:
+                with suppress(threading.BrokenBarrierError):
+                    self.dml_meeting.wait(1)
+            with self._transaction() as cursor:
+                if mutates and self._dml_done[key] != began_at:
+                    message = f"Could not serialize access to table {name} due to concurrent update"
+                    raise ApiError("invalidQuery", message)
+                told = cursor.execute(statement.sql, values or None).fetchone()
+                self._dml_done[key] += mutates
+        finally:
+            with self._job_ids:
+                self._dml_outstanding[key] -= mutates
+        return told[0] if told else 0
+
+    def _define(self, statement: Statement) -> None:
+        """Run DDL."""
+        (dataset, name), tree = statement.target, statement.tree
+        with self._transaction() as cursor:
+            cursor.execute(statement.sql)
+            if statement.kind == "VIEW":
+                view = {"view": {"query": tree.expression.sql("bigquery"), "useLegacySql": False}}
+                self.tables[dataset, name] = self._new_table(dataset, name, _columns(cursor, dataset, name), view)
+                return
+            table, new_names = self._table(dataset, name), {}
+            for action in tree.args["actions"]:
+                if not isinstance(action, exp.RenameColumn):
+                    raise ApiError("notImplemented", "The stand-in alters tables by RENAME COLUMN only")
+                new_names[action.this.name] = action.args["to"].name
+            fields = [{**f, "name": new_names.get(f["name"], f["name"])} for f in table["schema"]["fields"]]
+            self.tables[dataset, name] = _stamped({**table, "schema": {"fields": fields}})
 
 
 class ParquetSource:
@@ -768,10 +708,10 @@ class ParquetSource:
     def _unreadable(self, why: str) -> ApiError:
         return ApiError("invalid", f"Error while reading data, error message: {why} File: {self._uri}")
 
-    def cast(self, fields: list[Resource], only: list[Resource] | None) -> pa.Table:
-        """The rows with a table's columns; with ``only``, a column it does not name is an error."""
+    def cast(self, fields: list[Resource]) -> pa.Table:
+        """The rows with a table's columns; a column that it does not have is an error."""
         positions = {f["name"].lower(): i for i, f in enumerate(self.fields)}
-        if unknown := positions.keys() - {f["name"].lower() for f in only or self.fields}:
+        if unknown := positions.keys() - {f["name"].lower() for f in fields}:
             raise self._unreadable(f"No field in the schema for Parquet column '{min(unknown)}'.")
         columns = {}
         for one in fields:
@@ -788,90 +728,54 @@ class ParquetSource:
         return pa.table(columns)
 
 
-_TOKEN = r"""
-    (?P<comment>--[^\n]*|\#[^\n]*|/\*.*?\*/)
-  | (?P<raw>[rR]?)(?P<quote>'|")(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)
-  | (?P<project>`%s`\.|\b%s\.)
-  | `(?P<name>[^`]+)`
-  | @(?P<parameter>\w+)
-  | (?P<word>\b[A-Za-z_]\w*)
-"""
-_WORDS = {"INT64": "BIGINT", "FLOAT64": "DOUBLE", "STRING": "VARCHAR", "NUMERIC": "DECIMAL(38,9)"}
-_WORDS |= {"DATETIME": "TIMESTAMP", "TIMESTAMP": "TIMESTAMPTZ", "SAFE_CAST": "TRY_CAST"}
-_REWRITES = [
-    (r"\bDATE_TRUNC\(((?:[^()]|\([^()]*\))*),\s*(\w+)\s*\)", r"CAST(date_trunc('\2', \1) AS DATE)"),
-    (r"\b(?:DATETIME|TIMESTAMP)_TRUNC\(((?:[^()]|\([^()]*\))*),\s*(\w+)\s*\)", r"date_trunc('\2', \1)"),
-    (r"\bCURRENT_TIMESTAMP\(\s*\)", "CURRENT_TIMESTAMP"),
-    (r"\*\s*EXCEPT\s*\(", "* EXCLUDE ("),
-    (r"\bINSERT\s+ROW\b", "INSERT"),
-    (r"^\s*(MERGE|INSERT)\s+(?!INTO\b)", r"\1 INTO "),
-    (r"^\s*DELETE\s+(?!FROM\b)", "DELETE FROM "),
-]
-_VERB = r'(CREATE|DROP|ALTER|TRUNCATE)\s+(OR\s+REPLACE\s+)?(\w+)\s+(?:IF\s+\w+(?:\s+EXISTS)?\s+)?([\w."]+)|\W*(\w+)'
-# What the caller needs for a statement; for any other, to change data.
-_NEEDS = {"SELECT": "tables.getData", "CREATE_SCHEMA": "datasets.create"}
-_NEEDS |= dict.fromkeys(("CREATE_TABLE", "CREATE_VIEW"), "tables.create")
-
-
 class Statement:
     """A GoogleSQL statement in DuckDB's words.
 
     Attributes:
-        sql: The statement.
-        kind: The ``statementType``.
-        body: The query of the view it defines.
-        replaces: The table or view it defines anew.
+        kind: SELECT, MERGE, INSERT, UPDATE, DELETE, VIEW (it creates one) or ALTER.
+        tree: What sqlglot read.
+        sql: The statement for DuckDB.
+        tables: The tables and views that it names, each a dataset and a name.
+        target: The one that it changes or creates.
+        reads: Those that must be there.
     """
 
-    def __init__(self, text: str, project: str) -> None:
-        self._project, self._parameters = project, set[str]()
-        self.body = re.split(r"\bAS\s+(?=\(?\s*(?:SELECT|WITH)\b)", text, maxsplit=1, flags=re.I)[-1]
-        sql = re.sub(_TOKEN % ((re.escape(project),) * 2), self._rewrite, text, flags=re.X | re.S)
-        for pattern, replacement in _REWRITES:
-            sql = re.sub(pattern, replacement, sql, flags=re.I)
-        self.sql = sql.strip()
-        words = re.match(_VERB, self.sql, re.I)
-        if not words:
-            raise ApiError("invalidQuery", "Syntax error: Unexpected end of statement")
-        verb, replace, thing, target, first = words.groups()
-        self.kind = f"{verb}_{thing}".upper() if verb else first.upper().replace("WITH", "SELECT")
-        self.replaces = tuple(target.replace('"', "").split(".")) if replace else None
-        if self.kind in ("DELETE", "UPDATE") and not re.search(r"\bWHERE\b", self.sql, re.I):
-            raise ApiError("invalidQuery", f"{self.kind} must have a WHERE clause")
+    def __init__(self, text: str, project: str, parameters: dict[str, str]) -> None:
+        self.tree = sqlglot.parse_one(text, read="bigquery")
+        self.kind = next((kind for kind, of in _STATEMENTS.items() if isinstance(self.tree, of)), "")
+        if not self.kind or (self.kind == "VIEW" and self.tree.args["kind"] != "VIEW"):
+            raise ApiError("notImplemented", f"The stand-in has no {type(self.tree).__name__}")
+        names = {cte.alias for cte in self.tree.find_all(exp.CTE)}
+        named = [table for table in self.tree.find_all(exp.Table) if table.db or table.name not in names]
+        for table in named:
+            if table.catalog not in ("", project) or not table.db:
+                raise ApiError("accessDenied", f"Access Denied: Table {table.sql()}: it may not exist")
+            table.set("catalog", None)
+        self.tables = list(dict.fromkeys((table.db, table.name) for table in named))
+        target = self.tree.this.find(exp.Table) if self.kind != "SELECT" else None
+        self.target = (target.db, target.name) if target else ("", "")
+        self.reads = [key for key in self.tables if self.kind != "VIEW" or key != self.target]
+        for parameter in list(self.tree.find_all(exp.Parameter)):
+            kind = parameters.get(parameter.name)
+            if kind:
+                kind = _TYPES[_NEW_NAMES.get(kind, kind)][0]
+                parameter.replace(exp.cast(parameter.copy(), kind, dialect="duckdb"))
+        self.sql = self.tree.sql("duckdb")
 
-    def _rewrite(self, token: re.Match[str]) -> str:
-        if token["comment"] or token["project"]:
-            return " " if token["comment"] else ""
-        if token["quote"]:
-            text = token["text"] if token["raw"] else re.sub(r"\\(.)", r"\1", token["text"])
-            return "'" + text.replace("'", "''") + "'"
-        if token["name"]:
-            parts = token["name"].split(".")
-            if parts[0] == self._project and len(parts) > 1:
-                parts = parts[1:]
-            elif len(parts) == 3:
-                table = token["name"].replace(".", ":", 1)
-                raise ApiError("accessDenied", f"Access Denied: Table {table}: User does not have permission to query.")
-            return ".".join(f'"{part}"' for part in parts)
-        if token["parameter"]:
-            self._parameters.add(token["parameter"])
-            return f"${token['parameter']}"
-        new = _WORDS.get(token["word"].upper(), token["word"])
-        is_call = token.string[token.end() :].lstrip().startswith("(")
-        return token["word"] if is_call and new != "TRY_CAST" else new
 
-    def bind(self, parameters: Any) -> dict[str, Any] | None:
-        """The values of the parameters, whose types it writes into the statement."""
-        given = {p.get("name"): p for p in parameters}
-        for name in self._parameters:
-            if name not in given:
-                raise ApiError("invalidQuery", f"Query parameter '{name}' not found")
-            kind = given[name]["parameterType"]["type"]
-            kind = _NEW_NAMES.get(kind, kind)
-            if kind not in _TYPES:
-                raise ApiError("notImplemented", f"The stand-in has no parameters of {kind}")
-            self.sql = re.sub(rf"\${name}\b", f"CAST(${name} AS {_TYPES[kind][0]})", self.sql)
-        return {name: given[name]["parameterValue"].get("value") for name in self._parameters} or None
+_STATEMENTS: dict[str, type[exp.Expr]] = {
+    "SELECT": exp.Query,
+    "MERGE": exp.Merge,
+    "INSERT": exp.Insert,
+    "UPDATE": exp.Update,
+    "DELETE": exp.Delete,
+    "VIEW": exp.Create,
+    "ALTER": exp.Alter,
+}
+
+
+def _job_key(reference: Resource) -> Key:
+    return reference["location"].upper(), reference["jobId"]
 
 
 def _now() -> str:
@@ -926,7 +830,7 @@ def _field_type(arrow: pa.DataType, *, results: bool) -> str:
         return "INTEGER" if arrow.unit == "ns" else "TIMESTAMP" if arrow.tz else "DATETIME"
     if pa.types.is_decimal(arrow):
         # DuckDB's sums of integers are decimals without a scale, its literals are decimals of any.
-        return "NUMERIC" if arrow.scale == 9 or not results else "FLOAT" if arrow.scale else "INTEGER"
+        return "FLOAT" if arrow.scale or not results else "INTEGER"
     for kind, tests in {
         "INTEGER": (pa.types.is_integer, pa.types.is_null),
         "FLOAT": (pa.types.is_floating,),
@@ -962,24 +866,17 @@ def _scope(table: Resource, partition: str) -> str:
     by = table.get("timePartitioning")
     if not by:
         raise ApiError("invalid", f"Cannot use a partition decorator: {table['id']} is not partitioned")
-    layout = _PARTITION_FORMATS[by["type"]]
-    if partition != "__NULL__" and not re.fullmatch(rf"\d{{{len(time.strftime(layout))}}}", partition):
+    if partition != "__NULL__" and not re.fullmatch(r"\d{6}", partition):
         raise ApiError("invalid", f"Invalid partition decorator: {table['id']}${partition}")
-    return f"coalesce(strftime(\"{by['field']}\", '{layout}'), '__NULL__') = '{partition}'"
+    return f"coalesce(strftime(\"{by['field']}\", '%Y%m'), '__NULL__') = '{partition}'"
 
 
-def _page(rows: pa.Table, options: Resource) -> Resource:
-    start = int(options.get("pageToken") or options.get("startIndex") or 0)
-    size = min(int(options.get("maxResults", _PAGE_ROWS)), _PAGE_ROWS)
+def _rows(rows: pa.Table, options: Resource) -> Resource:
+    """All rows in one page."""
     integers = str(options.get("useInt64Timestamp")).lower() == "true"
-    part = rows.slice(start, size)
-    columns = [_texts(column, integers=integers) for column in part.columns]
-    page: Resource = {"totalRows": str(rows.num_rows)}
-    if part.num_rows:
-        page["rows"] = [{"f": [{"v": value} for value in row]} for row in zip(*columns, strict=True)]
-    if size and start + size < rows.num_rows:
-        page["pageToken"] = str(start + size)
-    return page
+    columns = [_texts(column, integers=integers) for column in rows.columns]
+    values = [{"f": [{"v": value} for value in row]} for row in zip(*columns, strict=True)]
+    return {"totalRows": str(rows.num_rows), "rows": values}
 
 
 def _texts(column: pa.ChunkedArray, *, integers: bool) -> list[str | None]:
@@ -988,7 +885,6 @@ def _texts(column: pa.ChunkedArray, *, integers: bool) -> list[str | None]:
     writers: dict[str, Callable[[Any], str]] = {
         "INTEGER": lambda value: str(int(value)),
         "FLOAT": lambda value: repr(float(value)).replace("nan", "NaN").replace("inf", "Infinity"),
-        "NUMERIC": lambda value: f"{value.normalize():f}",
         "BOOLEAN": lambda value: str(value).lower(),
         "STRING": str,
         "DATE": lambda value: value.isoformat(),
@@ -1005,20 +901,14 @@ _TABLE = _DATASET + r"/tables/(?P<table>[^/:]+)"
 # Methods, path, the permission, who answers.
 _ROUTES: list[tuple[str, str, str, Callable[[BigQuery, Request], Any]]] = [
     ("POST", "/datasets", "datasets.create", BigQuery._insert_dataset),
-    ("GET", "/datasets", "datasets.list", BigQuery._list_datasets),
     ("GET", _DATASET, "datasets.get", BigQuery._get_dataset),
     ("DELETE", _DATASET, "datasets.delete", BigQuery._delete_dataset),
     ("POST", _DATASET + "/tables", "tables.create", BigQuery._insert_table),
-    ("GET", _DATASET + "/tables", "tables.list", BigQuery._list_tables),
     ("GET", _TABLE, "tables.get", BigQuery._get_table),
-    ("PATCH PUT", _TABLE, "tables.update", BigQuery._patch_table),
+    ("PATCH", _TABLE, "tables.update", BigQuery._patch_table),
     ("DELETE", _TABLE, "tables.delete", BigQuery._delete_table),
-    ("POST", _TABLE + ":testIamPermissions", "", BigQuery._test_permissions),
     ("POST", "/jobs", "jobs.create", BigQuery._insert_job),
     ("PUT", "/jobs", "jobs.create", BigQuery._upload_chunk),
-    ("GET", "/jobs", "jobs.list", BigQuery._list_jobs),
     ("GET", "/jobs/(?P<job>[^/]+)", "jobs.get", BigQuery._get_job),
-    ("POST", "/jobs/(?P<job>[^/]+)/cancel", "jobs.update", BigQuery._cancel_job),
     ("POST", "/queries", "jobs.create", BigQuery._query_now),
-    ("GET", "/queries/(?P<job>[^/]+)", "jobs.get", BigQuery._get_results),
 ]

@@ -152,22 +152,22 @@ class Gcs:
         elif self.tokens is not None and handler.headers.get("Authorization", "")[7:] not in self.tokens:
             self._refuse(handler, 401, "Invalid Credentials")
         else:
-            if fault and fault.kind == "lost":
-                handler.wfile.close()
-                handler.wfile = _Nowhere()
             if fault and fault.kind == "corrupt":
                 body = handler.rfile.read(int(handler.headers["Content-Length"]))
                 handler.rfile = io.BytesIO(body[:-1] + bytes([body[-1] ^ 1]))
+            answer, handler.wfile = handler.wfile, _Buffer()
             with self._step:
                 refusal = self._precondition(handler, method) or self._checksum(handler, method)
-                if not refusal:
+                if refusal:
+                    self._refuse(handler, *refusal)
+                else:
                     Router(handler).handle(method)
-                    # What is answered waits in a buffer while others may look at what was done.
             self.after(handler)
-            if refusal:
-                self._refuse(handler, *refusal)
+            content, handler.wfile = handler.wfile.getvalue(), answer
             if fault and fault.kind == "lost":
                 self._reset(handler)
+            else:
+                handler.wfile.write(content)
 
     def _has_bucket(self, path: str) -> bool:
         _, about_a_bucket, rest = urlsplit(path).path.partition("/b/")
@@ -236,6 +236,13 @@ class Gcs:
         handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         handler.connection.close()
         handler.wfile = _Nowhere()
+
+
+class _Buffer(io.BytesIO):
+    """An answer that waits until others have looked at what was done."""
+
+    def close(self) -> None:
+        """Stay readable."""
 
 
 class _Nowhere:

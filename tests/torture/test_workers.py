@@ -156,7 +156,7 @@ def check_all_done(own_environment: Path, told: str) -> None:
     found = warehouse.query(counts)
     assert len(found) == MONTHS
     assert all(rows == distinct for _, rows, distinct in found)
-    assert {load.rows for load in warehouse.loads().values()} == {rows for _, rows, _ in found}
+    assert {load.row_count for load in warehouse.loads().values()} == {rows for _, rows, _ in found}
 
 
 @pytest.mark.timeout(900)

@@ -1,16 +1,16 @@
 """Which months a backfill is about, what each needs, and the record of it."""
 
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from factories import JANUARY, green_parquet, trip
-from nyc_tlc.backfill.plan import months_asked, plan_months
-from nyc_tlc.backfill.record import MonthRecord, Run, keep, runs_so_far
-from nyc_tlc.backfill.report import plan_table, report_table
-from nyc_tlc.cleaning.clean import clean_month
-from nyc_tlc.cleaning.publish import publish_month
+from factories import JANUARY, green_parquet, publish_fetched, trip
+from nyc_tlc.backfill.month_plan import plan_month
+from nyc_tlc.backfill.plan import list_months, parse_months, plan_months
+from nyc_tlc.backfill.record import BackfillRun, MonthRecord, read_runs, write_run
+from nyc_tlc.backfill.report import format_plan, format_report
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.clean_file import CleanFile
@@ -40,12 +40,12 @@ NOW = Month(2024, 6)
 def test_the_months_that_are_meant(
     colors: list[str], start: str, end: str, every: int, last: int, expected: list[str]
 ) -> None:
-    asked = months_asked(colors, start, end, every, last, NOW)
+    asked = list_months(colors, start, end, every, last, NOW)
     assert [str(month) for _, month in asked] == expected
 
 
 def test_months_of_several_colours_come_oldest_first() -> None:
-    asked = months_asked(["yellow", "fhvhv"], "2018-12", "2019-02", 1, None, NOW)
+    asked = list_months(["yellow", "fhvhv"], "2018-12", "2019-02", 1, None, NOW)
     assert [f"{color} {month}" for color, month in asked] == [
         "yellow 2018-12",
         "yellow 2019-01",
@@ -59,7 +59,7 @@ def test_months_of_several_colours_come_oldest_first() -> None:
 )
 def test_a_range_that_cannot_be_meant_is_refused(start: str, end: str | None, last: int | None) -> None:
     with pytest.raises(ArgumentError):
-        months_asked(["green"], start, end, 1, last, NOW)
+        list_months(["green"], start, end, 1, last, NOW)
 
 
 def test_every_need_is_found_with_one_head_request_a_month(http_source: HttpSource, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_what_is_in_the_lake_but_not_or_otherwise_in_a_warehouse_is_to_be_loaded
     def ingest(body: bytes) -> CleanFile:
         source.write_bytes(body)
         fetched = fetch_month(look_at(template, "green", JANUARY), tmp_path)
-        manifest = publish_month(clean_month(fetched, terms, lake), terms, lake, datetime.now(UTC))
+        manifest = publish_fetched(lake, fetched, tmp_path)
         return CleanFile(manifest, lake, terms)
 
     def plan(force: bool = False) -> tuple[str, str]:
@@ -120,15 +120,15 @@ def test_a_source_that_does_not_answer_for_one_month_leaves_the_plan_of_the_othe
     asked = [("green", JANUARY), ("green", JANUARY.plus(1))]
     plans = plan_months(asked, http_source.template, FolderLake(tmp_path / "lake"), {})
     assert [plan.need for plan in plans] == ["ingest", "unknown"]
-    assert "| green 2024-02 | unknown |" in plan_table(plans)
+    assert "| green 2024-02 | unknown |" in format_plan(plans)
 
 
-def a_run(*results: str | None) -> Run:
+def a_run(*results: str | None) -> BackfillRun:
     months = [
         MonthRecord(color="green", month=f"2024-0{number}", need="ingest", why="new", result=result)
         for number, result in enumerate(results, 1)
     ]
-    return Run(
+    return BackfillRun(
         reason="a year was missing",
         flow_run_id="a flow run",
         started_at=datetime(2024, 6, 1, tzinfo=UTC),
@@ -142,30 +142,59 @@ def a_run(*results: str | None) -> Run:
 def test_the_record_keeps_every_run_of_a_backfill(tmp_path: Path) -> None:
     lake = FolderLake(tmp_path / "lake")
     first, second = a_run("done", None), a_run("done", "done")
-    keep(lake, "the-lost-year", [], first)
-    keep(lake, "the-lost-year", runs_so_far(lake, "the-lost-year"), second)
-    assert runs_so_far(lake, "the-lost-year") == (first, second)
+    write_run(lake, "the-lost-year", [], first)
+    write_run(lake, "the-lost-year", read_runs(lake, "the-lost-year"), second)
+    assert read_runs(lake, "the-lost-year") == (first, second)
     assert b"a year was missing" in (tmp_path / "lake" / "backfills" / "the-lost-year.json").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["../manifest/green", "", "a/b", ".hidden"])
 def test_a_name_that_is_no_files_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ArgumentError):
-        keep(FolderLake(tmp_path), name, [], a_run("done"))
+        write_run(FolderLake(tmp_path), name, [], a_run("done"))
 
 
 def test_a_record_that_is_none_is_not_overwritten(tmp_path: Path) -> None:
     lake = FolderLake(tmp_path)
     lake.write("backfills/x.json", b"{}")
     with pytest.raises(LakeError, match="take another name"):
-        runs_so_far(lake, "x")
+        read_runs(lake, "x")
 
 
-def test_the_report_says_what_to_run_again() -> None:
-    told = report_table("the-lost-year", a_run("done", "failed", "unpublished", None))
-    assert told.startswith("backfill the-lost-year: 1 done, 1 failed, 1 not reached, 1 unpublished")
-    assert (
-        "backfill.py --colors green --start 2024-02 --end 2024-04"
-        " --profile dev --source 'tlc' --name the-lost-year --warehouses postgres" in told
+def test_the_report_has_a_command_that_does_just_what_is_left() -> None:
+    run = a_run("done", "failed", "unpublished", None).model_copy(
+        update={"source": "https://x/{year}?a=$b c", "layout": "day", "force": True, "via": "etl-month"}
     )
-    assert "run again" not in report_table("x", a_run("done", "unpublished"))
+    report = format_report("the-lost-year", run)
+    assert report.startswith("backfill the-lost-year: 1 done, 1 failed, 1 not reached, 1 unpublished")
+    assert "green 2024-03" not in report, "what is not published is only counted"
+    assert shlex.split(report.splitlines()[-1]) == shlex.split(
+        "python flows/backfill.py --months green-2024-02 green-2024-04 --profile dev --source 'https://x/{year}?a=$b c'"
+        " --warehouses postgres --layout day --force --via etl-month --name the-lost-year"
+    )
+    assert "what is left" not in format_report("x", a_run("done", "unpublished"))
+
+
+def test_single_months_can_be_named() -> None:
+    assert parse_months(["yellow-2024-01", "green-2023-12", "yellow-2024-01"]) == [
+        ("green", Month(2023, 12)),
+        ("yellow", JANUARY),
+    ]
+    for wrong in ("red-2024-01", "green", "green-2024", "green-2013-07"):
+        with pytest.raises(ArgumentError):
+            parse_months([wrong])
+
+
+def test_a_month_of_one_source_is_not_replaced_by_one_of_another_unless_asked(tmp_path: Path) -> None:
+    lake = FolderLake(tmp_path / "lake")
+    (tmp_path / "green_2024-01").write_bytes(green_parquet(trip()))
+    template = f"file://{tmp_path}/{{color}}_{{year}}-{{month:02d}}"
+    made = publish_fetched(lake, fetch_month(look_at(template, "green", JANUARY), tmp_path), tmp_path)
+    kept = plan_month("sample", "green", JANUARY, lake)
+    assert kept.action == "kept"
+    assert "the source template (file://" in kept.why
+    assert "--force replaces it by sample" in kept.why
+    assert plan_month("sample", "green", JANUARY, lake, force=True).action == "reload"
+    (planned,) = plan_months([("green", JANUARY)], "sample", lake, {"duckdb": {}})
+    assert (planned.need, planned.is_due) == ("kept", False)
+    assert lake.manifest(made.month_keys) == made

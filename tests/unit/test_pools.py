@@ -9,8 +9,7 @@ import yaml
 
 from conftest import ROOT
 from nyc_tlc.errors import ConfigurationError
-from nyc_tlc.server.pools import read_pool
-from nyc_tlc.server.server import default_template
+from nyc_tlc.server.work_pools import default_template, read_pool
 
 FILES = sorted((ROOT / "deployments/pools").glob("*.yaml"))
 GIVEN = {"TLC_IMAGE": "registry/taxi:1", "TLC_REGION": "us-east1", "TLC_SERVICE_ACCOUNT": "runs@taxis"}
@@ -66,10 +65,10 @@ def test_a_pod_runs_as_nobody_special_on_a_read_only_root() -> None:
 
 
 def test_a_variable_fills_in_and_an_empty_one_is_left_to_prefect() -> None:
-    assert default(template("process"), "env") == {}
+    assert default(template("process"), "env") is None
     env = default(template("kubernetes", TLC_PROFILE="prod", TLC_RUNS_API_URL="https://example.org/api"), "env")
     assert env == {"TLC_PROFILE": "prod", "PREFECT_API_URL": "https://example.org/api"}
-    with pytest.raises(ConfigurationError, match=r"cloud-run\.yaml: the variable TLC_IMAGE is not set"):
+    with pytest.raises(ConfigurationError, match=r"cloud-run\.yaml:8: the variable TLC_IMAGE is not set"):
         read_pool(ROOT / "deployments/pools/cloud-run.yaml", {"TLC_REGION": "us-east1"})
 
 
@@ -77,10 +76,10 @@ def test_a_variable_fills_in_and_an_empty_one_is_left_to_prefect() -> None:
     ("old", "new", "told"),
     [
         ("type: cloud-run-v2", "type: cloud-run-v3", "there is no work pool of type cloud-run-v3; expected azure"),
-        ("  memory: 4Gi", "  memory: 4GB", "variables.memory is not right; got '4GB' does not match"),
-        ("  timeout: 21600", "  timeout: 6 h", "variables.timeout is not right; got '6 h' is not"),
+        ("  memory: 4Gi", "  memory: 4GB", ":13: variables.memory is not usable; got '4GB' does not match"),
+        ("  timeout: 21600", "  timeout: 6 h", "variables.timeout is not usable; got '6 h' is not"),
         ("  memory: 4Gi", "  memroy: 4Gi", "unknown variable memroy; expected args, cloudsql_instances, command"),
-        ("variables:", "varables:", "varables is not right; got Extra inputs are not permitted"),
+        ("variables:", "varables:", "unknown key varables; expected name, type, description, variables"),
         ("variables:", "variables: [", "not valid YAML"),
     ],
 )

@@ -12,11 +12,12 @@ from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
 from nyc_tlc.source.fetch import FetchedFile
-from nyc_tlc.source.location import RemoteFile
+from nyc_tlc.source.location import RemoteFile, source_kind
 from nyc_tlc.source.published import find_newest, look_at
 
-#: ``ingest``: new to the lake. ``reload``: there, but it would come out otherwise today.
-Action = Literal["ingest", "reload", "current", "unpublished"]
+#: ``ingest``: new to the lake. ``reload``: there, but it would come out otherwise today. ``kept``: there, from another
+#: kind of source, which is not replaced unless that is asked for.
+Action = Literal["ingest", "reload", "current", "kept", "unpublished"]
 
 
 SOURCE_IS_SILENT = "the source does not tell whether it changed"
@@ -82,6 +83,10 @@ def plan_month(
         manifest = lake.parse(found.content, keys)
     except LakeError as error:
         return Plan("reload", f"{error.what}: {error.got}", remote, base=found.version)
+    was, would_be = source_kind(manifest.source.url), source_kind(remote.url)
+    if was != would_be and not force:
+        kept = f"the lake has it from the source {was} ({manifest.source.url}); --force replaces it by {would_be}"
+        return Plan("kept", kept, remote, manifest, found.version)
     why = _why_stale(manifest, remote, lake, read_contract(color), days) or ("it was asked for" if force else None)
     if why:
         return Plan("reload", why, remote, manifest, found.version)
@@ -106,7 +111,7 @@ def _why_stale(manifest: Manifest, remote: RemoteFile, lake: Lake, terms: Contra
         if there is None or size not in (None, there):
             return f"{key} is not what the manifest says"
     daily = {day.key for day in manifest.daily}
-    folders = [prefix for prefix in manifest.keys.prefixes if prefix.startswith("daily/")] if daily else []
+    folders = [prefix for prefix in manifest.month_keys.prefixes if prefix.startswith("daily/")] if daily else []
     if missing := daily.difference(*map(lake.list_objects, folders)):
         return f"{min(missing)} is not what the manifest says"
     # By etag, else by size and time of change; where the source tells neither, only its bytes can tell.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,8 +12,9 @@ from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ArgumentError, TlcError
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.lake.lake import Lake
-from nyc_tlc.months import Color, Month
+from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.source.published import PUBLICATION_LAG
+from nyc_tlc.threads import ContextPool
 from nyc_tlc.warehouse.warehouse import Kind, Load
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class BackfillOptions:
     warehouses: tuple[Kind, ...]
     layout: Layout
     force: bool
+    via: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,13 @@ class MonthPlan:
     @property
     def is_due(self) -> bool:
         """Whether anything is to be done."""
-        return self.need not in ("current", "unpublished")
+        return self.need not in ("current", "kept", "unpublished")
 
 
-def months_asked(
+def list_months(
     colors: Iterable[Color], start: str | None, end: str | None, every: int, last: int | None, now: Month
 ) -> list[tuple[Color, Month]]:
-    """The colour-months a backfill is about, oldest first.
+    """The colour-months of a range, oldest first.
 
     Args:
         colors: The colours.
@@ -82,7 +83,7 @@ def months_asked(
         now: The month it is, or that a late run was meant for.
 
     Raises:
-        ArgumentError: when the range is none.
+        ArgumentError: when there are no months in it.
     """
     newest = now.plus(-PUBLICATION_LAG)
     if last is not None:
@@ -101,6 +102,27 @@ def months_asked(
             month = month.plus(every)
     if not asked:
         raise ArgumentError(f"there are no months from {first_asked} to {last_asked}", fix="see --start and --end")
+    return sorted(asked, key=lambda each: (each[1], each[0]))
+
+
+def parse_months(names: Iterable[str]) -> list[tuple[Color, Month]]:
+    """The colour-months of a list like ``green-2024-01``, oldest first.
+
+    Raises:
+        ArgumentError: for a name that is not a colour and a month, or a month that is before the colour's first.
+    """
+    asked: set[tuple[Color, Month]] = set()
+    for name in names:
+        color, _, month = name.partition("-")
+        known = next((each for each in COLORS if each == color), None)
+        if known is None:
+            raise ArgumentError(f"not a colour and a month: {name!r}", expected="names like green-2024-01")
+        parsed = Month.parse(month)
+        if parsed < read_contract(known).first_month:
+            raise ArgumentError(
+                f"there is no {known} {parsed}: the records begin in {read_contract(known).first_month}"
+            )
+        asked.add((known, parsed))
     return sorted(asked, key=lambda each: (each[1], each[0]))
 
 
@@ -135,7 +157,7 @@ def plan_months(
         return _with_warehouses(color, month, plan, loads, force)
 
     plans: list[MonthPlan] = []
-    with ThreadPoolExecutor(LOOKS_AT_ONCE, thread_name_prefix="look") as pool:
+    with ContextPool(LOOKS_AT_ONCE, thread_name_prefix="look") as pool:
         for plan in pool.map(look, asked):
             plans.append(plan)
             at_look(len(plans))
@@ -149,7 +171,7 @@ def _with_warehouses(
     loads: Mapping[Kind, Mapping[tuple[Color, Month], Load]],
     force: bool,
 ) -> MonthPlan:
-    if plan.action == "unpublished":
+    if plan.action in ("kept", "unpublished"):
         return MonthPlan(color, month, plan.action, plan.why, plan)
     if plan.action != "current" or plan.manifest is None:
         return MonthPlan(color, month, plan.action, plan.why, plan, tuple(loads))

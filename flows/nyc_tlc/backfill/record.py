@@ -11,12 +11,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nyc_tlc.backfill.plan import BackfillOptions, MonthPlan, Need
 from nyc_tlc.errors import ArgumentError, LakeError
+from nyc_tlc.lake.keys import Layout
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color
 from nyc_tlc.warehouse.warehouse import Kind
 
 #: What became of a month.
-Result = Literal["done", "current", "unpublished", "failed"]
+Result = Literal["done", "current", "kept", "unpublished", "failed"]
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -49,6 +50,9 @@ class BackfillRun(BaseModel):
     profile: str
     source: str
     warehouses: tuple[Kind, ...]
+    layout: Layout = "month"
+    force: bool = False
+    via: str | None = None
     months: tuple[MonthRecord, ...]
 
 
@@ -100,7 +104,7 @@ def record_month(
 ) -> MonthRecord:
     """The record of a month. One with nothing due has its result at once."""
     if not plan.is_due:
-        result = "unpublished" if plan.need == "unpublished" else "current"
+        result = "kept" if plan.need == "kept" else "unpublished" if plan.need == "unpublished" else "current"
         rows = plan.plan.manifest.clean.rows if plan.plan and plan.plan.manifest else None
     return MonthRecord(
         color=plan.color,
@@ -125,6 +129,9 @@ def start_run(
         profile=options.profile,
         source=options.source,
         warehouses=options.warehouses,
+        layout=options.layout,
+        force=options.force,
+        via=options.via,
         months=tuple(record_month(plan) for plan in plans),
     )
 

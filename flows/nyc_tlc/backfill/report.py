@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from nyc_tlc.backfill.plan import MonthPlan
 from nyc_tlc.backfill.record import BackfillRun
 
 
 def format_plan(plans: Sequence[MonthPlan]) -> str:
-    """The plan as Markdown, which reads well on a terminal too: what is due first, the rest counted."""
-    counts: dict[str, int] = {}
-    for plan in plans:
-        counts[plan.need] = counts.get(plan.need, 0) + 1
-    lines = [", ".join(f"{count} {need}" for need, count in sorted(counts.items())), ""]
-    lines += _table(("Month", "Need", "Why"), [(plan.name, plan.need, plan.why) for plan in plans])
+    """The plan as Markdown, which reads well on a terminal too. Months that are not published are only counted."""
+    shown = [plan for plan in plans if plan.need != "unpublished"]
+    lines = [_count(plan.need for plan in plans)]
+    if shown:
+        lines += ["", *_table(("Month", "Need", "Why"), [(plan.name, plan.need, plan.why) for plan in shown])]
     return "\n".join(lines)
 
 
 def format_report(name: str, run: BackfillRun) -> str:
-    """What became of every month, and what to run again."""
-    counts: dict[str, int] = {}
-    for month in run.months:
-        counts[month.result or "not reached"] = counts.get(month.result or "not reached", 0) + 1
+    """What became of every month, and the command that does what is left."""
     rows = [
         (
             f"{month.color} {month.month}",
@@ -33,17 +31,29 @@ def format_report(name: str, run: BackfillRun) -> str:
             month.error or month.why,
         )
         for month in run.months
+        if month.result != "unpublished"
     ]
-    lines = [f"backfill {name}: " + ", ".join(f"{count} {result}" for result, count in sorted(counts.items())), ""]
-    lines += _table(("Month", "Need", "Result", "Rows", "Seconds", "Why"), rows)
-    if again := [month for month in run.months if month.result in ("failed", None)]:
-        colors = " ".join(sorted({month.color for month in again}))
-        first, last = min(month.month for month in again), max(month.month for month in again)
-        lines += ["", "run again; it does only what is left:"]
-        more = f" --profile {run.profile} --source '{run.source}' --name {name}"
-        more += f" --warehouses {' '.join(run.warehouses)}" if run.warehouses else " --empty-warehouses"
-        lines += [f"    python flows/backfill.py --colors {colors} --start {first} --end {last}{more}"]
+    lines = [f"backfill {name}: {_count(month.result or 'not reached' for month in run.months)}"]
+    if rows:
+        lines += ["", *_table(("Month", "Need", "Result", "Rows", "Seconds", "Why"), rows)]
+    if any(month.result in ("failed", None) for month in run.months):
+        lines += ["", "what is left, as one command:", f"    {format_command(name, run)}"]
     return "\n".join(lines)
+
+
+def format_command(name: str, run: BackfillRun) -> str:
+    """The shell command that does what a run has left, in the way it was to be done."""
+    left = [f"{month.color}-{month.month}" for month in run.months if month.result in ("failed", None)]
+    words = ["python", "flows/backfill.py", "--months", *left, "--profile", run.profile, "--source", run.source]
+    words += ["--warehouses", *run.warehouses] if run.warehouses else ["--lake-only"]
+    words += ["--layout", run.layout] if run.layout != "month" else []
+    words += ["--force"] if run.force else []
+    words += ["--via", run.via] if run.via else []
+    return shlex.join([*words, "--name", name])
+
+
+def _count(words: Iterable[str]) -> str:
+    return ", ".join(f"{count} {word}" for word, count in sorted(Counter(words).items()))
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 
+import polars as pl
+
 from nyc_tlc import __version__
 from nyc_tlc.cleaning.clean import CleanedMonth
 from nyc_tlc.contract.contract import Contract
+from nyc_tlc.errors import SourceError
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest, SourceRecord
 from nyc_tlc.lake.publication import publish_files
+from nyc_tlc.settings import read_settings
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +26,8 @@ def publish_month(
     base: str | None,
     started_at: datetime,
     flow_run_id: str | None = None,
+    *,
+    force: bool = False,
 ) -> Manifest:
     """Publish a cleaned month in place of the one in the lake.
 
@@ -32,16 +38,20 @@ def publish_month(
         base: The version of the month's manifest when the run began, None when there was none.
         started_at: When work on the month began.
         flow_run_id: The flow run that did it.
+        force: Whether to publish a month without rows, or with a larger share of rejected ones than is allowed.
 
     Returns:
         The manifest now in the lake.
 
     Raises:
+        SourceError: when the month has no rows or too many rejected ones; the lake keeps what it had.
         ReconciliationError: when the counts don't add up; the lake keeps what it had.
         ConflictError: when another run published the month in the meantime.
         TransientError: when the lake stopped answering; the month is the old one or the new one.
         LakeError: when the lake can't be written.
     """
+    if not force:
+        _check_rows(cleaned)
     fetched, remote = cleaned.fetched, cleaned.fetched.remote
     manifest = Manifest(
         color=terms.color,
@@ -74,3 +84,24 @@ def publish_month(
     publish_files(lake, manifest, cleaned.files, base, cleaned.labels)
     log.info("%s: published to %s", manifest.name, lake.url(""))
     return manifest
+
+
+def _check_rows(cleaned: CleanedMonth) -> None:
+    """See that the file can be the month: October under January's name has rows too, and all of them are rejected."""
+    name, rows, quarantine = cleaned.fetched.remote.name, cleaned.source_rows, cleaned.quarantine
+    fix = "the lake keeps what it had; look at the file, and publish it with --force if it is right"
+    if rows == 0:
+        raise SourceError(f"{name}: the file has no rows", fix=fix)
+    allowed = read_settings().max_rejected
+    share = 100 * quarantine.rows / rows
+    if share > allowed:
+        counts = ", ".join(f"{rule} {count:,}" for rule, count in quarantine.rules.items() if count)
+        path = next(file.path for file in cleaned.files if file.key == quarantine.key)
+        example = pl.scan_parquet(path).head(1).drop("rejection_rules").collect().to_dicts()[0]
+        values = ", ".join(f"{column}={value}" for column, value in example.items() if value is not None)
+        raise SourceError(
+            f"{name}: {share:.1f} % of its {rows:,} rows are rejected",
+            expected=f"at most {allowed:g} % (TLC_MAX_REJECTED)",
+            got=f"{counts}; the first one: {values[:400]}",
+            fix=fix,
+        )

@@ -89,7 +89,7 @@ class Manifest(Part):
     revision: int = 0
 
     @property
-    def keys(self) -> Keys:
+    def month_keys(self) -> Keys:
         """The month's keys."""
         return Keys(self.color, Month.parse(self.month))
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
@@ -22,6 +21,7 @@ from nyc_tlc.errors import ConflictError, LakeError, TlcError, TransientError
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.lake import Lake, NewFile, SwapRefusedError, Upload
 from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.threads import ContextPool
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def publish_files(
         TransientError: when the lake stopped answering. The month is the old one or the new one.
         LakeError: when the lake can't be written. The month is the old one.
     """
-    keys = manifest.keys
+    keys = manifest.month_keys
     found = lake.find_manifest(keys)
     if found.version != base:
         raise _conflict(keys)
@@ -73,7 +73,7 @@ def remove_leftovers(lake: Lake, manifest: Manifest, base: str) -> None:
         manifest: The month, which is current.
         base: The version of its manifest.
     """
-    if lake.list_objects(manifest.keys.clean_folder).keys() - {manifest.clean.key}:
+    if lake.list_objects(manifest.month_keys.clean_folder).keys() - {manifest.clean.key}:
         _remove_all_but(lake, manifest, base)
 
 
@@ -89,20 +89,20 @@ def _remove_all_but(lake: Lake, manifest: Manifest, base: str) -> None:
 
     The manifest is swapped for itself first, so that no run that began earlier can publish a file that is removed.
     """
-    unnamed = {key: at for key, at in _list_files(lake, manifest.keys).items() if key not in manifest.file_keys}
+    unnamed = {key: at for key, at in _list_files(lake, manifest.month_keys).items() if key not in manifest.file_keys}
     if not unnamed:
         return
     same = manifest.model_copy(update={"revision": manifest.revision + 1})
     try:
-        lake.swap(manifest.keys.manifest, same.to_json(), base, {})
+        lake.swap(manifest.month_keys.manifest, same.to_json(), base, {})
     except SwapRefusedError:
         return
-    _remove(lake, manifest.keys, unnamed)
+    _remove(lake, manifest.month_keys, unnamed)
 
 
 def _swap(lake: Lake, manifest: Manifest, base: str | None, labels: Mapping[str, str]) -> None:
     """Swap the manifest. Where the answer was lost, what stands tells whether it was done."""
-    keys, content = manifest.keys, manifest.to_json()
+    keys, content = manifest.month_keys, manifest.to_json()
     try:
         lake.swap(keys.manifest, content, base, labels)
     except (SwapRefusedError, TransientError):
@@ -120,7 +120,7 @@ def _uploaded(lake: Lake, files: Sequence[NewFile], labels: Mapping[str, str]) -
         uploads[file.key] = lake.upload(file, labels)
 
     try:
-        with ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="upload") as pool:
+        with ContextPool(UPLOADS_AT_ONCE, thread_name_prefix="upload") as pool:
             for sent in [pool.submit(upload, file) for file in files]:
                 sent.result()
         yield uploads
@@ -156,7 +156,7 @@ def _named_files(lake: Lake, keys: Keys, content: bytes | None) -> dict[str, str
 
 
 def _list_files(lake: Lake, keys: Keys) -> dict[str, str]:
-    with ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="list") as pool:
+    with ContextPool(UPLOADS_AT_ONCE, thread_name_prefix="list") as pool:
         listed = pool.map(lake.list_objects, keys.prefixes)
         return {key: version for found in listed for key, version in found.items() if keys.owns(key)}
 
@@ -165,7 +165,7 @@ def _remove(lake: Lake, keys: Keys, objects: Mapping[str, str]) -> None:
     """Remove objects by their versions, clean files last. What can't be removed now is left to the next run."""
     clean, others = ([key for key in objects if key.startswith("clean/") is last] for last in (True, False))
     try:
-        with ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="remove") as pool:
+        with ContextPool(UPLOADS_AT_ONCE, thread_name_prefix="remove") as pool:
             for some in (others, clean):
                 list(pool.map(partial(_remove_one, lake), some, [objects[key] for key in some]))
     except TlcError as error:

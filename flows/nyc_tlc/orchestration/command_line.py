@@ -1,6 +1,6 @@
-"""A flow as a command: arguments from its signature, one line for an expected failure, an exit status that tells.
+"""A flow or another function as a command: arguments from its signature, one line for an expected failure.
 
-0 done or already current, 1 failed, 2 wrong arguments, 3 not published yet.
+Exit status: 0 done or already current, 1 failed, 2 wrong arguments, 3 not published yet.
 """
 
 from __future__ import annotations
@@ -8,57 +8,91 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn, cast
 
 import cyclopts
-from prefect import Flow
+import httpx
+from prefect import Flow, tags
 from prefect.client.schemas.objects import State
 from prefect.exceptions import MissingResult
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_SERVER_ANALYTICS_ENABLED,
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-    temporary_settings,
-)
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import ValidationError
 
-from nyc_tlc.errors import ArgumentError, NotPublished, ReportedError, TlcError
+from nyc_tlc.errors import ArgumentError, NotPublished, ReportedError, TlcError, TransientError
 from nyc_tlc.months import Month
 from nyc_tlc.orchestration.run_logs import RUN_LOGGERS, is_expected_failure, join_prefect
+from nyc_tlc.orchestration.temporary_server import TEMPORARY_SERVER, end_orphaned_servers, mark_server
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.location import locate, requested_month
 
 log = logging.getLogger(__name__)
 
-#: For a server that Prefect starts for one run: patience, and no calls home.
-TEMPORARY_SERVER = {
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180,
-    PREFECT_SERVER_ANALYTICS_ENABLED: False,
-}
-
 #: A list is given as ``--warehouses duckdb postgres``.
-EVERY_VALUE = cyclopts.Parameter(consume_multiple=True)
+EVERY_VALUE = cyclopts.Parameter(consume_multiple=True, negative_iterable=())
 
 
 def run(flow: Flow[..., Any]) -> NoReturn:
     """Run a flow as the script it stands in, and exit with a status that tells."""
+    _exit_with(partial(_run_flow, flow))
+
+
+def run_script(function: Callable[..., int], script: str) -> NoReturn:
+    """Run a function that talks to the Prefect API as a script, and exit with the status that it returns.
+
+    Args:
+        function: Its signature and docstring are the command line's.
+        script: The script's path in a clone, for the help.
+    """
+    _exit_with(partial(_run_function, function, script))
+
+
+def _exit_with(body: Callable[[], int]) -> NoReturn:
     with temporary_settings(set_defaults=TEMPORARY_SERVER):
-        sys.exit(_run(flow))
+        try:
+            status = body()
+        except cyclopts.CycloptsError as error:
+            status = _fail(ArgumentError(_in_short(error)))
+        except TlcError as error:
+            status = _fail(error)
+        sys.exit(status)
 
 
-def _run(flow: Flow[..., Any]) -> int:
+def _run_function(function: Callable[..., int], script: str) -> int:
+    command, bound = _parse(function, script)
+    # Where Google's library looked for credentials in vain is in the error already.
+    logging.getLogger("google.auth").setLevel(logging.ERROR)
     try:
-        arguments = _parse(flow)
-    except cyclopts.CycloptsError as error:
-        return _fail(ArgumentError(_in_short(error)))
-    except TlcError as error:
-        return _fail(error)
+        return command(*bound.args, **bound.kwargs) or 0
+    # In one line, and without the answer: it repeats what was sent, secrets too.
+    except httpx.HTTPStatusError as error:
+        raise TlcError(
+            f"the Prefect API answered {error.response.status_code}",
+            fix="PREFECT_API_URL, PREFECT_API_KEY and PREFECT_API_AUTH_STRING say which API and who you are there",
+        ) from None
+    except httpx.TransportError as error:
+        raise TransientError(
+            "the Prefect API can't be reached",
+            got=type(error).__name__,
+            fix="start it, or look where PREFECT_API_URL points",
+        ) from None
+
+
+def _run_flow(flow: Flow[..., Any]) -> int:
+    arguments = _flow_arguments(flow)
     if arguments is None:
         return 0
     _quiet_terminal()
-    if not PREFECT_API_URL.value():
+    if url := PREFECT_API_URL.value():
+        _check_server(url)
+    else:
+        end_orphaned_servers()
+        mark_server()
         log.info("starting a Prefect server for this run; PREFECT_API_URL can name one that is running")
-    state = cast(State[Any], flow(**arguments, return_state=True))
+    # The tags of the deployments, by which the automations know our runs.
+    with tags("nyc-tlc", *([arguments["color"]] if "color" in arguments else [])):
+        state = cast(State[Any], flow(**arguments, return_state=True))
     outcome = _outcome(state)
     if isinstance(outcome, TlcError):
         return _fail(outcome)
@@ -70,6 +104,22 @@ def _run(flow: Flow[..., Any]) -> int:
     return 0
 
 
+def _check_server(url: str) -> None:
+    """See that the Prefect server answers, whatever it answers.
+
+    Raises:
+        TransientError: when it doesn't.
+    """
+    try:
+        httpx.get(f"{url}/health", timeout=10)
+    except httpx.TransportError as error:
+        raise TransientError(
+            f"the Prefect server at {url} (PREFECT_API_URL) can't be reached",
+            got=str(error) or type(error).__name__,
+            fix="start it: .venv/bin/prefect server start; or unset PREFECT_API_URL: then each script starts one",
+        ) from None
+
+
 def _outcome(state: State[Any]) -> Any:
     """What the run returned or raised; None when a busy server, told of its end twice, gave the bare state back."""
     try:
@@ -78,16 +128,26 @@ def _outcome(state: State[Any]) -> Any:
         return None
 
 
-def _parse(flow: Flow[..., Any]) -> dict[str, Any] | None:
+def _parse(function: Callable[..., Any], script: str) -> tuple[Callable[..., Any], inspect.BoundArguments]:
+    """The function with its arguments from the command line, or what shows the help.
+
+    Raises:
+        CycloptsError: when they don't fit the signature.
+    """
+    app = cyclopts.App(name=f"python {script}", version_flags=[], default_parameter=EVERY_VALUE)
+    app.default(function)
+    command, bound, _ = app.parse_args(sys.argv[1:], exit_on_error=False, print_error=False)
+    return command, bound
+
+
+def _flow_arguments(flow: Flow[..., Any]) -> dict[str, Any] | None:
     """The flow's arguments from the command line, None when that only asked for help.
 
     Raises:
         CycloptsError: when they don't fit the signature.
         TlcError: when they fit but can't be meant, as far as can be told without any server.
     """
-    app = cyclopts.App(name=f"python flows/{flow.fn.__name__}.py", version_flags=[], default_parameter=EVERY_VALUE)
-    app.default(flow)
-    command, bound, _ = app.parse_args(sys.argv[1:], exit_on_error=False, print_error=False)
+    command, bound = _parse(flow, f"flows/{flow.fn.__name__}.py")
     if command is not flow:
         command(*bound.args, **bound.kwargs)
         return None

@@ -96,7 +96,7 @@ def queryable(manifest: Manifest, answers: Sequence[Answer]) -> str:
     lines = []
     for answer in answers:
         done = "rows loaded into" if answer.new else "rows were loaded already, nothing to do:"
-        lines += [f"{manifest.name}: {answer.load.rows:,} {done} {answer.place}", f"  {answer.sql}"]
+        lines += [f"{manifest.name}: {answer.load.row_count:,} {done} {answer.place}", f"  {answer.sql}"]
         lines += [f"  {' | '.join(map(str, row))}" for row in answer.rows]
     return "\n".join(lines)
 
@@ -106,7 +106,7 @@ def queryable_markdown(manifest: Manifest, answers: Sequence[Answer]) -> str:
     lines = [f"# {manifest.name} can be queried", ""]
     for answer in answers:
         done = "loaded" if answer.new else "already loaded"
-        lines += [f"**{answer.load.rows:,}** rows {done}: `{answer.place}`", "", "```sql", answer.sql, "```", ""]
+        lines += [f"**{answer.load.row_count:,}** rows {done}: `{answer.place}`", "", "```sql", answer.sql, "```", ""]
         lines += ["| Borough | Zone | Trips |", "|---|---|---:|"]
         lines += [f"| {borough} | {zone} | {trips:,} |" for borough, zone, trips in answer.rows]
         lines.append("")

@@ -97,7 +97,7 @@ def _bring_to_lake(planned: MonthPlan, options: BackfillOptions, lake: Lake) -> 
     plan = plan_month(options.source, planned.color, planned.month, lake, days=days, force=options.force)
     if plan.remote is None:
         raise NotPublished(plan.why)
-    if plan.manifest and plan.action == "current":
+    if plan.manifest and plan.action in ("current", "kept"):
         return plan.manifest
     terms = read_contract(planned.color)
     with scratch_folder() as folder:
@@ -106,7 +106,7 @@ def _bring_to_lake(planned: MonthPlan, options: BackfillOptions, lake: Lake) -> 
         if plan.manifest and plan.settled_by(fetched):
             return plan.manifest
         cleaned = clean_month(fetched, terms, folder, layout=options.layout, strict=read_settings().strict)
-        manifest = publish_month(cleaned, terms, lake, plan.base, started_at, flow_run.id)
+        manifest = publish_month(cleaned, terms, lake, plan.base, started_at, flow_run.id, force=options.force)
     report.fn(manifest, options.profile)
     return manifest
 

@@ -34,8 +34,13 @@ def backfill_name() -> str:
     given = flow_run.parameters
     if given.get("name"):
         return str(given["name"])
-    months = f"last-{given['last']}" if given.get("last") else f"{given.get('start')}-{given.get('end')}"
-    return f"{'-'.join(given['colors'])}-{months}-{flow_run.scheduled_start_time:%Y%m%dT%H%M%S}"
+    if given.get("months"):
+        which = f"{len(given['months'])}-months"
+    elif given.get("last"):
+        which = f"{'-'.join(given['colors'])}-last-{given['last']}"
+    else:
+        which = f"{'-'.join(given['colors'])}-{given.get('start') or 'first'}-{given.get('end') or 'newest'}"
+    return f"{which}-{flow_run.scheduled_start_time:%Y%m%dT%H%M%S}"
 
 
 def run_name() -> str:

@@ -26,7 +26,7 @@ from nyc_tlc.backfill.report import format_plan
 from nyc_tlc.cleaning.clean import CleanedMonth, clean_month
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.contract.contract import read_contract
-from nyc_tlc.errors import TransientError
+from nyc_tlc.errors import ConfigurationError, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.lake.manifest import Manifest
@@ -53,6 +53,10 @@ def look(color: Color, month: Month | None, source: str, profile: str, layout: L
     """Look at the source and the lake: is there anything to do?"""
     lake, days = open_lake(profile), layout == "day"
     plan = plan_month(source, color, month, lake, days=days, force=force, up_to=newest_allowed())
+    if plan.action == "kept" and plan.remote:
+        raise ConfigurationError(
+            f"{plan.remote.name}: {plan.why}", fix="or use another TLC_HOME or profile for samples"
+        )
     if plan.action == "current" and plan.manifest and plan.base:
         remove_leftovers(lake, plan.manifest, plan.base)
     return plan
@@ -73,10 +77,10 @@ def clean(fetched: FetchedFile, folder: Path, layout: Layout) -> CleanedMonth:
 
 
 @task(task_run_name="publish {cleaned.fetched.remote.name}", cache_policy=NO_CACHE, persist_result=False)
-def publish(cleaned: CleanedMonth, plan: Plan, profile: str, started_at: datetime) -> Manifest:
+def publish(cleaned: CleanedMonth, plan: Plan, profile: str, force: bool, started_at: datetime) -> Manifest:
     """Check the accounts and make the files the month, in place of the one that was there when the run began."""
     terms = read_contract(cleaned.fetched.remote.color)
-    return publish_month(cleaned, terms, open_lake(profile), plan.base, started_at, flow_run.id)
+    return publish_month(cleaned, terms, open_lake(profile), plan.base, started_at, flow_run.id, force=force)
 
 
 @task(task_run_name="report {manifest.name}", cache_policy=NO_CACHE, persist_result=False)

@@ -63,7 +63,7 @@ def _check_lake(profile: str) -> str:
 
 def _check_warehouse(kind: Kind, profile: str) -> str:
     warehouse = open_warehouse(profile, kind)
-    return f"{warehouse.place}: {warehouse.check()}"
+    return f"{warehouse.place}: {warehouse.check(open_lake(profile))}"
 
 
 def table(findings: Sequence[Finding]) -> str:

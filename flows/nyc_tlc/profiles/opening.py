@@ -187,7 +187,7 @@ def _missing(profile: str, *kinds: str) -> ConfigurationError:
 
 
 def _register(profile: str) -> str:
-    return f"make it: python blocks/register.py {profile}"
+    return f"make it: .venv/bin/python blocks/register.py {profile}"
 
 
 def _unfit(mistake: Mapping[str, Any]) -> str:

@@ -91,6 +91,12 @@ def locate(source: str, color: Color, month: Month) -> str:
     return url
 
 
+def source_kind(url: str) -> str:
+    """Which source a month's URL belongs to: ``tlc``, ``dtc``, ``sample``, or ``template`` for any other."""
+    starts = {name: template.partition("{")[0] for name, template in SOURCES.items()}
+    return next((name for name, start in starts.items() if url.startswith(start)), "template")
+
+
 _TEMPLATE_HELP = (
     "use tlc, dtc, sample, or an http, https or file URL like "
     "file:///data/{color}_tripdata_{year:04d}-{month:02d}.parquet"

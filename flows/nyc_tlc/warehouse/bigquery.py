@@ -1,31 +1,38 @@
-"""BigQuery: one load job a month, straight from the bucket, into the month's partition.
+"""BigQuery: one load job a month, straight from the bucket, into the month's partition; then its row of ``loads``.
 
-A job's id is made of what it loads and what the ledger says it replaces. Asked for twice, by a retry or by
-two runs at once, it is the same job; and a run that dies between the job and the ledger leaves the next one to
-find the job done.
+A load job is atomic, and its id is used once. The ids of a month count up from what ``loads`` says of it: two runs at
+once ask for the same job and share it, and a run that finds the work of one that died goes on from there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
+import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, cast
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import requests
 from google.api_core import exceptions as api
+from google.api_core import retry
 from google.auth import exceptions as auth
 from google.cloud import bigquery
 from google.cloud.bigquery.table import PrimaryKey, TableConstraints
 
 from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import read_settings
-from nyc_tlc.warehouse.tables import LOADS, SCHEMA, TRIP_KEY, Table, Type, View, missing_fields
+from nyc_tlc.warehouse.tables import LOADS, SCHEMA, TRIP_KEY, Field, Table, Type, View, missing_fields, renamed_fields
 from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, reconcile
 
 log = logging.getLogger(__name__)
@@ -56,6 +63,25 @@ TRANSIENT = (
 )
 
 
+#: What BigQuery answers when others write the ledger at the same time: two statements run, twenty wait.
+LEDGER_IS_BUSY = ("Could not serialize access", "Too many DML statements outstanding")
+#: Right after a job id was refused as taken, BigQuery may not find that job yet (python-bigquery #2134).
+NEW_JOB_RETRY = retry.Retry(retry.if_exception_type(api.NotFound, *TRANSIENT), initial=0.1, maximum=5, timeout=30)
+
+OLD_ROWS_STAY = "the old rows stay"
+JOB_IS_IN_DOUBT = "its load job may still end; load it again to see"
+LEDGER_LACKS_ROWS = "the new rows are in the table, and its row of loads is not; load it again"
+
+
+@dataclass(frozen=True)
+class _ParquetFile:
+    """A file for a load job: read by BigQuery where it is in a bucket, else uploaded."""
+
+    url: str
+    size: int
+    open: Callable[[], BinaryIO]
+
+
 class BigQueryWarehouse:
     """A warehouse in a BigQuery project: the dataset ``ny_taxi``."""
 
@@ -76,21 +102,13 @@ class BigQueryWarehouse:
     def loads(self) -> dict[tuple[Color, Month], Load]:
         """The months it has."""
         with self._explained("the list of loads"):
-            try:
-                self._client.get_table(self._dataset.table(LOADS.name))
-            except api.NotFound:
-                return {}
-            return {(load.color, load.month): load for load in self._ledger()}
+            found = self._found(LOADS.name)
+            return self._read_ledger(LOADS, [field.name for field in found.schema]) if found else {}
 
     def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
         """Create what is missing. Trip tables are partitioned by month and clustered by pick-up time."""
         with self._explained("the tables"):
-            try:
-                self._client.get_dataset(self._dataset)
-            except api.NotFound:
-                dataset = bigquery.Dataset(self._dataset)
-                dataset.location = self._location()
-                self._client.create_dataset(dataset, exists_ok=True)
+            self._prepare_dataset()
             changed = [self._prepare(table) for table in tables]
             for lookup in lookups:
                 if self._found(lookup.table.name) is None:
@@ -101,14 +119,20 @@ class BigQueryWarehouse:
     def replace_month(
         self, file: CleanFile, table: Table, flow_run_id: str | None, *, force: bool = False
     ) -> tuple[Load, bool]:
-        """Make the month's rows exactly the file's."""
-        with self._explained(file.name):
-            which = (file.manifest.color, file.month)
-            known = next((load for load in self._ledger() if (load.color, load.month) == which), None)
-            if known and known.is_of(file) and not force and self._count(file, table) == known.rows:
+        """Make the month's rows exactly the file's: a load job, then the row of ``loads``.
+
+        The old rows stay when the job fails. When what comes after it fails, the new ones are there without their row
+        of ``loads``, and the error says so; the next load of the month finds the job done.
+        """
+        with self._explained(file.name, OLD_ROWS_STAY):
+            known = self._read_ledger().get((file.manifest.color, file.month))
+            if known and known.is_of(file) and not force and self._count(table, file.month) == known.row_count:
                 return known, False
+        with self._explained(file.name, OLD_ROWS_STAY, in_doubt=JOB_IS_IN_DOUBT):
             job = self._run(file, table, known)
-            reconcile(file, self.place, loaded=job.output_rows or 0, found=self._count(file, table))
+        with self._explained(file.name, LEDGER_LACKS_ROWS):
+            counted = {"loaded": job.output_rows or 0, "found": self._count(table, file.month)}
+            reconcile(file, self.place, outcome="the month there is neither the old nor the new one", **counted)
             load = Load.of(file, job.ended, flow_run_id, job.job_id)
             self._record(load)
         return load, True
@@ -124,27 +148,55 @@ class BigQueryWarehouse:
         with self._explained("a query"):
             return [tuple(row.values()) for row in self._client.query_and_wait(sql)]
 
-    def check(self) -> str:
-        """See that it answers, that jobs may be run and tables made, and that dataset and bucket are in one place."""
-        with self._explained("a check"):
+    def check(self, lake: Lake) -> str:
+        """Load one row from the lake into a scratch table and a scratch ledger, as a load does; then drop all of it."""
+        name = f"connection_check_{uuid.uuid4().hex}"
+        with self._explained("a check"), contextlib.ExitStack() as scratch:
             self._client.query_and_wait("SELECT 1")
-            try:
-                dataset = self._client.get_dataset(self._dataset)
-            except api.NotFound:
-                where = self._location()
-                return f"answers; the dataset {SCHEMA} will be made in {where} by the first load"
-            scratch = bigquery.Table(self._dataset.table("connection_check"), [bigquery.SchemaField("one", "INTEGER")])
-            self._client.create_table(scratch, exists_ok=True)
-            self._client.delete_table(scratch, not_found_ok=True)
-        bucket = self._bucket_location() if self._bucket_location else dataset.location
-        if not _together(dataset.location, bucket):
+            location, made = self._prepare_dataset()
+            if made:
+                scratch.callback(self._client.delete_dataset, self._dataset, not_found_ok=True)
+            self._check_location(location)
+            ledger, trips = replace(LOADS, name=f"{name}_loads"), _scratch_table(name)
+            for table in (ledger, trips):
+                scratch.callback(self._client.delete_table, self._dataset.table(table.name), not_found_ok=True)
+                self._prepare(table)
+            key, content, month = f"scratch/{name}.parquet", _scratch_rows(), Month(2024, 1)
+            scratch.callback(lake.remove, key)
+            lake.write(key, content)
+            source = _ParquetFile(lake.url(key), len(content), lambda: io.BytesIO(content))
+            job = self._submit(source, trips, month, name, {}, location)
+            job.result()
+            load = Load("green", month, job.output_rows or 0, "none", "none", datetime.now(UTC), job_id=name)
+            self._record(load, ledger)
+            if (self._count(trips, month), self._read_ledger(ledger)) != (1, {("green", month): load}):
+                raise TlcError(f"a check: {self.place} gives back other rows than it took")
+        where = f"will be made in {location} by the first load" if made else f"is in {location}"
+        return f"answers, and tables can be made and loaded from {lake.url('')}; the dataset {SCHEMA} {where}"
+
+    def _check_location(self, location: str) -> None:
+        """See that BigQuery can load from the bucket into the dataset.
+
+        Raises:
+            ConfigurationError: when they are too far apart.
+        """
+        bucket = self._bucket_location() if self._bucket_location else location
+        if not _together(location, bucket):
             raise ConfigurationError(
                 f"{self.place} and the lake's bucket are in different places",
                 expected=f"a dataset in {bucket}",
-                got=dataset.location,
-                fix=f"make the bucket in {dataset.location}, or drop the dataset: the first load makes it in {bucket}",
+                got=location,
+                fix=f"make the bucket in {location}, or drop the dataset: the first load makes it in {bucket}",
             )
-        return f"answers, and tables can be made; the dataset is in {dataset.location}"
+
+    def _prepare_dataset(self) -> tuple[str, bool]:
+        """Create the dataset if it is missing; where it is, and whether it was created."""
+        try:
+            return str(self._client.get_dataset(self._dataset).location), False
+        except api.NotFound:
+            dataset = bigquery.Dataset(self._dataset)
+            dataset.location = self._location()
+            return str(self._client.create_dataset(dataset, exists_ok=True).location), True
 
     def _location(self) -> str:
         """Where the dataset is to be made: with the bucket, else as configured."""
@@ -170,13 +222,31 @@ class BigQueryWarehouse:
                 made.clustering_fields = ["pickup_datetime"]
             self._client.create_table(made, exists_ok=True)
             return True
-        there = {field.name: _legacy(field.field_type) for field in found.schema}
+        renamed = self._rename(table, found)
+        there = {renamed.get(field.name, field.name): _legacy(field.field_type) for field in found.schema}
         gained = missing_fields(table, there, TYPES, self.place)
+        if renamed:
+            found = self._client.get_table(found)
+            found.description = table.description
+            self._client.update_table(found, ["description"])
         if gained:
             names = {field.name for field in gained}
             found.schema = [*found.schema, *(field for field in _schema(table) if field.name in names)]
             self._client.update_table(found, ["schema"])
         return bool(gained)
+
+    def _rename(self, table: Table, found: bigquery.Table) -> dict[str, str]:
+        """Give columns that have an old name the new one; both."""
+        renamed = renamed_fields(table, [field.name for field in found.schema])
+        for old, new in renamed.items():
+            try:
+                self._client.query_and_wait(f"ALTER TABLE {self._at(table.name)} RENAME COLUMN `{old}` TO `{new}`")
+                log.info("%s: the column %s of %s.%s is now called %s", self.place, old, SCHEMA, table.name, new)
+            except api.BadRequest:
+                # Another load may have done it in the meantime.
+                if all(field.name != new for field in self._client.get_table(found).schema):
+                    raise
+        return renamed
 
     def _prepare_view(self, view: View, *, anew: bool) -> None:
         """Create a view, or put another in its place: it is never away, as another load may just stand on it."""
@@ -189,11 +259,60 @@ class BigQueryWarehouse:
             self._client.query_and_wait(f"CREATE OR REPLACE VIEW {self._at(view.name)} AS {view.sql(self._at)}")
 
     def _run(self, file: CleanFile, table: Table, known: Load | None) -> bigquery.LoadJob:
-        """Run the month's load job, or find it run: the first of its attempts that did not fail."""
-        manifest = file.manifest
+        """Run the month's load job, or find that another run did.
+
+        The ids of a month's jobs count up from what the ledger says that they replace, so that jobs of other files,
+        and jobs of a dataset that was dropped, are met here and not overlooked: ids outlive the tables. A job that is
+        found counts if nothing came after it, it loaded this very file, and the partition has its rows.
+        """
+        manifest, month = file.manifest, file.month
         replaces = known.job_id or known.clean_sha256 if known else "nothing"
-        what = hashlib.sha256(f"{manifest.clean.sha256} instead of {replaces}".encode()).hexdigest()[:16]
-        target = self._dataset.table(f"{table.name}${file.month.year:04d}{file.month.month:02d}")
+        base = hashlib.sha256(f"instead of {replaces}".encode()).hexdigest()[:16]
+        labels = {
+            "color": manifest.color,
+            "month": manifest.month,
+            "clean_sha256": manifest.clean.sha256[:63],
+            "source_sha256": manifest.source.sha256[:63],
+        }
+        source = _ParquetFile(file.url, manifest.clean.bytes, file.open)
+        location = str(self._client.get_dataset(self._dataset).location)
+        ids = (f"nyc_tlc_{manifest.color}_{month.year:04d}_{month.month:02d}_{base}_{n}" for n in itertools.count())
+        for job_id, next_id in itertools.pairwise(ids):
+            try:
+                job = self._submit(source, table, month, job_id, labels, location)
+            except api.Conflict:
+                log.info("%s: the load job %s was already asked for", file.name, job_id)
+            else:
+                job.result()
+                return job
+            found = cast(bigquery.LoadJob, self._client.get_job(job_id, location=location, retry=NEW_JOB_RETRY))
+            try:
+                found.result()
+            except api.GoogleAPICallError:
+                if not found.error_result:
+                    raise
+                continue
+            is_the_last = found.labels == labels and not self._has_job(next_id, location)
+            if is_the_last and self._count(table, month) == file.rows:
+                return found
+        raise AssertionError("numbers do not end")
+
+    def _has_job(self, job_id: str, location: str) -> bool:
+        try:
+            self._client.get_job(job_id, location=location)
+        except api.NotFound:
+            return False
+        return True
+
+    def _submit(
+        self, source: _ParquetFile, table: Table, month: Month, job_id: str, labels: dict[str, str], location: str
+    ) -> bigquery.LoadJob:
+        """Ask for a load job that replaces a month's partition.
+
+        Raises:
+            Conflict: when a job has that id.
+        """
+        target = self._dataset.table(f"{table.name}${month.year:04d}{month.month:02d}")
         config = bigquery.LoadJobConfig(
             source_format=bigquery.SourceFormat.PARQUET,
             schema=_schema(table),
@@ -201,69 +320,48 @@ class BigQueryWarehouse:
             create_disposition=bigquery.CreateDisposition.CREATE_NEVER,
             time_partitioning=bigquery.TimePartitioning("MONTH", field="file_month"),
             clustering_fields=["pickup_datetime"],
-            labels={
-                "color": manifest.color,
-                "month": manifest.month,
-                "clean_sha256": manifest.clean.sha256[:63],
-                "source_sha256": manifest.source.sha256[:63],
-            },
+            labels=labels,
         )
-        location = self._client.get_dataset(self._dataset).location
-        for attempt in range(100):
-            job_id = f"nyc_tlc_{manifest.color}_{file.month.year:04d}_{file.month.month:02d}_{what}_{attempt}"
-            try:
-                job = self._submit(file, target, config, job_id, location)
-            except api.Conflict:
-                job = cast(bigquery.LoadJob, self._client.get_job(job_id, location=location))
-                log.info("%s: the load job %s was already asked for", file.name, job_id)
-                if job.done() and job.error_result:
-                    continue
-            job.result()
-            return job
-        raise TlcError(f"{file.name}: a hundred load jobs into {self.place} have failed", fix="see their errors")
-
-    def _submit(
-        self,
-        file: CleanFile,
-        target: bigquery.TableReference,
-        config: bigquery.LoadJobConfig,
-        job_id: str,
-        location: str,
-    ) -> bigquery.LoadJob:
-        if file.url.startswith("gs://"):
+        if source.url.startswith("gs://"):
             return self._client.load_table_from_uri(
-                file.url, target, job_id=job_id, location=location, job_config=config
+                source.url, target, job_id=job_id, location=location, job_config=config
             )
-        with file.open() as source:
+        with source.open() as content:
             return self._client.load_table_from_file(
-                source, target, size=file.manifest.clean.bytes, job_id=job_id, location=location, job_config=config
+                content, target, size=source.size, job_id=job_id, location=location, job_config=config
             )
 
-    def _count(self, file: CleanFile, table: Table) -> int:
-        sql = f"SELECT COUNT(*) FROM {self._at(table.name)} WHERE file_month = DATE '{file.month.first_day}'"
+    def _count(self, table: Table, month: Month) -> int:
+        sql = f"SELECT COUNT(*) FROM {self._at(table.name)} WHERE file_month = DATE '{month.first_day}'"
         return int(next(iter(self._client.query_and_wait(sql)))[0])
 
-    def _ledger(self) -> list[Load]:
-        rows = self._client.query_and_wait(f"SELECT {', '.join(LOADS.names)} FROM {self._at(LOADS.name)}")
-        return [Load.from_row(row.values()) for row in rows]
+    def _read_ledger(
+        self, ledger: Table = LOADS, columns: Collection[str] = LOADS.names
+    ) -> dict[tuple[Color, Month], Load]:
+        """All months; a ledger that no load has touched yet may have a column by its old name."""
+        old_names = {name: old for old, name in renamed_fields(ledger, columns).items()}
+        names = ", ".join(f"`{old_names.get(name, name)}`" for name in ledger.names)
+        rows = self._client.query_and_wait(f"SELECT {names} FROM {self._at(ledger.name)}")
+        return {(load.color, load.month): load for load in (Load.from_row(row.values()) for row in rows)}
 
-    def _record(self, load: Load) -> None:
-        """Write the ledger's row, unless a later job has written it."""
-        values = zip(LOADS.fields, load.to_row(), strict=True)
+    def _record(self, load: Load, ledger: Table = LOADS) -> None:
+        """Write the ledger's row, unless a later job has written it; wait while others write theirs."""
         parameters = [
             bigquery.ScalarQueryParameter(field.name, PARAMETERS.get(TYPES[field.type], TYPES[field.type]), value)
-            for field, value in values
+            for field, value in zip(ledger.fields, load.to_row(), strict=True)
         ]
-        assignments = ", ".join(f"{name} = @{name}" for name in LOADS.names)
         sql = (
-            f"MERGE INTO {self._at(LOADS.name)} t"
+            f"MERGE INTO {self._at(ledger.name)} t"
             " USING (SELECT @color AS new_color, @file_month AS new_month) s"
             " ON t.color = s.new_color AND t.file_month = s.new_month"
-            f" WHEN MATCHED AND t.loaded_at <= @loaded_at THEN UPDATE SET {assignments}"
-            f" WHEN NOT MATCHED THEN INSERT ({', '.join(LOADS.names)})"
-            f" VALUES ({', '.join(f'@{name}' for name in LOADS.names)})"
+            " WHEN MATCHED AND t.loaded_at <= @loaded_at"
+            f" THEN UPDATE SET {', '.join(f'`{name}` = @{name}' for name in ledger.names)}"
+            f" WHEN NOT MATCHED THEN INSERT ({', '.join(f'`{name}`' for name in ledger.names)})"
+            f" VALUES ({', '.join(f'@{name}' for name in ledger.names)})"
         )
-        self._client.query_and_wait(sql, job_config=bigquery.QueryJobConfig(query_parameters=parameters))
+        config = bigquery.QueryJobConfig(query_parameters=parameters)
+        patiently = retry.Retry(_ledger_is_busy, initial=0.5, maximum=30, timeout=read_settings().warehouse_wait)
+        patiently(functools.partial(self._client.query_and_wait, sql, job_config=config))()
 
     def _replace_lookup(self, lookup: Lookup) -> None:
         self._prepare(lookup.table)
@@ -278,12 +376,18 @@ class BigQueryWarehouse:
         self._client.load_table_from_file(content, target, rewind=True, job_config=config).result()
 
     @contextlib.contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
-        """Turn what the client raises into an error that says what to do."""
+    def _explained(self, what: str, outcome: str = "", in_doubt: str | None = None) -> Iterator[None]:
+        """Turn what the client raises into an error that says what to do.
+
+        Args:
+            what: What was done.
+            outcome: What of it stands when BigQuery has refused it.
+            in_doubt: What of it stands when BigQuery did not answer; the same if left out.
+        """
         try:
             yield
         except FAILURES as error:
-            raise _explain(error, what, self.place) from error
+            raise _explain(error, what, self.place, outcome, outcome if in_doubt is None else in_doubt) from error
 
 
 #: What query parameters call a type that tables call otherwise.
@@ -313,19 +417,55 @@ def _together(dataset: str, bucket: str) -> bool:
     return dataset == bucket or dataset == "US" or (dataset == "EU" and bucket.startswith("EUROPE-"))
 
 
-def _explain(error: Exception, what: str, place: str) -> TlcError:
+def _scratch_table(name: str) -> Table:
+    """A table that is partitioned and clustered as those of trips are."""
+    fields = (
+        Field("file_month", "date", "First day of the month", required=True),
+        Field("source_row", "int32", "Its number", required=True),
+        Field("pickup_datetime", "timestamp", "A time"),
+    )
+    return Table(name, "A check of the connection; it may be dropped", fields, TRIP_KEY)
+
+
+def _scratch_rows() -> bytes:
+    """One row for that table, as a Parquet file."""
+    month, content = Month(2024, 1), io.BytesIO()
+    columns = {
+        "file_month": pa.array([month.first_day], pa.date32()),
+        "source_row": pa.array([0], pa.int32()),
+        "pickup_datetime": pa.array([month.start], pa.timestamp("us")),
+    }
+    pq.write_table(pa.table(columns), content)
+    return content.getvalue()
+
+
+def _ledger_is_busy(error: BaseException) -> bool:
+    return isinstance(error, api.GoogleAPIError) and any(part in str(error) for part in LEDGER_IS_BUSY)
+
+
+def _explain(error: Exception, what: str, place: str, outcome: str, in_doubt: str) -> TlcError:
     """What a client's error means for a person."""
-    told = str(error.args[0] if isinstance(error, auth.RefreshError) and error.args else error)
-    told = told.partition("\n")[0][:300]
-    if isinstance(error, TRANSIENT) or "rateLimitExceeded" in told:
-        return TransientError(f"{what}: {place} did not answer", got=told, fix="try again later")
+    message = str(error.args[0] if isinstance(error, auth.RefreshError) and error.args else error)
+    message = message.partition("\n")[0][:300]
+    reasons = {each.get("reason") for each in getattr(error, "errors", []) if isinstance(each, dict)}
+    refused, unanswered = (f"; {state}" if state else "" for state in (outcome, in_doubt))
+    if "quotaExceeded" in reasons:
+        return TransientError(
+            f"{what}: {place}: a quota is used up{refused}",
+            got=message,
+            fix="run this again when the quota is free again, at the latest after a day, or have it raised",
+        )
+    if "rateLimitExceeded" in reasons or _ledger_is_busy(error):
+        return TransientError(f"{what}: {place} is asked too much at once{refused}", got=message, fix="try again later")
+    if isinstance(error, TRANSIENT):
+        return TransientError(f"{what}: {place} did not answer{unanswered}", got=message, fix="try again later")
     if isinstance(error, auth.GoogleAuthError | api.Unauthorized):
         fix = "see to the profile's gcp-credentials"
-        return ConfigurationError(f"{what}: the credentials for {place} are refused", got=told, fix=fix)
+        return ConfigurationError(f"{what}: the credentials for {place} are refused", got=message, fix=fix)
     if isinstance(error, api.Forbidden):
         return ConfigurationError(
-            f"{what}: a right is missing in {place}",
-            got=told,
+            f"{what}: a right is missing in {place}{refused}",
+            got=message,
             fix=f"grant roles/bigquery.jobUser on the project and roles/bigquery.dataEditor on the dataset {SCHEMA}",
         )
-    return TlcError(f"{what}: {place} failed; the old rows stay", got=told)
+    return TlcError(f"{what}: {place} failed{refused}", got=message)

@@ -18,9 +18,11 @@ import pyarrow as pa
 
 from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import read_settings
-from nyc_tlc.warehouse.tables import LOADS, SCHEMA, Table, Type, View, missing_fields
+from nyc_tlc.warehouse.ledger import Execute, read_loads, write_load
+from nyc_tlc.warehouse.tables import LOADS, SCHEMA, Table, Type, View, missing_fields, renamed_fields
 from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, reconcile
 
 log = logging.getLogger(__name__)
@@ -58,9 +60,8 @@ class DuckDbWarehouse:
         if not self._path.exists():
             return {}
         with self._connected("the list of loads") as connection:
-            if not _columns(connection, LOADS.name):
-                return {}
-            return {(load.color, load.month): load for load in _ledger(connection)}
+            columns = _columns(connection, LOADS.name)
+            return read_loads(_executor(connection), columns) if columns else {}
 
     def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
         """Create what is missing."""
@@ -82,19 +83,15 @@ class DuckDbWarehouse:
         name, first_day = _at(table.name), [file.month.first_day]
         count = f"SELECT count(*) FROM {name} WHERE file_month = ?"
         with self._transaction(file.name) as connection:
-            known = next((load for load in _ledger(connection) if (load.color, load.month) == _which(file)), None)
-            if known and known.is_of(file) and not force and _one(connection, count, first_day) == known.rows:
+            known = read_loads(_executor(connection), LOADS.names).get((file.manifest.color, file.month))
+            if known and known.is_of(file) and not force and _one(connection, count, first_day) == known.row_count:
                 return known, False
             connection.execute(f"DELETE FROM {name} WHERE file_month = ?", first_day)
             with contextlib.ExitStack() as opened:
                 rows = _one(connection, f"INSERT INTO {name} BY NAME SELECT * FROM {_rows(connection, file, opened)}")
             reconcile(file, self.place, inserted=rows, found=_one(connection, count, first_day))
             load = Load.of(file, datetime.now(UTC), flow_run_id)
-            ledger = _at(LOADS.name)
-            connection.execute(f"DELETE FROM {ledger} WHERE color = ? AND file_month = ?", list(load.to_row()[:2]))
-            marks = ", ".join("?" * len(LOADS.fields))
-            row = [value.replace(tzinfo=None) if isinstance(value, datetime) else value for value in load.to_row()]
-            connection.execute(f"INSERT INTO {ledger} ({', '.join(LOADS.names)}) VALUES ({marks})", row)
+            write_load(_executor(connection), load)
         return load, True
 
     def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
@@ -108,7 +105,7 @@ class DuckDbWarehouse:
         with self._connected("a query") as connection:
             return connection.execute(sql).fetchall()
 
-    def check(self) -> str:
+    def check(self, lake: Lake) -> str:
         """See that the file can be written."""
         with self._transaction("a check") as connection:
             connection.execute("SELECT 1")
@@ -120,9 +117,15 @@ class DuckDbWarehouse:
     def _prepare(self, connection: duckdb.DuckDBPyConnection, table: Table) -> bool:
         """Create or extend a table; whether it was."""
         name, found = _at(table.name), _columns(connection, table.name)
+        renamed = renamed_fields(table, found)
+        for old, new in renamed.items():
+            connection.execute(f'ALTER TABLE {name} RENAME COLUMN "{old}" TO "{new}"')
+            log.info("%s: the column %s of %s is now called %s", self.place, old, name, new)
+        found = {renamed.get(column, column): kind for column, kind in found.items()}
         if not found:
             fields = (f"{each.name} {TYPES[each.type]}{' NOT NULL' * each.required}" for each in table.fields)
             connection.execute(f"CREATE TABLE {name} ({', '.join(fields)})")
+        if not found or renamed:
             connection.execute(f"COMMENT ON TABLE {name} IS {_text(table.description)}")
         gained = missing_fields(table, found, TYPES, self.place)
         for field in gained:
@@ -187,10 +190,6 @@ class DuckDbWarehouse:
                 raise ConfigurationError(f"{what}: cannot open {self.place}", got=_first(error)) from error
 
 
-def _which(file: CleanFile) -> tuple[Color, Month]:
-    return file.manifest.color, file.month
-
-
 def _at(name: str) -> str:
     return f"{SCHEMA}.{name}"
 
@@ -223,9 +222,13 @@ def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str
     return dict(connection.execute(sql, [SCHEMA, table]).fetchall())
 
 
-def _ledger(connection: duckdb.DuckDBPyConnection) -> list[Load]:
-    rows = connection.execute(f"SELECT {', '.join(LOADS.names)} FROM {_at(LOADS.name)}").fetchall()
-    return [Load.from_row([v.replace(tzinfo=UTC) if isinstance(v, datetime) else v for v in row]) for row in rows]
+def _executor(connection: duckdb.DuckDBPyConnection) -> Execute:
+    def execute(sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        # Moments are kept without a zone.
+        naive = [value.replace(tzinfo=None) if isinstance(value, datetime) else value for value in values]
+        return connection.execute(sql, naive).fetchall()
+
+    return execute
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, file: CleanFile, opened: contextlib.ExitStack) -> str:

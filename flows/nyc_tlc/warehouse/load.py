@@ -66,7 +66,7 @@ def load_month(
     warehouse.prepare((*tables.values(), LOADS), read_lookups(), views(tables))
     load, new = warehouse.replace_month(file, tables[file.manifest.color], flow_run_id, force=force)
     if new:
-        log.info("%s: %s rows loaded into %s", file.name, f"{load.rows:,}", warehouse.place)
+        log.info("%s: %s rows loaded into %s", file.name, f"{load.row_count:,}", warehouse.place)
     else:
         log.info("%s: just this file is loaded in %s already", file.name, warehouse.place)
     return load, new

@@ -22,9 +22,11 @@ from psycopg2 import errors, extensions, sql
 
 from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import read_settings
-from nyc_tlc.warehouse.tables import LOADS, SCHEMA, TRIP_KEY, Table, Type, View, missing_fields
+from nyc_tlc.warehouse.ledger import Execute, read_loads, write_load
+from nyc_tlc.warehouse.tables import LOADS, SCHEMA, TRIP_KEY, Table, Type, View, missing_fields, renamed_fields
 from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, reconcile
 
 log = logging.getLogger(__name__)
@@ -65,9 +67,8 @@ class PostgresWarehouse:
     def loads(self) -> dict[tuple[Color, Month], Load]:
         """The months it has."""
         with self._transaction("the list of loads") as cursor:
-            if not _columns(cursor, LOADS.name):
-                return {}
-            return {(load.color, load.month): load for load in _ledger(cursor)}
+            columns = _columns(cursor, LOADS.name)
+            return read_loads(_executor(cursor), columns) if columns else {}
 
     def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
         """Create what is missing. Trip tables are partitioned by month, with a BRIN index on the pick-up time."""
@@ -92,10 +93,10 @@ class PostgresWarehouse:
         count = sql.SQL("SELECT count(*) FROM {} WHERE file_month = %s").format(_at(table.name))
         with self._transaction(file.name) as cursor:
             self._take_turn(cursor, file)
-            known = next((load for load in _ledger(cursor) if (load.color, load.month) == _which(file)), None)
+            known = read_loads(_executor(cursor), LOADS.names).get((file.manifest.color, file.month))
             if known and known.is_of(file) and not force:
                 cursor.execute("SAVEPOINT look")
-                if _one(cursor, count, first_day) == known.rows:
+                if _one(cursor, count, first_day) == known.row_count:
                     return known, False
                 # Whoever has looked at the table holds up other months' swaps until the end, unless taken back.
                 cursor.execute("ROLLBACK TO SAVEPOINT look")
@@ -106,16 +107,7 @@ class PostgresWarehouse:
             reconcile(file, self.place, copied=copied, found=found)
             self._swap(cursor, file, table, filled)
             load = Load.of(file, datetime.now(UTC), flow_run_id)
-            cursor.execute(
-                sql.SQL("DELETE FROM {} WHERE color = %s AND file_month = %s").format(_at(LOADS.name)),
-                load.to_row()[:2],
-            )
-            cursor.execute(
-                sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-                    _at(LOADS.name), _names(LOADS.names), sql.SQL(", ").join(sql.Placeholder() * len(LOADS.names))
-                ),
-                load.to_row(),
-            )
+            write_load(_executor(cursor), load)
         return load, True
 
     def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
@@ -130,7 +122,7 @@ class PostgresWarehouse:
             cursor.execute(query)
             return list(cursor.fetchall())
 
-    def check(self) -> str:
+    def check(self, lake: Lake) -> str:
         """See that it answers and that tables can be made in its schema."""
         with self._transaction("a check") as cursor:
             cursor.execute("SELECT 1")
@@ -152,6 +144,12 @@ class PostgresWarehouse:
     def _prepare(self, cursor: extensions.cursor, table: Table) -> bool:
         """Create or extend a table; whether it was."""
         name, found = _at(table.name), _columns(cursor, table.name)
+        renamed = renamed_fields(table, found)
+        for old, new in renamed.items():
+            command = sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}")
+            cursor.execute(command.format(name, sql.Identifier(old), sql.Identifier(new)))
+            log.info("%s: the column %s of %s.%s is now called %s", self.place, old, SCHEMA, table.name, new)
+        found = {renamed.get(column, column): kind for column, kind in found.items()}
         partitioned = table.key == TRIP_KEY
         if not found:
             fields = _definitions(table)
@@ -164,9 +162,10 @@ class PostgresWarehouse:
                     sql.SQL("PARTITION BY RANGE (file_month)" if partitioned else ""),
                 )
             )
-            cursor.execute(sql.SQL("COMMENT ON TABLE {} IS %s").format(name), [table.description])
             if partitioned:
                 cursor.execute(sql.SQL("CREATE INDEX ON {} USING brin (pickup_datetime)").format(name))
+        if not found or renamed:
+            cursor.execute(sql.SQL("COMMENT ON TABLE {} IS %s").format(name), [table.description])
         gained = missing_fields(table, found, TYPES, self.place)
         for field in gained:
             column = sql.Identifier(field.name)
@@ -351,10 +350,6 @@ def _copy(
     return int(cursor.rowcount)
 
 
-def _which(file: CleanFile) -> tuple[Color, Month]:
-    return file.manifest.color, file.month
-
-
 def _at(name: str) -> sql.Identifier:
     return sql.Identifier(SCHEMA, name)
 
@@ -397,9 +392,12 @@ def _has_primary_key(cursor: extensions.cursor, table: str) -> bool:
     return cursor.fetchone() is not None
 
 
-def _ledger(cursor: extensions.cursor) -> list[Load]:
-    cursor.execute(sql.SQL("SELECT {} FROM {}").format(_names(LOADS.names), _at(LOADS.name)))
-    return [Load.from_row([v.astimezone(UTC) if isinstance(v, datetime) else v for v in row]) for row in cursor]
+def _executor(cursor: extensions.cursor) -> Execute:
+    def execute(query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        cursor.execute(query.replace("?", "%s"), values)
+        return cursor.fetchall() if cursor.description else []
+
+    return execute
 
 
 def _is_about_time(error: psycopg2.OperationalError) -> bool:

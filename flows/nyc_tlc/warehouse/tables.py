@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,12 +19,21 @@ Type = Literal["int8", "int16", "int32", "int64", "float64", "string", "timestam
 
 @dataclass(frozen=True)
 class Field:
-    """A column of a table."""
+    """A column of a table.
+
+    Attributes:
+        name: Its name.
+        type: The type of its values.
+        description: What it holds, with the unit.
+        required: Whether every row has a value.
+        old_name: What it was called before; a table that still calls it so is changed by the next load.
+    """
 
     name: str
     type: Type
     description: str
     required: bool = False
+    old_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,11 +62,12 @@ TRIP_KEY = ("file_month", "source_row")
 
 LOADS = Table(
     "loads",
-    "The months in this warehouse: one row a colour and month, written together with its rows",
+    "The months in this warehouse: one row a colour and month. DuckDB and Postgres write it in one transaction with"
+    " the month's rows, BigQuery right after the load job that brought them",
     (
         Field("color", "string", "The colour", required=True),
         Field("file_month", "date", "First day of the month", required=True),
-        Field("rows", "int64", "Rows of the month, equal to the manifest's clean rows", required=True),
+        Field("row_count", "int64", "The manifest's clean rows, counted here too", required=True, old_name="rows"),
         Field("clean_sha256", "string", "SHA-256 of the lake's clean file they came from", required=True),
         Field("source_sha256", "string", "SHA-256 of the source file that was made of", required=True),
         Field("loaded_at", "instant", "When, in UTC", required=True),
@@ -132,6 +142,15 @@ def views(tables: Mapping[Color, Table]) -> tuple[View, ...]:
 
 
 _ENDS = (("p", "pickup"), ("d", "dropoff"))
+
+
+def renamed_fields(table: Table, found: Collection[str]) -> dict[str, str]:
+    """The columns that an existing table still calls by their old names, and their names now."""
+    return {
+        field.old_name: field.name
+        for field in table.fields
+        if field.old_name and field.old_name in found and field.name not in found
+    }
 
 
 def missing_fields(table: Table, found: Mapping[str, str], types: Mapping[Type, str], place: str) -> Sequence[Field]:

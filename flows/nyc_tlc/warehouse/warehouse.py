@@ -1,20 +1,21 @@
 """The warehouse: a month's rows there are exactly the lake file's, or what they were before.
 
 Three modules implement one protocol: ``duckdb``, ``postgres`` and ``bigquery``. The table ``loads`` says what
-is in the warehouse and is written together with the rows.
+is in the warehouse: DuckDB and Postgres write it in one transaction with the rows, BigQuery after the load job.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, get_args
 
 import pyarrow as pa
 
 from nyc_tlc.errors import ReconciliationError
 from nyc_tlc.lake.clean_file import CleanFile
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.warehouse.tables import Table, View
 
@@ -29,7 +30,7 @@ class Load:
     Attributes:
         color: The colour.
         month: The month.
-        rows: Its rows.
+        row_count: How many rows it has.
         clean_sha256: The digest of the lake's clean file.
         source_sha256: The digest of the source file that was made of.
         loaded_at: When, in UTC.
@@ -39,7 +40,7 @@ class Load:
 
     color: Color
     month: Month
-    rows: int
+    row_count: int
     clean_sha256: str
     source_sha256: str
     loaded_at: datetime
@@ -56,7 +57,8 @@ class Load:
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Load:
         """Read a row of ``loads``, its columns in order."""
-        color, file_month, *rest = row
+        values: list[Any] = [_in_utc(value) if isinstance(value, datetime) else value for value in row]
+        color, file_month, *rest = values
         return cls(color, Month(file_month.year, file_month.month), *rest)
 
     def to_row(self) -> tuple[Any, ...]:
@@ -64,7 +66,7 @@ class Load:
         return (
             self.color,
             self.month.first_day,
-            self.rows,
+            self.row_count,
             self.clean_sha256,
             self.source_sha256,
             self.loaded_at,
@@ -121,8 +123,8 @@ class Warehouse(Protocol):
             The month's row of ``loads``, and whether it is new.
 
         Raises:
-            ReconciliationError: when the counts don't agree; the old rows stay.
-            TransientError: when time can heal it; the old rows stay.
+            ReconciliationError: when the counts don't agree.
+            TransientError: when time can heal it.
             ConfigurationError: when a right or a block is missing.
         """
 
@@ -132,8 +134,11 @@ class Warehouse(Protocol):
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows of a SELECT."""
 
-    def check(self) -> str:
-        """See that loads are possible: an answer to ``SELECT 1`` and the right to create tables.
+    def check(self, lake: Lake) -> str:
+        """See that loads are possible: an answer to ``SELECT 1`` and the rights that a load needs.
+
+        Args:
+            lake: Where loads come from.
 
         Returns:
             What was found to be fine.
@@ -143,8 +148,19 @@ class Warehouse(Protocol):
         """
 
 
-def reconcile(file: CleanFile, place: str, **counted: int) -> None:
+def _in_utc(moment: datetime) -> datetime:
+    """A moment in UTC; one without a zone is in UTC already, as DuckDB keeps them."""
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def reconcile(file: CleanFile, place: str, *, outcome: str = "the month there stays as it was", **counted: int) -> None:
     """See that everyone counted the manifest's rows.
+
+    Args:
+        file: The month in the lake.
+        place: The warehouse, for people.
+        outcome: What the warehouse has if the counts don't agree.
+        **counted: What was counted, and how many.
 
     Raises:
         ReconciliationError: naming who did not.
@@ -152,7 +168,7 @@ def reconcile(file: CleanFile, place: str, **counted: int) -> None:
     for who, rows in counted.items():
         if rows != file.rows:
             raise ReconciliationError(
-                f"{file.name}: {place}: rows {who} are not the manifest's; the month there stays as it was",
+                f"{file.name}: {place}: rows {who} are not the manifest's; {outcome}",
                 expected=f"{file.rows:,}",
                 got=f"{rows:,}",
             )

@@ -1,0 +1,165 @@
+"""What a profile's YAML file can say: a section a block, named as the block's type, with the block's fields as keys."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, ClassVar, Literal
+
+from prefect.blocks.core import Block
+from prefect.blocks.notifications import CustomWebhookNotificationBlock, SendgridEmail, SlackWebhook
+from prefect.filesystems import LocalFileSystem
+from prefect.types import SecretDict
+from prefect_gcp import GcpCredentials, GcsBucket
+from prefect_gcp.bigquery import BigQueryWarehouse
+from prefect_sqlalchemy import SqlAlchemyConnector
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
+
+from nyc_tlc.yaml_files import StrictModel
+
+
+def _absolute_path(path: str) -> str:
+    if not path.startswith(("/", "~")):
+        raise ValueError("a path has to start with / or ~, or every working directory would give another one")
+    return path
+
+
+def _parse_key(text: str) -> SecretDict:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError("not the JSON of a service account key (in .env, put it between single quotes)")
+    return SecretDict(content)
+
+
+def _slack_url(url: SecretStr) -> SecretStr:
+    # To another address Prefect's block would send nothing and say nothing.
+    if not re.match(r"https://hooks\.slack(-gov)?\.com/services/", url.get_secret_value()):
+        raise ValueError("not an incoming webhook of Slack, which starts with https://hooks.slack.com/services/")
+    return url
+
+
+def _web_address(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(("https://", "http://")):
+        raise ValueError("not an address, which starts with https://")
+    return url
+
+
+RootedPath = Annotated[str, AfterValidator(_absolute_path)]
+ServiceAccountKey = Annotated[SecretDict, BeforeValidator(_parse_key)]
+
+
+class Section(StrictModel):
+    """What a profile can say about one block; ``gcp_credentials`` are always the profile's own."""
+
+    block: ClassVar[type[Block]]
+
+    def fields(self) -> dict[str, Any]:
+        """The block's fields."""
+        return {key: dict(part) if isinstance(part, BaseModel) else part for key, part in self}
+
+
+class GcpCredentialsSection(Section):
+    """Who the profile is at Google; without a key, the application default credentials of each machine."""
+
+    block = GcpCredentials
+    project: str
+    service_account_file: RootedPath | None = None
+    service_account_info: ServiceAccountKey | None = None
+
+
+class GcsBucketSection(Section):
+    """A lake in a bucket."""
+
+    block = GcsBucket
+    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*[a-z0-9]$")]
+    bucket_folder: str = ""
+
+
+class LocalFileSystemSection(Section):
+    """A lake in a folder."""
+
+    block = LocalFileSystem
+    basepath: RootedPath
+
+
+class ConnectionInfo(StrictModel):
+    """A Postgres database. In parts and not as a URL: so Prefect keeps the password, and nothing else, as a secret."""
+
+    driver: Literal["postgresql+psycopg2"] = "postgresql+psycopg2"
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)] = 5432
+    database: str
+    username: str
+    password: SecretStr
+    query: dict[str, str] | None = None
+
+
+class SqlAlchemyConnectorSection(Section):
+    """The warehouse in Postgres."""
+
+    block = SqlAlchemyConnector
+    connection_info: ConnectionInfo
+
+
+class BigQueryWarehouseSection(Section):
+    """The warehouse in BigQuery."""
+
+    block = BigQueryWarehouse
+
+
+class SlackWebhookSection(Section):
+    """Notifications in a channel of Slack."""
+
+    block = SlackWebhook
+    url: Annotated[SecretStr, AfterValidator(_slack_url)]
+
+
+class SendgridEmailSection(Section):
+    """Notifications by e-mail, sent by SendGrid."""
+
+    block = SendgridEmail
+    api_key: SecretStr
+    sender_email: str
+    to_emails: Annotated[list[str], Field(min_length=1)]
+
+
+class CustomWebhookSection(Section):
+    """Notifications to anything that takes JSON with ``subject`` and ``body``; Prefect keeps the address secret."""
+
+    block = CustomWebhookNotificationBlock
+    url: Annotated[SecretStr, AfterValidator(_web_address)]
+    token: SecretStr | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """The block's fields, with the address and the token among its secrets."""
+        secrets = {key: value.get_secret_value() for key, value in self if value}
+        return {
+            "name": "nyc-tlc",
+            "url": "{{ url }}",
+            "json_data": {"subject": "{{ subject }}", "body": "{{ body }}"},
+            "headers": {"Authorization": "Bearer {{ token }}"} if self.token else None,
+            "secrets": secrets,
+        }
+
+
+#: The sections by block type. Credentials come before the blocks that refer to them.
+SECTIONS: dict[str, type[Section]] = {
+    section.block.get_block_type_slug(): section
+    for section in (
+        GcpCredentialsSection,
+        GcsBucketSection,
+        LocalFileSystemSection,
+        SqlAlchemyConnectorSection,
+        BigQueryWarehouseSection,
+        SlackWebhookSection,
+        SendgridEmailSection,
+        CustomWebhookSection,
+    )
+}
+CREDENTIALS = GcpCredentials.get_block_type_slug()
+LAKES = (GcsBucket.get_block_type_slug(), LocalFileSystem.get_block_type_slug())
+#: The blocks that take notifications; a profile has one of them at most.
+NOTIFICATIONS = ("slack-webhook", "sendgrid-email", "custom-webhook")

@@ -1,0 +1,34 @@
+"""The table ``loads`` in DuckDB and Postgres: the same SQL for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from nyc_tlc.months import Color, Month
+from nyc_tlc.warehouse.tables import LOADS, SCHEMA, renamed_fields
+from nyc_tlc.warehouse.warehouse import Load
+
+#: Runs a statement, a ``?`` for each value, in the caller's transaction; returns the rows of a SELECT.
+Execute = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
+
+
+def read_loads(execute: Execute, columns: Collection[str]) -> dict[tuple[Color, Month], Load]:
+    """All months.
+
+    Args:
+        execute: Runs a statement.
+        columns: The columns that the table has; an old one has an old name.
+    """
+    old_names = {name: old for old, name in renamed_fields(LOADS, columns).items()}
+    names = ", ".join(f'"{old_names.get(name, name)}"' for name in LOADS.names)
+    loads = map(Load.from_row, execute(f"SELECT {names} FROM {SCHEMA}.{LOADS.name}", []))
+    return {(load.color, load.month): load for load in loads}
+
+
+def write_load(execute: Execute, load: Load) -> None:
+    """Make a month's row this one."""
+    row = load.to_row()
+    execute(f"DELETE FROM {SCHEMA}.{LOADS.name} WHERE color = ? AND file_month = ?", row[:2])
+    names, marks = ", ".join(LOADS.names), ", ".join("?" * len(row))
+    execute(f"INSERT INTO {SCHEMA}.{LOADS.name} ({names}) VALUES ({marks})", row)

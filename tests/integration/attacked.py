@@ -1,0 +1,54 @@
+"""What an attack is made on: a whole month, from a file into a lake and into a warehouse, in a process that dies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import bigquery, storage
+
+from factories import publish_fetched
+from nyc_tlc.backfill.month_plan import plan_month
+from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.lake.clean_file import CleanFile
+from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.gcs import GcsLake
+from nyc_tlc.lake.lake import Lake
+from nyc_tlc.months import Month
+from nyc_tlc.source.fetch import fetch_month, scratch_folder
+from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
+from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from nyc_tlc.warehouse.load import load_month
+from nyc_tlc.warehouse.postgres import PostgresWarehouse
+from nyc_tlc.warehouse.warehouse import Warehouse
+
+
+def open_lake(where: str) -> Lake:
+    """A folder, or a bucket by the URL of the stand-in."""
+    if where.startswith("http"):
+        client = storage.Client("test", AnonymousCredentials(), client_options={"api_endpoint": where})
+        return GcsLake(client.bucket("taxi-lake"), "taxi")
+    return FolderLake(Path(where))
+
+
+def open_warehouse(where: dict[str, str]) -> Warehouse:
+    """DuckDB by a path, BigQuery by the URL of the stand-in, else Postgres by libpq's parameters."""
+    if "path" in where:
+        return DuckDbWarehouse(Path(where["path"]))
+    if "url" in where:
+        client = bigquery.Client("test", AnonymousCredentials(), client_options={"api_endpoint": where["url"]})
+        return BigQueryWarehouse(client)
+    return PostgresWarehouse(where)
+
+
+def bring_month(source: str, lake_at: str, warehouse_at: dict[str, str] | None, *, day: bool = False) -> None:
+    """January 2024 of green taxis from a source into a lake and a warehouse: what is due of it."""
+    lake, month = open_lake(lake_at), Month(2024, 1)
+    plan = plan_month(source, "green", month, lake, days=day)
+    manifest = plan.manifest
+    if plan.remote and (manifest is None or plan.action != "current"):
+        with scratch_folder() as folder:
+            fetched = fetch_month(plan.remote, folder)
+            manifest = publish_fetched(lake, fetched, folder, layout="day" if day else "month")
+    if manifest and warehouse_at:
+        load_month(CleanFile(manifest, lake, read_contract("green")), open_warehouse(warehouse_at))

@@ -1,0 +1,275 @@
+"""BigQuery as a warehouse: what only it does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date, datetime
+from pathlib import Path
+
+import pytest
+from google.cloud import bigquery
+
+from conftest import bucket
+from factories import JANUARY
+from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
+from nyc_tlc.lake.gcs import GcsLake
+from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
+from nyc_tlc.warehouse.load import load_month
+from stand_ins.bigquery import BigQuery, Fault
+from stand_ins.gcs import Gcs
+from warehouse_cases import FEBRUARY, check_renamed, client, fares, in_february, in_lake, month_jobs, trips
+
+CONFLICT = "Could not serialize access to table test:ny_taxi.loads due to concurrent update"
+
+
+@pytest.fixture
+def lake(gcs: Gcs) -> GcsLake:
+    """A lake in a bucket."""
+    return GcsLake(bucket(gcs.url), "taxi")
+
+
+@pytest.fixture
+def google(big_query: BigQuery) -> Iterator[bigquery.Client]:
+    """Someone else's client."""
+    with client(big_query.url) as google:
+        yield google
+
+
+@pytest.fixture
+def warehouse(big_query: BigQuery) -> BigQueryWarehouse:
+    """The warehouse."""
+    return BigQueryWarehouse(client(big_query.url))
+
+
+def test_a_month_is_loaded_from_the_bucket_without_passing_through_this_machine(
+    warehouse: BigQueryWarehouse, big_query: BigQuery, lake: GcsLake, tmp_path: Path
+) -> None:
+    file = in_lake(lake, tmp_path, *trips(5))
+    load_month(file, warehouse)
+    (job,) = month_jobs(big_query)
+    load = job.configuration["load"]
+    assert load["sourceUris"] == [file.url]
+    assert load["writeDisposition"] == "WRITE_TRUNCATE"
+    assert job.configuration["labels"]["clean_sha256"] == file.manifest.clean.sha256[:63]
+    assert load["schema"]["fields"][1] == {
+        "name": "pickup_datetime",
+        "type": "DATETIME",
+        "mode": "NULLABLE",
+        "description": "When the meter was engaged (New York wall-clock time)",
+    }
+
+
+def test_a_ledger_with_the_old_column_rows_is_renamed_and_loses_nothing(
+    warehouse: BigQueryWarehouse, google: bigquery.Client, lake: GcsLake, tmp_path: Path
+) -> None:
+    google.create_dataset("ny_taxi")
+    kinds = {"file_month": "DATE", "rows": "INTEGER", "loaded_at": "TIMESTAMP"}
+    names = "color file_month rows clean_sha256 source_sha256 loaded_at flow_run_id job_id".split()
+    fields = [
+        bigquery.SchemaField(name, kinds.get(name, "STRING"), "NULLABLE" if name.endswith("_id") else "REQUIRED")
+        for name in names
+    ]
+    google.create_table(bigquery.Table("test.ny_taxi.loads", fields))
+    google.query_and_wait(
+        "INSERT INTO ny_taxi.loads (color, file_month, `rows`, clean_sha256, source_sha256, loaded_at, flow_run_id)"
+        " VALUES ('green', DATE '2023-12-01', 7, 'clean', 'source', TIMESTAMP '2024-01-05 06:07:08+00', 'a run')"
+    )
+    check_renamed(warehouse, in_lake(lake, tmp_path, *trips(3)))
+    assert "BigQuery right after the load job" in google.get_table("ny_taxi.loads").description
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_dataset_that_was_dropped_is_loaded_again(
+    warehouse: BigQueryWarehouse, google: bigquery.Client, lake: GcsLake, tmp_path: Path, force: bool
+) -> None:
+    file = in_lake(lake, tmp_path, *trips(3))
+    for _ in range(3):
+        load, new = load_month(file, warehouse, force=force)
+        assert (new, load.row_count, fares(warehouse)) == (True, 3, [0, 1, 2])
+        google.delete_dataset("ny_taxi", delete_contents=True)
+
+
+def test_a_job_of_a_dropped_dataset_is_not_taken_for_one_of_another_file_with_as_many_rows(
+    warehouse: BigQueryWarehouse, google: bigquery.Client, big_query: BigQuery, lake: GcsLake, tmp_path: Path
+) -> None:
+    first = in_lake(lake, tmp_path, *trips(3))
+    load_month(first, warehouse)
+    google.delete_dataset("ny_taxi", delete_contents=True)
+    other = in_lake(lake, tmp_path, *trips(3, tip_amount=9.0))
+    # A load that dies between its job and its row of the ledger.
+    big_query.faults = [Fault("status", about="MERGE", status=403, reason="accessDenied")]
+    with pytest.raises(ConfigurationError, match="the new rows are in the table, and its row of loads is not"):
+        load_month(other, warehouse)
+    load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+    assert warehouse.query("SELECT MAX(tip_amount) FROM ny_taxi.green_trip_data") == [(2.0,)]
+
+
+def test_a_load_finds_the_job_of_one_that_could_not_write_the_ledger(
+    warehouse: BigQueryWarehouse, big_query: BigQuery, lake: GcsLake, tmp_path: Path
+) -> None:
+    file = in_lake(lake, tmp_path, *trips(3))
+    big_query.faults = [Fault("status", about="MERGE", status=403, reason="accessDenied")]
+    with pytest.raises(ConfigurationError):
+        load_month(file, warehouse)
+    load, new = load_month(file, warehouse)
+    assert (new, load.row_count, len(month_jobs(big_query))) == (True, 3, 1)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("status", about="/jobs", status=503),
+        Fault("lost", about='"load"'),
+        Fault("reset", about="/jobs"),
+        Fault("status", about='"load"', status=403, reason="rateLimitExceeded"),
+        Fault("status", about="MERGE", status=400, reason="invalidQuery", message=CONFLICT),
+    ],
+    ids=["503", "a lost answer", "a reset", "too often", "a conflict"],
+)
+def test_what_time_can_heal_is_tried_again(
+    warehouse: BigQueryWarehouse, big_query: BigQuery, lake: GcsLake, tmp_path: Path, fault: Fault
+) -> None:
+    load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+    big_query.faults = [fault]
+    load_month(in_lake(lake, tmp_path, *trips(5)), warehouse)
+    assert big_query.faults == []
+    assert len(fares(warehouse)) == 5
+
+
+def test_a_quota_that_is_used_up_is_named_and_no_right_is_said_to_be_missing(
+    warehouse: BigQueryWarehouse, big_query: BigQuery, lake: GcsLake, tmp_path: Path
+) -> None:
+    old, _ = load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+    file = in_lake(lake, tmp_path, *trips(5))
+    quota = "Quota exceeded: Your project exceeded quota for imports per project"
+    for fault in (
+        Fault("status", about='"load"', status=403, reason="quotaExceeded", message=quota),
+        Fault("job", about="$202401", reason="quotaExceeded", message=quota),
+    ):
+        big_query.faults = [fault]
+        with pytest.raises(TransientError, match=r"a quota is used up; the old rows stay; got .*imports per project"):
+            load_month(file, warehouse)
+        assert big_query.faults == []
+    assert (fares(warehouse), warehouse.loads()) == ([0, 1, 2], {("green", JANUARY): old})
+    load_month(file, warehouse)
+    assert len(fares(warehouse)) == 5
+
+
+def test_loads_that_write_the_ledger_at_once_wait_for_each_other(
+    big_query: BigQuery, lake: GcsLake, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    months = [JANUARY.plus(count) for count in range(4)]
+    files = [
+        in_lake(lake, tmp_path, *trips(2, lpep_pickup_datetime=month.start.replace(day=9)), month=month)
+        for month in months
+    ]
+    load_month(files[0], BigQueryWarehouse(client(big_query.url)))
+    big_query.dml_meeting, big_query.dml_limit = threading.Barrier(2), 2
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda file: load_month(file, BigQueryWarehouse(client(big_query.url)), force=True), files))
+    merges = [statement for statement in big_query.statements if statement.startswith("MERGE")]
+    assert len(merges) > 5, "some were refused and came again"
+    assert sorted(warehouse_months(big_query)) == months
+
+
+def warehouse_months(big_query: BigQuery) -> list[object]:
+    return [month for _, month in BigQueryWarehouse(client(big_query.url)).loads()]
+
+
+def test_a_ledger_that_stays_busy_is_given_up_and_the_error_says_what_stands(
+    warehouse: BigQueryWarehouse,
+    big_query: BigQuery,
+    lake: GcsLake,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = in_lake(lake, tmp_path, *trips(3))
+    load_month(in_lake(lake, tmp_path, *in_february(1), month=FEBRUARY), warehouse)
+    monkeypatch.setenv("TLC_WAREHOUSE_WAIT", "0")
+    big_query.dml_limit = 0
+    with pytest.raises(TransientError, match=r"asked too much at once; the new rows are in .* limit is 20"):
+        load_month(file, warehouse)
+    big_query.dml_limit = 22
+    assert load_month(file, warehouse)[1]
+
+
+def test_a_right_that_is_missing_is_named(
+    warehouse: BigQueryWarehouse, big_query: BigQuery, lake: GcsLake, tmp_path: Path
+) -> None:
+    big_query.denied = {"jobs.create"}
+    with pytest.raises(ConfigurationError, match=r"roles/bigquery\.jobUser"):
+        load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+
+
+def test_a_load_job_that_fails_says_that_the_old_rows_stay(
+    warehouse: BigQueryWarehouse, big_query: BigQuery, lake: GcsLake, tmp_path: Path
+) -> None:
+    load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+    big_query.faults = [Fault("job", about="$202401", reason="invalid", message="the file is no Parquet file")]
+    file = in_lake(lake, tmp_path, *trips(5))
+    with pytest.raises(TlcError, match="failed; the old rows stay"):
+        load_month(file, warehouse)
+    assert fares(warehouse) == [0, 1, 2]
+    load_month(file, warehouse)
+    assert len(fares(warehouse)) == 5
+
+
+def test_tables_and_columns_say_what_they_hold(
+    warehouse: BigQueryWarehouse, google: bigquery.Client, lake: GcsLake, tmp_path: Path
+) -> None:
+    load_month(in_lake(lake, tmp_path, *trips(1)), warehouse)
+    table = google.get_table("test.ny_taxi.green_trip_data")
+    descriptions = {field.name: field.description for field in table.schema}
+    assert table.time_partitioning.type_ == "MONTH"
+    assert (table.time_partitioning.field, table.clustering_fields) == ("file_month", ["pickup_datetime"])
+    assert descriptions["trip_distance"] == "Distance the taximeter reported (miles)"
+    assert descriptions["source_row"] == "The row's ordinal in the source file, from 0"
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["no dataset yet", "a dataset"])
+def test_a_check_loads_a_row_as_a_load_does_and_leaves_nothing(
+    warehouse: BigQueryWarehouse,
+    big_query: BigQuery,
+    gcs: Gcs,
+    google: bigquery.Client,
+    lake: GcsLake,
+    is_there: bool,
+) -> None:
+    if is_there:
+        google.create_dataset("ny_taxi")
+    assert warehouse.check(lake).startswith("answers, and tables can be made and loaded from gs://taxi-lake/taxi")
+    (job,) = big_query.jobs_of("load")
+    assert job.configuration["load"]["destinationTable"]["tableId"].endswith("$202401")
+    assert any(statement.startswith("MERGE INTO") for statement in big_query.statements)
+    assert (big_query.tables, list(big_query.datasets)) == ({}, ["ny_taxi"] if is_there else [])
+    assert gcs.names("taxi-lake") == set()
+
+
+@pytest.mark.parametrize("right", ["tables.updateData", "tables.create", "tables.getData"])
+def test_a_check_fails_where_a_load_would_and_leaves_nothing(
+    warehouse: BigQueryWarehouse, big_query: BigQuery, gcs: Gcs, google: bigquery.Client, lake: GcsLake, right: str
+) -> None:
+    google.create_dataset("ny_taxi")
+    big_query.denied = {right}
+    with pytest.raises(ConfigurationError, match="a right is missing"):
+        warehouse.check(lake)
+    assert big_query.tables == {}
+    assert gcs.names("taxi-lake") == set()
+
+
+def test_a_check_finds_a_bucket_that_bigquery_cannot_load_from(big_query: BigQuery, lake: GcsLake, gcs: Gcs) -> None:
+    big_query.bucket_locations["taxi-lake"] = "ASIA-EAST1"
+    with pytest.raises(TlcError, match="different locations"):
+        BigQueryWarehouse(client(big_query.url)).check(lake)
+    assert (big_query.datasets, gcs.names("taxi-lake")) == ({}, set())
+
+
+def test_the_ledger_keeps_moments_and_days(
+    warehouse: BigQueryWarehouse, lake: GcsLake, tmp_path: Path, google: bigquery.Client
+) -> None:
+    load, _ = load_month(in_lake(lake, tmp_path, *trips(2)), warehouse)
+    (row,) = google.query_and_wait("SELECT file_month, row_count, loaded_at, job_id FROM ny_taxi.loads")
+    assert row.values() == (date(2024, 1, 1), 2, load.loaded_at, load.job_id)
+    assert isinstance(load.loaded_at, datetime)

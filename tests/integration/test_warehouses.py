@@ -1,0 +1,361 @@
+"""One suite for the three warehouses: a month there is exactly the lake's file, or what it was before."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from conftest import bucket
+from factories import GREEN_2024, JANUARY, make_month, trip
+from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.errors import ContractError, LakeError, ReconciliationError
+from nyc_tlc.lake.clean_file import CleanFile
+from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.gcs import GcsLake
+from nyc_tlc.months import Month
+from nyc_tlc.source.sample import write_sample
+from nyc_tlc.warehouse.load import ask, load_month, published
+from nyc_tlc.warehouse.lookups import read_lookups
+from nyc_tlc.warehouse.tables import trip_table
+from nyc_tlc.warehouse.warehouse import Kind, Warehouse
+from stand_ins.bigquery import BigQuery
+from stand_ins.gcs import Gcs
+from waiting import eventually
+from warehouse_cases import (
+    FEBRUARY,
+    client,
+    fares,
+    half_way,
+    in_february,
+    in_lake,
+    job_at_work,
+    month_jobs,
+    ready,
+    start_loader,
+    trips,
+)
+
+
+@pytest.fixture
+def stand_in(kind: Kind, request: pytest.FixtureRequest) -> BigQuery | None:
+    """BigQuery, where it is what is tested."""
+    return request.getfixturevalue("big_query") if kind == "bigquery" else None
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_a_month_arrives_row_by_row_as_it_is_in_the_lake(
+    warehouse: Warehouse, gcs: Gcs, tmp_path: Path, place: str
+) -> None:
+    lake = FolderLake(tmp_path / "lake") if place == "folder" else GcsLake(bucket(gcs.url), "taxi")
+    file = in_lake(lake, tmp_path, *trips(50), trip(passenger_count=0), trip(VendorID=None, store_and_fwd_flag=None))
+    load, new = load_month(file, warehouse, "a flow run")
+    assert new
+    with file.open() as source:
+        expected = [tuple(row.values()) for row in pq.read_table(source).to_pylist()]
+    names = ", ".join(file.terms.clean_schema.names)
+    assert warehouse.query(f"SELECT {names} FROM ny_taxi.green_trip_data ORDER BY source_row") == expected
+    assert len(expected) == 51
+    assert warehouse.loads() == {("green", JANUARY): load}
+    assert (load.row_count, load.clean_sha256) == (51, file.manifest.clean.sha256)
+    assert (load.source_sha256, load.flow_run_id) == (file.manifest.source.sha256, "a flow run")
+
+
+def test_the_same_file_is_loaded_once_unless_forced(warehouse: Warehouse, lake: FolderLake, tmp_path: Path) -> None:
+    file = in_lake(lake, tmp_path, *trips(3))
+    first, _ = load_month(file, warehouse, "first")
+    assert load_month(file, warehouse, "second") == (first, False)
+    forced, new = load_month(file, warehouse, "third", force=True)
+    assert new
+    assert forced.flow_run_id == "third"
+    assert fares(warehouse) == [0, 1, 2]
+
+
+def test_a_changed_month_replaces_the_old_one_and_leaves_its_neighbours(
+    warehouse: Warehouse, lake: FolderLake, tmp_path: Path
+) -> None:
+    load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+    neighbour, _ = load_month(in_lake(lake, tmp_path, *in_february(4), month=FEBRUARY), warehouse)
+    changed, _ = load_month(in_lake(lake, tmp_path, *trips(7)), warehouse)
+    assert fares(warehouse) == [0, 1, 2, 3, 4, 5, 6]
+    assert fares(warehouse, FEBRUARY) == [0, 1, 2, 3]
+    assert warehouse.loads() == {("green", JANUARY): changed, ("green", FEBRUARY): neighbour}
+
+
+def test_going_back_to_an_earlier_file_is_a_change_too(warehouse: Warehouse, lake: FolderLake, tmp_path: Path) -> None:
+    for count in (3, 5, 3):
+        load_month(in_lake(lake, tmp_path, *trips(count)), warehouse)
+        assert len(fares(warehouse)) == count
+
+
+def test_rows_that_someone_deleted_are_loaded_again(
+    warehouse: Warehouse, execute: Callable[[str], None], lake: FolderLake, tmp_path: Path
+) -> None:
+    file = in_lake(lake, tmp_path, *trips(3))
+    load_month(file, warehouse)
+    execute("DELETE FROM ny_taxi.green_trip_data WHERE fare_amount = 1")
+    assert load_month(file, warehouse)[1]
+    assert fares(warehouse) == [0, 1, 2]
+
+
+def test_all_eras_lie_in_one_table(warehouse: Warehouse, lake: FolderLake, tmp_path: Path) -> None:
+    sample = tmp_path / "sample"
+    for month in (Month(2009, 1), Month(2025, 1)):
+        write_sample("yellow", month, 300, sample)
+        load_month(ready(lake, make_month(lake, sample.read_bytes(), tmp_path, month, "yellow")), warehouse)
+    found = warehouse.query(
+        "SELECT file_month, COUNT(*), COUNT(pickup_location_id), COUNT(pickup_longitude), COUNT(cbd_congestion_fee)"
+        " FROM ny_taxi.yellow_trip_data GROUP BY file_month ORDER BY file_month"
+    )
+    (old, old_rows, old_zones, old_places, old_fee), (new, new_rows, new_zones, new_places, new_fee) = found
+    assert (old, old_zones, old_fee) == (date(2009, 1, 1), 0, 0)
+    assert (new, new_places) == (date(2025, 1, 1), 0)
+    assert old_places > old_rows / 2
+    assert (new_zones, new_fee) == (new_rows, new_rows)
+
+
+def test_an_empty_month_and_columns_of_nulls_are_fine(warehouse: Warehouse, lake: FolderLake, tmp_path: Path) -> None:
+    load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+    load, new = load_month(in_lake(lake, tmp_path), warehouse)
+    assert (load.row_count, new) == (0, True)
+    assert fares(warehouse) == []
+    required = {"VendorID", "lpep_pickup_datetime", "lpep_dropoff_datetime"}
+    nothing = {name: None for name in GREEN_2024 if name not in required}
+    load_month(in_lake(lake, tmp_path, trip(**nothing)), warehouse)
+    assert fares(warehouse) == [None]
+
+
+def test_a_table_gains_the_column_that_the_contract_gained(
+    warehouse: Warehouse, execute: Callable[[str], None], lake: FolderLake, tmp_path: Path
+) -> None:
+    whole = read_contract("green")
+    without = tuple(column for column in whole.columns if column.name != "cbd_congestion_fee")
+    warehouse.prepare([trip_table(dataclasses.replace(whole, columns=without))], [], [])
+    if warehouse.kind == "postgres":
+        execute(
+            "CREATE TABLE ny_taxi.older PARTITION OF ny_taxi.green_trip_data"
+            " FOR VALUES FROM ('2023-12-01') TO ('2024-01-01')"
+        )
+    execute(
+        "INSERT INTO ny_taxi.green_trip_data (file_month, source_row, fare_amount) VALUES (DATE '2023-12-01', 0, 9.5)"
+    )
+    load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+    assert fares(warehouse, JANUARY.plus(-1)) == [9.5]
+    assert fares(warehouse) == [0, 1, 2]
+    sql = "SELECT COUNT(*), COUNT(cbd_congestion_fee) FROM ny_taxi.trips WHERE color = 'green'"
+    assert warehouse.query(sql) == [(4, 0)]
+
+
+def test_a_table_that_is_not_the_contracts_is_an_error_that_shows_both(
+    warehouse: Warehouse, lake: FolderLake, tmp_path: Path
+) -> None:
+    file = in_lake(lake, tmp_path, *trips(3))
+    as_text = tuple(
+        column.model_copy(update={"type": "string"}) if column.name == "trip_distance" else column
+        for column in file.terms.columns
+    )
+    table = trip_table(dataclasses.replace(file.terms, columns=as_text))
+    warehouse.prepare([table], [], [])
+    with pytest.raises(ContractError, match="green_trip_data") as caught:
+        load_month(file, warehouse)
+    assert caught.value.expected.startswith("trip_distance ")
+    assert caught.value.got.startswith("trip_distance ")
+    assert caught.value.expected != caught.value.got
+
+
+def test_a_table_that_was_dropped_is_loaded_again(
+    warehouse: Warehouse,
+    execute: Callable[[str], None],
+    kind: Kind,
+    lake: FolderLake,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    file = in_lake(lake, tmp_path, *trips(3))
+    load_month(file, warehouse)
+    if kind == "bigquery":
+        client(request.getfixturevalue("big_query").url).delete_table("test.ny_taxi.green_trip_data")
+    else:
+        execute("DROP TABLE ny_taxi.green_trip_data CASCADE")
+    assert load_month(file, warehouse)[1]
+    assert fares(warehouse) == [0, 1, 2]
+
+
+def test_a_file_that_is_not_the_manifests_is_not_loaded(warehouse: Warehouse, lake: FolderLake, tmp_path: Path) -> None:
+    load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+    file = in_lake(lake, tmp_path, *trips(5))
+    assert file.path
+    file.path.write_bytes(file.path.read_bytes() + b"more")
+    with pytest.raises(LakeError, match="green 2024-01"):
+        load_month(file, warehouse)
+    assert fares(warehouse) == [0, 1, 2]
+
+
+def test_a_month_the_lake_lacks_is_an_error_with_the_command_that_makes_it(lake: FolderLake) -> None:
+    with pytest.raises(LakeError, match=r"etl_web_to_gcs\.py --color green --year 2024 --month 1 --profile dev"):
+        published(lake, "green", JANUARY, "dev")
+
+
+def test_the_newest_month_of_the_lake_is_taken_when_none_is_named(lake: FolderLake, tmp_path: Path) -> None:
+    for month, some in ((FEBRUARY, in_february(1)), (JANUARY, trips(1))):
+        in_lake(lake, tmp_path, *some, month=month)
+    assert published(lake, "green", None, "local").month == "2024-02"
+
+
+class Cut(CleanFile):
+    """A file that ends before its last row."""
+
+    @property
+    def path(self) -> Path | None:
+        """None, so that every warehouse takes the batches."""
+        return None
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows but one."""
+        yield from pa.Table.from_batches(super().batches()).slice(1).to_batches()
+
+
+@pytest.mark.parametrize("kind", ["duckdb", "postgres"], indirect=True)
+def test_a_load_that_brings_fewer_rows_than_the_manifest_says_leaves_the_old_month(
+    warehouse: Warehouse, lake: FolderLake, tmp_path: Path
+) -> None:
+    old, _ = load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+    file = in_lake(lake, tmp_path, *trips(9))
+    with pytest.raises(ReconciliationError, match="green 2024-01"):
+        load_month(Cut(file.manifest, file.lake, file.terms), warehouse)
+    assert fares(warehouse) == [0, 1, 2]
+    assert warehouse.loads() == {("green", JANUARY): old}
+
+
+@pytest.mark.parametrize("kind", ["postgres", "bigquery"], indirect=True)
+def test_a_reader_sees_the_old_month_or_the_new_one(
+    warehouse: Warehouse,
+    reopen: Callable[[], Warehouse],
+    stand_in: BigQuery | None,
+    lake: FolderLake,
+    tmp_path: Path,
+) -> None:
+    load_month(in_lake(lake, tmp_path, *trips(30)), warehouse)
+    seen: list[int] = []
+    done = threading.Event()
+
+    def poll() -> None:
+        reader = reopen()
+        while not done.is_set():
+            seen.append(len(fares(reader)))
+
+    def wait_for_three_looks() -> None:
+        polled = len(seen)
+        eventually(lambda: polling.done() or len(seen) >= polled + 3)
+
+    with ThreadPoolExecutor(1) as pool:
+        polling = pool.submit(poll)
+        try:
+            with half_way(in_lake(lake, tmp_path, *trips(50)), warehouse, stand_in):
+                wait_for_three_looks()
+                assert set(seen) == {30}
+            wait_for_three_looks()
+        finally:
+            done.set()
+        polling.result(30)
+    assert set(seen) == {30, 50}
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("kind", ["postgres", "bigquery"], indirect=True)
+def test_two_loads_of_one_month_leave_one_copy(
+    warehouse: Warehouse,
+    reopen: Callable[[], Warehouse],
+    stand_in: BigQuery | None,
+    lake: FolderLake,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    file = in_lake(lake, tmp_path, *trips(40))
+    load_month(in_lake(lake, tmp_path, *in_february(1), month=FEBRUARY), warehouse)
+    caplog.set_level("INFO")
+    with ThreadPoolExecutor(1) as pool:
+        with half_way(file, warehouse, stand_in):
+            second = pool.submit(load_month, file, reopen())
+            met = "was already asked for" if stand_in else "waiting for another load"
+            eventually(lambda: second.done() or met in caplog.text)
+        load, new = second.result(60)
+    assert fares(warehouse) == [float(number) for number in range(40)]
+    assert warehouse.loads()["green", JANUARY] == load
+    assert new == bool(stand_in), "Postgres waits and finds the month loaded, BigQuery shares the job"
+    assert not stand_in or len(month_jobs(stand_in)) == 1
+
+
+def test_loads_of_different_months_go_on_side_by_side(
+    reopen: Callable[[], Warehouse], lake: FolderLake, tmp_path: Path
+) -> None:
+    files = [in_lake(lake, tmp_path, *trips(20))]
+    files += [in_lake(lake, tmp_path, *in_february(10), month=FEBRUARY)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda file: load_month(file, reopen()), files))
+    assert (len(fares(reopen())), len(fares(reopen(), FEBRUARY))) == (20, 10)
+
+
+def test_a_loader_killed_half_way_leaves_the_old_month_and_the_next_one_completes(
+    warehouse: Warehouse,
+    kind: Kind,
+    stand_in: BigQuery | None,
+    lake: FolderLake,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+    file = in_lake(lake, tmp_path, *trips(40))
+    where = str(tmp_path / "warehouse.duckdb")
+    if stand_in:
+        where, stand_in.pause = stand_in.url, threading.Event()
+    elif kind == "postgres":
+        where = json.dumps(request.getfixturevalue("postgres"))
+    with start_loader(kind, where, lake) as loader:
+        if stand_in:
+            job_at_work(stand_in)
+        else:
+            assert loader.stdout
+            assert loader.stdout.readline() == "half\n"
+        loader.kill()
+        assert loader.wait(30) == -signal.SIGKILL
+    assert fares(warehouse) == [0, 1, 2]
+    assert warehouse.loads()["green", JANUARY].row_count == 3
+    if stand_in and stand_in.pause:
+        stand_in.pause.set()
+    load, new = load_month(file, warehouse)
+    assert (load.row_count, new) == (40, True)
+    assert len(fares(warehouse)) == 40
+    if stand_in:
+        assert len(month_jobs(stand_in)) == 2, "the job that the dead loader asked for was found, not done again"
+
+
+def test_zones_and_codes_can_be_joined_at_once(warehouse: Warehouse, lake: FolderLake, tmp_path: Path) -> None:
+    load_month(in_lake(lake, tmp_path, trip(PULocationID=264, DOLocationID=138), trip(PULocationID=74)), warehouse)
+    assert warehouse.query("SELECT COUNT(*), COUNT(zone), COUNT(service_zone) FROM ny_taxi.zones") == [(265, 265, 265)]
+    assert warehouse.query("SELECT zone, service_zone FROM ny_taxi.zones WHERE location_id = 265") == [("NA", "N/A")]
+    assert warehouse.query("SELECT name FROM ny_taxi.payment_types WHERE payment_type = 2") == [("Cash",)]
+    found = warehouse.query(
+        "SELECT color, pickup_borough, pickup_zone, dropoff_zone FROM ny_taxi.trips_by_zone ORDER BY source_row"
+    )
+    assert found[0] == ("green", "Unknown", "NV", "LaGuardia Airport")
+    load, _ = load_month(ready(lake, published(lake, "green", None, "local")), warehouse)
+    assert ask(load, False, warehouse).rows == (("Manhattan", "East Harlem North", 1), ("Unknown", "NV", 1))
+
+
+def test_lookups_are_replaced_as_a_whole(warehouse: Warehouse) -> None:
+    zones, *codes = read_lookups()
+    fewer = dataclasses.replace(zones, rows=zones.rows.slice(0, 200))
+    warehouse.prepare([], [fewer, *codes], [])
+    warehouse.replace_lookups([zones])
+    warehouse.replace_lookups([zones])
+    assert warehouse.query("SELECT COUNT(*) FROM ny_taxi.zones") == [(265,)]

@@ -1,0 +1,153 @@
+"""A month is killed at any moment, in the lake or in a load: the old or the new one is there, and a rerun is exact."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attacked import bring_month, open_lake, open_warehouse
+
+from factories import JANUARY, green_parquet, trip
+from nyc_tlc.lake.keys import Keys
+from stand_ins.bigquery import BigQuery
+from stand_ins.gcs import Gcs
+
+KEYS = Keys("green", JANUARY)
+#: The seed of the moments; TLC_TEST_SEED takes another one.
+SEED = int(os.environ.get("TLC_TEST_SEED", "20240101"))
+OLD = [trip(fare_amount=float(number)) for number in range(10_000)]
+NEW = [trip(fare_amount=float(number) / 2) for number in range(15_000)]
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["attacked"])
+
+
+@pytest.fixture(autouse=True)
+def path_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where processes import from, as here."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1] / "integration"), *sys.path]))
+    monkeypatch.setenv("TLC_GCS_CHUNK_MIB", "0.25")
+
+
+@pytest.fixture
+def big_query(gcs: Gcs) -> Iterator[BigQuery]:
+    """BigQuery, which reads the bucket."""
+
+    def read(bucket: str, name: str) -> bytes | None:
+        return gcs.read(bucket, name) if name in gcs.names(bucket) else None
+
+    with BigQuery("test", read).running() as big_query:
+        yield big_query
+
+
+def run(source: str, lake_at: str, warehouse_at: dict[str, str] | None, day: bool, after: float, how: int) -> float:
+    """Bring the month in a process of its own that gets a signal after some seconds; returns how long it lived."""
+    process = PROCESSES.Process(target=bring_month, args=(source, lake_at, warehouse_at), kwargs={"day": day})
+    began = time.monotonic()
+    process.start()
+    process.join(after)
+    if process.is_alive():
+        os.kill(process.pid or 0, how)
+        process.join(5)
+        assert not process.is_alive(), "it has to be gone five seconds after the signal"
+    return time.monotonic() - began
+
+
+def check_lake(lake_at: str, digests: set[str]) -> None:
+    """The month is whole, and one of those that are expected."""
+    lake = open_lake(lake_at)
+    manifest = lake.manifest(KEYS)
+    assert manifest is not None, "the lake never is without the month"
+    assert manifest.source.sha256 in digests
+    for key, digest in manifest.digests.items():
+        with lake.open(key) as file:
+            assert hashlib.sha256(file.read()).hexdigest() == digest
+
+
+def attack(
+    tmp_path: Path, lake_at: str, warehouse_at: dict[str, str] | None, kills: int, day: bool, seed: int
+) -> dict[str, int]:
+    """Kill runs that replace one month by the other, back and forth, at random moments."""
+    chance = random.Random(seed)
+    sources = []
+    for number, trips in enumerate((OLD, NEW)):
+        folder = tmp_path / f"source{number}"
+        folder.mkdir()
+        (folder / "green_2024-01").write_bytes(green_parquet(*trips))
+        sources.append((f"file://{folder}/{{color}}_{{year}}-{{month:02d}}", len(trips)))
+    digests = {
+        hashlib.sha256((tmp_path / f"source{number}" / "green_2024-01").read_bytes()).hexdigest() for number in (0, 1)
+    }
+    run(sources[0][0], lake_at, warehouse_at, day, 60, 0)
+    whole = run(sources[1][0], lake_at, warehouse_at, day, 60, 0)
+    seen: dict[str, int] = {"killed": 0, "ended before": 0}
+    for number in range(kills):
+        source, _ = sources[number % 2]
+        how = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+        after = chance.uniform(0, 1.1 * whole)
+        seen["ended before" if run(source, lake_at, warehouse_at, day, after, how) < after else "killed"] += 1
+        check_lake(lake_at, digests)
+        if warehouse_at:
+            rows = open_warehouse(warehouse_at).query("SELECT COUNT(*) FROM ny_taxi.green_trip_data")[0][0]
+            assert rows in (len(OLD), len(NEW)), "a warehouse never has half a month or two"
+        if chance.random() < 0.3:
+            source, count = sources[(number + 1) % 2]
+            run(source, lake_at, warehouse_at, day, 60, 0)
+            check_lake(lake_at, digests)
+            lake, manifest = open_lake(lake_at), open_lake(lake_at).manifest(KEYS)
+            assert manifest and manifest.source.rows == count
+            left = {key for prefix in KEYS.prefixes for key in lake.list_objects(prefix) if KEYS.owns(key)}
+            assert left == manifest.file_keys, "the rerun leaves nothing else"
+            if warehouse_at:
+                loaded = open_warehouse(warehouse_at).query("SELECT COUNT(*) FROM ny_taxi.green_trip_data")
+                assert loaded == [(manifest.clean.rows,)]
+    scratch = Path(os.environ["TLC_HOME"]) / "nyc-tlc-scratch"
+    run(sources[0][0], lake_at, warehouse_at, day, 60, 0)
+    run(sources[1][0], lake_at, warehouse_at, day, 60, 0)
+    assert not list(scratch.iterdir()) if scratch.exists() else True, "the next run clears what a killed one left"
+    return seen
+
+
+def lake_at(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    return str(tmp_path / "lake") if where == "folder" else request.getfixturevalue("gcs").url
+
+
+def warehouse_at(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, str] | None:
+    if kind == "none":
+        return None
+    if kind == "duckdb":
+        return {"path": str(tmp_path / "warehouse.duckdb")}
+    return (
+        request.getfixturevalue("postgres") if kind == "postgres" else {"url": request.getfixturevalue("big_query").url}
+    )
+
+
+CASES = [("folder", "none"), ("bucket", "none"), ("folder", "duckdb"), ("folder", "postgres"), ("bucket", "bigquery")]
+
+
+@pytest.mark.parametrize(("where", "kind"), CASES[:2] + CASES[3:4])
+def test_a_few_kills(where: str, kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    attack(tmp_path, lake_at(where, tmp_path, request), warehouse_at(kind, tmp_path, request), 4, False, SEED)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("day", [False, True], ids=["month", "day"])
+@pytest.mark.parametrize(("where", "kind"), CASES)
+def test_many_kills(
+    where: str, kind: str, day: bool, tmp_path: Path, request: pytest.FixtureRequest, record_property: Any
+) -> None:
+    seen = attack(
+        tmp_path, lake_at(where, tmp_path, request), warehouse_at(kind, tmp_path, request), 25, day, SEED + day
+    )
+    record_property("kills", seen)
+    assert seen["killed"] > 5

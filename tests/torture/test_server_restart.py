@@ -1,0 +1,79 @@
+"""A Prefect server restarts while the catch-up is Pending: the next catch-up has to run.
+
+Takes a minute: ``make torture``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import urllib3
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Pending
+from urllib3.util import Retry
+
+from conftest import ROOT, SERVER, PrefectServer
+from nyc_tlc.server.apply import LEASES_IN_FILES
+from stand_ins.docker import free_port, read_compose
+
+pytestmark = [pytest.mark.torture, pytest.mark.timeout(400)]
+
+SETTING, _, LEASES = LEASES_IN_FILES.partition("=")
+
+
+@contextlib.contextmanager
+def running(server: PrefectServer, **settings: str) -> Iterator[SyncPrefectClient]:
+    """The server from its start to its end, and a client of it."""
+    port = server.url.split(":")[2].removesuffix("/api")
+    quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
+    # The shortest that Prefect takes.
+    quick = {"PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "30"}
+    with (server.home / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVER, "server", "start", "--host", "127.0.0.1", "--port", port],
+            env=server.environment(**quiet, **quick, **settings) | {"PREFECT_API_URL": ""},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            retries = Retry(total=300, backoff_factor=0.2, backoff_max=0.2)
+            urllib3.PoolManager().request("GET", f"{server.url}/health", retries=retries).drain_conn()
+            with temporary_settings({PREFECT_API_URL: server.url}), get_client(sync_client=True) as client:
+                yield client
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def start_catch_up(client: SyncPrefectClient) -> str:
+    """Let a worker take up a new run; the name of its state."""
+    run = client.create_flow_run_from_deployment(client.read_deployment_by_name("backfill/catch-up").id)
+    client.set_flow_run_state(run.id, Pending())
+    return client.read_flow_run(run.id).state_name
+
+
+def test_compose_has_the_setting_that_apply_asks_for() -> None:
+    compose = read_compose(ROOT / "docker/compose.yaml", {})
+    assert compose["services"]["server"]["environment"][SETTING] == LEASES
+
+
+def test_a_catch_up_that_is_pending_when_the_server_restarts_does_not_block_the_next(tmp_path: Path) -> None:
+    server = PrefectServer(f"http://127.0.0.1:{free_port()}/api", tmp_path)
+    with running(server, **{SETTING: LEASES}) as client:
+        assert server.run("deployments/apply.py").returncode == 0
+        deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--name", "backfill/catch-up"]
+        subprocess.run(deploy, cwd=ROOT, env=server.environment(), check=True, capture_output=True, timeout=100)
+        assert start_catch_up(client) == "Pending"
+        assert start_catch_up(client) == "Cancelled"
+    with running(server, **{SETTING: LEASES}) as client:
+        deadline = time.monotonic() + 120
+        while start_catch_up(client) != "Pending":
+            assert time.monotonic() < deadline, "its place is still taken"
+            time.sleep(5)

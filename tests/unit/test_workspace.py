@@ -1,0 +1,47 @@
+"""Scratch space: what a killed run left is removed, and nothing that is someone else's."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT
+from nyc_tlc.workspace import Workspace
+
+
+def test_nothing_of_others_is_removed(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    for name in ("thesis", "run-0123456789ab"):
+        (scratch / name).mkdir(parents=True)
+        (scratch / name / "chapter1.tex").write_text("years of work")
+    (scratch / "run-00000000000a").symlink_to(scratch / "thesis")
+    (scratch / "notes.txt").write_text("mine")
+    workspace = Workspace(scratch)
+    workspace.remove(up_to=scratch)
+    assert (scratch / "thesis" / "chapter1.tex").read_text() == "years of work"
+    assert (scratch / "run-0123456789ab" / "chapter1.tex").read_text() == "years of work"
+    assert (scratch / "notes.txt").exists()
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next_one_and_a_living_ones_is_not(tmp_path: Path) -> None:
+    hold = (
+        "import sys; from pathlib import Path; from nyc_tlc.workspace import Workspace;"
+        "print(Workspace(Path(sys.argv[1])).path, flush=True); sys.stdin.read()"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "flows")}
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        other = Path(process.stdout.readline().strip())
+        Workspace(tmp_path).remove(up_to=tmp_path)
+        assert other.is_dir()
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+        Workspace(tmp_path).remove(up_to=tmp_path)
+    assert not other.exists()

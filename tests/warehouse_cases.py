@@ -1,0 +1,181 @@
+"""Months for the tests of warehouses, and loads that stop half way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import bigquery
+
+from factories import JANUARY, green_parquet, make_month, trip
+from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.lake.clean_file import CleanFile
+from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.lake import Lake
+from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.months import Color, Month
+from nyc_tlc.warehouse.load import load_month
+from nyc_tlc.warehouse.warehouse import Kind, Load, Warehouse
+from stand_ins.bigquery import BigQuery, Job
+from waiting import eventually
+
+TESTS = Path(__file__).parent
+FEBRUARY = JANUARY.plus(1)
+
+#: ``loads`` as versions before made it, with a month in it, in the words of DuckDB and Postgres.
+OLD_LEDGER = (
+    "CREATE TABLE ny_taxi.loads (color {text} NOT NULL, file_month date NOT NULL, rows bigint NOT NULL,"
+    " clean_sha256 {text} NOT NULL, source_sha256 {text} NOT NULL, loaded_at {instant} NOT NULL, flow_run_id {text},"
+    " job_id {text})"
+)
+OLD_LOAD = "INSERT INTO ny_taxi.loads VALUES ('green', DATE '2023-12-01', 7, 'clean', 'source', '{now}', 'a run', NULL)"
+
+
+def client(url: str) -> bigquery.Client:
+    """BigQuery's client, for the stand-in."""
+    return bigquery.Client("test", AnonymousCredentials(), client_options={"api_endpoint": url})
+
+
+def in_lake(lake: Lake, folder: Path, *trips: dict[str, Any], month: Month = JANUARY) -> CleanFile:
+    """Green trips, in the lake and ready to be loaded."""
+    return ready(lake, make_month(lake, green_parquet(*trips), folder, month))
+
+
+def ready(lake: Lake, manifest: Manifest) -> CleanFile:
+    """A month of the lake, ready to be loaded."""
+    return CleanFile(manifest, lake, read_contract(manifest.color))
+
+
+def trips(count: int, **changes: Any) -> list[dict[str, Any]]:
+    """Trips of January, whose fares count them."""
+    return [trip(fare_amount=float(number), **changes) for number in range(count)]
+
+
+def in_february(count: int) -> list[dict[str, Any]]:
+    """The same of February."""
+    return trips(count, lpep_pickup_datetime=FEBRUARY.start.replace(day=10))
+
+
+def fares(warehouse: Warehouse, month: Month = JANUARY, color: Color = "green") -> list[float]:
+    """A month's fares in a warehouse, in the file's order."""
+    sql = (
+        f"SELECT fare_amount FROM ny_taxi.{color}_trip_data WHERE file_month = DATE '{month.first_day}'"
+        " ORDER BY source_row"
+    )
+    return [fare for (fare,) in warehouse.query(sql)]
+
+
+@dataclass(frozen=True)
+class HalfOf(CleanFile):
+    """A file of which a load gets half the rows, until it may go on.
+
+    Attributes:
+        reached: Set when the load has the first half.
+        go_on: Set it for the rest.
+    """
+
+    reached: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def path(self) -> Path | None:
+        """None, so that every warehouse takes the batches."""
+        return None
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The first half, a pause, the rest."""
+        whole = pa.Table.from_batches(super().batches())
+        half = len(whole) // 2
+        yield from whole.slice(0, half).to_batches()
+        self.reached.set()
+        assert self.go_on.wait(120)
+        yield from whole.slice(half).to_batches()
+
+
+@contextmanager
+def half_way(file: CleanFile, warehouse: Warehouse, big_query: BigQuery | None) -> Iterator[None]:
+    """While the block runs, a load of the file has done half its work; then it goes on to its end."""
+    half = HalfOf(file.manifest, file.lake, file.terms)
+    if big_query:
+        big_query.pause = half.go_on
+    with ThreadPoolExecutor(1) as loader:
+        running = loader.submit(load_month, half, warehouse)
+        try:
+            if big_query:
+                job_at_work(big_query)
+            else:
+                assert half.reached.wait(30)
+            yield
+        finally:
+            half.go_on.set()
+        running.result(60)
+
+
+def job_at_work(big_query: BigQuery) -> Job:
+    """A load job that is running, as soon as there is one."""
+    return eventually(lambda: next((job for job in list(big_query.jobs.values()) if job.state == "RUNNING"), None))
+
+
+def month_jobs(big_query: BigQuery, table: str = "green_trip_data$202401") -> list[Job]:
+    """The jobs that loaded a month, the oldest first."""
+    loads = big_query.jobs_of("load")
+    return [job for job in loads if job.configuration["load"]["destinationTable"]["tableId"] == table]
+
+
+LOADER = """
+import json, sys
+from pathlib import Path
+from factories import JANUARY
+from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.keys import Keys
+from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
+from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from nyc_tlc.warehouse.load import load_month
+from nyc_tlc.warehouse.postgres import PostgresWarehouse
+from warehouse_cases import HalfOf, client, ready
+
+class Said:
+    def set(self):
+        print("half", flush=True)
+
+kind, where, root = sys.argv[1:]
+warehouse = {
+    "duckdb": lambda: DuckDbWarehouse(Path(where)),
+    "postgres": lambda: PostgresWarehouse(json.loads(where)),
+    "bigquery": lambda: BigQueryWarehouse(client(where)),
+}[kind]()
+lake = FolderLake(Path(root))
+file = ready(lake, lake.manifest(Keys("green", JANUARY)))
+load_month(HalfOf(file.manifest, file.lake, file.terms, Said()), warehouse)
+"""
+
+
+def start_loader(kind: Kind, where: str, lake: FolderLake) -> subprocess.Popen[str]:
+    """A process that loads January, and says when it has half of it."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent / "flows"), str(TESTS)])}
+    return subprocess.Popen(
+        [sys.executable, "-c", LOADER, kind, where, str(lake.root)], env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+def check_renamed(warehouse: Warehouse, file: CleanFile) -> None:
+    """See that a warehouse with the old ledger keeps what it says, before the next load and after it."""
+    december = JANUARY.plus(-1)
+    before = warehouse.loads()
+    assert {month: load.row_count for (_, month), load in before.items()} == {december: 7}
+    load, new = load_month(file, warehouse)
+    assert new
+    assert warehouse.loads() == before | {("green", JANUARY): load}
+    sql = "SELECT row_count, flow_run_id FROM ny_taxi.loads WHERE file_month = DATE '2023-12-01'"
+    assert warehouse.query(sql) == [(7, "a run")]
+    assert isinstance(before["green", december], Load)
