@@ -295,6 +295,40 @@ def pandas_to_sql(source: Path, scratch: Path) -> Callable[[], object]:
     return run
 
 
+def modern_month(source: Path, scratch: Path) -> Callable[[], object]:
+    """A month of today, as many rows as the one that is measured, beside it."""
+    modern = source.with_name(source.name.replace("2009-01", "2024-01"))
+    if not modern.exists():
+        rows = pq.read_metadata(source).num_rows
+        with ProcessPoolExecutor(1) as writer:
+            writer.submit(write_sample, "yellow", JANUARY, rows, modern, "parquet").result()
+    return ours("yellow")(modern, scratch)
+
+
+def duckdb_csv(source: Path, scratch: Path) -> Callable[[], object]:
+    """The floor: DuckDB reads the packed CSV and writes Parquet. No rules, quarantine, counts or digests."""
+
+    def run() -> object:
+        rows = f"read_csv('{source}', compression = 'gzip')"
+        with duckdb.connect() as connection:
+            return connection.execute(f"COPY (FROM {rows}) TO '{scratch / 'clean.parquet'}'").fetchone()
+
+    return run
+
+
+def course_csv(source: Path, scratch: Path) -> Callable[[], object]:
+    """The course's way: pandas reads the packed CSV, makes times of two columns, writes gzipped Parquet."""
+    import pandas as pd  # noqa: PLC0415
+
+    def run() -> object:
+        rows = pd.read_csv(source, compression="gzip", low_memory=False)
+        for name in ("tpep_pickup_datetime", "tpep_dropoff_datetime"):
+            rows[name] = pd.to_datetime(rows[name])
+        return rows.to_parquet(scratch / "clean.parquet", compression="gzip")
+
+    return run
+
+
 FOUR_YEARS = [Month(2020, 1).plus(number) for number in range(48)]
 
 
@@ -331,6 +365,10 @@ SCALED = {"pandas.to_sql, 300,000 rows, times 10": 10}
 CONTENDERS: dict[str, Callable[[Path, Path], Callable[[], object]]] = {
     "clean yellow": ours("yellow"),
     "clean yellow, layout day": ours("yellow", "day"),
+    "clean yellow CSV": ours("yellow", month=Month(2019, 6)),
+    "duckdb, CSV to Parquet": duckdb_csv,
+    "pandas read_csv, to_parquet gzip": course_csv,
+    "clean yellow 2024": modern_month,
     "clean yellow 2009": ours("yellow", month=Month(2009, 1)),
     "clean fhvhv": ours("fhvhv"),
     "clean fhvhv, layout day": ours("fhvhv", "day"),

@@ -166,6 +166,7 @@ def test_a_value_that_cannot_be_cast_comes_before_the_rules(tmp_path: Path) -> N
     assert judged.rejected["bad_value:payment_type"] == 1
     assert verdict.quarantine["payment_type"].to_list() == [None]
     assert verdict.clean["source_row"].to_list() == [1]
+    assert verdict.quarantine["raw"].to_list() == ['{"payment_type": "barter"}']
 
 
 def test_a_line_that_is_no_record_breaks_only_that_rule(tmp_path: Path) -> None:

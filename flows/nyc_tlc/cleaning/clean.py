@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nyc_tlc import __version__
-from nyc_tlc.cleaning.read import BATCH_ROWS, MonthReader
+from nyc_tlc.cleaning.read import READ_BATCH_ROWS, MonthReader
 from nyc_tlc.cleaning.rules import Judge, Verdict
 from nyc_tlc.contract.contract import Contract
 from nyc_tlc.errors import ConfigurationError
@@ -312,7 +312,7 @@ def _write(
     with ExitStack() as files:
         clean_sink = files.enter_context(ParquetSink(folder, keys.clean, clean_schema, labels))
         rejects = files.enter_context(
-            ParquetSink(folder, keys.quarantine, reader.terms.quarantine_schema, labels, gather=BATCH_ROWS)
+            ParquetSink(folder, keys.quarantine, reader.terms.quarantine_schema, labels, gather=READ_BATCH_ROWS)
         )
         days = DaySinks(files, folder, keys, clean_schema, labels) if layout == "day" else None
 

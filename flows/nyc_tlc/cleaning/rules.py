@@ -78,7 +78,10 @@ class Judge:
         reasons = reasons.select(
             pl.col("rejection_rules").list.first().alias("rejection_rule"),
             "rejection_rules",
-            (pl.lit(None, pl.String) if batch.raw is None else pl.lit(batch.raw.filter(rejected))).alias("raw"),
+            pl.coalesce(
+                pl.lit(None if texts is None else texts.filter(rejected), pl.String)
+                for texts in (batch.raw, batch.bad_texts)
+            ).alias("raw"),
         )
         self._first_rules.update(reasons["rejection_rule"].to_list())
         rows = batch.frame.filter(rejected).with_columns(pl.col(pl.Categorical).cast(pl.String))

@@ -32,7 +32,7 @@ def identify(path: Path, name: str, *, quote: bool = True) -> SourceFormat:
     if head.startswith(b"PAR1"):
         try:
             pq.read_metadata(path)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeError) as error:
             raise _not_a_month(name, f"a Parquet file cut short ({size:,} bytes, no footer)") from error
         return "parquet"
     if head.startswith(b"\x1f\x8b"):
