@@ -7,7 +7,7 @@ from pathlib import Path
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery, storage
 
-from factories import publish_fetched
+from factories import JANUARY, publish_fetched
 from nyc_tlc.backfill.month_plan import plan_month
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.lake.clean_file import CleanFile
@@ -41,9 +41,11 @@ def open_warehouse(where: dict[str, str]) -> Warehouse:
     return PostgresWarehouse(where)
 
 
-def bring_month(source: str, lake_at: str, warehouse_at: dict[str, str] | None, *, day: bool = False) -> None:
-    """January 2024 of green taxis from a source into a lake and a warehouse: what is due of it."""
-    lake, month = open_lake(lake_at), Month(2024, 1)
+def bring_month(
+    source: str, lake_at: str, warehouse_at: dict[str, str] | None, *, day: bool = False, month: Month = JANUARY
+) -> None:
+    """A month of green taxis from a source into a lake and a warehouse: what is due of it."""
+    lake = open_lake(lake_at)
     plan = plan_month(source, "green", month, lake, days=day)
     manifest = plan.manifest
     if plan.remote and (manifest is None or plan.action != "current"):
