@@ -30,6 +30,7 @@ def etl_web_to_gcs(
     source: str | None = None,
     layout: Layout = "month",
     force: bool = False,
+    verify: bool = False,
 ) -> Outcome | State[None]:
     """Bring one month of trip records into the data lake.
 
@@ -44,12 +45,13 @@ def etl_web_to_gcs(
             {color}, {year} and {month}, or $NAME for one in that environment variable; TLC_SOURCE or tlc if left out.
         layout: month writes one clean file, day also a folder per pick-up date.
         force: Redo the month even when it is current.
+        verify: Read the lake's files and compare their digests before the month counts as current.
     """
     started_at = datetime.now(UTC)
     profile, source = profile or read_settings().profile, source or read_settings().source
     lake, asked = open_lake(profile), requested_month(color, year, month)
 
-    plan = tasks.look(color, asked, source, profile, layout, force)
+    plan = tasks.look(color, asked, source, profile, layout, force, verify)
     if plan.remote is None:
         return not_published(plan)
     name_run(plan.remote)

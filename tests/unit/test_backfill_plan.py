@@ -15,6 +15,7 @@ from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Month
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.published import look_at
@@ -209,3 +210,25 @@ def test_force_holds_where_the_source_tells_nothing(http_source: HttpSource, tmp
     publish_fetched(lake, fetched, tmp_path)
     assert plan_month(http_source.template, "green", JANUARY, lake).settled_by(fetched)
     assert not plan_month(http_source.template, "green", JANUARY, lake, force=True).settled_by(fetched)
+
+
+def test_a_month_is_current_only_while_its_files_are_whole(tmp_path: Path) -> None:
+    lake = FolderLake(tmp_path / "lake")
+    (tmp_path / "green_2024-01").write_bytes(green_parquet(trip(), trip(passenger_count=0)))
+    template = f"file://{tmp_path}/{{color}}_{{year}}-{{month:02d}}"
+
+    def make() -> Manifest:
+        return publish_fetched(lake, fetch_month(look_at(template, "green", JANUARY), tmp_path), tmp_path)
+
+    for kind in ("source", "clean", "quarantine"):
+        key = getattr(make(), kind).key
+        assert plan_month(template, "green", JANUARY, lake, verify=True).action == "current"
+        content = lake.path(key).read_bytes()
+        lake.path(key).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert plan_month(template, "green", JANUARY, lake).action == "current", "its size fits"
+        damaged = plan_month(template, "green", JANUARY, lake, verify=True)
+        assert (damaged.action, damaged.why) == ("reload", f"{key} is damaged: its digest is not the manifest's")
+        assert make().digests == lake.manifest(make().month_keys).digests  # type: ignore[union-attr]
+        assert lake.path(key).read_bytes() == content, "it is made again under its name"
+        lake.path(key).unlink()
+        assert plan_month(template, "green", JANUARY, lake).why == f"{key} is not what the manifest says"

@@ -57,6 +57,7 @@ def plan_month(
     *,
     days: bool = False,
     force: bool = False,
+    verify: bool = False,
     up_to: Month | None = None,
 ) -> Plan:
     """Decide what is to be done with a month.
@@ -68,6 +69,7 @@ def plan_month(
         lake: Where the month is kept.
         days: Whether daily folders are wanted.
         force: Whether it is to be redone even when it is current.
+        verify: Whether the files in the lake are read and compared with their digests, and not only by their sizes.
         up_to: The latest month that the newest may be.
 
     Raises:
@@ -92,11 +94,20 @@ def plan_month(
     if was != would_be and not force:
         kept = f"the lake has it from the source {was} ({manifest.source.url}); --force replaces it by {would_be}"
         return Plan("kept", kept, remote, manifest, found.version)
-    why = _why_stale(manifest, remote, lake, read_contract(color), days) or ("it was asked for" if force else None)
+    why = _why_stale(manifest, remote, lake, read_contract(color), days)
+    why = why or (_find_damage(manifest, lake) if verify else None) or ("it was asked for" if force else None)
     if why:
         silent = why == SOURCE_IS_SILENT and not force
         return Plan("reload", why, remote, manifest, found.version, may_be_current=silent)
     return Plan("current", f"made {manifest.finished_at:%Y-%m-%d %H:%M} UTC", remote, manifest, found.version)
+
+
+def _find_damage(manifest: Manifest, lake: Lake) -> str | None:
+    """Which file of the month does not have the bytes that the manifest says, None when all have."""
+    for key, digest in manifest.digests.items():
+        if digest and lake.digest(key) != digest:
+            return f"{key} is damaged: its digest is not the manifest's"
+    return None
 
 
 def _why_stale(manifest: Manifest, remote: RemoteFile, lake: Lake, terms: Contract, days: bool) -> str | None:

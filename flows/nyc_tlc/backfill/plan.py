@@ -35,6 +35,7 @@ class BackfillOptions:
     warehouses: tuple[Kind, ...]
     layout: Layout
     force: bool
+    verify: bool = False
     via: str | None = None
 
 
@@ -134,6 +135,7 @@ def plan_months(
     *,
     days: bool = False,
     force: bool = False,
+    verify: bool = False,
     at_look: Callable[[int], None] = lambda _: None,
 ) -> list[MonthPlan]:
     """Decide what every month needs: one look at its source each, side by side.
@@ -145,13 +147,14 @@ def plan_months(
         loads: What each warehouse has.
         days: Whether daily folders are wanted.
         force: Whether months are to be redone even when they are current.
+        verify: Whether the lake's files are compared with their digests.
         at_look: Told how many were looked at.
     """
 
     def look(which: tuple[Color, Month]) -> MonthPlan:
         color, month = which
         try:
-            plan = plan_month(source, color, month, lake, days=days, force=force)
+            plan = plan_month(source, color, month, lake, days=days, force=force, verify=verify)
         except TlcError as error:
             return MonthPlan(color, month, "unknown", str(error))
         return plan_loads(color, month, plan, loads, force=force)

@@ -94,7 +94,9 @@ def run_month(planned: MonthPlan, options: BackfillOptions) -> MonthDone:
 
 def _bring_to_lake(planned: MonthPlan, options: BackfillOptions, lake: Lake) -> Manifest:
     started_at, days = datetime.now(UTC), options.layout == "day"
-    plan = plan_month(options.source, planned.color, planned.month, lake, days=days, force=options.force)
+    plan = plan_month(
+        options.source, planned.color, planned.month, lake, days=days, force=options.force, verify=options.verify
+    )
     if plan.remote is None:
         raise NotPublished(plan.why)
     if plan.manifest and plan.action in ("current", "kept"):

@@ -107,6 +107,7 @@ class _MonthRun:
             "source": name_source(self._options.source),
             "layout": self._options.layout,
             "force": self._options.force,
+            "verify": self._options.verify,
         }
         at_work = client.read_flow_runs(
             flow_run_filter=FlowRunFilter(

@@ -49,10 +49,12 @@ from nyc_tlc.warehouse.warehouse import Kind
 
 
 @task(task_run_name="look for {color} {month}", cache_policy=NO_CACHE, persist_result=False)
-def look(color: Color, month: Month | None, source: str, profile: str, layout: Layout, force: bool) -> Plan:
+def look(
+    color: Color, month: Month | None, source: str, profile: str, layout: Layout, force: bool, verify: bool
+) -> Plan:
     """Look at the source and the lake: is there anything to do?"""
-    lake, days = open_lake(profile), layout == "day"
-    plan = plan_month(source, color, month, lake, days=days, force=force, up_to=newest_allowed())
+    lake, days, up_to = open_lake(profile), layout == "day", newest_allowed()
+    plan = plan_month(source, color, month, lake, days=days, force=force, verify=verify, up_to=up_to)
     if plan.action == "kept" and plan.remote:
         raise ConfigurationError(
             f"{plan.remote.name}: {plan.why}", fix="or use another TLC_HOME or profile for samples"
@@ -145,13 +147,21 @@ def plan(
     warehouses: Sequence[Kind],
     layout: Layout,
     force: bool,
+    verify: bool,
 ) -> list[MonthPlan]:
     """Decide what each of many months needs, and leave the table as an artifact."""
     lake = open_lake(profile)
     loads = {kind: open_warehouse(profile, kind).loads() for kind in warehouses}
     with Bar("plan", "months") as bar:
         plans = plan_months(
-            asked, source, lake, loads, days=layout == "day", force=force, at_look=lambda done: bar(done, len(asked))
+            asked,
+            source,
+            lake,
+            loads,
+            days=layout == "day",
+            force=force,
+            verify=verify,
+            at_look=lambda done: bar(done, len(asked)),
         )
     create_markdown_artifact(key="backfill-plan", markdown=format_plan(plans), description="What each month needs")
     return plans
