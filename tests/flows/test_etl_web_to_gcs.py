@@ -306,10 +306,22 @@ def test_a_script_run_that_fails_ends_with_one_line(
 def test_a_script_run_for_an_unpublished_month_exits_with_3(
     prefect_server: PrefectServer, http_source: HttpSource
 ) -> None:
+    latest = Month.current().plus(-1)
+    which = ("--color", "green", "--year", str(latest.year), "--month", str(latest.month))
+    done = prefect_server.run(SCRIPT, *which, "--source", http_source.template)
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"not published: green {latest}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_old_month_that_is_refused_is_a_failure_that_says_so(
+    prefect_server: PrefectServer, http_source: HttpSource
+) -> None:
     arguments = ("--color", "green", "--year", "2024", "--month", "2", "--source", http_source.template)
     done = prefect_server.run(SCRIPT, *arguments)
-    assert done.returncode == 3
-    assert done.stderr.startswith("not published: green 2024-02")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: green 2024-02: ")
+    assert "403" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
