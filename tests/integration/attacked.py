@@ -14,6 +14,7 @@ from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.lake import Lake
+from nyc_tlc.lake.publication import remove_leftovers
 from nyc_tlc.months import Month
 from nyc_tlc.source.fetch import fetch_month, scratch_folder
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
@@ -48,6 +49,8 @@ def bring_month(
     lake = open_lake(lake_at)
     plan = plan_month(source, "green", month, lake, days=day)
     manifest = plan.manifest
+    if plan.action == "current" and manifest and plan.base:
+        remove_leftovers(lake, manifest, plan.base)
     if plan.remote and (manifest is None or plan.action != "current"):
         with scratch_folder() as folder:
             fetched = fetch_month(plan.remote, folder)
