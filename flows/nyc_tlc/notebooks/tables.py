@@ -146,7 +146,7 @@ def months(
         "source": pl.String,
         "made_at": pl.Datetime(time_zone="UTC"),
         "lake": pl.String,
-        **{kind: pl.String for kind in loads},
+        **dict.fromkeys(map(str, loads), pl.String),
     }
     return pl.DataFrame(rows, schema=schema).to_arrow().to_pandas(types_mapper=pd.ArrowDtype)
 
