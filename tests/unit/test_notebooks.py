@@ -118,7 +118,7 @@ def test_a_missing_month_names_the_command_that_brings_it(lake: FolderLake) -> N
     ],
 )
 def test_a_wrong_argument_is_one_line(lake: FolderLake, arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ArgumentError, match="") as caught:
+    with pytest.raises(ArgumentError) as caught:
         trips("green", "2024-01", **arguments)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
