@@ -70,10 +70,11 @@ def read_trailing(lake: Lake, manifest: Manifest) -> list[Manifest]:
     """
     month = Month.parse(manifest.month)
     trailing = [lake.manifest(Keys(manifest.color, month.plus(-ago))) for ago in range(TRAILING_MONTHS, 0, -1)]
-    return [each for each in trailing if each and _comparable(each, manifest)]
+    return [each for each in trailing if each and is_comparable(each, manifest)]
 
 
-def _comparable(one: Manifest, other: Manifest) -> bool:
+def is_comparable(one: Manifest, other: Manifest) -> bool:
+    """Whether two months' numbers of rows mean the same: a sample's is a setting."""
     sample = "sample" in (name_source(one.source.url), name_source(other.source.url))
     return not sample or (
         name_source(one.source.url) == name_source(other.source.url) and one.source.rows == other.source.rows

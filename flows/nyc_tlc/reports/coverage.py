@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 from urllib.parse import urlsplit
 
 from nyc_tlc.backfill.plan import MonthPlan
@@ -16,6 +17,9 @@ from nyc_tlc.warehouse.warehouse import Kind, Load
 
 #: What the warehouses have: warehouse -> month -> its row of ``loads``.
 Loads = Mapping[Kind, Mapping[tuple[Color, Month], Load]]
+
+#: ``changed``: in the lake, but it would come out otherwise today. ``missing``: published, not in the lake.
+State = Literal["in lake", "changed", "missing", "unpublished", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,22 @@ class CoveredMonth:
         if self.manifest is None:
             return None
         return self.manifest.quarantine.rows / max(1, self.manifest.source.rows)
+
+    @property
+    def state(self) -> State:
+        """Where it is, in a word or two."""
+        need = self.plan.need if self.plan else None
+        if self.manifest:
+            return "changed" if need == "reload" and self._same_source else "in lake"
+        if need == "unpublished":
+            return "unpublished"
+        return "missing" if need == "ingest" else "unknown"
+
+    @property
+    def _same_source(self) -> bool:
+        """Whether the source that was asked is the one the month was made of."""
+        remote = self.plan.plan.remote if self.plan and self.plan.plan else None
+        return bool(remote and self.manifest and name_source(remote.url) == name_source(self.manifest.source.url))
 
     def describe_load(self, kind: Kind) -> str:
         """How a warehouse stands to the lake: ``current``, ``outdated`` (it has rows of another file) or empty."""

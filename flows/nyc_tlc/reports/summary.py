@@ -16,7 +16,8 @@ warned     a rule                              rows of the source that a warning
 example    a rule                              ``text`` is a rejected row as JSON
 ========== =================================== =================================================================
 
-Revenue is all the passenger paid, in US dollars; distance is in miles. Both are null for a colour without them.
+Revenue is all the passenger paid, in US dollars. Distance is in miles and leaves out trips of more than LONGEST_TRIP:
+the one of 259,777 miles that a sensor reported would outweigh a month of others. A colour without them has nulls.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ from nyc_tlc.months import Color
 SUMMARY_VERSION = "1"
 #: Rows counted at once: few enough for the memory, enough for the engine.
 ROWS_AT_ONCE = 1 << 18
+#: Miles; what is longer counts as a trip and adds no distance (the rule long_distance warns of it).
+LONGEST_TRIP = 100
 #: Rejected rows kept a rule, to be looked at.
 EXAMPLES_PER_RULE = 2
 #: Small files are read side by side: a bucket answers each after some 50 milliseconds.
@@ -264,9 +267,10 @@ def _keys_of(measures: Measures) -> dict[str, pl.Expr]:
 
 
 def _sums_of(measures: Measures) -> tuple[pl.Expr, pl.Expr]:
-    """A trip's revenue and distance."""
+    """A trip's revenue and distance; none for a distance that a broken sensor made up."""
     revenue = pl.sum_horizontal(measures.revenue) if measures.revenue else pl.lit(None, pl.Float64)
-    distance = pl.col(measures.distance) if measures.distance else pl.lit(None, pl.Float64)
+    miles = pl.col(measures.distance) if measures.distance else pl.lit(None, pl.Float64)
+    distance = pl.when(miles <= LONGEST_TRIP).then(miles)
     return revenue.alias("revenue_of_trip"), distance.alias("distance_of_trip")
 
 
