@@ -11,7 +11,7 @@ from prefect.settings import PREFECT_UI_URL
 
 from nyc_tlc.backfill.plan import MonthPlan, months_asked, plan_months
 from nyc_tlc.errors import TlcError
-from nyc_tlc.lake.staging import Lake
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.orchestration import command_line
 from nyc_tlc.orchestration.report import Outcome

@@ -22,8 +22,8 @@ from nyc_tlc.contract.contract import Contract, read_contract
 from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.reports.coverage import Loads, name_source, read_coverage
 from nyc_tlc.settings import read_settings

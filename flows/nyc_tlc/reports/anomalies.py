@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from nyc_tlc.errors import ReconciliationError
 from nyc_tlc.lake.keys import Keys
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import Month
 from nyc_tlc.reports.coverage import name_source
 

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nyc_tlc.contract.contract import Column, Contract, code_tables, read_contract
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import COLORS, Color
 from nyc_tlc.reports.summary import read_manifests
 

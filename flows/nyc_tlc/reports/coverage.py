@@ -8,8 +8,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from nyc_tlc.backfill.plan import MonthPlan
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.reports.summary import read_manifests
 from nyc_tlc.source.location import SOURCES

@@ -11,8 +11,8 @@ import polars as pl
 
 from nyc_tlc.cleaning.rules import UNPARSEABLE
 from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.reports.anomalies import TRAILING_MONTHS, find_anomalies, is_comparable
 from nyc_tlc.reports.charts import shorten

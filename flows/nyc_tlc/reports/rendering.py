@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from nyc_tlc.lake.staging import Lake
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import COLORS
 
 #: The pages, and what links between them say: they are in one folder.

@@ -39,8 +39,8 @@ from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ReconciliationError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.keys import Keys
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import Color
 
 #: Raised when the same clean file would give another summary.

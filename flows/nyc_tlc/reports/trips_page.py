@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 
 from nyc_tlc.contract.contract import code_tables, read_contract
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.staging import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.reports.charts import DASHES, Line, draw_bars, draw_lines, shorten
 from nyc_tlc.reports.rendering import MONTH_NAMES, write_page
