@@ -70,7 +70,7 @@ def draw_lines(
     """
     places = max((len(line.values) for line in lines), default=0)
     top = _round_up(max((value for line in lines for value in line.values if value is not None), default=0))
-    right = 48 if labelled else RIGHT
+    right = 64 if labelled else RIGHT
     step = (WIDTH - LEFT - right) / max(1, places - 1)
     parts = _axis(top, right)
     parts += [_below(LEFT + place * step, label, second=index % 2 == 1) for index, (place, label) in enumerate(ticks)]

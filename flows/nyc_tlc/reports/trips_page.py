@@ -184,10 +184,10 @@ def _heat(latest: pl.DataFrame, months: Sequence[str]) -> dict[str, list[dict[st
     top = max(max(row) for row in averages.values()) or 1
     return {
         name: [
-            # Never between: text on a half-strong colour is hard to read.
+            # From 0 to 0.3, then from 0.8 to 1: on a colour between, no text can be read well.
             {
                 "text": shorten(value) if top >= 100 else f"{value:.1f}",
-                "alpha": f"{0.9 if value >= STRONG * top else 0.55 * value / top:.2f}",
+                "alpha": f"{(value / top + 1) / 2 if value >= STRONG * top else value / top / 2:.2f}",
                 "strong": value >= STRONG * top,
             }
             for value in row
