@@ -1,5 +1,6 @@
 """What a notebook gets: the trips it asked for, without Prefect, reading no more of the files than it takes."""
 
+import io
 import subprocess
 import sys
 from datetime import datetime
@@ -11,14 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, bucket
 from factories import JANUARY, green_parquet, make_month, trip
 from nyc_tlc import codes, months, trips, zones
 from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.months import Month
 from nyc_tlc.notebooks import tables
 from nyc_tlc.source.sample import write_sample
+from stand_ins.gcs import Gcs
 
 FEBRUARY = JANUARY.plus(1)
 
@@ -59,45 +62,25 @@ def test_all_shapes_have_the_same_rows_and_the_clean_schema(lake: FolderLake) ->
     assert trips("green", "2024-01", where="trip_distance > 1000").shape == (0, len(schema))
 
 
-def test_only_the_row_groups_and_columns_needed_are_read(
-    own_environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_only_the_row_groups_and_columns_needed_are_asked_of_a_bucket(
+    gcs: Gcs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake, source = FolderLake(own_environment / "lake"), tmp_path / "sample.parquet"
+    lake, source = GcsLake(bucket(gcs.url), "taxi"), tmp_path / "sample.parquet"
     write_sample("yellow", JANUARY, 300_000, source)
     manifest = make_month(lake, source.read_bytes(), tmp_path, color="yellow")
-    footer = pq.read_metadata(lake.path(manifest.clean.key))
+    footer = pq.read_metadata(io.BytesIO(gcs.read("taxi-lake", f"taxi/{manifest.clean.key}")))
     assert footer.num_row_groups > 1
     column = footer.schema.names.index("source_row")
     needed = footer.row_group(0).column(column).total_compressed_size
-    read = 0
-    opened = lake.open
-
-    class Counted:
-        def __init__(self, key: str) -> None:
-            self.file = opened(key)
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self.file, name)
-
-        def __enter__(self) -> "Counted":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            self.file.close()
-
-        def read(self, size: int = -1) -> bytes:
-            nonlocal read
-            data = self.file.read(size)
-            read += len(data)
-            return data
-
-    monkeypatch.setattr(lake, "open", Counted)
     monkeypatch.setattr(tables, "open_lake", lambda _: lake)
+    gcs.calls.clear()
     wanted = trips("yellow", "2024-01", columns=["source_row"], where="source_row < 5")
     assert wanted["source_row"].tolist() == [0, 1, 2, 3, 4]
-    # One column of one row group, and the footer twice; not the other 23 columns, nor the other row groups.
-    assert needed <= read < needed + 2 * (1 << 16)
-    assert read < manifest.clean.bytes / 5
+    ranges = [tuple(map(int, call.range[6:].split("-"))) for call in gcs.calls if call.range]
+    asked = sum(last - first + 1 for first, last in ranges)
+    # The footer, then one column of one row group; not the other 23 columns, nor the other row groups.
+    assert len(ranges) == 2
+    assert needed <= asked < needed + (1 << 17) < manifest.clean.bytes / 5
 
 
 def test_a_missing_month_names_the_command_that_brings_it(lake: FolderLake) -> None:
