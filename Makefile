@@ -47,6 +47,10 @@ check: $(VENV)/.dev ## Lint, types, docs in step
 docs: $(VENV)/.dev ## Write the data dictionary from the contracts
 	@$(BIN)/python -m nyc_tlc.contract.dictionary docs/data-dictionary.md
 
+.PHONY: notebook
+notebook: $(VENV)/.dev ## Run docs/first-hour.ipynb over sample months and keep what it shows
+	@$(BIN)/python docs/run_notebook.py
+
 .PHONY: format
 format: $(VENV)/.dev ## Put the code into the house's format
 	@$(BIN)/ruff format .
