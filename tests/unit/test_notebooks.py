@@ -122,6 +122,14 @@ def test_months_say_what_there_is(lake: FolderLake) -> None:
     assert isinstance(months("yellow"), pd.DataFrame)
 
 
+def test_a_month_that_cannot_be_read_does_not_hide_the_others(
+    lake: FolderLake, caplog: pytest.LogCaptureFixture
+) -> None:
+    lake.write("manifest/green/2024-01.json", b"{}")
+    assert months()["month"].tolist() == ["2024-02"]
+    assert "green 2024-01: the manifest" in caplog.text
+
+
 def test_notebooks_do_without_prefect_and_the_name_months_is_the_function_in_any_order(lake: FolderLake) -> None:
     script = (
         "import sys; import nyc_tlc; assert 'pandas' not in sys.modules\n"

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,12 +37,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nyc_tlc.contract.contract import read_contract
-from nyc_tlc.errors import ReconciliationError
+from nyc_tlc.errors import LakeError, ReconciliationError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color
+
+log = logging.getLogger(__name__)
 
 #: Raised when the same clean file would give another summary.
 SUMMARY_VERSION = "1"
@@ -344,7 +347,18 @@ def _to_frame(table: pa.Table) -> pl.DataFrame:
 
 
 def read_manifests(lake: Lake, colors: Iterable[Color]) -> list[Manifest]:
-    """The manifests of all months of the colours, by colour and month."""
+    """The manifests of all months of the colours, by colour and month.
+
+    One that can't be read is left out with a line in the log: it does not hide the others.
+    """
+
+    def read(keys: Keys) -> Manifest | None:
+        try:
+            return lake.manifest(keys)
+        except LakeError as error:
+            log.warning("%s", error)
+            return None
+
     keys = [Keys(color, month) for color in colors for month in lake.months(color)]
     with ThreadPoolExecutor(READS_AT_ONCE, thread_name_prefix="manifest") as pool:
-        return [manifest for manifest in pool.map(lake.manifest, keys) if manifest]
+        return [manifest for manifest in pool.map(read, keys) if manifest]
