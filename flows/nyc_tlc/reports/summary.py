@@ -26,7 +26,7 @@ import io
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -70,6 +70,19 @@ SCHEMA = pl.Schema(
 
 
 @dataclass(frozen=True)
+class Key:
+    """What a trip is counted under.
+
+    Attributes:
+        value: A number or a date: millions of texts would take most of the time.
+        to_text: The text that stands for it in the summary.
+    """
+
+    value: pl.Expr
+    to_text: Callable[[pl.Expr], pl.Expr] = lambda key: key.cast(pl.String)
+
+
+@dataclass(frozen=True)
 class Histogram:
     """Bins of equal width from 0 up, one for what is below and one for what is above.
 
@@ -91,17 +104,10 @@ class Histogram:
         edges = [str(self.width * index) for index in range(self.bins)]
         return ["<0", *edges, f"{self.width * self.bins}+"]
 
-    def bin(self, value: pl.Expr) -> pl.Expr:
-        """The key of the bin that a value falls in; null for a null."""
-        top = self.width * self.bins
-        lower = (value / self.width).floor().clip(0, self.bins).cast(pl.Int64) * self.width
-        return (
-            pl.when(value < 0)
-            .then(pl.lit("<0"))
-            .when(value >= top)
-            .then(pl.lit(f"{top}+"))
-            .otherwise(lower.cast(pl.String))
-        )
+    def key(self, value: pl.Expr) -> Key:
+        """What a value is counted under: its bin's place among the labels; null for a null."""
+        place = (value / self.width).floor().clip(-1, self.bins).cast(pl.Int16, strict=False) + 1
+        return Key(place, lambda key: key.replace_strict(dict(enumerate(self.labels)), return_dtype=pl.String))
 
 
 HISTOGRAMS = {
@@ -211,8 +217,8 @@ def count_month(lake: Lake, manifest: Manifest) -> pl.DataFrame:
     counted, rows = [], 0
     for chunk in _chunks(CleanFile(manifest, lake, read_contract(manifest.color)).batches()):
         rows += chunk.height
-        derived = chunk.select(*(key.alias(part) for part, key in keys.items()), *sums)
-        counted += [_count(derived, part) for part in keys]
+        derived = chunk.select(*(key.value.alias(part) for part, key in keys.items()), *sums)
+        counted += [_count(derived, part, key) for part, key in keys.items()]
     if rows != manifest.clean.rows:
         raise ReconciliationError(
             f"{manifest.name}: the clean file and its manifest don't agree",
@@ -247,26 +253,30 @@ def _frame(batches: list[pa.RecordBatch]) -> pl.DataFrame:
     return frame
 
 
-def _keys_of(measures: Measures) -> dict[str, pl.Expr]:
-    """Part -> the key that a trip is counted under."""
+def _keys_of(measures: Measures) -> dict[str, Key]:
+    """Part -> what a trip is counted under."""
     pickup, dropoff = pl.col("pickup_datetime"), pl.col("dropoff_datetime")
-    weekday, hour = pickup.dt.weekday().cast(pl.String), pickup.dt.hour().cast(pl.String).str.zfill(2)
+    minutes = (dropoff - pickup).dt.total_seconds() / 60
     keys = {
-        "day": pickup.dt.date().cast(pl.String),
-        "hour": pl.concat_str(weekday, hour, separator=" "),
-        "zone": pl.col("pickup_location_id").cast(pl.Int64).cast(pl.String),
-        "duration": HISTOGRAMS["duration"].bin((dropoff - pickup).dt.total_seconds() / 60),
+        "day": Key(pickup.dt.date()),
+        "hour": Key(pickup.dt.weekday().cast(pl.Int16) * 100 + pickup.dt.hour(), _weekday_and_hour),
+        "zone": Key(pl.col("pickup_location_id")),
+        "duration": HISTOGRAMS["duration"].key(minutes),
     }
     if measures.distance:
-        keys["distance"] = HISTOGRAMS["distance"].bin(pl.col(measures.distance))
+        keys["distance"] = HISTOGRAMS["distance"].key(pl.col(measures.distance))
     if measures.fare:
         fare, tip = pl.col(measures.fare), pl.col(measures.tip)
-        keys["fare"] = HISTOGRAMS["fare"].bin(fare)
-        keys["tip_share"] = pl.when(fare > 0).then(HISTOGRAMS["tip_share"].bin(100 * tip / fare))
+        keys["fare"] = HISTOGRAMS["fare"].key(fare)
+        keys["tip_share"] = HISTOGRAMS["tip_share"].key(pl.when(fare > 0).then(100 * tip / fare))
     if measures.payment:
-        keys["payment"] = pl.col(measures.payment).cast(pl.Int64).cast(pl.String)
-        keys["rate"] = pl.col(measures.rate).cast(pl.Int64).cast(pl.String)
+        keys["payment"] = Key(pl.col(measures.payment))
+        keys["rate"] = Key(pl.col(measures.rate))
     return keys
+
+
+def _weekday_and_hour(key: pl.Expr) -> pl.Expr:
+    return pl.concat_str((key // 100).cast(pl.String), (key % 100).cast(pl.String).str.zfill(2), separator=" ")
 
 
 def _sums_of(measures: Measures) -> tuple[pl.Expr, pl.Expr]:
@@ -277,14 +287,15 @@ def _sums_of(measures: Measures) -> tuple[pl.Expr, pl.Expr]:
     return revenue.alias("revenue_of_trip"), distance.alias("distance_of_trip")
 
 
-def _count(derived: pl.DataFrame, part: str) -> pl.DataFrame:
-    return derived.group_by(pl.col(part).alias("key")).agg(
+def _count(derived: pl.DataFrame, part: str, key: Key) -> pl.DataFrame:
+    counted = derived.group_by(pl.col(part).alias("key")).agg(
         pl.lit(part).alias("part"),
         pl.len().cast(pl.Int64).alias("trips"),
         # A colour without amounts has none: null, not 0.
         _sum_or_null("revenue_of_trip").alias("revenue"),
         _sum_or_null("distance_of_trip").alias("distance"),
     )
+    return counted.with_columns(key.to_text(pl.col("key")).alias("key"))
 
 
 def _sum_or_null(name: str) -> pl.Expr:
