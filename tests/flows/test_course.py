@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 PAGE = (ROOT / "docs" / "coming-from-the-course.md").read_text(encoding="utf-8").replace("\n", " ")
-COMMANDS = sorted({found for found in re.findall(r"`python flows/(\w+\.py [^`]+)`", PAGE)})
+COMMANDS = sorted(set(re.findall(r"`python flows/(\w+\.py [^`]+)`", PAGE)))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
