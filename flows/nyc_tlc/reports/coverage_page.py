@@ -232,7 +232,7 @@ def _load(month: CoveredMonth, kind: Kind) -> tuple[object, ...]:
     load = month.loads.get(kind)
     if load is None:
         return (kind, "", None, "", "")
-    return (kind, month.describe_load(kind), load.rows, f"{load.loaded_at:%Y-%m-%d %H:%M}", load.flow_run_id or "")
+    return (kind, month.describe_load(kind), load.row_count, f"{load.loaded_at:%Y-%m-%d %H:%M}", load.flow_run_id or "")
 
 
 def _runs(month: CoveredMonth, manifest: Manifest) -> list[tuple[str, str, str]]:
