@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.settings import PREFECT_UI_URL
 
-from nyc_tlc.backfill.plan import MonthPlan, months_asked, plan_months
+from nyc_tlc.backfill.plan import MonthPlan, list_months, plan_months
 from nyc_tlc.errors import TlcError
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import COLORS, Color, Month
@@ -70,7 +70,7 @@ def _look_at_source(source: str, lake: Lake, notes: list[str]) -> list[MonthPlan
     """What the source has of every month. One that does not answer is asked once, not once a month."""
     try:
         find_newest(source, "yellow", Month.current())
-        asked = months_asked(COLORS, None, None, 1, None, Month.current())
+        asked = list_months(COLORS, None, None, 1, None, Month.current())
         return plan_months(asked, source, lake, {})
     except TlcError as error:
         notes.append(f"Nothing is known of what is published or changed: {error}")

@@ -83,6 +83,7 @@ def draw_lines(
             for place, value in enumerate(line.values)
         ]
         parts.append(f'<path class="line line{index}"{style} d="{_path(points)}"/>')
+        parts += [f'<circle class="lone line{index}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in _lone(points)]
         for point, told in zip(points, line.titles, strict=False):
             if point:
                 parts.append(
@@ -100,18 +101,19 @@ def draw_lines(
 
 
 def _path(points: Sequence[tuple[float, float] | None]) -> str:
-    """An SVG path that lifts the pen at a gap; a point between two gaps is a short stroke."""
+    """An SVG path that lifts the pen at a gap."""
     commands, down = [], False
-    for index, point in enumerate(points):
-        if point is None:
-            down = False
-            continue
-        commands.append(f"{'L' if down else 'M'}{point[0]:.1f} {point[1]:.1f}")
-        alone = not down and (index + 1 == len(points) or points[index + 1] is None)
-        if alone:
-            commands.append("h0.5")
-        down = True
+    for point in points:
+        if point:
+            commands.append(f"{'L' if down else 'M'}{point[0]:.1f} {point[1]:.1f}")
+        down = point is not None
     return "".join(commands)
+
+
+def _lone(points: Sequence[tuple[float, float] | None]) -> list[tuple[float, float]]:
+    """The points between two gaps, which no line goes through."""
+    around = [None, *points, None]
+    return [point for index, point in enumerate(points) if point and not around[index] and not around[index + 2]]
 
 
 def _svg(title: str, parts: Sequence[str]) -> Markup:

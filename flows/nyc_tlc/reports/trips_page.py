@@ -186,7 +186,7 @@ def _heat(latest: pl.DataFrame, months: Sequence[str]) -> dict[str, list[dict[st
         name: [
             # From 0 to 0.3, then from 0.8 to 1: on a colour between, no text can be read well.
             {
-                "text": shorten(value) if top >= 100 else f"{value:.1f}",
+                "text": f"{value:.1f}" if top < 100 else f"{value:,.0f}" if top < 10_000 else shorten(value),
                 "alpha": f"{(value / top + 1) / 2 if value >= STRONG * top else value / top / 2:.2f}",
                 "strong": value >= STRONG * top,
             }
