@@ -61,6 +61,8 @@ def test_report_writes_its_pages_and_prints_where(prefect_server: PrefectServer,
     assert [Path(place).name for place in places] == ["coverage.html", "trips-green.html", "datapackage.json"]
     assert all(Path(place).is_file() for place in places)
     assert lake.path("summary/green/2024-01.parquet").is_file()
+    links = re.findall(r'<a href="(trips-[^"]*)"', lake.path("reports/coverage.html").read_text(encoding="utf-8"))
+    assert links == ["trips-green.html"], "no page is linked that there is no month for"
     loads = {name: month["loads"] for name, month in months_on(lake).items()}
     assert [load[:3] for load in loads["green-2024-01"]] == [["duckdb", "current", 2]]
     assert [load[:3] for load in loads["green-2024-02"]] == [["duckdb", "", None]]

@@ -10,16 +10,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nyc_tlc.lake.lake import Lake
-from nyc_tlc.months import COLORS
+from nyc_tlc.months import COLORS, Color
 
-#: The pages, and what links between them say: they are in one folder.
 COVERAGE_PAGE = "coverage.html"
-PAGES = [("Coverage", COVERAGE_PAGE), *((f"Trips: {color}", f"trips-{color}.html") for color in COLORS)]
 MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("nyc_tlc.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
+
+
+def trips_page(color: Color) -> str:
+    """The file name of a colour's page about its trips. All pages are in one folder, and link to each other."""
+    return f"trips-{color}.html"
 
 
 def write_page(lake: Lake, name: str, template: str, title: str, **content: Any) -> str:
@@ -38,7 +41,10 @@ def write_page(lake: Lake, name: str, template: str, title: str, **content: Any)
     html = _ENVIRONMENT.get_template(template).render(
         title=title,
         here=name,
-        pages=PAGES,
+        pages=[
+            ("Coverage", COVERAGE_PAGE),
+            *(("Trips: " + color, trips_page(color)) for color in COLORS if lake.months(color)),
+        ],
         lake=lake.url("").rstrip("/"),
         written_at=datetime.now(UTC),
         month_names=MONTH_NAMES,

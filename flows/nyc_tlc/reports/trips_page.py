@@ -13,7 +13,7 @@ from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
 from nyc_tlc.reports.charts import DASHES, Line, draw_bars, draw_lines, shorten
-from nyc_tlc.reports.rendering import MONTH_NAMES, write_page
+from nyc_tlc.reports.rendering import MONTH_NAMES, trips_page, write_page
 from nyc_tlc.reports.summary import HISTOGRAMS, read_manifests, read_summaries
 from nyc_tlc.warehouse.lookups import read_lookups
 
@@ -48,9 +48,9 @@ def write_trips_page(lake: Lake, color: Color) -> str | None:
     per_day = {month: trips / _length(month) for month, trips in _by_month(summaries, "trips").items()}
     return write_page(
         lake,
-        f"trips-{color}.html",
+        trips_page(color),
         "trips.html",
-        f"{color.capitalize()}: {terms.title}",
+        terms.title,
         contract=terms,
         cards=_cards(manifests, summaries),
         days_chart=_days_chart(color, days),
