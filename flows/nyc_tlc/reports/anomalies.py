@@ -17,7 +17,7 @@ from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Month
-from nyc_tlc.reports.coverage import name_source
+from nyc_tlc.source.location import source_kind
 
 #: How many months before it a month is compared with.
 TRAILING_MONTHS = 12
@@ -75,10 +75,8 @@ def read_trailing(lake: Lake, manifest: Manifest) -> list[Manifest]:
 
 def is_comparable(one: Manifest, other: Manifest) -> bool:
     """Whether two months' numbers of rows mean the same: a sample's is a setting."""
-    sample = "sample" in (name_source(one.source.url), name_source(other.source.url))
-    return not sample or (
-        name_source(one.source.url) == name_source(other.source.url) and one.source.rows == other.source.rows
-    )
+    kinds = {source_kind(one.source.url), source_kind(other.source.url)}
+    return "sample" not in kinds or (len(kinds) == 1 and one.source.rows == other.source.rows)
 
 
 def compute_trends(manifest: Manifest, trailing: Sequence[Manifest]) -> list[Trend]:

@@ -12,7 +12,7 @@ from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.reports.summary import read_manifests
-from nyc_tlc.source.location import SOURCES
+from nyc_tlc.source.location import source_kind
 from nyc_tlc.warehouse.warehouse import Kind, Load
 
 #: What the warehouses have: warehouse -> month -> its row of ``loads``.
@@ -66,7 +66,7 @@ class CoveredMonth:
     def _same_source(self) -> bool:
         """Whether the source that was asked is the one the month was made of."""
         remote = self.plan.plan.remote if self.plan and self.plan.plan else None
-        return bool(remote and self.manifest and name_source(remote.url) == name_source(self.manifest.source.url))
+        return bool(remote and self.manifest and source_kind(remote.url) == source_kind(self.manifest.source.url))
 
     def describe_load(self, kind: Kind) -> str:
         """How a warehouse stands to the lake: ``current``, ``outdated`` (it has rows of another file) or empty."""
@@ -105,10 +105,8 @@ def read_coverage(
 
 def name_source(url: str) -> str:
     """A source's short name: ``tlc``, ``dtc``, ``sample``, else the host or ``file``."""
-    for name, template in SOURCES.items():
-        if url.startswith(template.partition("{")[0]):
-            return name
-    return urlsplit(url).hostname or "file"
+    kind = source_kind(url)
+    return kind if kind != "template" else urlsplit(url).hostname or "file"
 
 
 def format_coverage(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> str:
