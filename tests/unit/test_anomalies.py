@@ -110,6 +110,8 @@ def test_samples_are_compared_with_samples_of_their_size_only(tmp_path: Path) ->
         lake.write(f"manifest/green/{at}.json", month(rows, at=at, url=url).to_json())
     assert [each.source.rows for each in read_trailing(lake, month(5_000, url="sample://x"))] == [5_000]
     assert [each.source.rows for each in read_trailing(lake, month(60_000))] == [50_000]
+    lake.write(f"manifest/green/{JANUARY.plus(-4)}.json", b"not a manifest")
+    assert [each.source.rows for each in read_trailing(lake, month(60_000))] == [50_000]
 
 
 def test_the_report_shows_the_trend(tmp_path: Path) -> None:

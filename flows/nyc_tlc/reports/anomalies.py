@@ -17,6 +17,7 @@ from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Month
+from nyc_tlc.reports.summary import read_each
 from nyc_tlc.source.location import source_kind
 
 #: How many months before it a month is compared with.
@@ -69,8 +70,8 @@ def read_trailing(lake: Lake, manifest: Manifest) -> list[Manifest]:
     A sample's months are compared with samples of the same size only: their number of rows is a setting.
     """
     month = Month.parse(manifest.month)
-    trailing = [lake.manifest(Keys(manifest.color, month.plus(-ago))) for ago in range(TRAILING_MONTHS, 0, -1)]
-    return [each for each in trailing if each and is_comparable(each, manifest)]
+    trailing = read_each(lake, [Keys(manifest.color, month.plus(-ago)) for ago in range(TRAILING_MONTHS, 0, -1)])
+    return [each for each in trailing if is_comparable(each, manifest)]
 
 
 def is_comparable(one: Manifest, other: Manifest) -> bool:

@@ -358,18 +358,22 @@ def _to_frame(table: pa.Table) -> pl.DataFrame:
 
 
 def read_manifests(lake: Lake, colors: Iterable[Color]) -> list[Manifest]:
-    """The manifests of all months of the colours, by colour and month.
+    """The manifests of all months of the colours that can be read, by colour and month."""
+    return read_each(lake, [Keys(color, month) for color in colors for month in lake.months(color)])
+
+
+def read_each(lake: Lake, keys: Sequence[Keys]) -> list[Manifest]:
+    """The manifests of months that the lake has, side by side.
 
     One that can't be read is left out with a line in the log: it does not hide the others.
     """
 
-    def read(keys: Keys) -> Manifest | None:
+    def read(month: Keys) -> Manifest | None:
         try:
-            return lake.manifest(keys)
+            return lake.manifest(month)
         except LakeError as error:
             log.warning("%s", error)
             return None
 
-    keys = [Keys(color, month) for color in colors for month in lake.months(color)]
     with ThreadPoolExecutor(READS_AT_ONCE, thread_name_prefix="manifest") as pool:
         return [manifest for manifest in pool.map(read, keys) if manifest]
