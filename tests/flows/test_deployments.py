@@ -50,7 +50,12 @@ DEPLOYMENTS = {f"{flow}/{color}" for flow in ("etl-web-to-gcs", "etl-month") for
     "etl-gcs-to-bq/any-color",
     "etl-gcs-to-postgres/any-color",
 }
-SCHEDULED = {"backfill/catch-up", "load-lookups/zones-and-codes", "check-connections/before-catch-up"}
+SCHEDULED = {
+    "backfill/catch-up",
+    "load-lookups/zones-and-codes",
+    "check-connections/before-catch-up",
+    "report/after-catch-up",
+}
 DEPLOYMENTS |= SCHEDULED
 FAILURES = f"automation {NAME_PREFIX}failed or crashed -> notification"
 LATE = f"automation {NAME_PREFIX}late for 15 minutes -> notification"

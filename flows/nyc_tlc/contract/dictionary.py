@@ -8,6 +8,17 @@ from pathlib import Path
 from nyc_tlc.contract.contract import OUR_COLUMNS, Column, Contract, FileFormat, code_tables, read_contract
 from nyc_tlc.months import COLORS, Month
 
+#: The contract's types where the rows are kept: Parquet, DuckDB, Postgres, BigQuery.
+TYPES = {
+    "int8": ("int8", "TINYINT", "smallint", "INTEGER"),
+    "int16": ("int16", "SMALLINT", "smallint", "INTEGER"),
+    "int32": ("int32", "INTEGER", "integer", "INTEGER"),
+    "float64": ("double", "DOUBLE", "double precision", "FLOAT"),
+    "string": ("string", "VARCHAR", "text", "STRING"),
+    "timestamp": ("timestamp[us], no zone", "TIMESTAMP", "timestamp without time zone", "DATETIME"),
+    "date": ("date32", "DATE", "date", "DATE"),
+}
+
 
 def dictionary() -> str:
     """The whole dictionary as Markdown."""
@@ -17,6 +28,12 @@ def dictionary() -> str:
         "Written by `make docs` from `flows/nyc_tlc/contract/`: `datasets/` and `codes.yaml`. Every clean file of a",
         "colour has these columns in this order, whatever era it comes from; what the era lacked is null. Times are",
         "New York wall-clock times without zone, amounts are US dollars as published.",
+        "",
+        "## Types",
+        "",
+        "| Here | Parquet | DuckDB | Postgres | BigQuery |",
+        "|---|---|---|---|---|",
+        *(f"| {name} | {' | '.join(types)} |" for name, types in TYPES.items()),
         "",
     ]
     for color in COLORS:

@@ -11,6 +11,7 @@ from nyc_tlc.cleaning.rules import BAD_VALUE, UNPARSEABLE
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.reports.anomalies import format_trend, read_trailing
 from nyc_tlc.warehouse.load import Answer
 
 
@@ -25,6 +26,10 @@ class Outcome:
 
     text: str
     manifest: Manifest | None = None
+
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows: a table as one, everything else as on a terminal."""
+        return self.text if "\n|" in f"\n{self.text}" else f"```\n{self.text}\n```"
 
 
 def markdown(manifest: Manifest, lake: Lake) -> str:
@@ -64,7 +69,8 @@ def markdown(manifest: Manifest, lake: Lake) -> str:
         "Durations": ", ".join(f"{step} {took:.1f} s" for step, took in seconds.items()),
     }
     lines += ["| | |", "|---|---|", *(f"| {fact} | {text} |" for fact, text in facts.items())]
-    return "\n".join(lines) + "\n"
+    trend = format_trend(manifest, read_trailing(lake, manifest))
+    return "\n".join([*lines, "", trend]) if trend else "\n".join(lines) + "\n"
 
 
 def summary(manifest: Manifest, lake: Lake) -> str:
