@@ -19,11 +19,11 @@ from nyc_tlc.errors import ArgumentError, ReportedError
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.orchestration import command_line, tasks
-from nyc_tlc.orchestration.report import Outcome
+from nyc_tlc.orchestration.month_report import Outcome
 from nyc_tlc.orchestration.run_here import run_here
 from nyc_tlc.orchestration.run_names import backfill_name, nothing_published, scheduled_month
 from nyc_tlc.orchestration.run_on_workers import run_on_workers
-from nyc_tlc.profiles.opening import open_lake, warehouses_of
+from nyc_tlc.profiles.opening import list_warehouses, open_lake
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind
 
@@ -84,7 +84,7 @@ def backfill(
     lake, name = open_lake(profile), name or backfill_name()
     if source == "sample" and force:
         raise ArgumentError("a backfill of samples does not replace months", fix="leave out --force")
-    kinds: tuple[Kind, ...] = () if lake_only else tuple(warehouses_of(profile) if warehouses is None else warehouses)
+    kinds: tuple[Kind, ...] = () if lake_only else tuple(list_warehouses(profile) if warehouses is None else warehouses)
     options = BackfillOptions(source, profile, kinds, layout, force, verify, via)
     if not (start or end or last or months or all_months):
         raise ArgumentError("which months?", fix="say --start (and --end), --last, --months or --all-months")

@@ -7,9 +7,9 @@ from prefect.artifacts import create_markdown_artifact
 
 from nyc_tlc.errors import ReportedError
 from nyc_tlc.orchestration import command_line, tasks
-from nyc_tlc.orchestration.report import Outcome
+from nyc_tlc.orchestration.month_report import Outcome
 from nyc_tlc.profiles.connections import table
-from nyc_tlc.profiles.opening import warehouses_of
+from nyc_tlc.profiles.opening import list_warehouses
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind
 
@@ -26,7 +26,7 @@ def check_connections(*, warehouses: list[Kind] | None = None, profile: str | No
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
     """
     profile = profile or read_settings().profile
-    kinds = warehouses_of(profile) if warehouses is None else warehouses
+    kinds = list_warehouses(profile) if warehouses is None else warehouses
     findings = [tasks.check("lake", profile), *(tasks.check(kind, profile) for kind in kinds)]
     told = table(findings)
     create_markdown_artifact(key="connections", markdown=f"```\n{told}\n```\n", description=f"Profile {profile}")

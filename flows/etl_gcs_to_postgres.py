@@ -9,10 +9,10 @@ from pydantic import Field
 
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
-from nyc_tlc.orchestration.report import Outcome, queryable
+from nyc_tlc.orchestration.month_report import Outcome, format_answers
 from nyc_tlc.orchestration.run_names import name_run, run_name
 from nyc_tlc.settings import read_settings
-from nyc_tlc.source.location import requested_month
+from nyc_tlc.source.location import read_requested_month
 
 
 @flow(flow_run_name=run_name)
@@ -36,11 +36,11 @@ def etl_gcs_to_postgres(
         force: Load the month even when just this file of it is loaded.
     """
     profile = profile or read_settings().profile
-    manifest = tasks.find(color, requested_month(color, year, month), profile)
+    manifest = tasks.find(color, read_requested_month(color, year, month), profile)
     name_run(manifest)
     answer = tasks.load(manifest, profile, "postgres", force)
     tasks.report_load(manifest, [answer])
-    return Outcome(queryable(manifest, [answer]), manifest)
+    return Outcome(format_answers(manifest, [answer]), manifest)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from pydantic import Field
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
-from nyc_tlc.orchestration.report import Outcome, queryable, summary, unchanged
+from nyc_tlc.orchestration.month_report import Outcome, format_answers, format_summary, format_unchanged
 from nyc_tlc.orchestration.run_names import name_run, not_published, run_name
-from nyc_tlc.profiles.opening import open_lake, warehouses_of
+from nyc_tlc.profiles.opening import list_warehouses, open_lake
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import scratch_folder
-from nyc_tlc.source.location import requested_month
+from nyc_tlc.source.location import read_requested_month
 from nyc_tlc.warehouse.warehouse import Kind
 
 
@@ -52,7 +52,7 @@ def etl_month(
     """
     started_at = datetime.now(UTC)
     profile, source = profile or read_settings().profile, source or read_settings().source
-    lake, asked = open_lake(profile), requested_month(color, year, month)
+    lake, asked = open_lake(profile), read_requested_month(color, year, month)
 
     plan = tasks.look(color, asked, source, profile, layout, force, verify)
     if plan.remote is None:
@@ -66,11 +66,12 @@ def etl_month(
                 cleaned = tasks.clean(fetched, folder, layout)
                 manifest = tasks.publish(cleaned, plan, profile, force, started_at)
                 tasks.report(manifest, profile)
-    kinds = warehouses_of(profile) if warehouses is None else warehouses
+    kinds = list_warehouses(profile) if warehouses is None else warehouses
     answers = [tasks.load(manifest, profile, kind, force) for kind in kinds]
     tasks.report_load(manifest, answers)
-    lines = unchanged(manifest, lake) if manifest == plan.manifest else summary(manifest, lake)
-    return Outcome("\n".join(filter(None, (lines, queryable(manifest, answers)))), manifest)
+    describe = format_unchanged if manifest == plan.manifest else format_summary
+    lines = describe(manifest, lake, profile)
+    return Outcome("\n".join(filter(None, (lines, format_answers(manifest, answers)))), manifest)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from pydantic import Field
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
-from nyc_tlc.orchestration.report import Outcome, summary, unchanged
+from nyc_tlc.orchestration.month_report import Outcome, format_summary, format_unchanged
 from nyc_tlc.orchestration.run_names import name_run, not_published, run_name
 from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import scratch_folder
-from nyc_tlc.source.location import requested_month
+from nyc_tlc.source.location import read_requested_month
 
 
 @flow(flow_run_name=run_name)
@@ -49,7 +49,7 @@ def etl_web_to_gcs(
     """
     started_at = datetime.now(UTC)
     profile, source = profile or read_settings().profile, source or read_settings().source
-    lake, asked = open_lake(profile), requested_month(color, year, month)
+    lake, asked = open_lake(profile), read_requested_month(color, year, month)
 
     plan = tasks.look(color, asked, source, profile, layout, force, verify)
     if plan.remote is None:
@@ -63,7 +63,8 @@ def etl_web_to_gcs(
                 cleaned = tasks.clean(fetched, folder, layout)
                 manifest = tasks.publish(cleaned, plan, profile, force, started_at)
                 tasks.report(manifest, profile)
-    return Outcome(unchanged(manifest, lake) if manifest == plan.manifest else summary(manifest, lake), manifest)
+    describe = format_unchanged if manifest == plan.manifest else format_summary
+    return Outcome(describe(manifest, lake, profile), manifest)
 
 
 if __name__ == "__main__":

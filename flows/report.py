@@ -14,8 +14,8 @@ from nyc_tlc.errors import TlcError
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.orchestration import command_line
-from nyc_tlc.orchestration.report import Outcome
-from nyc_tlc.profiles.opening import open_lake, open_warehouse, warehouses_of
+from nyc_tlc.orchestration.month_report import Outcome
+from nyc_tlc.profiles.opening import list_warehouses, open_lake, open_warehouse
 from nyc_tlc.reports.catalog import write_catalog
 from nyc_tlc.reports.coverage import Loads, read_coverage
 from nyc_tlc.reports.coverage_page import write_coverage_page
@@ -39,7 +39,7 @@ def report(*, profile: str | None = None, source: str | None = None, offline: bo
         offline: Ask no source: the page then shows the lake and the warehouses only.
     """
     profile, source = profile or read_settings().profile, source or read_settings().source
-    lake, kinds, notes = open_lake(profile), warehouses_of(profile), list[str]()
+    lake, kinds, notes = open_lake(profile), list_warehouses(profile), list[str]()
 
     loads = _read_loads(profile, kinds, notes)
     plans = [] if offline else _look_at_source(source, lake, notes)

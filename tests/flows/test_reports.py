@@ -15,7 +15,7 @@ from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.months import Month
-from nyc_tlc.orchestration.report import Outcome, markdown
+from nyc_tlc.orchestration.month_report import Outcome, format_quality_report
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.published import look_at
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
@@ -107,7 +107,7 @@ def test_a_months_report_has_its_trend(lake: FolderLake, tmp_path: Path) -> None
     march = make_month(
         lake, green_parquet(trip(lpep_pickup_datetime=datetime(2024, 3, 3, 4))), tmp_path, JANUARY.plus(2)
     )
-    report = markdown(march, lake)
+    report = format_quality_report(march, lake)
     assert "## Beside the months before" in report
     assert "| 2024-01 | 3 | 33.33% |" in report
 

@@ -24,7 +24,7 @@ from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.months import Month
 from nyc_tlc.source.sample import write_sample
-from nyc_tlc.warehouse.load import ask, load_month, published
+from nyc_tlc.warehouse.load import ask_where_trips_began, find_published, load_month
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.tables import trip_table
 from nyc_tlc.warehouse.warehouse import Kind, Warehouse
@@ -202,13 +202,13 @@ def test_a_file_that_is_not_the_manifests_is_not_loaded(warehouse: Warehouse, la
 
 def test_a_month_the_lake_lacks_is_an_error_with_the_command_that_makes_it(lake: FolderLake) -> None:
     with pytest.raises(LakeError, match=r"etl_web_to_gcs\.py --color green --year 2024 --month 1 --profile dev"):
-        published(lake, "green", JANUARY, "dev")
+        find_published(lake, "green", JANUARY, "dev")
 
 
 def test_the_newest_month_of_the_lake_is_taken_when_none_is_named(lake: FolderLake, tmp_path: Path) -> None:
     for month, some in ((FEBRUARY, in_february(1)), (JANUARY, trips(1))):
         in_lake(lake, tmp_path, *some, month=month)
-    assert published(lake, "green", None, "local").month == "2024-02"
+    assert find_published(lake, "green", None, "local").month == "2024-02"
 
 
 class Cut(CleanFile):
@@ -348,8 +348,11 @@ def test_zones_and_codes_can_be_joined_at_once(warehouse: Warehouse, lake: Folde
         "SELECT color, pickup_borough, pickup_zone, dropoff_zone FROM ny_taxi.trips_by_zone ORDER BY source_row"
     )
     assert found[0] == ("green", "Unknown", "NV", "LaGuardia Airport")
-    load, _ = load_month(ready(lake, published(lake, "green", None, "local")), warehouse)
-    assert ask(load, False, warehouse).rows == (("Manhattan", "East Harlem North", 1), ("Unknown", "NV", 1))
+    load, _ = load_month(ready(lake, find_published(lake, "green", None, "local")), warehouse)
+    assert ask_where_trips_began(load, False, warehouse).rows == (
+        ("Manhattan", "East Harlem North", 1),
+        ("Unknown", "NV", 1),
+    )
 
 
 def test_lookups_are_replaced_as_a_whole(warehouse: Warehouse) -> None:

@@ -11,14 +11,14 @@ import pytest
 
 from factories import JANUARY
 from nyc_tlc.warehouse.bigquery import TYPES
-from nyc_tlc.warehouse.load import ask
+from nyc_tlc.warehouse.load import ask_where_trips_began
 from nyc_tlc.warehouse.lookups import read_lookups
-from nyc_tlc.warehouse.tables import SCHEMA, month_tables, trip_tables, views
+from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables, trip_tables
 from nyc_tlc.warehouse.warehouse import Load, Warehouse
 from stand_ins.google_sql import GoogleSqlError, analyze
 
 TABLES = (*month_tables(), *(lookup.table for lookup in read_lookups()))
-VIEWS = views(trip_tables())
+VIEWS = list_views(trip_tables())
 NAMES = sorted(
     {SCHEMA, *(table.name for table in TABLES), *(name for table in TABLES for name in table.names)}
     | {view.name for view in VIEWS}
@@ -88,5 +88,5 @@ def test_googles_analyzer_takes_the_views_and_the_first_question() -> None:
         warehouse: Asked = Asked()
         color = table.name.removesuffix("_trip_data")
         asked: Warehouse = warehouse  # type: ignore[assignment]
-        ask(Load(color, JANUARY, 1, 1, 0, "", "", datetime.now(UTC)), True, asked)  # type: ignore[arg-type]
+        ask_where_trips_began(Load(color, JANUARY, 1, 1, 0, "", "", datetime.now(UTC)), True, asked)  # type: ignore[arg-type]
         analyze(warehouse.sql, known, {})

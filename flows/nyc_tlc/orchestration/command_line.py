@@ -26,7 +26,7 @@ from nyc_tlc.months import Month
 from nyc_tlc.orchestration.run_logs import RUN_LOGGERS, is_expected_failure, join_prefect
 from nyc_tlc.orchestration.temporary_server import TEMPORARY_SERVER, end_orphaned_servers, mark_server
 from nyc_tlc.settings import read_settings
-from nyc_tlc.source.location import locate, name_source, requested_month
+from nyc_tlc.source.location import locate, name_source, read_requested_month
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def _flow_arguments(flow: Flow[..., Any]) -> dict[str, Any] | None:
     if "color" in inspect.signature(flow.fn).parameters:
         bound.apply_defaults()
         given = bound.arguments
-        asked = requested_month(given["color"], given["year"], given["month"])
+        asked = read_requested_month(given["color"], given["year"], given["month"])
         if "source" in given:
             locate(given["source"] or read_settings().source, given["color"], asked or Month.current())
     if name_source(arguments.get("source", "")) != arguments.get("source", ""):

@@ -32,6 +32,7 @@ from nyc_tlc.orchestration.limits import place_at_source, place_in_warehouse
 from nyc_tlc.orchestration.progress import BackfillProgress
 from nyc_tlc.orchestration.tasks import report
 from nyc_tlc.profiles.opening import open_lake, open_warehouse
+from nyc_tlc.reports.anomalies import check_volume, read_trailing
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import fetch_month, scratch_folder
 from nyc_tlc.warehouse.load import load_month
@@ -86,6 +87,8 @@ def run_month(planned: MonthPlan, options: BackfillOptions) -> MonthDone:
     began = time.monotonic()
     lake = open_lake(options.profile)
     manifest = _bring_to_lake(planned, options, lake)
+    if planned.warehouses:
+        check_volume(manifest, read_trailing(lake, manifest), force=options.force)
     failures = [failure for kind in planned.warehouses if (failure := _load(manifest, options, lake, kind))]
     if failures:
         raise failures[0]

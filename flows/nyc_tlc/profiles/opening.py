@@ -81,7 +81,7 @@ def open_warehouse(profile: str, kind: Kind) -> Warehouse:
     return opened
 
 
-def warehouses_of(profile: str) -> list[Kind]:
+def list_warehouses(profile: str) -> list[Kind]:
     """The warehouses a profile has: those with a block, DuckDB when there is none.
 
     Raises:

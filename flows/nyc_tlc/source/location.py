@@ -76,7 +76,7 @@ def redact_url(url: str) -> str:
     return f"{scheme}://{host}{slash}{path}"
 
 
-def requested_month(color: Color, year: int | None, month: int | None) -> Month | None:
+def read_requested_month(color: Color, year: int | None, month: int | None) -> Month | None:
     """The month that was asked for, None for the newest.
 
     Raises:

@@ -141,7 +141,7 @@ class View:
     sql: Callable[[Callable[[str], str]], str]
 
 
-def views(tables: Mapping[Color, Table]) -> tuple[View, ...]:
+def list_views(tables: Mapping[Color, Table]) -> tuple[View, ...]:
     """The views over the trips, each after those it is made of."""
     taxis: tuple[Color, ...] = ("yellow", "green")
     merged = tuple(dict.fromkeys(name for color in taxis for name in tables[color].names))
