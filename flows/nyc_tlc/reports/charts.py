@@ -1,8 +1,9 @@
 """Charts as static SVG, drawn here in a few lines: bars and lines, with what each shows as a tooltip.
 
 A plotting library was considered and left out. What matplotlib or Vega draw has its colours fixed, so it is
-unreadable on a dark page; Plotly and Bokeh bring megabytes of script a page. These take their colours from the page's style sheet, need
-no script and no network, and stay small enough to mail. Every chart has its numbers in a table beside it.
+unreadable on a dark page; Plotly and Bokeh bring megabytes of script a page. These take their colours from the
+page's style sheet, need no script and no network, and stay small enough to mail. Every chart has its numbers in a
+table beside it.
 """
 
 from __future__ import annotations
