@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
+from nyc_tlc.errors import ConfigurationError, TlcError, TransientError, first_line
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color, Month
@@ -176,20 +176,20 @@ class DuckDbWarehouse:
         try:
             yield connection
         except duckdb.Error as error:
-            raise TlcError(f"{what}: {self.place} failed", got=str(error).partition("\n")[0]) from error
+            raise TlcError(f"{what}: {self.place} failed", got=first_line(error)) from error
         finally:
             connection.close()
 
     def _connect(self, what: str) -> duckdb.DuckDBPyConnection:
         """Open the file, waiting while another process has it."""
         patience = read_settings().warehouse_wait
-        deadline, told = time.monotonic() + patience, False
+        deadline, warned = time.monotonic() + patience, False
         while True:
             try:
                 return duckdb.connect(self._path, config={"autoinstall_known_extensions": "false"})
             except duckdb.IOException as error:
-                if "lock" not in str(error):
-                    raise ConfigurationError(f"{what}: cannot open {self.place}", got=_first(error)) from error
+                if not str(error).startswith("IO Error: Could not set lock on file"):
+                    raise ConfigurationError(f"{what}: cannot open {self.place}", got=first_line(error)) from error
                 holder = _holder(error)
                 if time.monotonic() > deadline:
                     raise TransientError(
@@ -197,12 +197,12 @@ class DuckDbWarehouse:
                         got=f"no turn within {patience:g} seconds",
                         fix="end that, or run this again later",
                     ) from error
-                if not told:
+                if not warned:
                     log.warning("%s: waiting for %s to let go of %s", what, holder, self.place)
-                told = True
+                warned = True
                 time.sleep(0.1)
             except duckdb.Error as error:
-                raise ConfigurationError(f"{what}: cannot open {self.place}", got=_first(error)) from error
+                raise ConfigurationError(f"{what}: cannot open {self.place}", got=first_line(error)) from error
 
 
 def _at(name: str) -> str:
@@ -211,10 +211,6 @@ def _at(name: str) -> str:
 
 def _text(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _first(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 def _holder(error: Exception) -> str:
