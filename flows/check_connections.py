@@ -28,11 +28,11 @@ def check_connections(*, warehouses: list[Kind] | None = None, profile: str | No
     profile = profile or read_settings().profile
     kinds = list_warehouses(profile) if warehouses is None else warehouses
     findings = [tasks.check("lake", profile), *(tasks.check(kind, profile) for kind in kinds)]
-    told = table(findings)
-    create_markdown_artifact(key="connections", markdown=f"```\n{told}\n```\n", description=f"Profile {profile}")
+    text = table(findings)
+    create_markdown_artifact(key="connections", markdown=f"```\n{text}\n```\n", description=f"Profile {profile}")
     if not all(finding.fine for finding in findings):
-        raise ReportedError(f"the profile {profile} can't be used as it is", told)
-    return Outcome(told)
+        raise ReportedError(f"the profile {profile} can't be used as it is", text)
+    return Outcome(text)
 
 
 if __name__ == "__main__":

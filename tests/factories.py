@@ -111,14 +111,14 @@ def make_month(
 
 
 def publish_fetched(
-    lake: Lake, month: FetchedFile, folder: Path, *, terms: Contract | None = None, layout: Layout = "month"
+    lake: Lake, month: FetchedFile, folder: Path, *, contract: Contract | None = None, layout: Layout = "month"
 ) -> Manifest:
     """A fetched month all the way into a lake, by way of files in a folder."""
     color = month.remote.color
-    terms, base = terms or read_contract(color), lake.find_manifest(Keys(color, month.remote.month)).version
-    cleaned = clean_month(month, terms, folder / "cleaned", layout=layout)
+    contract, base = contract or read_contract(color), lake.find_manifest(Keys(color, month.remote.month)).version
+    cleaned = clean_month(month, contract, folder / "cleaned", layout=layout)
     # A test's month may be one that nobody would publish.
-    return publish_month(cleaned, terms, lake, base, datetime.now(UTC), "a flow run", force=True)
+    return publish_month(cleaned, contract, lake, base, datetime.now(UTC), "a flow run", force=True)
 
 
 #: Values that look like some, or that some reader takes for some.

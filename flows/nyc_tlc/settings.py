@@ -16,8 +16,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TLC_", env_file=".env", extra="ignore", frozen=True)
 
     home: Path = Field(Path("data"), description="Folder of the local profile: lake, warehouse and scratch space")
-    source: str = Field("tlc", description="Where months come from, unless a flow is told otherwise")
-    profile: str = Field("local", description="Which set of blocks to use, unless a flow is told otherwise")
+    source: str = Field("tlc", description="Where months come from, unless a flow is given another")
+    profile: str = Field("local", description="Which set of blocks to use, unless a flow is given another")
     strict: bool = Field(False, description="Fail on columns the contract doesn't know instead of reporting them")
     max_rejected: float = Field(
         50, ge=0, le=100, description="Percent of a month's rows that may be rejected before it is not published"

@@ -178,7 +178,7 @@ def test_a_connection_that_is_cut_in_a_copy_leaves_the_old_month(
 ) -> None:
     load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
     file = in_lake(lake, tmp_path, *trips(40))
-    half = HalfOf(file.manifest, file.lake, file.terms)
+    half = HalfOf(file.manifest, file.lake, file.contract)
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load_month, half, warehouse)
         assert half.reached.wait(30)

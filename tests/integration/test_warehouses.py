@@ -62,7 +62,7 @@ def test_a_month_arrives_row_by_row_as_it_is_in_the_lake(
     assert new
     with file.open() as source:
         expected = [tuple(row.values()) for row in pq.read_table(source).to_pylist()]
-    names = ", ".join(file.terms.clean_schema.names)
+    names = ", ".join(file.contract.clean_schema.names)
     assert warehouse.query(f"SELECT {names} FROM ny_taxi.green_trip_data ORDER BY source_row") == expected
     assert len(expected) == 51
     assert warehouse.loads() == {("green", JANUARY): load}
@@ -161,9 +161,9 @@ def test_a_table_that_is_not_the_contracts_is_an_error_that_shows_both(
     file = in_lake(lake, tmp_path, *trips(3))
     as_text = tuple(
         column.model_copy(update={"type": "string"}) if column.name == "trip_distance" else column
-        for column in file.terms.columns
+        for column in file.contract.columns
     )
-    table = trip_table(dataclasses.replace(file.terms, columns=as_text))
+    table = trip_table(dataclasses.replace(file.contract, columns=as_text))
     warehouse.prepare([table], [], [])
     with pytest.raises(ContractError, match="green_trip_data") as caught:
         load_month(file, warehouse)
@@ -231,7 +231,7 @@ def test_a_load_that_brings_fewer_rows_than_the_manifest_says_leaves_the_old_mon
     old, _ = load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
     file = in_lake(lake, tmp_path, *trips(9))
     with pytest.raises(ReconciliationError, match="green 2024-01"):
-        load_month(Cut(file.manifest, file.lake, file.terms), warehouse)
+        load_month(Cut(file.manifest, file.lake, file.contract), warehouse)
     assert fares(warehouse) == [0, 1, 2]
     assert warehouse.loads() == {("green", JANUARY): old}
 

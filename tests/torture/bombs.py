@@ -121,11 +121,11 @@ def main() -> None:
         subprocess.run([sys.executable, "-c", command, sys.argv[1], str(path)], check=True)
     size = path.stat().st_size
     remote = RemoteFile("green", JANUARY, path.as_uri(), bytes=size)
-    terms = read_contract("green")
-    judge, rows = Judge(terms, JANUARY), 0
+    contract = read_contract("green")
+    judge, rows = Judge(contract, JANUARY), 0
     try:
         file_format = identify(path, remote.name)
-        for batch in MonthReader(FetchedFile(remote, path, file_format, size, "", 0), terms):
+        for batch in MonthReader(FetchedFile(remote, path, file_format, size, "", 0), contract):
             judge(batch)
             rows += len(batch.frame)
         outcome = f"{rows} rows"

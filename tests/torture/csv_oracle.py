@@ -90,9 +90,9 @@ def read_value(text: str, column: Column) -> tuple[Any, bool]:
     return (int(number) if sound else None), sound
 
 
-def read_line(line: bytes, names: list[str], sources: dict[str, tuple[str, ...]], terms: Contract) -> Row:
+def read_line(line: bytes, names: list[str], sources: dict[str, tuple[str, ...]], contract: Contract) -> Row:
     """What a line is, whatever is beside it."""
-    columns = terms.columns[:-2]
+    columns = contract.columns[:-2]
     nothing = {column.name: None for column in columns}
     raw = line.decode("utf-8", "backslashreplace").removesuffix("\r").replace("\0", "\\x00")
     try:
@@ -121,18 +121,18 @@ def read_line(line: bytes, names: list[str], sources: dict[str, tuple[str, ...]]
     return row
 
 
-def read_csv(body: bytes, terms: Contract, month: Month, *, whole: bool) -> list[Row]:
+def read_csv(body: bytes, contract: Contract, month: Month, *, whole: bool) -> list[Row]:
     """All rows of a file."""
     head, _, rest = body.partition(b"\n")
     header = head.decode("utf-8-sig").removesuffix("\r")
     names = split_fields(header)
     assert names is not None
-    sources = terms.map_columns(names, month, "csv").sources
+    sources = contract.map_columns(names, month, "csv").sources
     *lines, last = rest.split(b"\n")
-    rows = [read_line(line, names, sources, terms) for line in lines if line not in (b"", b"\r")]
+    rows = [read_line(line, names, sources, contract) for line in lines if line not in (b"", b"\r")]
     if last not in (b"", b"\r"):
         # A last line without an end can be half a line, unless the file is known to be whole.
-        row = read_line(last, names, sources, terms)
+        row = read_line(last, names, sources, contract)
         first = next(line for line in rest.split(b"\n") if line not in (b"", b"\r"))
         if row.raw is None and not (whole and width(last) == first_width(first, len(names))):
             raw = last.decode("utf-8", "backslashreplace").removesuffix("\r").replace("\0", "\\x00")

@@ -51,8 +51,8 @@ def read(body: bytes, color: Color, month: Month, folder: Path, *, whole: bool) 
     path.write_bytes(body)
     remote = RemoteFile(color, month, path.as_uri(), bytes=len(body) if whole else None)
     rows: list[Row] = []
-    terms = read_contract(color)
-    for batch in MonthReader(FetchedFile(remote, path, "csv", len(body), "", 0), terms):
+    contract = read_contract(color)
+    for batch in MonthReader(FetchedFile(remote, path, "csv", len(body), "", 0), contract):
         frame = batch.frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
         assert frame["source_row"].to_list() == list(range(len(rows), len(rows) + len(frame)))
         raws = batch.raw.to_list() if batch.raw is not None else [None] * len(frame)

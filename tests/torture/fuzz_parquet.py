@@ -130,10 +130,10 @@ def read(body: bytes, folder: Path) -> list[tuple[dict[str, Any], set[str], dict
     path = folder / "month.parquet"
     path.write_bytes(body)
     remote = RemoteFile("green", JANUARY, path.as_uri(), bytes=len(body))
-    terms = read_contract("green")
-    judge, rows = Judge(terms, JANUARY), []
+    contract = read_contract("green")
+    judge, rows = Judge(contract, JANUARY), []
     file_format = identify(path, remote.name)
-    for batch in MonthReader(FetchedFile(remote, path, file_format, len(body), "", 0), terms):
+    for batch in MonthReader(FetchedFile(remote, path, file_format, len(body), "", 0), contract):
         judge(batch)
         frame = batch.frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
         texts = batch.bad_texts.to_list() if batch.bad_texts is not None else [None] * len(frame)
@@ -146,12 +146,12 @@ def read(body: bytes, folder: Path) -> list[tuple[dict[str, Any], set[str], dict
 def check_values(rng: random.Random, folder: Path) -> int:
     """A sound file of odd types and values comes out as the oracle says; the number of rows."""
     body, source, types = make_case(rng)
-    terms = read_contract("green")
-    sources = terms.map_columns(list(types), JANUARY, "parquet").sources
+    contract = read_contract("green")
+    sources = contract.map_columns(list(types), JANUARY, "parquet").sources
     rows = read(body, folder)
     assert len(rows) == len(source)
     for number, ((values, bad, texts), row) in enumerate(zip(rows, source, strict=True)):
-        for column in terms.columns[:-2]:
+        for column in contract.columns[:-2]:
             for name in sources[column.name]:
                 value, sound = expected(row[name], types[name], column)
                 shown = f"row {number}, {name} {types[name]} {row[name]!r}"

@@ -88,14 +88,14 @@ def test_every_need_is_found_with_one_head_request_a_month(http_source: HttpSour
 def test_what_is_in_the_lake_but_not_or_otherwise_in_a_warehouse_is_to_be_loaded(tmp_path: Path) -> None:
     lake, warehouse = FolderLake(tmp_path / "lake"), DuckDbWarehouse(tmp_path / "w.duckdb")
     source = tmp_path / "green_tripdata_2024-01"
-    terms = read_contract("green")
+    contract = read_contract("green")
     template = f"file://{tmp_path}/{{color}}_tripdata_{{year}}-{{month:02d}}"
 
     def ingest(body: bytes) -> CleanFile:
         source.write_bytes(body)
         fetched = fetch_month(look_at(template, "green", JANUARY), tmp_path)
         manifest = publish_fetched(lake, fetched, tmp_path)
-        return CleanFile(manifest, lake, terms)
+        return CleanFile(manifest, lake, contract)
 
     def plan(force: bool = False) -> tuple[str, str]:
         loads = {"duckdb": warehouse.loads()}

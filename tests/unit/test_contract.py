@@ -53,10 +53,10 @@ def test_first_months(color: Color, first: str) -> None:
 
 @pytest.mark.parametrize("color", COLORS)
 def test_every_layout_maps_without_drift_or_gaps(color: Color) -> None:
-    terms = read_contract(color)
-    for file_format, layouts in terms.layouts.items():
+    contract = read_contract(color)
+    for file_format, layouts in contract.layouts.items():
         for layout in layouts:
-            mapped = terms.map_columns(list(layout.columns), layout.since, file_format)
+            mapped = contract.map_columns(list(layout.columns), layout.since, file_format)
             assert not mapped.missing
             assert set(mapped.drift) <= {"__index_level_0__"}
 

@@ -19,8 +19,8 @@ CSV_ERAS = [(color, layout.since) for color in COLORS for layout in read_contrac
 
 
 def judged(path: Path, color: Color, month: Month) -> tuple[Judge, int]:
-    judge, terms = Judge(read_contract(color), month), read_contract(color)
-    reader = MonthReader(fetch_month(RemoteFile(color, month, path.as_uri()), path.parent), terms)
+    judge, contract = Judge(read_contract(color), month), read_contract(color)
+    reader = MonthReader(fetch_month(RemoteFile(color, month, path.as_uri()), path.parent), contract)
     return judge, sum(judge(batch).clean.height for batch in reader)
 
 

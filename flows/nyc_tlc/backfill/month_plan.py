@@ -110,12 +110,12 @@ def _find_damage(manifest: Manifest, lake: Lake) -> str | None:
     return None
 
 
-def _why_stale(manifest: Manifest, remote: RemoteFile, lake: Lake, terms: Contract, days: bool) -> str | None:
+def _why_stale(manifest: Manifest, remote: RemoteFile, lake: Lake, contract: Contract, days: bool) -> str | None:
     """Why a month in the lake would come out otherwise today, None when it would not."""
-    if manifest.contract_version != terms.contract_version:
-        return f"the contract changed from {manifest.contract_version} to {terms.contract_version}"
-    if manifest.rules_version != terms.rules_version:
-        return f"the rules changed from {manifest.rules_version} to {terms.rules_version}"
+    if manifest.contract_version != contract.contract_version:
+        return f"the contract changed from {manifest.contract_version} to {contract.contract_version}"
+    if manifest.rules_version != contract.rules_version:
+        return f"the rules changed from {manifest.rules_version} to {contract.rules_version}"
     if days and not manifest.daily and manifest.clean.rows:
         return "it was made without daily folders"
     sizes = {

@@ -19,7 +19,7 @@ from nyc_tlc.warehouse.warehouse import Kind, Load
 
 log = logging.getLogger(__name__)
 
-#: Besides what a month can need in the lake: ``load`` is there but not in a warehouse, ``unknown`` could not be told.
+#: Besides what a month can need in the lake: ``load`` is there but not in a warehouse, ``unknown`` is not known.
 Need = Action | Literal["load", "unknown"]
 
 #: How many months are looked at side by side: quick for us, and no more than a browser would ask of the source.
@@ -48,7 +48,7 @@ class MonthPlan:
         month: The month.
         need: What is to be done.
         why: Why, in words.
-        plan: What the look at source and lake found; None when it could not be told.
+        plan: What the look at source and lake found; None when it is not known.
         warehouses: Those it is to be loaded into.
     """
 

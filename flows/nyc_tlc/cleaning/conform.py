@@ -86,11 +86,11 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
 class Conformer:
     """Casts the batches of one file to the contract. Built once a file, called once a batch."""
 
-    def __init__(self, terms: Contract, column_map: ColumnMap, schema: pa.Schema, month: Month) -> None:
+    def __init__(self, contract: Contract, column_map: ColumnMap, schema: pa.Schema, month: Month) -> None:
         """Look at the types.
 
         Args:
-            terms: The colour's contract.
+            contract: The colour's contract.
             column_map: How the file's columns map onto it.
             schema: The file's own schema.
             month: The file's month.
@@ -99,12 +99,12 @@ class Conformer:
             ContractError: when a column's type can't hold what the contract wants there.
         """
         self._sources, self._month = column_map.sources, month
-        self._columns = terms.columns[: -len(OUR_COLUMNS)]
+        self._columns = contract.columns[: -len(OUR_COLUMNS)]
         for column in self._columns:
             for name in column_map.sources[column.name]:
                 if not _readable(schema.field(name).type, column.type):
                     raise ContractError(
-                        f"{terms.color} {month}: the column {name} can't be read as {column.type}",
+                        f"{contract.color} {month}: the column {name} can't be read as {column.type}",
                         got=str(schema.field(name).type),
                     )
 
@@ -142,9 +142,9 @@ class Conformer:
         return pl.Series("raw", objects, pl.String)
 
 
-def dictionary_columns(terms: Contract, column_map: ColumnMap, schema: pa.Schema) -> list[str]:
+def dictionary_columns(contract: Contract, column_map: ColumnMap, schema: pa.Schema) -> list[str]:
     """The file's columns to read as dictionaries: those of few distinct texts."""
-    few = {column.name for column in terms.columns if column.type == "string" or column.text_codes}
+    few = {column.name for column in contract.columns if column.type == "string" or column.text_codes}
     return [
         name
         for clean_name, sources in column_map.sources.items()
@@ -154,11 +154,11 @@ def dictionary_columns(terms: Contract, column_map: ColumnMap, schema: pa.Schema
 
 
 def csv_types(
-    terms: Contract, column_map: ColumnMap, dictionaries: Sequence[str], dictionary: pa.DataType
+    contract: Contract, column_map: ColumnMap, dictionaries: Sequence[str], dictionary: pa.DataType
 ) -> dict[str, pa.DataType]:
     """What the wanted columns of a CSV file hold: few distinct texts, other texts, or numbers."""
     types = {}
-    for column in terms.columns:
+    for column in contract.columns:
         for name in column_map.sources.get(column.name, ()):
             plain = pa.string() if column.type == "timestamp" else pa.float64()
             types[name] = dictionary if name in dictionaries else plain

@@ -62,25 +62,25 @@ class MonthReader:
     """Reads one fetched month.
 
     Attributes:
-        terms: The contract it is read to.
+        contract: The contract it is read to.
         columns: The file's own column names.
         column_map: How they map onto the contract.
         rows: Rows in the file: by its footer where it is Parquet, else the lines read so far.
     """
 
-    def __init__(self, fetched: FetchedFile, terms: Contract, *, strict: bool = False) -> None:
+    def __init__(self, fetched: FetchedFile, contract: Contract, *, strict: bool = False) -> None:
         """Look at the file's columns and map them.
 
         Args:
             fetched: The file.
-            terms: The colour's contract.
+            contract: The colour's contract.
             strict: Whether a column unknown to the contract is an error.
 
         Raises:
             ContractError: when a required column is missing, or when strict and one is unknown.
             SourceError: when the file is damaged, or unpacks to more than the settings allow.
         """
-        self._fetched, self.terms, month = fetched, terms, fetched.remote.month
+        self._fetched, self.contract, month = fetched, contract, fetched.remote.month
         layout_format: FileFormat = "parquet" if fetched.format == "parquet" else "csv"
         self._most_bytes = max(HARMLESS_BYTES[layout_format], read_settings().max_expansion * fetched.bytes)
         try:
@@ -94,18 +94,18 @@ class MonthReader:
             self.columns = schema.names
         except DAMAGED as error:
             raise self._damaged("the file is damaged", error) from error
-        self.column_map = terms.map_columns(self.columns, month, layout_format)
-        published = terms.layout(month, layout_format).columns
+        self.column_map = contract.map_columns(self.columns, month, layout_format)
+        published = contract.layout(month, layout_format).columns
         unexpected = [name for name in self.column_map.drift if name not in published]
         if strict and unexpected:
             raise ContractError(
                 f"{fetched.remote.name}: the file has columns the contract doesn't know",
                 got=", ".join(unexpected),
-                fix=f"add them to datasets/{terms.color}.yaml or unset TLC_STRICT",
+                fix=f"add them to datasets/{contract.color}.yaml or unset TLC_STRICT",
             )
         self._schema = schema
-        self._dictionaries = dictionary_columns(terms, self.column_map, schema)
-        self._conform = Conformer(terms, self.column_map, schema, month)
+        self._dictionaries = dictionary_columns(contract, self.column_map, schema)
+        self._conform = Conformer(contract, self.column_map, schema, month)
 
     def __iter__(self) -> Iterator[Batch]:
         """The file's rows in order.
@@ -169,7 +169,7 @@ class MonthReader:
             records = CsvRecords(
                 file,
                 self.columns,
-                csv_types(self.terms, self.column_map, self._dictionaries, DICTIONARY),
+                csv_types(self.contract, self.column_map, self._dictionaries, DICTIONARY),
                 # A gzip file says itself whether it is whole, and raises where it is not.
                 whole=whole or remote.bytes == self._fetched.bytes,
                 most_bytes=self._most_bytes,

@@ -38,14 +38,15 @@ class Judge:
         warned: Warning rule -> rows of the source, rejected or not.
     """
 
-    def __init__(self, terms: Contract, month: Month) -> None:
+    def __init__(self, contract: Contract, month: Month) -> None:
         """Compile the rules for a month."""
         names = _names_in_rules(month)
         expressions = {
-            rule.name: pl.sql_expr(rule.when.format(**names)).fill_null(False).alias(rule.name) for rule in terms.rules
+            rule.name: pl.sql_expr(rule.when.format(**names)).fill_null(False).alias(rule.name)
+            for rule in contract.rules
         }
-        self.rejects = [rule.name for rule in terms.rules if rule.severity == "reject"]
-        self._warnings = [rule.name for rule in terms.rules if rule.severity == "warn"]
+        self.rejects = [rule.name for rule in contract.rules if rule.severity == "reject"]
+        self._warnings = [rule.name for rule in contract.rules if rule.severity == "warn"]
         self.expressions = list(expressions.values())
         self._first_rules: Counter[str] = Counter()
         self.warned: Counter[str] = Counter(dict.fromkeys(self._warnings, 0))

@@ -49,17 +49,23 @@ def dictionary() -> str:
     return "\n".join(lines)
 
 
-def _dataset(terms: Contract) -> list[str]:
-    lines = [f"## {terms.color}: {terms.title}", "", terms.notes.strip(), "", f"First month: {terms.first_month}."]
-    lines += [f"Source: {terms.source.strip()}", "", "| Column | Type | What it holds | In Parquet | In CSV |"]
+def _dataset(contract: Contract) -> list[str]:
+    lines = [
+        f"## {contract.color}: {contract.title}",
+        "",
+        contract.notes.strip(),
+        "",
+        f"First month: {contract.first_month}.",
+    ]
+    lines += [f"Source: {contract.source.strip()}", "", "| Column | Type | What it holds | In Parquet | In CSV |"]
     lines += ["|---|---|---|---|---|"]
-    for column in terms.columns:
+    for column in contract.columns:
         lines.append(
-            f"| `{column.name}` | {column.type} | {_meaning(column)} | {_era(terms, column, 'parquet')} |"
-            f" {_era(terms, column, 'csv')} |"
+            f"| `{column.name}` | {column.type} | {_meaning(column)} | {_era(contract, column, 'parquet')} |"
+            f" {_era(contract, column, 'csv')} |"
         )
     lines += ["", "| Rule | Severity | A row breaks it when | Why |", "|---|---|---|---|"]
-    lines += [f"| `{rule.name}` | {rule.severity} | `{rule.when.strip()}` | {rule.why} |" for rule in terms.rules]
+    lines += [f"| `{rule.name}` | {rule.severity} | `{rule.when.strip()}` | {rule.why} |" for rule in contract.rules]
     return [*lines, ""]
 
 
@@ -69,13 +75,13 @@ def _meaning(column: Column) -> str:
     return f"{column.description}{unit}{codes}"
 
 
-def _era(terms: Contract, column: Column, file_format: FileFormat) -> str:
+def _era(contract: Contract, column: Column, file_format: FileFormat) -> str:
     """Since when, and until when, a format has a column."""
     if column in OUR_COLUMNS:
         return "ours"
     spans: list[list[Month | None]] = []
-    for layout in terms.layouts[file_format]:
-        present = bool(terms.map_columns(list(layout.columns), layout.since, file_format).sources[column.name])
+    for layout in contract.layouts[file_format]:
+        present = bool(contract.map_columns(list(layout.columns), layout.since, file_format).sources[column.name])
         if present and (not spans or spans[-1][1] is not None):
             spans.append([layout.since, None])
         elif not present and spans and spans[-1][1] is None:

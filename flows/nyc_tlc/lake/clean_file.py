@@ -27,12 +27,12 @@ class CleanFile:
     Attributes:
         manifest: What was done with it.
         lake: Where it is.
-        terms: Its contract.
+        contract: Its contract.
     """
 
     manifest: Manifest
     lake: Lake
-    terms: Contract
+    contract: Contract
 
     @property
     def name(self) -> str:
@@ -47,7 +47,7 @@ class CleanFile:
     @property
     def quarantine(self) -> QuarantineFile:
         """The month's rejected rows."""
-        return QuarantineFile(self.manifest, self.lake, self.terms)
+        return QuarantineFile(self.manifest, self.lake, self.contract)
 
     @property
     def record(self) -> CleanRecord | QuarantineRecord:
@@ -57,7 +57,7 @@ class CleanFile:
     @property
     def schema(self) -> pa.Schema:
         """Its columns and types."""
-        return self.terms.clean_schema
+        return self.contract.clean_schema
 
     @property
     def rows(self) -> int:
@@ -125,4 +125,4 @@ class QuarantineFile(CleanFile):
     @property
     def schema(self) -> pa.Schema:
         """Its columns and types."""
-        return self.terms.quarantine_schema
+        return self.contract.quarantine_schema

@@ -125,7 +125,7 @@ def _check_server(url: str) -> None:
 
 
 def _outcome(state: State[Any]) -> Any:
-    """What the run returned or raised; None when a busy server, told of its end twice, gave the bare state back."""
+    """What the run returned or raised; None when a busy server, informed of its end twice, gave the bare state back."""
     try:
         return state.result(raise_on_failure=False)
     except MissingResult:
@@ -149,7 +149,7 @@ def _flow_arguments(flow: Flow[..., Any]) -> dict[str, Any] | None:
 
     Raises:
         CycloptsError: when they don't fit the signature.
-        TlcError: when they fit but can't be meant, as far as can be told without any server.
+        TlcError: when they fit but can't be meant, as far as can be known without any server.
     """
     command, bound = _parse(flow, f"flows/{flow.fn.__name__}.py")
     if command is not flow:
@@ -185,7 +185,7 @@ def _fail(error: TlcError) -> int:
 
 
 def _quiet_terminal() -> None:
-    """Show the library's own log lines and other people's warnings; an expected failure is told once, at the end."""
+    """Show the library's own log lines and other people's warnings; an expected failure is shown once, at the end."""
     join_prefect()
     for handler in logging.getLogger().handlers:
         handler.addFilter(_worth_showing)
@@ -194,6 +194,6 @@ def _quiet_terminal() -> None:
 def _worth_showing(record: logging.LogRecord) -> bool:
     if record.name.startswith("nyc_tlc"):
         return True
-    told = record.getMessage()
-    about_the_end = is_expected_failure(record) or told.startswith("Finished in state")
+    message = record.getMessage()
+    about_the_end = is_expected_failure(record) or message.startswith("Finished in state")
     return record.levelno >= logging.WARNING and not (record.name in RUN_LOGGERS and about_the_end)

@@ -60,7 +60,7 @@ def format_quality_report(manifest: Manifest, lake: Lake) -> str:
     facts = {
         "Source": f"{source.url} ({source.bytes:,} bytes, {source.format}, {len(source.columns)} columns)",
         "SHA-256": f"`{source.sha256}`",
-        "Last modified": source.last_modified or "not told",
+        "Last modified": source.last_modified or "unknown",
         "Contract, rules": f"`{manifest.contract_version}`, `{manifest.rules_version}`",
         "Raw": f"`{lake.url(source.key)}`",
         "Clean": f"`{lake.url(clean.key)}` ({clean.bytes:,} bytes)",

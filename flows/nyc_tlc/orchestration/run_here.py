@@ -104,14 +104,14 @@ def _bring_to_lake(planned: MonthPlan, options: BackfillOptions, lake: Lake) -> 
         raise NotPublished(plan.why)
     if plan.manifest and plan.action in ("current", "kept"):
         return plan.manifest
-    terms = read_contract(planned.color)
+    contract = read_contract(planned.color)
     with scratch_folder() as folder:
         with place_at_source(plan.remote):
             fetched = fetch_month(plan.remote, folder)
         if plan.manifest and plan.settled_by(fetched):
             return plan.manifest
-        cleaned = clean_month(fetched, terms, folder, layout=options.layout, strict=read_settings().strict)
-        manifest = publish_month(cleaned, terms, lake, plan.base, started_at, flow_run.id, force=options.force)
+        cleaned = clean_month(fetched, contract, folder, layout=options.layout, strict=read_settings().strict)
+        manifest = publish_month(cleaned, contract, lake, plan.base, started_at, flow_run.id, force=options.force)
     report.fn(manifest, options.profile)
     return manifest
 

@@ -78,15 +78,15 @@ def fetch(remote: RemoteFile, folder: Path) -> FetchedFile:
 @task(task_run_name="clean {fetched.remote.name}", cache_policy=NO_CACHE, persist_result=False)
 def clean(fetched: FetchedFile, folder: Path, layout: Layout) -> CleanedMonth:
     """Read, judge and write the month: files of clean and quarantined rows."""
-    terms = read_contract(fetched.remote.color)
-    return clean_month(fetched, terms, folder, layout=layout, strict=read_settings().strict)
+    contract = read_contract(fetched.remote.color)
+    return clean_month(fetched, contract, folder, layout=layout, strict=read_settings().strict)
 
 
 @task(task_run_name="publish {cleaned.fetched.remote.name}", cache_policy=NO_CACHE, persist_result=False)
 def publish(cleaned: CleanedMonth, plan: Plan, profile: str, force: bool, started_at: datetime) -> Manifest:
     """Check the accounts and make the files the month, in place of the one that was there when the run began."""
-    terms = read_contract(cleaned.fetched.remote.color)
-    return publish_month(cleaned, terms, open_lake(profile), plan.base, started_at, flow_run.id, force=force)
+    contract = read_contract(cleaned.fetched.remote.color)
+    return publish_month(cleaned, contract, open_lake(profile), plan.base, started_at, flow_run.id, force=force)
 
 
 @task(task_run_name="report {manifest.name}", cache_policy=NO_CACHE, persist_result=False)

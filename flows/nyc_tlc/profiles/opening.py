@@ -162,10 +162,10 @@ def _load(profile: str, slug: str) -> Any:
     except RuntimeError as error:
         if not isinstance(error.__cause__, ValidationError):
             raise
-        told = dict.fromkeys(map(_unfit, error.__cause__.errors(include_url=False, include_input=False)))
+        mistakes = dict.fromkeys(map(_unfit, error.__cause__.errors(include_url=False, include_input=False)))
         # Without its cause, which would show the values.
         raise ConfigurationError(
-            f"the block {name} can't be used", got=", ".join(told), fix=_register(profile)
+            f"the block {name} can't be used", got=", ".join(mistakes), fix=_register(profile)
         ) from None
     except (GoogleAuthError, ValueError) as error:
         raise ConfigurationError(
@@ -200,5 +200,5 @@ def _unfit(mistake: Mapping[str, Any]) -> str:
 def _first_line(error: Exception) -> str:
     if isinstance(error, InvalidValue):
         return type(error).__name__  # what it says is the value
-    told = error.args[0] if isinstance(error, GoogleAuthError) and error.args else error
-    return str(told).partition("\n")[0][:300]
+    message = error.args[0] if isinstance(error, GoogleAuthError) and error.args else error
+    return str(message).partition("\n")[0][:300]

@@ -68,20 +68,20 @@ def describe_lake(manifests: list[Manifest]) -> dict[str, Any]:
     }
 
 
-def describe_schema(terms: Contract) -> dict[str, Any]:
+def describe_schema(contract: Contract) -> dict[str, Any]:
     """A colour's columns as a Table Schema."""
     return {
         "$schema": SCHEMA_PROFILE,
-        "fields": [_describe_column(column) for column in terms.columns],
+        "fields": [_describe_column(column) for column in contract.columns],
         "primaryKey": ["file_month", "source_row"],
     }
 
 
 def _describe_month(manifest: Manifest) -> dict[str, Any]:
-    terms, clean = read_contract(manifest.color), manifest.clean
+    contract, clean = read_contract(manifest.color), manifest.clean
     return {
         "name": f"{manifest.color}-{manifest.month}",
-        "title": f"{terms.title}, {manifest.month}",
+        "title": f"{contract.title}, {manifest.month}",
         "type": "table",
         "path": clean.key,
         "format": "parquet",

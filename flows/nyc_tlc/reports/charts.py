@@ -85,11 +85,11 @@ def draw_lines(
         ]
         parts.append(f'<path class="line line{index}"{style} d="{_path(points)}"/>')
         parts += [f'<circle class="lone line{index}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in _lone(points)]
-        for point, told in zip(points, line.titles, strict=False):
+        for point, title in zip(points, line.titles, strict=False):
             if point:
                 parts.append(
                     f'<circle class="dot line{index}" cx="{point[0]:.1f}" cy="{point[1]:.1f}" r="3">'
-                    f"<title>{escape(told)}</title></circle>"
+                    f"<title>{escape(title)}</title></circle>"
                 )
         last = next((point for point in reversed(points) if point), None)
         if labelled and last:

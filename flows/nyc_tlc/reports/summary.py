@@ -339,8 +339,8 @@ def _first_of(batch: pa.RecordBatch, wanted: Counter[str]) -> Iterator[dict[str,
         if wanted[rule] > 0:
             wanted[rule] -= 1
             (row,) = batch.slice(index, 1).to_pylist()
-            told = {name: value for name, value in row.items() if value is not None and name != "rejection_rule"}
-            yield {"part": "example", "key": rule, "text": json.dumps(told, default=str)}
+            values = {name: value for name, value in row.items() if value is not None and name != "rejection_rule"}
+            yield {"part": "example", "key": rule, "text": json.dumps(values, default=str)}
 
 
 def _made_of(schema: pa.Schema) -> tuple[str, str]:

@@ -41,7 +41,7 @@ def write_trips_page(lake: Lake, color: Color) -> str | None:
     manifests = read_manifests(lake, [color])
     if not manifests:
         return None
-    terms, summaries = read_contract(color), read_summaries(lake, manifests)
+    contract, summaries = read_contract(color), read_summaries(lake, manifests)
     recent = [each.month for each in manifests[-RECENT_MONTHS:]]
     latest = summaries.filter(pl.col("month").is_in(recent))
     days = _days(summaries, manifests)
@@ -50,8 +50,8 @@ def write_trips_page(lake: Lake, color: Color) -> str | None:
         lake,
         trips_page(color),
         "trips.html",
-        terms.title,
-        contract=terms,
+        contract.title,
+        contract=contract,
         cards=_cards(manifests, summaries),
         days_chart=_days_chart(color, days),
         empty_days=_empty_days(days, manifests),

@@ -1,4 +1,4 @@
-"""What a file is, told by its content: Parquet, CSV, packed CSV, or what came instead."""
+"""What a file is, found by its content: Parquet, CSV, packed CSV, or what came instead."""
 
 from __future__ import annotations
 

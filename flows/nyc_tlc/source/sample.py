@@ -64,10 +64,10 @@ def write_sample(color: Color, month: Month, rows: int, path: Path, file_format:
         file_format: ``parquet`` as on TLC's site, or ``csv``: gzipped, with that era's line ends,
             quotes and surplus fields.
     """
-    terms = read_contract(color)
-    layout = terms.layout(month, file_format)
+    contract = read_contract(color)
+    layout = contract.layout(month, file_format)
     chunks = (
-        _publish(_generate(color, month, rows, start), terms, month, layout, file_format)
+        _publish(_generate(color, month, rows, start), contract, month, layout, file_format)
         for start in range(0, max(rows, 1), CHUNK_ROWS)
     )
     if file_format == "csv":
@@ -97,15 +97,15 @@ def _write_csv(chunks: Iterator[dict[str, pa.Array]], layout: FileLayout, path: 
 
 
 def _publish(
-    clean: dict[str, Values], terms: Contract, month: Month, layout: FileLayout, file_format: FileFormat
+    clean: dict[str, Values], contract: Contract, month: Month, layout: FileLayout, file_format: FileFormat
 ) -> dict[str, pa.Array]:
     """Clean columns as the month's layout spells and types them."""
     rows = len(clean["pickup_datetime"][0])
-    sources = terms.map_columns(list(layout.columns), month, file_format).sources
-    columns = {column.name: column for column in terms.columns}
+    sources = contract.map_columns(list(layout.columns), month, file_format).sources
+    columns = {column.name: column for column in contract.columns}
     fed = {published[-1]: columns[name] for name, published in sources.items() if published}
     # Until 2014 (CSV) or 2010 (Parquet, where the column is text) codes were abbreviations.
-    spelled_out = terms.color == "yellow" and month < Month(2015, 1)
+    spelled_out = contract.color == "yellow" and month < Month(2015, 1)
     chunk = {}
     for published, kind in layout.columns.items():
         if published not in fed or fed[published].name not in clean or kind == "null":

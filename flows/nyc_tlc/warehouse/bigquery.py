@@ -135,7 +135,7 @@ class BigQueryWarehouse:
         The old rows stay when a job fails. When what comes after it fails, the new ones are there without their row
         of ``loads``, and the error says so; the next load of the month finds the job done.
         """
-        trips, quarantine = trip_table(file.terms), quarantine_table(file.terms)
+        trips, quarantine = trip_table(file.contract), quarantine_table(file.contract)
         with self._explained(file.name, OLD_ROWS_STAY):
             known = self._read_ledger().get((file.manifest.color, file.month))
             if known and known.is_of(file.manifest) and not force:
@@ -491,7 +491,7 @@ def _explain(error: Exception, what: str, place: str, outcome: str, in_doubt: st
     if isinstance(error, TRANSIENT):
         return TransientError(f"{what}: {place} did not answer{unanswered}", got=message, fix="try again later")
     if isinstance(error, auth.GoogleAuthError | api.Unauthorized):
-        fix = "see to the profile's gcp-credentials"
+        fix = "renew the profile's gcp-credentials and register it again: python blocks/register.py"
         return ConfigurationError(f"{what}: the credentials for {place} are refused", got=message, fix=fix)
     if isinstance(error, api.Forbidden):
         return ConfigurationError(

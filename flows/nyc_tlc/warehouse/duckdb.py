@@ -89,7 +89,7 @@ class DuckDbWarehouse:
 
     def replace_month(self, file: CleanFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
         """Make the month's rows exactly those of the files."""
-        tables = (trip_table(file.terms), file), (quarantine_table(file.terms), file.quarantine)
+        tables = (trip_table(file.contract), file), (quarantine_table(file.contract), file.quarantine)
         with self._transaction(file.name) as connection:
             known = read_loads(_executor(connection), LOADS.names).get((file.manifest.color, file.month))
             if known and known.is_of(file.manifest) and not force:

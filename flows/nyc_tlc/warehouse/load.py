@@ -63,7 +63,7 @@ def load_month(
     """
     file.check()
     file.quarantine.check()
-    warehouse.prepare(month_tables(file.terms), read_lookups(), list_views(trip_tables(file.terms)))
+    warehouse.prepare(month_tables(file.contract), read_lookups(), list_views(trip_tables(file.contract)))
     load, new = warehouse.replace_month(file, flow_run_id, force=force)
     if new:
         log.info("%s: %s rows loaded into %s", file.name, f"{load.row_count:,}", warehouse.place)

@@ -124,7 +124,7 @@ class PostgresWarehouse:
 
     def replace_month(self, file: CleanFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
         """Make the month's rows exactly those of the files."""
-        tables = (trip_table(file.terms), file), (quarantine_table(file.terms), file.quarantine)
+        tables = (trip_table(file.contract), file), (quarantine_table(file.contract), file.quarantine)
         with self._transaction(file.name, outcome="the old rows stay") as cursor:
             self._take_turn(cursor, file)
             known = read_loads(_executor(cursor), LOADS.names).get((file.manifest.color, file.month))

@@ -83,7 +83,7 @@ LOADS = Table(
 )
 
 
-def trip_table(terms: Contract) -> Table:
+def trip_table(contract: Contract) -> Table:
     """The table of a colour's trips: the clean columns, as the contract describes them."""
     fields = tuple(
         Field(
@@ -92,42 +92,42 @@ def trip_table(terms: Contract) -> Table:
             f"{column.description} ({column.unit})" if column.unit else column.description,
             required=column.name in TRIP_KEY,
         )
-        for column in terms.columns
+        for column in contract.columns
     )
-    description = f"{terms.title}: one row a trip; (file_month, source_row) is its key"
-    return Table(f"{terms.color}_trip_data", description, fields, TRIP_KEY)
+    description = f"{contract.title}: one row a trip; (file_month, source_row) is its key"
+    return Table(f"{contract.color}_trip_data", description, fields, TRIP_KEY)
 
 
-def quarantine_table(terms: Contract) -> Table:
+def quarantine_table(contract: Contract) -> Table:
     """The table of a colour's rejected rows: the clean columns, and why each row was rejected."""
-    trips = trip_table(terms)
+    trips = trip_table(contract)
     fields = (
         *trips.fields,
         Field("rejection_rule", "string", "The first rule that the row breaks"),
         Field("rejection_rules", "strings", "All rules that the row breaks"),
         Field("raw", "string", "The source's text of what could not be read"),
     )
-    description = f"{terms.title}: rejected rows, one row each; (file_month, source_row) is its key"
-    return Table(f"{terms.color}_quarantine", description, fields, TRIP_KEY)
+    description = f"{contract.title}: rejected rows, one row each; (file_month, source_row) is its key"
+    return Table(f"{contract.color}_quarantine", description, fields, TRIP_KEY)
 
 
-def month_tables(terms: Contract | None = None) -> tuple[Table, ...]:
+def month_tables(contract: Contract | None = None) -> tuple[Table, ...]:
     """All tables that are loaded month by month, and the ledger.
 
     Args:
-        terms: Taken instead of the contract of its colour.
+        contract: Taken instead of the contract of its colour.
     """
-    known = {color: read_contract(color) for color in COLORS} | ({terms.color: terms} if terms else {})
+    known = {color: read_contract(color) for color in COLORS} | ({contract.color: contract} if contract else {})
     return (*(make(each) for make in (trip_table, quarantine_table) for each in known.values()), LOADS)
 
 
-def trip_tables(terms: Contract | None = None) -> dict[Color, Table]:
+def trip_tables(contract: Contract | None = None) -> dict[Color, Table]:
     """The tables of all colours' trips.
 
     Args:
-        terms: Taken instead of the contract of its colour.
+        contract: Taken instead of the contract of its colour.
     """
-    known = {color: read_contract(color) for color in COLORS} | ({terms.color: terms} if terms else {})
+    known = {color: read_contract(color) for color in COLORS} | ({contract.color: contract} if contract else {})
     return {color: trip_table(each) for color, each in known.items()}
 
 
