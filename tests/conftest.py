@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from stand_ins.bigquery import BigQuery
 from stand_ins.gcs import Gcs
 from stand_ins.google_tokens import GoogleCloud, google_cloud
 from stand_ins.http_source import HttpSource
+from waiting import free_port
 from warehouse_cases import client
 
 ROOT = Path(__file__).parents[1]
@@ -202,9 +202,7 @@ class PrefectServer:
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A Prefect server on SQLite, started once."""
     home = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = PrefectServer(f"http://127.0.0.1:{port}/api", home)
     log = (home / "server.log").open("wb")
     quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}

@@ -41,6 +41,7 @@ from nyc_tlc.server.apply import read_wanted
 from nyc_tlc.server.automations import NAME_PREFIX, unknown_keys
 from nyc_tlc.yaml_files import Location
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
+from waiting import eventually
 
 SECRET = "s3cr3t"
 FREQUENCY = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
@@ -209,15 +210,6 @@ def lose(directory: Path) -> None:
         with contextlib.suppress(OSError):
             if f"MACHINE={directory}\0".encode() in environment.read_bytes():
                 os.kill(int(environment.parent.name), signal.SIGKILL)
-
-
-def eventually(happens: Callable[[], Any], seconds: float = 60) -> Any:
-    """Wait for something; what it was."""
-    deadline = time.monotonic() + seconds
-    while not (found := happens()):
-        assert time.monotonic() < deadline, "it didn't happen"
-        time.sleep(0.2)
-    return found
 
 
 def new_run(client: SyncPrefectClient, deployment: str, **parameters: Any) -> FlowRun:

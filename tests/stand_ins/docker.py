@@ -14,15 +14,15 @@ import json
 import re
 import shlex
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from waiting import eventually, free_port
 
 VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|\{(?P<name>\w+)(?::(?P<how>[-+])(?P<value>[^{}]*))?\})")
 
@@ -179,7 +179,7 @@ class Machine:
                 stderr=subprocess.STDOUT,
             )
         try:
-            eventually(lambda: self._is_healthy(service), process, log, every=1)
+            wait_for(lambda: self._is_healthy(service), process, log, every=1)
             yield process
         finally:
             process.terminate()
@@ -236,21 +236,14 @@ def without_postgres(machine: Machine) -> None:
         del given[name]
 
 
-def eventually(happens: Callable[[], Any], process: subprocess.Popen[bytes], log: Path, every: float = 0.2) -> None:
+def wait_for(happens: Callable[[], Any], process: subprocess.Popen[bytes], log: Path, every: float = 0.2) -> None:
     """Wait for something that a process is to bring about."""
-    deadline = time.monotonic() + 180
-    while not happens():
+
+    def happened() -> Any:
         assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(every)
+        return happens()
 
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+    eventually(happened, 180, every=every, describe=log.read_text)
 
 
 def read_compose(path: Path, variables: Mapping[str, str]) -> dict[str, Any]:

@@ -20,7 +20,8 @@ import psycopg2
 import pytest
 
 from conftest import ROOT, bucket
-from stand_ins.docker import Machine, copy, eventually, free_port, machine_with, read_dockerfile, without_postgres
+from stand_ins.docker import Machine, copy, machine_with, read_dockerfile, wait_for, without_postgres
+from waiting import free_port
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(1800)]
 
@@ -238,7 +239,7 @@ def test_a_month_goes_into_a_bucket_offline(machine: Machine, image: Path, tmp_p
     with log.open("wb") as out:
         stand_in = subprocess.Popen(command, env={"PYTHONPATH": str(ROOT / "tests")}, stdout=out, stderr=out)
     try:
-        eventually(lambda: answers(port), stand_in, log)
+        wait_for(lambda: answers(port), stand_in, log)
         done = machine.run("offline")
         assert done.returncode == 0, done.stdout + done.stderr
         names = {blob.name for blob in bucket(f"http://127.0.0.1:{port}").list_blobs()}

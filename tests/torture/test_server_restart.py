@@ -21,7 +21,8 @@ from urllib3.util import Retry
 
 from conftest import ROOT, SERVER, PrefectServer
 from nyc_tlc.server.apply import LEASES_IN_FILES
-from stand_ins.docker import free_port, read_compose
+from stand_ins.docker import read_compose
+from waiting import free_port
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(400)]
 

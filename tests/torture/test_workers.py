@@ -9,7 +9,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from urllib3.util import Retry
 from conftest import ROOT, PrefectServer
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from waiting import free_port
 
 pytestmark = pytest.mark.torture
 
@@ -63,12 +63,6 @@ def full_postgres() -> Iterator[str]:
             yield f"postgresql+asyncpg://postgres@127.0.0.1:{port}/postgres"
         finally:
             run("pg_ctl", "-m", "immediate", "stop")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture

@@ -1,0 +1,141 @@
+"""A backfill's runs on workers, seen from the server: the test plays the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.states import Completed, Crashed, Running
+
+from conftest import PrefectServer
+from factories import JANUARY
+from nyc_tlc.backfill.month_plan import Plan
+from nyc_tlc.backfill.plan import BackfillOptions, MonthPlan
+from nyc_tlc.backfill.record import MonthRecord
+from nyc_tlc.orchestration.run_on_workers import run_on_workers
+from waiting import eventually
+
+OPTIONS = BackfillOptions("sample", "local", ("duckdb",), "month", False)
+
+
+@pytest.fixture
+def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
+    """A client of the server; flows of this process use it too."""
+    settings = {PREFECT_API_URL: prefect_server.url, PREFECT_HOME: prefect_server.home}
+    with temporary_settings(settings), get_client(sync_client=True) as client:
+        yield client
+
+
+@pytest.fixture
+def deployment(client: SyncPrefectClient, request: pytest.FixtureRequest) -> UUID:
+    """A deployment of the test's own, ``NAME/green``, that no worker serves."""
+    flow_id = client.create_flow_from_name(request.node.name)
+    return client.create_deployment(flow_id=flow_id, name="green")
+
+
+@pytest.fixture
+def backfill(request: pytest.FixtureRequest) -> Iterator[Callable[[int, int], Any]]:
+    """Starts a backfill of so many months, so many at once."""
+    via = request.node.name
+
+    @flow(name=f"backfill of {via}")
+    def body(months: int, at_once: int) -> list[MonthRecord]:
+        plans = [
+            MonthPlan("green", JANUARY.plus(number), "ingest", "new", Plan("ingest", "new"), ("duckdb",))
+            for number in range(months)
+        ]
+        return run_on_workers(plans, OPTIONS, via, at_once)
+
+    with ThreadPoolExecutor(1) as pool:
+        yield lambda months, at_once: pool.submit(copy_context().run, body, months, at_once)
+
+
+def runs_of(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
+    only = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
+    return sorted(client.read_flow_runs(deployment_filter=only), key=lambda run: run.name)
+
+
+def wait_for_runs(client: SyncPrefectClient, deployment: UUID, count: int) -> list[FlowRun]:
+    return eventually(lambda: runs if len(runs := runs_of(client, deployment)) == count else None)
+
+
+def end(client: SyncPrefectClient, run: FlowRun) -> None:
+    client.set_flow_run_state(run.id, Running(), force=True)
+    client.set_flow_run_state(run.id, Completed(), force=True)
+
+
+def parameters(month: int, **changes: object) -> dict[str, object]:
+    """What a month's run is given."""
+    given = {"color": "green", "year": 2024, "month": month, "warehouses": ["duckdb"], "profile": "local"}
+    return given | {"source": "sample", "layout": "month", "force": False, "verify": False} | changes
+
+
+def test_no_more_runs_than_asked_for_are_under_way_at_once(
+    client: SyncPrefectClient, deployment: UUID, backfill: Callable[[int, int], Any]
+) -> None:
+    running = backfill(3, 2)
+    first = wait_for_runs(client, deployment, 2)
+    assert [run.name for run in first] == ["green-2024-01", "green-2024-02"]
+    end(client, first[0])
+    (third,) = (run for run in wait_for_runs(client, deployment, 3) if run.name == "green-2024-03")
+    end(client, first[1])
+    end(client, third)
+    assert [record.result for record in running.result(60)] == ["done"] * 3
+
+
+def test_a_run_that_is_at_work_on_the_same_is_waited_for_and_one_on_something_else_is_not(
+    client: SyncPrefectClient, deployment: UUID, backfill: Callable[[int, int], Any]
+) -> None:
+    same = client.create_flow_run_from_deployment(deployment, parameters=parameters(1), name="green-2024-01")
+    other = client.create_flow_run_from_deployment(
+        deployment, parameters=parameters(2, source="tlc"), name="green-2024-02"
+    )
+    for run in (same, other):
+        client.set_flow_run_state(run.id, Running(), force=True)
+    running = backfill(2, 2)
+    runs = wait_for_runs(client, deployment, 3)
+    assert [run.name for run in runs] == ["green-2024-01", "green-2024-02", "green-2024-02"]
+    (ours,) = (run for run in runs if run.id not in (same.id, other.id))
+    assert ours.parameters == parameters(2)
+    end(client, client.read_flow_run(same.id))
+    end(client, ours)
+    assert [record.result for record in running.result(60)] == ["done", "done"]
+    assert client.read_flow_run(other.id).state.is_running()  # type: ignore[union-attr]
+
+
+def test_a_run_that_someone_deletes_is_a_failed_month(
+    client: SyncPrefectClient, deployment: UUID, backfill: Callable[[int, int], Any]
+) -> None:
+    running = backfill(1, 1)
+    (run,) = wait_for_runs(client, deployment, 1)
+    client.delete_flow_run(run.id)
+    (record,) = running.result(60)
+    assert (record.result, record.error) == ("failed", "its run was deleted")
+
+
+def test_a_run_that_crashes_is_submitted_again_and_one_that_never_runs_is_given_up(
+    client: SyncPrefectClient,
+    deployment: UUID,
+    backfill: Callable[[int, int], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As long as a person would wait for them.
+    monkeypatch.setattr("nyc_tlc.orchestration.run_on_workers.RESCHEDULE_GRACE", 0.0)
+    running = backfill(1, 1)
+    (first,) = wait_for_runs(client, deployment, 1)
+    client.set_flow_run_state(first.id, Crashed(), force=True)
+    (second,) = (run for run in wait_for_runs(client, deployment, 2) if run.id != first.id)
+    assert second.parameters == first.parameters
+    monkeypatch.setattr("nyc_tlc.orchestration.run_on_workers.NOT_RUNNING_LIMIT", 0.0)
+    (record,) = running.result(60)
+    assert record.result == "failed"
+    assert "has not been running" in str(record.error)
