@@ -51,7 +51,7 @@ class Workspace:
         Args:
             up_to: The folder to stop at.
         """
-        shutil.rmtree(self.path, ignore_errors=True)
+        _remove(self.path)
         os.close(self._lock)
         remove_empty(self._parent, up_to)
 
@@ -91,6 +91,16 @@ def _lock(folder: Path) -> int:
     return descriptor
 
 
+def _remove(folder: Path) -> None:
+    """Remove a workspace, its mark last: killed on the way, it still is one that the next process removes."""
+    for child in folder.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child, ignore_errors=True)
+        elif child.name != MARK:
+            child.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _remove_if_abandoned(folder: Path) -> None:
     if not _NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
         return
@@ -101,7 +111,7 @@ def _remove_if_abandoned(folder: Path) -> None:
         return
     else:
         if (folder / MARK).is_file():
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         else:
             # Killed before it had its mark: empty, or someone else's.
             with contextlib.suppress(OSError):

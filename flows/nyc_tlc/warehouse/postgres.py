@@ -76,6 +76,7 @@ CONNECTION_DEFAULTS = {
 #: SQLSTATE classes and codes of what time can heal: connections, resources, serialization, the server going down or
 #: coming up. PostgreSQL's documentation, appendix A.
 TRANSIENT_CLASSES = ("08", "53", "40", "57P")
+ASKS_WHO_ONE_IS = "28000"
 
 
 class PostgresWarehouse:
@@ -414,11 +415,15 @@ class PostgresWarehouse:
             connection.close()
 
     def _connect(self, what: str) -> extensions.connection:
-        named = {"application_name": f"nyc-tlc-flows: {what}"}
+        given = CONNECTION_DEFAULTS | {"application_name": f"nyc-tlc-flows: {what}"} | self._parameters
         try:
-            connection: extensions.connection = psycopg2.connect(**CONNECTION_DEFAULTS | named | self._parameters)
+            connection: extensions.connection = psycopg2.connect(**given)
         except psycopg2.OperationalError as error:
             code = _ask_why(self._parameters)
+            if code == ASKS_WHO_ONE_IS:
+                # It takes connections: if it has begun to just now, the second try succeeds.
+                with contextlib.suppress(psycopg2.OperationalError):
+                    return psycopg2.connect(**given)
             if code.startswith(TRANSIENT_CLASSES):
                 fix = "see that the server runs, or try again later"
                 raise TransientError(
@@ -439,7 +444,7 @@ class PostgresWarehouse:
 def _ask_why(parameters: Mapping[str, Any]) -> str:
     """The SQLSTATE with which a server refuses a connection, which psycopg2 does not tell and any language hides.
 
-    08001 when there is no server, 28000 when it asks who one is: then that is what it has refused.
+    08001 when there is no server, ``ASKS_WHO_ONE_IS`` when it asks that: then it has refused the answer.
     """
     host, port = str(parameters.get("host") or "localhost"), int(parameters.get("port") or 5432)
     names = {"user": parameters.get("user", ""), "database": parameters.get("dbname", "")}
@@ -453,7 +458,7 @@ def _ask_why(parameters: Mapping[str, Any]) -> str:
     if not answer:
         return "08006"
     found = re.search(rb"C(\w{5})\0", answer) if answer[:1] == b"E" else None
-    return found[1].decode() if found else "28000"
+    return found[1].decode() if found else ASKS_WHO_ONE_IS
 
 
 def _open_socket(host: str, port: int) -> socket.socket:
