@@ -81,7 +81,9 @@ class ConflictError(LakeError):
 
 def first_line(error: BaseException, length: int = 300) -> str:
     """What a client's error says, in one line of at most so many characters."""
-    return " ".join(str(error).strip().partition("\n")[0].split())[:length]
+    # Google's clients put what they got behind the message; a client's other errors have one argument.
+    message = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    return " ".join(message.strip().partition("\n")[0].split())[:length]
 
 
 class ReportedError(TlcError):

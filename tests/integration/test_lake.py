@@ -1,5 +1,6 @@
 """Months in a lake: whole or not at all, replaced without strays, accounted for."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -334,6 +335,10 @@ def test_the_share_that_may_be_rejected_can_be_set(
     with pytest.raises(SourceError, match=r"14\.3 %"):
         publish_month(cleaned, contract, there.lake, None, datetime.now(UTC))
     assert there.objects() == set()
+    own = dataclasses.replace(contract, max_rejected=12)
+    with pytest.raises(SourceError, match=r"at most 12 % \(green\.yaml\)"):
+        publish_month(cleaned, own, there.lake, None, datetime.now(UTC))
+    publish_month(cleaned, dataclasses.replace(own, max_rejected=15), there.lake, None, datetime.now(UTC))
 
 
 def test_a_manifest_that_cannot_be_read_is_named_and_replaced(

@@ -43,7 +43,7 @@ _cleaning = threading.Lock()
 DAY_ROWS = 1 << 14
 
 #: Columns besides the times by whose least and greatest values readers can skip row groups.
-SKIPPED_BY = frozenset({"pickup_location_id", "dropoff_location_id", "file_month", "source_row"})
+STATISTICS_COLUMNS = frozenset({"pickup_location_id", "dropoff_location_id", "file_month", "source_row"})
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class ParquetSink:
             compression_level=1,
             use_dictionary=[name for name in schema.names if name not in times | {"source_row"}],
             # Amounts span their outliers everywhere: their least and greatest would let no reader skip anything.
-            write_statistics=[name for name in schema.names if name in times | SKIPPED_BY],
+            write_statistics=[name for name in schema.names if name in times | STATISTICS_COLUMNS],
             store_schema=False,
             metadata_collector=self._footer,
         )

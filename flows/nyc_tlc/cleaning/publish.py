@@ -51,7 +51,7 @@ def publish_month(
         LakeError: when the lake can't be written.
     """
     if not force:
-        _check_rows(cleaned)
+        _check_rows(cleaned, contract)
     fetched, remote = cleaned.fetched, cleaned.fetched.remote
     manifest = Manifest(
         color=contract.color,
@@ -87,13 +87,16 @@ def publish_month(
     return manifest
 
 
-def _check_rows(cleaned: CleanedMonth) -> None:
+def _check_rows(cleaned: CleanedMonth, contract: Contract) -> None:
     """See that the file can be the month: October under January's name has rows too, and all of them are rejected."""
     name, rows, quarantine = cleaned.fetched.remote.name, cleaned.source_rows, cleaned.quarantine
     fix = "the lake keeps what it had; look at the file, and publish it with --force if it is right"
     if rows == 0:
         raise SourceError(f"{name}: the file has no rows", fix=fix)
-    allowed = read_settings().max_rejected
+    own = contract.max_rejected
+    allowed, says = (
+        (read_settings().max_rejected, "TLC_MAX_REJECTED") if own is None else (own, f"{contract.color}.yaml")
+    )
     share = 100 * quarantine.rows / rows
     if share > allowed:
         counts = ", ".join(f"{rule} {count:,}" for rule, count in quarantine.rules.items() if count)
@@ -102,7 +105,7 @@ def _check_rows(cleaned: CleanedMonth) -> None:
         values = ", ".join(f"{column}={value}" for column, value in example.items() if value is not None)
         raise SourceError(
             f"{name}: {share:.1f} % of its {rows:,} rows are rejected",
-            expected=f"at most {allowed:g} % (TLC_MAX_REJECTED)",
+            expected=f"at most {allowed:g} % ({says})",
             got=f"{counts}; the first one: {values[:400]}",
             fix=fix,
         )

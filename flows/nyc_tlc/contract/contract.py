@@ -161,6 +161,7 @@ class Contract:
         source: Where these facts are from.
         notes: What a user of the data should know.
         first_month: The first month TLC published.
+        max_rejected: Percent of a month's rows that may be rejected; None for what ``TLC_MAX_REJECTED`` says.
         columns: The clean columns in order, ours included.
         rules: The rules in their order of precedence.
         layouts: What TLC published, oldest first, by file format.
@@ -173,6 +174,7 @@ class Contract:
     source: str
     notes: str
     first_month: Month
+    max_rejected: float | None
     columns: tuple[Column, ...]
     rules: tuple[Rule, ...]
     layouts: dict[FileFormat, tuple[FileLayout, ...]]
@@ -259,6 +261,7 @@ def read_contract(color: Color) -> Contract:
         source=data["source"],
         notes=data["notes"],
         first_month=Month.parse(data["first_month"]),
+        max_rejected=data.get("max_rejected"),
         columns=columns + OUR_COLUMNS,
         rules=rules,
         layouts={name: _read_layouts(name, entries) for name, entries in data["layouts"].items()},

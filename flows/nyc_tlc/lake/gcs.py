@@ -26,7 +26,7 @@ from google.cloud.storage import Blob, Bucket
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.fileio import BlobWriter
 
-from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError
+from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError, first_line
 from nyc_tlc.lake.keys import describe_key
 from nyc_tlc.lake.lake import Lake, NewFile, SwapRefusedError
 from nyc_tlc.settings import read_settings
@@ -313,8 +313,7 @@ def _describe(error: Exception) -> str:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             return f"HTTP {response.status_code}: {response.json()['error']['message']}"[:300]
         return f"HTTP {response.status_code}"
-    text = cause.args[0] if isinstance(cause, auth.GoogleAuthError) and cause.args else cause
-    return str(text).partition("\n")[0][:300]
+    return first_line(cause)
 
 
 def _wait_as_asked(url: str, give_up: float) -> Callable[[Exception], None]:

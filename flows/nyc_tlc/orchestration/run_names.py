@@ -11,6 +11,7 @@ from nyc_tlc.backfill.month_plan import Plan
 from nyc_tlc.errors import NotPublished
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import NEW_YORK, Month
+from nyc_tlc.settings import read_settings
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.published import PUBLICATION_LAG
 
@@ -41,6 +42,11 @@ def backfill_name() -> str:
     else:
         which = f"{'-'.join(given['colors'])}-{given.get('start') or 'first'}-{given.get('end') or 'newest'}"
     return f"{which}-{flow_run.scheduled_start_time:%Y%m%dT%H%M%S}"
+
+
+def connections_name() -> str:
+    """What a check of a profile is called."""
+    return f"connections-{flow_run.parameters.get('profile') or read_settings().profile}"
 
 
 def run_name() -> str:

@@ -21,7 +21,7 @@ from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
-from nyc_tlc.errors import ConfigurationError
+from nyc_tlc.errors import ConfigurationError, first_line
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.settings import read_settings
@@ -118,7 +118,7 @@ def _location(bucket: Any) -> str:
             raise gcs.explain(error, "the bucket's location", f"gs://{bucket.name}") from error
         raise ConfigurationError(
             f"cannot see where gs://{bucket.name} is",
-            got=_first_line(error),
+            got=_describe(error),
             fix="grant roles/storage.legacyBucketReader on the bucket",
         ) from error
     return str(bucket.location)
@@ -169,7 +169,7 @@ def _load(profile: str, slug: str) -> Any:
         ) from None
     except (GoogleAuthError, ValueError) as error:
         raise ConfigurationError(
-            f"the block {name} can't be used", got=_first_line(error), fix=_register(profile)
+            f"the block {name} can't be used", got=_describe(error), fix=_register(profile)
         ) from None
 
 
@@ -177,7 +177,7 @@ def _opened(name: str, client: Callable[[], Any]) -> Any:
     try:
         return client()
     except (GoogleAuthError, ValueError, OSError) as error:
-        raise ConfigurationError(f"the credentials of {name} can't be used", got=_first_line(error)) from None
+        raise ConfigurationError(f"the credentials of {name} can't be used", got=_describe(error)) from None
 
 
 def _missing(profile: str, *kinds: str) -> ConfigurationError:
@@ -193,12 +193,10 @@ def _register(profile: str) -> str:
 def _unfit(mistake: Mapping[str, Any]) -> str:
     """Which of a block's values is none, and why, but not the value."""
     cause = mistake.get("ctx", {}).get("error")
-    why = _first_line(cause) if isinstance(cause, Exception) else mistake["msg"]
+    why = _describe(cause) if isinstance(cause, Exception) else mistake["msg"]
     return ": ".join(filter(None, (".".join(map(str, mistake["loc"])), why)))
 
 
-def _first_line(error: Exception) -> str:
-    if isinstance(error, InvalidValue):
-        return type(error).__name__  # what it says is the value
-    message = error.args[0] if isinstance(error, GoogleAuthError) and error.args else error
-    return str(message).partition("\n")[0][:300]
+def _describe(error: Exception) -> str:
+    # What an InvalidValue says is the value.
+    return type(error).__name__ if isinstance(error, InvalidValue) else first_line(error)

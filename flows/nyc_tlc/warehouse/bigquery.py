@@ -27,7 +27,7 @@ from google.auth import exceptions as auth
 from google.cloud import bigquery
 from google.cloud.bigquery.table import PrimaryKey, TableConstraints
 
-from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError
+from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError, first_line
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color, Month
@@ -476,8 +476,7 @@ def _ledger_is_busy(error: BaseException) -> bool:
 
 def _explain(error: Exception, what: str, place: str, outcome: str, in_doubt: str) -> TlcError:
     """What a client's error means for a person."""
-    message = str(error.args[0] if isinstance(error, auth.RefreshError) and error.args else error)
-    message = message.partition("\n")[0][:300]
+    message = first_line(error) if isinstance(error, auth.GoogleAuthError) else str(error).partition("\n")[0][:300]
     reasons = {each.get("reason") for each in getattr(error, "errors", []) if isinstance(each, dict)}
     refused, unanswered = (f"; {state}" if state else "" for state in (outcome, in_doubt))
     if "quotaExceeded" in reasons:
