@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     )
     sample_rows: int = Field(100_000, ge=0, le=2**31 - 1, description="Rows of a month from the source `sample`")
     max_expansion: int = Field(50, ge=1, description="How many times its size a file may unpack to")
+    verbose: bool = Field(False, description="Show every log line of a backfill at a terminal instead of bars")
     http_timeout: float = Field(60, gt=0, description="Seconds without a byte before a request counts as stalled")
     http_retries: int = Field(6, ge=0, description="Attempts after the first, without any progress between them")
     http_backoff: float = Field(1, ge=0, description="Seconds before the second attempt; doubles, with jitter")

@@ -151,6 +151,9 @@ def _flow_arguments(flow: Flow[..., Any]) -> dict[str, Any] | None:
         CycloptsError: when they don't fit the signature.
         TlcError: when they fit but can't be meant, as far as can be known without any server.
     """
+    if "--verbose" in sys.argv:
+        sys.argv.remove("--verbose")
+        os.environ["TLC_VERBOSE"] = "true"
     command, bound = _parse(flow, f"flows/{flow.fn.__name__}.py")
     if command is not flow:
         command(*bound.args, **bound.kwargs)

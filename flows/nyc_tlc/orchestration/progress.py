@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Literal, Self, cast
 from uuid import UUID
@@ -22,6 +24,7 @@ from rich.progress import (
 )
 
 from nyc_tlc.backfill.record import MonthRecord
+from nyc_tlc.settings import read_settings
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +90,10 @@ class DownloadProgress:
 
 
 class BackfillProgress:
-    """Shows how far a backfill is: a bar on the terminal, a line in the log a month, an artifact in the Prefect UI.
+    """Shows how far a backfill is: an artifact in the Prefect UI, and a line in the log a month.
+
+    A person at a terminal sees a bar over all months and a line for each that is under way instead of the log, unless
+    ``TLC_VERBOSE`` is set.
 
     Attributes:
         ended: What became of the months so far.
@@ -99,13 +105,54 @@ class BackfillProgress:
         self._total = total
         description = f"{total} months to do"
         self._artifact = cast(UUID, create_progress_artifact(progress=0.0, description=description)) if total else None
+        self._live = sys.stderr.isatty() and not read_settings().verbose
+        self._lines = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not self._live,
+        )
+        self._all = self._lines.add_task("all months", total=total)
+
+    def __enter__(self) -> Self:
+        """Show it."""
+        if self._live:
+            for handler in logging.getLogger().handlers:
+                handler.addFilter(_is_no_progress)
+        self._lines.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the log to itself again."""
+        self._lines.stop()
+        for handler in logging.getLogger().handlers:
+            handler.removeFilter(_is_no_progress)
+
+    @contextmanager
+    def running(self, name: str) -> Iterator[None]:
+        """Show a month while it is under way."""
+        line = self._lines.add_task(name, total=None)
+        try:
+            yield
+        finally:
+            self._lines.remove_task(line)
 
     def __call__(self, ended: MonthRecord) -> None:
         """Take note of what became of a month."""
         self.ended.append(ended)
         done = len(self.ended)
+        self._lines.update(self._all, completed=done)
         if self._artifact:
             update_progress_artifact(self._artifact, progress=100 * done / self._total)
         level = logging.WARNING if ended.result == "failed" else logging.INFO
         outcome = ended.error if ended.result == "failed" else f"{ended.rows or 0:,} rows"
         log.log(level, "%s %s: %s, %s (%s of %s)", ended.color, ended.month, ended.result, outcome, done, self._total)
+
+
+def _is_no_progress(record: logging.LogRecord) -> bool:
+    """Whether a line is more than what the bars show."""
+    return record.levelno > logging.INFO or not record.name.startswith("nyc_tlc")

@@ -62,10 +62,9 @@ def run_here(plans: Sequence[MonthPlan], options: BackfillOptions, at_once: int)
     """
     due = [plan for plan in plans if plan.is_due]
     runner: ThreadPoolTaskRunner[MonthDone] = ThreadPoolTaskRunner(max_workers=at_once)
-    progress = BackfillProgress(len(due))
-    with runner:
+    with BackfillProgress(len(due)) as progress, runner:
         futures: dict[PrefectFuture[MonthDone], MonthPlan] = {
-            runner.submit(run_month, {"planned": plan, "options": options}): plan for plan in due
+            runner.submit(run_month, {"planned": plan, "options": options, "progress": progress}): plan for plan in due
         }
         for future in as_completed(list(futures)):
             outcome = future.result(raise_on_failure=False)
@@ -79,17 +78,18 @@ def run_here(plans: Sequence[MonthPlan], options: BackfillOptions, at_once: int)
 
 
 @task(task_run_name="{planned.name}", cache_policy=NO_CACHE, persist_result=False)
-def run_month(planned: MonthPlan, options: BackfillOptions) -> MonthDone:
+def run_month(planned: MonthPlan, options: BackfillOptions, progress: BackfillProgress) -> MonthDone:
     """One planned month all the way: into the lake where it is due there, then into the warehouses.
 
     It is looked at again first: the plan of many months can be hours old.
     """
     began = time.monotonic()
     lake = open_lake(options.profile)
-    manifest = _bring_to_lake(planned, options, lake)
-    if planned.warehouses:
-        check_volume(manifest, read_trailing(lake, manifest), force=options.force)
-    failures = [failure for kind in planned.warehouses if (failure := _load(manifest, options, lake, kind))]
+    with progress.running(planned.name):
+        manifest = _bring_to_lake(planned, options, lake)
+        if planned.warehouses:
+            check_volume(manifest, read_trailing(lake, manifest), force=options.force)
+        failures = [failure for kind in planned.warehouses if (failure := _load(manifest, options, lake, kind))]
     if failures:
         raise failures[0]
     return MonthDone(manifest.clean.rows, time.monotonic() - began)

@@ -62,8 +62,7 @@ def run_on_workers(plans: Sequence[MonthPlan], options: BackfillOptions, via: st
             "--via needs a Prefect server with workers", fix="set PREFECT_API_URL to its address, http://…/api"
         )
     due = [plan for plan in plans if plan.is_due]
-    progress = BackfillProgress(len(due))
-    with get_client(sync_client=True) as client:
+    with BackfillProgress(len(due)) as progress, get_client(sync_client=True) as client:
         deployments = {color: _deployment(client, f"{via}/{color}") for color in {plan.color for plan in due}}
         waiting = [_MonthRun(plan, deployments[plan.color], options) for plan in due]
         running: list[_MonthRun] = []
