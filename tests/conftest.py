@@ -34,6 +34,7 @@ from stand_ins.bigquery import BigQuery
 from stand_ins.gcs import Gcs
 from stand_ins.google_tokens import GoogleCloud, google_cloud
 from stand_ins.http_source import HttpSource
+from stand_ins.s3 import S3
 from warehouse_cases import client
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +75,20 @@ def gcs() -> Iterator[Gcs]:
     """Google Cloud Storage with the bucket ``taxi-lake``."""
     with Gcs("taxi-lake").running() as gcs:
         yield gcs
+
+
+@pytest.fixture
+def s3() -> Iterator[S3]:
+    """Amazon S3 with one bucket."""
+    with S3().running() as s3:
+        yield s3
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts so small that each file of a test's month has several."""
+    monkeypatch.setattr("nyc_tlc.lake.s3.PART_BYTES", range(600, 1200))
+    monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 600)
 
 
 def bucket(url: str, name: str = "taxi-lake") -> storage.Bucket:
