@@ -213,7 +213,7 @@ class S3Store:
 Store = FolderStore | BucketStore | S3Store
 
 
-@pytest.fixture(params=["folder", "gcs", "s3", "s3 in parts"])
+@pytest.fixture(params=["folder", "gcs", "s3", pytest.param("s3 in parts", marks=pytest.mark.torture)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Where the lake is."""
     if request.param == "folder":

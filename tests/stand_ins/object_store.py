@@ -76,6 +76,8 @@ class ObjectStore:
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["RAW_URI"]
         self.calls.append(Call(method, path, environ.get("HTTP_RANGE") or environ.get("HTTP_X_MS_RANGE")))
+        # Read whatever becomes of it: a client that is still sending would not hear the answer.
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         held = HELD in environ.get("HTTP_USER_AGENT", "")
         if held:
             self.before(environ)
@@ -90,16 +92,15 @@ class ObjectStore:
         if fault and fault.kind == "status":
             status, (content, headers) = f"{fault.status} Injected", self.refuse(fault.status, fault.headers)
         else:
-            status, content, headers = self._pass_on(environ, corrupt=bool(fault and fault.kind == "corrupt"))
+            status, content, headers = self._pass_on(environ, body, corrupt=bool(fault and fault.kind == "corrupt"))
         if held:
             self.after(environ)
         if fault and fault.kind == "lost":
             raise self._reset(environ)
-        start_response(status, list(headers.items()))
+        start_response(status, list(({"Content-Length": str(len(content))} | headers).items()))
         return [content]
 
-    def _pass_on(self, environ: WSGIEnvironment, *, corrupt: bool) -> tuple[str, bytes, dict[str, str]]:
-        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    def _pass_on(self, environ: WSGIEnvironment, body: bytes, *, corrupt: bool) -> tuple[str, bytes, dict[str, str]]:
         if corrupt:
             body = body[:-1] + bytes([body[-1] ^ 1])
         announced = environ.get("HTTP_CONTENT_MD5")

@@ -8,6 +8,8 @@ the other, and faults. Neither checks signatures and rights, nor that a complete
 from __future__ import annotations
 
 import threading
+from functools import cache
+from wsgiref.types import WSGIApplication
 
 import boto3
 from botocore.config import Config
@@ -23,21 +25,29 @@ _numbers = iter(range(1, 1 << 30))
 _naming = threading.Lock()
 
 
+@cache
+def _moto() -> WSGIApplication:
+    return create_backend_app("s3")
+
+
 class S3(ObjectStore):
     """The stand-in, with one bucket."""
 
     def __init__(self) -> None:
-        super().__init__(create_backend_app("s3"))
+        super().__init__(_moto())
         with _naming:
             self.bucket = f"taxi-lake-{next(_numbers)}"
+        self._clients: dict[bool, S3Client] = {}
         self._backend = s3_backends["123456789012"]["aws"]
         self._backend.create_bucket(self.bucket, "us-east-1")
 
     def client(self, *, held: bool = False) -> S3Client:
-        """The real client, as a profile's block makes it."""
-        session = boto3.Session("AKIAIOSFODNN7EXAMPLE", "a secret", region_name="us-east-1")
-        config = client_config(Config(user_agent_extra=HELD if held else "test"))
-        return session.client("s3", endpoint_url=self.url, config=config)
+        """The real client, as a profile's block makes it; making one takes a tenth of a second, so they are kept."""
+        if held not in self._clients:
+            session = boto3.Session("AKIAIOSFODNN7EXAMPLE", "a secret", region_name="us-east-1")
+            config = client_config(Config(user_agent_extra=HELD if held else "test"))
+            self._clients[held] = session.client("s3", endpoint_url=self.url, config=config)
+        return self._clients[held]
 
     def names(self) -> set[str]:
         """The objects of the bucket."""

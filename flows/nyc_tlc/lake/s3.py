@@ -21,7 +21,20 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError, ResponseStreamingError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoAuthTokenError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ResponseStreamingError,
+    SSLError,
+    SSOError,
+)
 
 from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError
 from nyc_tlc.lake.attempts import try_again
@@ -39,13 +52,25 @@ T = TypeVar("T")
 #: The bytes of a part of an upload. S3 takes none of less than 5 MiB but the last one.
 PART_BYTES = range(5 << 20, 8 << 20)
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-#: Two writes met. S3 asks to do it again.
-RETRIED_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown"})
+#: Two writes met, or bytes were lost or changed on the way.
+RETRIED_CODES = frozenset(
+    {
+        *("ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown"),
+        *("BadDigest", "IncompleteBody", "XAmzContentChecksumMismatch"),
+    }
+)
 #: An object that isn't there, as GET and as HEAD say it.
 NOT_THERE = frozenset({"NoSuchKey", "404"})
 PRECONDITION_FAILED = frozenset({"PreconditionFailed", "412"})
 BAD_CREDENTIALS = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed", "401"}
+)
+CREDENTIAL_FAILURES = (
+    CredentialRetrievalError,
+    NoAuthTokenError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    SSOError,
 )
 #: What the client raises when something is wrong on the way or at the other end.
 FAILURES = (BotoCoreError, ClientError)
@@ -189,7 +214,7 @@ class S3Lake(Lake):
             Body=content,
             ContentMD5=_md5(content),
             ContentType=content_type(key),
-            Metadata=dict(metadata),
+            Metadata=header_names(metadata),
             **condition,
         )
 
@@ -230,7 +255,7 @@ class S3Upload:
 
     def __init__(self, lake: S3Lake, file: NewFile, metadata: Mapping[str, str]) -> None:
         """Prepare an upload; nothing is sent yet."""
-        self._lake, self._file, self._metadata = lake, file, dict(metadata)
+        self._lake, self._file, self._metadata = lake, file, header_names(metadata)
         self._parts: list[CompletedPartTypeDef] = []
         self._digests = b""
         self._id: str | None = None
@@ -318,11 +343,17 @@ class S3Upload:
         self._id = None
 
 
+def header_names(labels: Mapping[str, str]) -> dict[str, str]:
+    """Labels as an object's metadata, which are headers: proxies may drop those with an underscore."""
+    return {name.replace("_", "-"): value for name, value in labels.items()}
+
+
 def is_transient(error: Exception) -> bool:
     """Whether time can heal what a call failed of."""
     if isinstance(error, ClientError):
         return _status(error) in RETRIED_STATUSES or _code(error) in RETRIED_CODES
-    return isinstance(error, (HTTPClientError, IncompleteReadError, ResponseStreamingError))
+    network = (ConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError)
+    return isinstance(error, network) and not isinstance(error, SSLError)
 
 
 def explain(error: Exception, name: str, url: str) -> TlcError:
@@ -330,12 +361,14 @@ def explain(error: Exception, name: str, url: str) -> TlcError:
     got = str(error).partition("\n")[0][:300]
     if is_transient(error):
         return TransientError(f"{name}: {url} did not answer", got=got, fix="try again later")
-    if not isinstance(error, ClientError):
+    if isinstance(error, CREDENTIAL_FAILURES):
         return ConfigurationError(
             f"{name}: there are no credentials for {url} that can be used",
             got=got,
             fix="give the machine a role, or set the keys as blocks/README.md says",
         )
+    if not isinstance(error, ClientError):
+        return LakeError(f"{name}: {url} can't be used", got=got)
     code = _code(error)
     got = f"HTTP {_status(error)}: {code}"
     if code in BAD_CREDENTIALS:
@@ -354,7 +387,7 @@ def explain(error: Exception, name: str, url: str) -> TlcError:
         return ConfigurationError(
             f"{name}: {url} is in another region", got=got, fix="set AWS_REGION and register the profile again"
         )
-    if code in ("NoSuchUpload", "BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"):
+    if code == "NoSuchUpload":
         return TransientError(f"{name}: an upload to {url} was lost on the way", got=got, fix="run it again")
     return LakeError(f"{name}: {url} failed", got=got)
 

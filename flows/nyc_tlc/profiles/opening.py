@@ -32,15 +32,18 @@ LOCAL = "local"
 #: Where the blocks' classes are.
 CLASSES = {
     "gcs-bucket": "prefect_gcp.cloud_storage:GcsBucket",
+    "s3-bucket": "prefect_aws:S3Bucket",
     "local-file-system": "prefect.filesystems:LocalFileSystem",
     "sqlalchemy-connector": "prefect_sqlalchemy:SqlAlchemyConnector",
     "bigquery-warehouse": "prefect_gcp.bigquery:BigQueryWarehouse",
 }
+#: What installs the packages that only some profiles need.
+INSTALL = {"s3-bucket": ".venv/bin/pip install --require-hashes -r requirements-aws.lock"}
 WAREHOUSE_BLOCKS: dict[Kind, str] = {"postgres": "sqlalchemy-connector", "bigquery": "bigquery-warehouse"}
 
 
 def open_lake(profile: str) -> Lake:
-    """The profile's data lake: the bucket of ``gcs-bucket/taxi-…``, else the folder of ``local-file-system/taxi-…``.
+    """The profile's data lake: a bucket of Google or Amazon, else the folder of ``local-file-system/taxi-…``.
 
     Raises:
         ConfigurationError: when the profile has neither, or what it has can't be opened.
@@ -50,9 +53,11 @@ def open_lake(profile: str) -> Lake:
     if bucket := _bucket(profile):
         lake: Lake = importlib.import_module("nyc_tlc.lake.gcs").GcsLake(*bucket)
         return lake
+    if s3 := _load(profile, "s3-bucket"):
+        return _s3_lake(profile, s3)
     folder = _load(profile, "local-file-system")
     if folder is None:
-        raise _missing(profile, "gcs-bucket", "local-file-system")
+        raise _missing(profile, "gcs-bucket", "s3-bucket", "local-file-system")
     return FolderLake(Path(folder.basepath or ".").expanduser().absolute())
 
 
@@ -101,6 +106,26 @@ def _bucket(profile: str) -> tuple[Any, str] | None:
         return None
     client = _opened(f"gcs-bucket/taxi-{profile}", block.gcp_credentials.get_cloud_storage_client)
     return client.bucket(block.bucket), block.bucket_folder
+
+
+def _s3_lake(profile: str, block: Any) -> Lake:
+    """The lake in a bucket of S3. Without keys in the block, boto3 finds out who the machine is."""
+    module = importlib.import_module("nyc_tlc.lake.s3")
+    parameters = block.credentials.aws_client_parameters.get_params_override()
+    parameters["config"] = module.client_config(parameters.get("config"))
+
+    def make_client() -> Any:
+        try:
+            return block.credentials.get_boto3_session().client("s3", **parameters)
+        except module.FAILURES as error:
+            raise ConfigurationError(
+                f"the block s3-bucket/taxi-{profile} can't be used", got=_first_line(error), fix=_register(profile)
+            ) from None
+
+    lake: Lake = module.S3Lake(
+        _opened(f"s3-bucket/taxi-{profile}", make_client), block.bucket_name, block.bucket_folder
+    )
+    return lake
 
 
 def _location(bucket: Any) -> str:
@@ -153,7 +178,12 @@ def _load(profile: str, slug: str) -> Any:
         return None
     name = f"{slug}/taxi-{profile}"
     module, _, kind = CLASSES[slug].partition(":")
-    block = getattr(importlib.import_module(module), kind)
+    try:
+        block = getattr(importlib.import_module(module), kind)
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            f"the block {name} needs a package that is not installed", got=f"no {module}", fix=INSTALL[slug]
+        ) from None
     try:
         with warnings.catch_warnings():
             # Loads and counts have no use for it.
