@@ -22,6 +22,14 @@ run: $(VENV)/.run ## One month into the data lake: a sample, or ARGS="--color gr
 test: $(VENV)/.dev ## The whole test suite
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
+.PHONY: browser
+browser: ## Chromium for the tests of the pages, by apt where it is missing (Debian, as root)
+	@if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; \
+		else echo "there is no Chromium with its driver, so the tests of the pages are skipped"; fi; \
+	fi
+
 .PHONY: torture
 torture: $(VENV)/.dev ## What takes minutes: lost machines, the image built from scratch
 	@$(BIN)/python -m pytest -m torture $(ARGS)
@@ -38,6 +46,10 @@ check: $(VENV)/.dev ## Lint, types, docs in step
 .PHONY: docs
 docs: $(VENV)/.dev ## Write the data dictionary from the contracts
 	@$(BIN)/python -m nyc_tlc.contract.dictionary docs/data-dictionary.md
+
+.PHONY: notebook
+notebook: $(VENV)/.dev ## Run docs/first-hour.ipynb over sample months and keep what it shows
+	@$(BIN)/python docs/run_notebook.py
 
 .PHONY: format
 format: $(VENV)/.dev ## Put the code into the house's format

@@ -1,7 +1,7 @@
 """Starts a run from the form in Prefect's UI and takes the README's pictures of it.
 
-Needs what the README's section "On a server" starts, an empty lake, Chromium with its driver, and selenium
-(``pip install --group docs``). Run as ``python docs/screenshots.py``, with PREFECT_API_URL set.
+Needs what the README's section "On a server" starts, an empty lake, and Chromium with its driver
+(``make browser``). Run as ``python docs/screenshots.py``, with PREFECT_API_URL set.
 """
 
 from __future__ import annotations

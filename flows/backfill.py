@@ -19,11 +19,11 @@ from nyc_tlc.errors import ArgumentError, ReportedError
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.orchestration import command_line, tasks
-from nyc_tlc.orchestration.report import Outcome
+from nyc_tlc.orchestration.month_report import Outcome
 from nyc_tlc.orchestration.run_here import run_here
 from nyc_tlc.orchestration.run_names import backfill_name, nothing_published, scheduled_month
 from nyc_tlc.orchestration.run_on_workers import run_on_workers
-from nyc_tlc.profiles.opening import open_lake, warehouses_of
+from nyc_tlc.profiles.opening import list_warehouses, open_lake
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind
 
@@ -46,6 +46,7 @@ def backfill(
     source: str | None = None,
     layout: Layout = "month",
     force: bool = False,
+    verify: bool = False,
     plan_only: bool = False,
     via: str | None = None,
     at_once: Annotated[int, Field(ge=1, le=64)] = 2,
@@ -71,6 +72,7 @@ def backfill(
         source: As for the main job; TLC_SOURCE or tlc if left out.
         layout: month writes one clean file, day also a folder per pick-up date.
         force: Redo and reload months even when they are current.
+        verify: Read the lake's files and compare their digests before a month counts as current.
         plan_only: Say what would be done, and stop.
         via: A flow with a deployment for each colour, etl-month: one deployment run a month, on any worker.
         at_once: How many months are under way at once; with via, how many runs are submitted and not yet ended.
@@ -82,15 +84,15 @@ def backfill(
     lake, name = open_lake(profile), name or backfill_name()
     if source == "sample" and force:
         raise ArgumentError("a backfill of samples does not replace months", fix="leave out --force")
-    kinds: tuple[Kind, ...] = () if lake_only else tuple(warehouses_of(profile) if warehouses is None else warehouses)
-    options = BackfillOptions(source, profile, kinds, layout, force, via)
+    kinds: tuple[Kind, ...] = () if lake_only else tuple(list_warehouses(profile) if warehouses is None else warehouses)
+    options = BackfillOptions(source, profile, kinds, layout, force, verify, via)
     if not (start or end or last or months or all_months):
         raise ArgumentError("which months?", fix="say --start (and --end), --last, --months or --all-months")
     now = scheduled_month() or Month.current()
     asked = parse_months(months) if months else list_months(colors, start, end, every, last, now)
     earlier = read_runs(lake, name)
 
-    plans = tasks.plan(asked, source, profile, kinds, layout, force)
+    plans = tasks.plan(asked, source, profile, kinds, layout, force, verify)
     log.info("%s", describe_space(plans, lake, kinds))
     if plan_only:
         return Outcome(f"{format_plan(plans)}\n\n{describe_space(plans, lake, kinds)}")

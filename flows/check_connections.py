@@ -7,9 +7,9 @@ from prefect.artifacts import create_markdown_artifact
 
 from nyc_tlc.errors import ReportedError
 from nyc_tlc.orchestration import command_line, tasks
-from nyc_tlc.orchestration.report import Outcome
+from nyc_tlc.orchestration.month_report import Outcome
 from nyc_tlc.profiles.connections import table
-from nyc_tlc.profiles.opening import warehouses_of
+from nyc_tlc.profiles.opening import list_warehouses
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind
 
@@ -18,21 +18,21 @@ from nyc_tlc.warehouse.warehouse import Kind
 def check_connections(*, warehouses: list[Kind] | None = None, profile: str | None = None) -> Outcome:
     """Try the lake and the warehouses of a profile the way a run uses them.
 
-    The lake: write, read back and delete under a scratch key. A warehouse: an answer to SELECT 1, the right to
-    make tables, and for BigQuery a dataset in one place with the bucket.
+    The lake: write, read back and delete under a scratch key. A warehouse: an answer to SELECT 1 and the right to
+    make tables. BigQuery also loads one row from the bucket into a scratch table, and drops it.
 
     Args:
         warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
     """
     profile = profile or read_settings().profile
-    kinds = warehouses_of(profile) if warehouses is None else warehouses
+    kinds = list_warehouses(profile) if warehouses is None else warehouses
     findings = [tasks.check("lake", profile), *(tasks.check(kind, profile) for kind in kinds)]
-    told = table(findings)
-    create_markdown_artifact(key="connections", markdown=f"```\n{told}\n```\n", description=f"Profile {profile}")
+    text = table(findings)
+    create_markdown_artifact(key="connections", markdown=f"```\n{text}\n```\n", description=f"Profile {profile}")
     if not all(finding.fine for finding in findings):
-        raise ReportedError(f"the profile {profile} can't be used as it is", told)
-    return Outcome(told)
+        raise ReportedError(f"the profile {profile} can't be used as it is", text)
+    return Outcome(text)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,10 @@ from prefect import flow
 from pydantic import Field
 
 from nyc_tlc.months import Color
-from nyc_tlc.orchestration import command_line, tasks
-from nyc_tlc.orchestration.report import Outcome, queryable
-from nyc_tlc.orchestration.run_names import name_run, run_name
-from nyc_tlc.settings import read_settings
-from nyc_tlc.source.location import requested_month
+from nyc_tlc.orchestration import command_line
+from nyc_tlc.orchestration.load_from_lake import load_from_lake
+from nyc_tlc.orchestration.month_report import Outcome
+from nyc_tlc.orchestration.run_names import run_name
 
 
 @flow(flow_run_name=run_name)
@@ -35,12 +34,7 @@ def etl_gcs_to_duckdb(
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
         force: Load the month even when just this file of it is loaded.
     """
-    profile = profile or read_settings().profile
-    manifest = tasks.find(color, requested_month(color, year, month), profile)
-    name_run(manifest)
-    answer = tasks.load(manifest, profile, "duckdb", force)
-    tasks.report_load(manifest, [answer])
-    return Outcome(queryable(manifest, [answer]), manifest)
+    return load_from_lake("duckdb", color, year, month, profile, force)
 
 
 if __name__ == "__main__":

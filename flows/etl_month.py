@@ -12,12 +12,12 @@ from pydantic import Field
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
-from nyc_tlc.orchestration.report import Outcome, queryable, summary, unchanged
+from nyc_tlc.orchestration.month_report import Outcome, format_answers, format_summary, format_unchanged
 from nyc_tlc.orchestration.run_names import name_run, not_published, run_name
-from nyc_tlc.profiles.opening import open_lake, warehouses_of
+from nyc_tlc.profiles.opening import list_warehouses, open_lake
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import scratch_folder
-from nyc_tlc.source.location import requested_month
+from nyc_tlc.source.location import read_requested_month
 from nyc_tlc.warehouse.warehouse import Kind
 
 
@@ -32,6 +32,7 @@ def etl_month(
     source: str | None = None,
     layout: Layout = "month",
     force: bool = False,
+    verify: bool = False,
 ) -> Outcome | State[None]:
     """Bring one month of trip records into the data lake and from there into warehouses.
 
@@ -44,15 +45,16 @@ def etl_month(
         warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
         source: tlc, dtc (the frozen CSV.gz releases), sample (generated, offline) or a URL template with
-            {color}, {year} and {month}; TLC_SOURCE or tlc if left out.
+            {color}, {year} and {month}, or $NAME for one in that environment variable; TLC_SOURCE or tlc if left out.
         layout: month writes one clean file, day also a folder per pick-up date.
         force: Redo and reload the month even when it is current.
+        verify: Read the lake's files and compare their digests before the month counts as current.
     """
     started_at = datetime.now(UTC)
     profile, source = profile or read_settings().profile, source or read_settings().source
-    lake, asked = open_lake(profile), requested_month(color, year, month)
+    lake, asked = open_lake(profile), read_requested_month(color, year, month)
 
-    plan = tasks.look(color, asked, source, profile, layout, force)
+    plan = tasks.look(color, asked, source, profile, layout, force, verify)
     if plan.remote is None:
         return not_published(plan)
     name_run(plan.remote)
@@ -64,11 +66,12 @@ def etl_month(
                 cleaned = tasks.clean(fetched, folder, layout)
                 manifest = tasks.publish(cleaned, plan, profile, force, started_at)
                 tasks.report(manifest, profile)
-    kinds = warehouses_of(profile) if warehouses is None else warehouses
+    kinds = list_warehouses(profile) if warehouses is None else warehouses
     answers = [tasks.load(manifest, profile, kind, force) for kind in kinds]
     tasks.report_load(manifest, answers)
-    lines = unchanged(manifest, lake) if manifest == plan.manifest else summary(manifest, lake)
-    return Outcome("\n".join(filter(None, (lines, queryable(manifest, answers)))), manifest)
+    describe = format_unchanged if manifest == plan.manifest else format_summary
+    lines = describe(manifest, lake, profile)
+    return Outcome("\n".join(filter(None, (lines, format_answers(manifest, answers)))), manifest)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect import flow
 
 from nyc_tlc.orchestration import command_line, tasks
-from nyc_tlc.orchestration.report import Outcome
-from nyc_tlc.profiles.opening import warehouses_of
+from nyc_tlc.orchestration.month_report import Outcome
+from nyc_tlc.profiles.opening import list_warehouses
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.lookups import fetch_zones
 from nyc_tlc.warehouse.warehouse import Kind
@@ -22,7 +22,7 @@ def load_lookups(*, warehouses: list[Kind] | None = None, profile: str | None = 
         offline: Take the embedded copy of the zones without asking for the published one.
     """
     profile = profile or read_settings().profile
-    kinds = warehouses_of(profile) if warehouses is None else warehouses
+    kinds = list_warehouses(profile) if warehouses is None else warehouses
     zones = None if offline else fetch_zones()
     places = [tasks.load_lookups(zones, profile, kind) for kind in kinds]
     return Outcome("\n".join(f"zones and code tables are in {place}" for place in places))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -82,11 +83,14 @@ def green_parquet(*trips: dict[str, Any], types: dict[str, pa.DataType] | None =
     return sink.getvalue()
 
 
-def fetched(body: bytes | str, folder: Path, color: Color = "green", month: Month = JANUARY) -> FetchedFile:
-    """Bytes as a fetched month."""
+def fetched(
+    body: bytes | str, folder: Path, color: Color = "green", month: Month = JANUARY, *, size_known: bool = True
+) -> FetchedFile:
+    """Bytes as a fetched month, from a source that says how many they are, or does not."""
     path = folder / f"{color}_tripdata_{month}"
-    path.write_bytes(body.encode() if isinstance(body, str) else body)
-    return fetch_month(RemoteFile(color, month, path.as_uri()), folder)
+    body = body.encode() if isinstance(body, str) else body
+    path.write_bytes(body)
+    return fetch_month(RemoteFile(color, month, path.as_uri(), bytes=len(body) if size_known else None), folder)
 
 
 def without_version(text: str) -> str:
@@ -107,11 +111,123 @@ def make_month(
 
 
 def publish_fetched(
-    lake: Lake, month: FetchedFile, folder: Path, *, terms: Contract | None = None, layout: Layout = "month"
+    lake: Lake, month: FetchedFile, folder: Path, *, contract: Contract | None = None, layout: Layout = "month"
 ) -> Manifest:
     """A fetched month all the way into a lake, by way of files in a folder."""
     color = month.remote.color
-    terms, base = terms or read_contract(color), lake.find_manifest(Keys(color, month.remote.month)).version
-    cleaned = clean_month(month, terms, folder / "cleaned", layout=layout)
+    contract, base = contract or read_contract(color), lake.find_manifest(Keys(color, month.remote.month)).version
+    cleaned = clean_month(month, contract, folder / "cleaned", layout=layout)
     # A test's month may be one that nobody would publish.
-    return publish_month(cleaned, terms, lake, base, datetime.now(UTC), "a flow run", force=True)
+    return publish_month(cleaned, contract, lake, base, datetime.now(UTC), "a flow run", force=True)
+
+
+#: Values that look like some, or that some reader takes for some.
+ODD_VALUES = """inf -inf nan NaN Infinity nan(1) 1e400 -1e400 1e-400 1e5 1E+2 0x1F 0b1 1_0 +5 ++5 +-5 -0 00 007 5. .5 .
+    -     + e5 1.0 1.5 1d 5% 127 128 -129 32767 32768 -32769 2147483647 2147483648 9007199254740993 1e3 0.1e1
+    ٣ ½ NULL None N/A \\N true
+    2020-01-01 2020-01-01T10:11:12 2020-01-01t10:11:12 2020-01-01T10:11:12Z 2020-01-01T10:11:12+00 2020-1-01T10:11:12
+    2020-02-30T00:00:00 2020-02-29T00:00:00 2021-02-29T00:00:00 2020-01-01T24:00:00 2020-01-01T23:59:60
+    2020-01-01T10:11:12. 2020-01-01T10:11:12.5 2020-01-01T10:11:12.123456 2020-01-01T10:11:12.1234567
+    0000-01-01T00:00:00 0001-01-01T00:00:00 1677-01-01T00:00:00 2262-12-31T00:00:00 9999-12-31T23:59:59
+    10000-01-01T00:00:00 20200101T101112 01/02/2020T10:11:12 N Y n cmt CMT vts Cas CASH crd 0 1 é 日本""".split()
+ODD_VALUES += [
+    "",
+    " ",
+    "\t",
+    "  \t ",
+    " 5",
+    "5 ",
+    "\t5 ",
+    "\u00a05",
+    "5\u2003",
+    "2020-01-01 10:11",
+    "2020-01-01 10:11:12",
+    " 2020-01-01 10:11:12 ",
+    "2020-01-01  10:11:12",
+    "2020-01-01 10:11:12 AM",
+    "2020-01-01 10:11+01:00",
+    "x" * 256,
+    "x" * 257,
+    "é" * 129,
+]
+#: What a disk, a network or a spreadsheet puts into a line.
+ODD_BYTES = [
+    b'"',
+    b'""',
+    b"\r",
+    b"\0",
+    b",",
+    b",,",
+    b" ",
+    b"\t",
+    b"\xc3\xa9",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"'",
+    b"\\",
+    b"\x0c",
+    b"\n",
+]
+
+
+def mangle_line(line: bytes, rng: random.Random) -> bytes:
+    """A line of a CSV file (without its end) with a fault of some kind, or none."""
+    fields = line.split(b",")
+    at = rng.randrange(len(fields))
+    match rng.randrange(12):
+        case 0 | 1 | 2:
+            fields[at] = rng.choice(ODD_VALUES).encode()
+        case 3:
+            fields[at] = b'"' + fields[at] + b'"'
+        case 4:
+            fields[at] = b'"' + rng.choice(ODD_VALUES).encode() + rng.choice([b'"', b'"5', b'""', b' "', b""])
+        case 5:
+            fields = [b'"' + field.strip(b'"') + b'"' for field in fields]
+        case 6:
+            fields += rng.choice([[b""], [b"", b""], [b'""'], [b" "], [b"x"], [b""] * 99, [b""] * 100, [b""] * 101])
+        case 7:
+            fields = fields[: rng.randrange(len(fields) + 1)]
+        case 8:
+            return rng.choice([b"", b"\r", b"\r\r", b" ", b",", b"garbage", b"\0" * 5, b'"', b'""', b"," * 50])
+        case 9 | 10:
+            place = rng.randrange(len(line) + 1)
+            return line[:place] + rng.choice(ODD_BYTES) + line[place:]
+        case _:
+            place = rng.randrange(len(line) + 1)
+            return line[:place] + line[place + 1 :]
+    return b",".join(fields)
+
+
+def mangle_csv(lines: list[bytes], rng: random.Random, faults: int) -> bytes:
+    """Lines, the header first, as a file with so many faults: in lines, between them, and at the end."""
+    body = list(lines)
+    for _ in range(faults):
+        at = rng.randrange(1, len(body))
+        body[at] = mangle_line(body[at], rng)
+    end = rng.choice([b"\n", b"\r\n"])
+    odd_ends = [b"\n", b"\r\n", b"\r\r\n", b"\n\n", b"\n\r\n"]
+    ends = [end, *(end if rng.random() < 0.97 else rng.choice(odd_ends) for _ in body[1:])]
+    text = b"".join(line + end for line, end in zip(body, ends, strict=True))
+    if rng.random() < 0.3:
+        text = text[: max(len(text) - rng.randrange(60), len(lines[0]) + len(end))]
+    return text
+
+
+def mangle_bytes(body: bytes, rng: random.Random) -> bytes:
+    """A file with flipped bits, a hole, a doubled stretch or its end cut off."""
+    data = bytearray(body)
+    place = rng.randrange(len(data))
+    match rng.randrange(6):
+        case 0 | 1:
+            for _ in range(rng.choice([1, 1, 2, 8])):
+                data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        case 2:
+            # Most of what can go wrong is in the footer, at the end.
+            data[-rng.randrange(1, min(len(data), 2000))] ^= 1 << rng.randrange(8)
+        case 3:
+            data[place : place + rng.randrange(1, 300)] = b""
+        case 4:
+            data[place : place + 100] = bytes(100)
+        case _:
+            data[place:place] = data[place : place + 200]
+    return bytes(data)

@@ -105,7 +105,7 @@ class HalfOf(CleanFile):
 @contextmanager
 def half_way(file: CleanFile, warehouse: Warehouse, big_query: BigQuery | None) -> Iterator[None]:
     """While the block runs, a load of the file has done half its work; then it goes on to its end."""
-    half = HalfOf(file.manifest, file.lake, file.terms)
+    half = HalfOf(file.manifest, file.lake, file.contract)
     if big_query:
         big_query.pause = half.go_on
     with ThreadPoolExecutor(1) as loader:
@@ -156,7 +156,7 @@ warehouse = {
 }[kind]()
 lake = FolderLake(Path(root))
 file = ready(lake, lake.manifest(Keys("green", JANUARY)))
-load_month(HalfOf(file.manifest, file.lake, file.terms, Said()), warehouse)
+load_month(HalfOf(file.manifest, file.lake, file.contract, Said()), warehouse)
 """
 
 

@@ -79,6 +79,11 @@ class ConflictError(LakeError):
     """Another run published the same month in the meantime."""
 
 
+def first_line(error: BaseException, length: int = 300) -> str:
+    """What a client's error says, in one line of at most so many characters."""
+    return " ".join(str(error).strip().partition("\n")[0].split())[:length]
+
+
 class ReportedError(TlcError):
     """Parts of what was asked for failed.
 

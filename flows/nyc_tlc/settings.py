@@ -16,16 +16,21 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TLC_", env_file=".env", extra="ignore", frozen=True)
 
     home: Path = Field(Path("data"), description="Folder of the local profile: lake, warehouse and scratch space")
-    source: str = Field("tlc", description="Where months come from, unless a flow is told otherwise")
-    profile: str = Field("local", description="Which set of blocks to use, unless a flow is told otherwise")
+    source: str = Field("tlc", description="Where months come from, unless a flow is given another")
+    profile: str = Field("local", description="Which set of blocks to use, unless a flow is given another")
     strict: bool = Field(False, description="Fail on columns the contract doesn't know instead of reporting them")
     max_rejected: float = Field(
         50, ge=0, le=100, description="Percent of a month's rows that may be rejected before it is not published"
     )
     sample_rows: int = Field(100_000, ge=0, le=2**31 - 1, description="Rows of a month from the source `sample`")
+    max_expansion: int = Field(50, ge=1, description="How many times its size a file may unpack to")
     http_timeout: float = Field(60, gt=0, description="Seconds without a byte before a request counts as stalled")
     http_retries: int = Field(6, ge=0, description="Attempts after the first, without any progress between them")
     http_backoff: float = Field(1, ge=0, description="Seconds before the second attempt; doubles, with jitter")
+    http_deadline: float = Field(21_600, gt=0, description="Seconds after which one look or transfer is given up")
+    source_schemes: str = Field(
+        "https,http,file,sample", description="Schemes of URLs that months may come from, with commas between"
+    )
     gcs_chunk_mib: float = Field(8, gt=0, description="MiB of a chunk of an upload to Google Cloud Storage")
     gcs_give_up: float = Field(300, ge=0, description="Seconds after which a failing call to Google is given up")
     warehouse_wait: float = Field(600, ge=0, description="Seconds to wait for others at work on a warehouse")
@@ -38,6 +43,14 @@ class Settings(BaseSettings):
     @classmethod
     def _expand_user(cls, home: Path) -> Path:
         return home.expanduser()
+
+    @field_validator("source_schemes")
+    @classmethod
+    def _name_known_schemes(cls, schemes: str) -> str:
+        names = [name.strip() for name in schemes.split(",")]
+        if unknown := set(names) - {"https", "http", "file", "sample"}:
+            raise ValueError(f"{', '.join(sorted(unknown)) or 'nothing'}: use https, http, file, sample")
+        return ",".join(names)
 
     @property
     def scratch(self) -> Path:

@@ -1,4 +1,4 @@
-"""Our YAML files: ``${VAR}`` filled in, checked against a model, and every mistake told with its file and line.
+"""Our YAML files: ``${VAR}`` filled in, checked against a model, and every mistake shown with its file and line.
 
 A variable is filled in after the YAML was parsed, so a value can't break it. Errors name the file, the line and the
 key but never a value, because a value may be a secret.

@@ -114,14 +114,19 @@ ROUNDS = [
         1000,
         3,
     ),
-    Round("The same yellow month as CSV.gz", ("yellow", "2024-01", 3_000_000, "csv"), ("clean yellow",), {}, 1000, 1),
+    Round(
+        "A yellow month of 1,400,000 rows, CSV.gz",
+        ("yellow", "2019-06", 1_400_000, "csv"),
+        ("clean yellow CSV", "duckdb, CSV to Parquet", "pandas read_csv, to_parquet gzip"),
+        {"duckdb, CSV to Parquet": 1.6, "pandas read_csv, to_parquet gzip": 1 / 5},
+        1000,
+    ),
     Round(
         "A yellow month of 2009, times and codes as text",
         ("yellow", "2009-01", 3_000_000, "parquet"),
-        ("clean yellow 2009",),
-        {},
+        ("clean yellow 2009", "clean yellow 2024"),
+        {"clean yellow 2024": 2},
         1000,
-        1,
     ),
     Round("Generating a yellow month of 3,000,000 rows", ("yellow", "2024-01", 1, "parquet"), ("sample",), {}, 1000, 3),
 ]

@@ -63,12 +63,12 @@ def fetched(source: Path, color: Color, month: Month = JANUARY) -> FetchedFile:
 
 def into_lake(lake: FolderLake, file: FetchedFile, scratch: Path, layout: Layout = "month") -> Manifest:
     """A fetched month all the way into a lake."""
-    terms, base = (
+    contract, base = (
         read_contract(file.remote.color),
         lake.find_manifest(Keys(file.remote.color, file.remote.month)).version,
     )
-    cleaned = clean_month(file, terms, scratch / "cleaned", layout=layout)
-    return publish_month(cleaned, terms, lake, base, datetime.now(UTC))
+    cleaned = clean_month(file, contract, scratch / "cleaned", layout=layout)
+    return publish_month(cleaned, contract, lake, base, datetime.now(UTC))
 
 
 def ours(
@@ -91,12 +91,12 @@ def polars_floor(source: Path, scratch: Path) -> Callable[[], object]:
 
 def polars_whole(source: Path, scratch: Path) -> Callable[[], object]:
     """The same casts and rules in one streaming polars query: two sinks and the counts."""
-    terms = read_contract("yellow")
-    mapped = terms.map_columns(pq.read_schema(source).names, JANUARY, "parquet").sources
-    judge = Judge(terms, JANUARY)
+    contract = read_contract("yellow")
+    mapped = contract.map_columns(pq.read_schema(source).names, JANUARY, "parquet").sources
+    judge = Judge(contract, JANUARY)
     casts = [
         (pl.col(mapped[c.name][0]) if mapped[c.name] else pl.lit(None)).cast(POLARS_TYPES[c.type]).alias(c.name)
-        for c in terms.columns[:-2]
+        for c in contract.columns[:-2]
         if c.type != "string"
     ]
     casts.append(pl.col("store_and_fwd_flag"))
@@ -122,9 +122,9 @@ def polars_whole(source: Path, scratch: Path) -> Callable[[], object]:
 
 def pyarrow_whole(source: Path, scratch: Path) -> Callable[[], object]:
     """The same casts and rules as expressions of a pyarrow dataset scanner, counts and quarantine included."""
-    terms = read_contract("yellow")
-    mapped = terms.map_columns(pq.read_schema(source).names, JANUARY, "parquet").sources
-    columns = {c.name: pc.field(mapped[c.name][0]).cast(c.field.type) for c in terms.columns[:-2] if mapped[c.name]}
+    contract = read_contract("yellow")
+    mapped = contract.map_columns(pq.read_schema(source).names, JANUARY, "parquet").sources
+    columns = {c.name: pc.field(mapped[c.name][0]).cast(c.field.type) for c in contract.columns[:-2] if mapped[c.name]}
     pickup, dropoff = columns["pickup_datetime"], columns["dropoff_datetime"]
     start, end = (pa.scalar(moment, pa.timestamp("us")) for moment in (JANUARY.start, JANUARY.end))
     day = pa.scalar(86_400_000_000, pa.duration("us"))
@@ -143,7 +143,7 @@ def pyarrow_whole(source: Path, scratch: Path) -> Callable[[], object]:
         "long_distance": columns["trip_distance"] > 100,
         "long_trip": pc.subtract(dropoff, pickup) > day,
     }
-    rejecting = [rule.name for rule in terms.rules if rule.severity == "reject"]
+    rejecting = [rule.name for rule in contract.rules if rule.severity == "reject"]
     first_rule = pa.scalar(None, pa.string())
     for rule in reversed(rejecting):
         first_rule = pc.if_else(pc.coalesce(rules[rule], False), rule, first_rule)
@@ -243,7 +243,7 @@ def psql_copy(source: Path, scratch: Path) -> Callable[[], object]:
     with psycopg2.connect(server()) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE SCHEMA IF NOT EXISTS bare")
         cursor.execute("DROP TABLE IF EXISTS bare.trips")
-        columns = ", ".join(f"{field.name} {POSTGRES_TYPES[field.type]}" for field in trip_table(file.terms).fields)
+        columns = ", ".join(f"{field.name} {POSTGRES_TYPES[field.type]}" for field in trip_table(file.contract).fields)
         cursor.execute(f"CREATE TABLE bare.trips ({columns})")
     if not binary.exists():
         with ProcessPoolExecutor(1) as maker:
@@ -254,7 +254,7 @@ def psql_copy(source: Path, scratch: Path) -> Callable[[], object]:
 
 
 def _encode(file: CleanFile, binary: Path) -> None:
-    encoder = pgpq.ArrowToPostgresBinaryEncoder(file.terms.clean_schema)
+    encoder = pgpq.ArrowToPostgresBinaryEncoder(file.contract.clean_schema)
     with binary.open("wb") as target:
         target.write(encoder.write_header())
         for batch in file.batches():
@@ -295,12 +295,50 @@ def pandas_to_sql(source: Path, scratch: Path) -> Callable[[], object]:
     return run
 
 
+def modern_month(source: Path, scratch: Path) -> Callable[[], object]:
+    """A month of today, as many rows as the one that is measured, beside it."""
+    modern = source.with_name(source.name.replace("2009-01", "2024-01"))
+    if not modern.exists():
+        rows = pq.read_metadata(source).num_rows
+        with ProcessPoolExecutor(1) as writer:
+            writer.submit(write_sample, "yellow", JANUARY, rows, modern, "parquet").result()
+    return ours("yellow")(modern, scratch)
+
+
+def duckdb_csv(source: Path, scratch: Path) -> Callable[[], object]:
+    """The floor: DuckDB reads the packed CSV and writes Parquet. No rules, quarantine, counts or digests."""
+
+    def run() -> object:
+        rows = f"read_csv('{source}', compression = 'gzip')"
+        with duckdb.connect() as connection:
+            return connection.execute(f"COPY (FROM {rows}) TO '{scratch / 'clean.parquet'}'").fetchone()
+
+    return run
+
+
+def course_csv(source: Path, scratch: Path) -> Callable[[], object]:
+    """The course's way: pandas reads the packed CSV, makes times of two columns, writes gzipped Parquet."""
+    import pandas as pd  # noqa: PLC0415
+
+    def run() -> object:
+        rows = pd.read_csv(source, compression="gzip", low_memory=False)
+        for name in ("tpep_pickup_datetime", "tpep_dropoff_datetime"):
+            rows[name] = pd.to_datetime(rows[name])
+        return rows.to_parquet(scratch / "clean.parquet", compression="gzip")
+
+    return run
+
+
 FOUR_YEARS = [Month(2020, 1).plus(number) for number in range(48)]
 
 
 def plain_loop(source: Path, scratch: Path) -> Callable[[], object]:
     """The library in a loop: four years of green sample months into a lake and DuckDB, without Prefect."""
-    lake, warehouse, terms = FolderLake(scratch / "lake"), DuckDbWarehouse(scratch / "w.duckdb"), read_contract("green")
+    lake, warehouse, contract = (
+        FolderLake(scratch / "lake"),
+        DuckDbWarehouse(scratch / "w.duckdb"),
+        read_contract("green"),
+    )
 
     def run() -> None:
         for month in FOUR_YEARS:
@@ -309,7 +347,7 @@ def plain_loop(source: Path, scratch: Path) -> Callable[[], object]:
                 raise SystemExit(plan.why)
             file = fetch_month(plan.remote, scratch)
             manifest = into_lake(lake, file, scratch)
-            load_month(CleanFile(manifest, lake, terms), warehouse)
+            load_month(CleanFile(manifest, lake, contract), warehouse)
             file.path.unlink()
 
     return run
@@ -331,6 +369,10 @@ SCALED = {"pandas.to_sql, 300,000 rows, times 10": 10}
 CONTENDERS: dict[str, Callable[[Path, Path], Callable[[], object]]] = {
     "clean yellow": ours("yellow"),
     "clean yellow, layout day": ours("yellow", "day"),
+    "clean yellow CSV": ours("yellow", month=Month(2019, 6)),
+    "duckdb, CSV to Parquet": duckdb_csv,
+    "pandas read_csv, to_parquet gzip": course_csv,
+    "clean yellow 2024": modern_month,
     "clean yellow 2009": ours("yellow", month=Month(2009, 1)),
     "clean fhvhv": ours("fhvhv"),
     "clean fhvhv, layout day": ours("fhvhv", "day"),

@@ -21,6 +21,7 @@ from factories import JANUARY, green_parquet, trip
 from nyc_tlc.errors import ReportedError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
+from nyc_tlc.months import Month
 from nyc_tlc.orchestration import command_line
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
@@ -35,8 +36,18 @@ def publish(source: HttpSource, months: int, rows: int = 5) -> None:
         source.files[f"/green_tripdata_{month}.parquet"] = PublishedFile(body)
 
 
+#: A month that can be without having been published: an old one that is refused is a failure.
+LATEST = Month.current().plus(-1)
+
+
 def arguments(source: HttpSource, end: str, *more: str) -> list[str]:
     return ["--colors", "green", "--start", "2024-01", "--end", end, "--source", source.template, *more]
+
+
+def and_latest(source: HttpSource, months: int, *more: str) -> list[str]:
+    """So many months from January 2024 on, and the latest, which is not published."""
+    names = [f"green-{month}" for month in (*(JANUARY.plus(number) for number in range(months)), LATEST)]
+    return ["--months", *names, "--source", source.template, *more]
 
 
 def test_a_backfill_brings_what_is_published_and_reports_the_rest(
@@ -44,9 +55,7 @@ def test_a_backfill_brings_what_is_published_and_reports_the_rest(
 ) -> None:
     publish(http_source, 3)
     http_source.files["/green_tripdata_2024-02.parquet"].body = b"no month at all"
-    first = prefect_server.run(
-        SCRIPT, *arguments(http_source, "2024-04", "--name", "spring", "--reason", "it was lost")
-    )
+    first = prefect_server.run(SCRIPT, *and_latest(http_source, 3, "--name", "spring", "--reason", "it was lost"))
     assert first.returncode == 1
     assert "backfill spring: 2 done, 1 failed, 1 unpublished" in first.stdout
     assert first.stderr.splitlines()[-1] == "error: backfill spring: 1 of 4 months failed"
@@ -54,7 +63,7 @@ def test_a_backfill_brings_what_is_published_and_reports_the_rest(
 
     publish(http_source, 2)
     http_source.requests.clear()
-    again = prefect_server.run(SCRIPT, *arguments(http_source, "2024-04", "--name", "spring"))
+    again = prefect_server.run(SCRIPT, *and_latest(http_source, 3, "--name", "spring"))
     assert again.returncode == 0, again.stderr
     assert "backfill spring: 2 current, 1 done, 1 unpublished" in again.stdout
     heads = [request.path for request in http_source.requests if request.method == "HEAD"]
@@ -80,7 +89,7 @@ def test_plan_only_says_what_would_be_done_and_does_nothing(
     prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path
 ) -> None:
     publish(http_source, 1)
-    done = prefect_server.run(SCRIPT, *arguments(http_source, "2024-02", "--plan-only"))
+    done = prefect_server.run(SCRIPT, *and_latest(http_source, 1, "--plan-only"))
     assert done.returncode == 0, done.stderr
     assert "1 ingest, 1 unpublished" in done.stdout
     assert {request.method for request in http_source.requests} == {"HEAD"}
@@ -88,7 +97,7 @@ def test_plan_only_says_what_would_be_done_and_does_nothing(
 
 
 def test_a_backfill_of_nothing_published_is_no_failure(prefect_server: PrefectServer, http_source: HttpSource) -> None:
-    done = prefect_server.run(SCRIPT, *arguments(http_source, "2024-02"))
+    done = prefect_server.run(SCRIPT, *and_latest(http_source, 0))
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1].startswith("not published: ")
 
@@ -176,7 +185,7 @@ def test_months_go_through_workers_and_are_reported_the_same_way(
     with subprocess.Popen(started, env=environment, cwd=own_environment.parent) as worker:
         by_workers = ("--via", "etl-month", "--name", "by-workers", "--at-once", "4")
         try:
-            done = prefect_server.run(SCRIPT, *arguments(http_source, "2024-04", *by_workers))
+            done = prefect_server.run(SCRIPT, *and_latest(http_source, 3, *by_workers))
         finally:
             worker.terminate()
             worker.wait(30)
@@ -205,3 +214,27 @@ def test_a_run_made_late_is_about_the_months_it_was_meant_for(
         done: Any = etl_web_to_gcs("green", source=http_source.template)
     assert re.findall(r"green (\d{4}-\d\d)", planned.text) == ["2024-03", "2024-04"]
     assert done.manifest.month == "2024-04"
+
+
+def test_a_signed_source_is_nowhere_to_be_read(
+    prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path
+) -> None:
+    body = green_parquet(*[trip()] * 5)
+    signed = "?signature=planted-s1g"
+    http_source.files[f"/green_tripdata_2024-01.parquet{signed}"] = PublishedFile(body)
+    http_source.files[f"/green_tripdata_2024-02.parquet{signed}"] = PublishedFile(b"no month at all")
+    template = http_source.template.replace("://", "://me:planted-pa55@") + signed
+    done = prefect_server.run(
+        SCRIPT, "--colors", "green", "--start", "2024-01", "--end", "2024-02", "--source", template, "--name", "signed"
+    )
+    assert done.returncode == 1
+    assert "1 done, 1 failed" in done.stdout
+    assert "--source '$TLC_SOURCE'" in done.stdout, "the command that does the rest names the variable"
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}), get_client(sync_client=True) as client:
+        runs = [run for run in client.read_flow_runs() if run.name == "signed"]
+        artifacts = client.read_artifacts()
+        logs = client.read_logs()
+    kept = [path.read_bytes() for path in (own_environment / "lake").rglob("*.json")]
+    shown = f"{done.stdout}{done.stderr}{runs}{artifacts}{logs}{kept}"
+    assert runs
+    assert "planted" not in shown

@@ -20,6 +20,7 @@ from typing import Any
 import duckdb
 import pytest
 import yaml
+from prefect import flow
 from prefect.blocks.core import Block
 from prefect.cli.deploy._models import PrefectYamlModel
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -34,6 +35,7 @@ from conftest import ROOT, PrefectServer
 from factories import green_parquet, trip
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.months import COLORS
+from nyc_tlc.orchestration import command_line
 from nyc_tlc.profiles.registering import read_blocks, register
 from nyc_tlc.server.apply import read_wanted
 from nyc_tlc.server.automations import NAME_PREFIX, unknown_keys
@@ -41,13 +43,19 @@ from nyc_tlc.yaml_files import Location
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 
 SECRET = "s3cr3t"
+FREQUENCY = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
 PREFECT_YAML = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS = {f"{flow}/{color}" for flow in ("etl-web-to-gcs", "etl-month") for color in COLORS} | {
     "backfill/backfill",
     "etl-gcs-to-bq/any-color",
     "etl-gcs-to-postgres/any-color",
 }
-SCHEDULED = {"backfill/catch-up", "load-lookups/zones-and-codes", "check-connections/before-catch-up"}
+SCHEDULED = {
+    "backfill/catch-up",
+    "load-lookups/zones-and-codes",
+    "check-connections/before-catch-up",
+    "report/after-catch-up",
+}
 DEPLOYMENTS |= SCHEDULED
 FAILURES = f"automation {NAME_PREFIX}failed or crashed -> notification"
 LATE = f"automation {NAME_PREFIX}late for 15 minutes -> notification"
@@ -269,7 +277,7 @@ def test_every_deployment_is_there_and_says_what_it_needs() -> None:
         assert content["description"]
         assert "nyc-tlc" in content["tags"]
         assert content["work_pool"].get("name", "taxi") in {pool.name for pool in wanted.server.work_pools}
-        assert content["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+        assert content["work_pool"]["job_variables"]["env"][FREQUENCY] == "30"
         assert content["concurrency_limit"]["limit"] >= 1
         assert content["concurrency_limit"]["collision_strategy"] in ConcurrencyLimitStrategy.__members__
         schedules = content.get("schedules", [])
@@ -277,6 +285,18 @@ def test_every_deployment_is_there_and_says_what_it_needs() -> None:
         assert all(each["timezone"] == "America/New_York" for each in schedules)
         # What is drawn as a schedule is on.
         assert [each["active"] for each in schedules] == [True] * (deployment.full_name in SCHEDULED)
+
+
+def test_a_run_sends_two_heartbeats_before_it_is_taken_for_lost_a_script_s_too() -> None:
+    (within,) = (
+        automation.trigger.within.total_seconds()
+        for automation in read_wanted(ROOT).automations
+        if HEARTBEATS.endswith(automation.name)
+    )
+    (of_scripts,) = command_line.HEARTBEATS.values()
+    of_deployments = {each["work_pool"]["job_variables"]["env"][FREQUENCY] for each in PREFECT_YAML["deployments"]}
+    assert {str(of_scripts)} == of_deployments
+    assert 2 * of_scripts < within
 
 
 def test_every_entrypoint_imports_from_elsewhere_and_takes_the_parameters(tmp_path: Path) -> None:
@@ -511,6 +531,9 @@ def test_a_crashed_run_is_scheduled_again_twice_one_lost_before_its_start_once_a
     assert apply().status == 0
     run, lost, unfit = (new_run(deployed, f"etl-month/{color}") for color in ("yellow", "green", "fhvhv"))
 
+    script = deployed.create_flow_run(flow(lambda: None, name="a-script"), tags=["nyc-tlc"])
+    pass_through(deployed, script, Pending(), Running(), Crashed())
+
     def is_scheduled_again(run: FlowRun) -> bool:
         return deployed.read_flow_run(run.id).state_name == "AwaitingRetry"
 
@@ -523,7 +546,7 @@ def test_a_crashed_run_is_scheduled_again_twice_one_lost_before_its_start_once_a
         eventually(lambda: is_scheduled_again(run))
     pass_through(deployed, run, Pending(), Running(), Crashed())
     time.sleep(3)
-    assert {deployed.read_flow_run(each.id).state_name for each in (run, lost, unfit)} == {"Crashed"}
+    assert {deployed.read_flow_run(each.id).state_name for each in (run, lost, unfit, script)} == {"Crashed"}
 
 
 @pytest.mark.torture

@@ -181,9 +181,10 @@ def test_a_month_whose_clean_file_was_lost_is_redone(
 
 
 def test_a_month_not_published_is_no_failure(client: SyncPrefectClient, http_source: HttpSource) -> None:
-    state = run_flow(color="green", year=2024, month=2, source=http_source.template)
+    month = Month.current().plus(-1)
+    state = run_flow(color="green", year=month.year, month=month.month, source=http_source.template)
     assert (state.type.value, state.name) == ("COMPLETED", "NotPublished")
-    assert "green 2024-02" in str(state.message)
+    assert f"green {month}" in str(state.message)
 
 
 def test_without_a_month_the_newest_is_taken_and_the_run_named_for_it(
@@ -305,10 +306,22 @@ def test_a_script_run_that_fails_ends_with_one_line(
 def test_a_script_run_for_an_unpublished_month_exits_with_3(
     prefect_server: PrefectServer, http_source: HttpSource
 ) -> None:
+    latest = Month.current().plus(-1)
+    which = ("--color", "green", "--year", str(latest.year), "--month", str(latest.month))
+    done = prefect_server.run(SCRIPT, *which, "--source", http_source.template)
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"not published: green {latest}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_old_month_that_is_refused_is_a_failure_that_says_so(
+    prefect_server: PrefectServer, http_source: HttpSource
+) -> None:
     arguments = ("--color", "green", "--year", "2024", "--month", "2", "--source", http_source.template)
     done = prefect_server.run(SCRIPT, *arguments)
-    assert done.returncode == 3
-    assert done.stderr.startswith("not published: green 2024-02")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: green 2024-02: ")
+    assert "403" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery, storage
 
-from factories import publish_fetched
+from factories import JANUARY, publish_fetched
 from nyc_tlc.backfill.month_plan import plan_month
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.lake import Lake
+from nyc_tlc.lake.publication import remove_leftovers
 from nyc_tlc.months import Month
 from nyc_tlc.source.fetch import fetch_month, scratch_folder
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
@@ -41,11 +42,15 @@ def open_warehouse(where: dict[str, str]) -> Warehouse:
     return PostgresWarehouse(where)
 
 
-def bring_month(source: str, lake_at: str, warehouse_at: dict[str, str] | None, *, day: bool = False) -> None:
-    """January 2024 of green taxis from a source into a lake and a warehouse: what is due of it."""
-    lake, month = open_lake(lake_at), Month(2024, 1)
+def bring_month(
+    source: str, lake_at: str, warehouse_at: dict[str, str] | None, *, day: bool = False, month: Month = JANUARY
+) -> None:
+    """A month of green taxis from a source into a lake and a warehouse: what is due of it."""
+    lake = open_lake(lake_at)
     plan = plan_month(source, "green", month, lake, days=day)
     manifest = plan.manifest
+    if plan.action == "current" and manifest and plan.base:
+        remove_leftovers(lake, manifest, plan.base)
     if plan.remote and (manifest is None or plan.action != "current"):
         with scratch_folder() as folder:
             fetched = fetch_month(plan.remote, folder)

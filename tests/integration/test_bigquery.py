@@ -239,7 +239,9 @@ def test_a_check_loads_a_row_as_a_load_does_and_leaves_nothing(
 ) -> None:
     if is_there:
         google.create_dataset("ny_taxi")
-    assert warehouse.check(lake).startswith("answers, and tables can be made and loaded from gs://taxi-lake/taxi")
+    assert warehouse.check(lake).startswith(
+        "answers, and tables can be made; a row was loaded from gs://taxi-lake/taxi"
+    )
     (job,) = big_query.jobs_of("load")
     assert job.configuration["load"]["destinationTable"]["tableId"].endswith("$202401")
     assert any(statement.startswith("MERGE INTO") for statement in big_query.statements)

@@ -46,9 +46,9 @@ def remount(disk: Path, options: str) -> None:
 def begin(lake: FolderLake, body: bytes, folder: Path) -> Callable[[], Manifest]:
     """A run of the month that has come as far as publication; what is returned publishes it."""
     folder.mkdir(exist_ok=True)
-    terms, base = read_contract("green"), lake.find_manifest(KEYS).version
-    cleaned = clean_month(fetched(body, folder), terms, folder / "cleaned")
-    return lambda: publish_month(cleaned, terms, lake, base, datetime.now(UTC))
+    contract, base = read_contract("green"), lake.find_manifest(KEYS).version
+    cleaned = clean_month(fetched(body, folder), contract, folder / "cleaned")
+    return lambda: publish_month(cleaned, contract, lake, base, datetime.now(UTC))
 
 
 def check_line(error: TlcError, why: str) -> None:

@@ -63,9 +63,9 @@ def check_whole(gcs: Gcs, lake: GcsLake) -> None:
 def begin(lake: GcsLake, body: bytes, folder: Path) -> Callable[[], Manifest]:
     """A run of the month that has come as far as publication; what is returned publishes it."""
     folder.mkdir(exist_ok=True)
-    terms, base = read_contract("green"), lake.find_manifest(KEYS).version
-    cleaned = clean_month(fetched(body, folder), terms, folder / "cleaned")
-    return lambda: publish_month(cleaned, terms, lake, base, datetime.now(UTC))
+    contract, base = read_contract("green"), lake.find_manifest(KEYS).version
+    cleaned = clean_month(fetched(body, folder), contract, folder / "cleaned")
+    return lambda: publish_month(cleaned, contract, lake, base, datetime.now(UTC))
 
 
 def objects(gcs: Gcs) -> dict[str, bytes]:

@@ -119,9 +119,9 @@ def spread(count: int = 6, **changes: object) -> bytes:
 def start(lake: Lake, body: bytes, folder: Path, layout: Layout = "month") -> Callable[[], Manifest]:
     """A run of the month that has come as far as publication; what is returned publishes it."""
     folder.mkdir()
-    terms, base = read_contract("green"), lake.find_manifest(KEYS).version
-    cleaned = clean_month(fetched(body, folder), terms, folder / "cleaned", layout=layout)
-    return lambda: publish_month(cleaned, terms, lake, base, datetime.now(UTC))
+    contract, base = read_contract("green"), lake.find_manifest(KEYS).version
+    cleaned = clean_month(fetched(body, folder), contract, folder / "cleaned", layout=layout)
+    return lambda: publish_month(cleaned, contract, lake, base, datetime.now(UTC))
 
 
 def check_whole(there: There) -> None:
@@ -175,9 +175,9 @@ def test_the_manifest_says_what_is_there(there: There, tmp_path: Path) -> None:
 
 def test_clean_and_quarantine_have_the_contract_schema(there: There, tmp_path: Path) -> None:
     manifest = make_month(there.lake, spread(), tmp_path)
-    terms = read_contract("green")
-    assert pq.read_schema(io.BytesIO(there.read(manifest.clean.key))).equals(terms.clean_schema)
-    assert pq.read_schema(io.BytesIO(there.read(manifest.quarantine.key))).equals(terms.quarantine_schema)
+    contract = read_contract("green")
+    assert pq.read_schema(io.BytesIO(there.read(manifest.clean.key))).equals(contract.clean_schema)
+    assert pq.read_schema(io.BytesIO(there.read(manifest.quarantine.key))).equals(contract.quarantine_schema)
 
 
 def test_a_file_that_left_the_lake_still_says_what_it_is(there: There, tmp_path: Path) -> None:
@@ -334,12 +334,12 @@ def test_a_wholly_wrong_file_does_not_replace_a_good_month_unless_forced(
 ) -> None:
     make_month(there.lake, spread(), tmp_path)
     before = {key: there.read(key) for key in there.objects()}
-    terms, base = read_contract("green"), there.lake.find_manifest(KEYS).version
-    cleaned = clean_month(fetched(green_parquet(*trips), tmp_path), terms, tmp_path / "cleaned")
+    contract, base = read_contract("green"), there.lake.find_manifest(KEYS).version
+    cleaned = clean_month(fetched(green_parquet(*trips), tmp_path), contract, tmp_path / "cleaned")
     with pytest.raises(SourceError, match=message):
-        publish_month(cleaned, terms, there.lake, base, datetime.now(UTC))
+        publish_month(cleaned, contract, there.lake, base, datetime.now(UTC))
     assert {key: there.read(key) for key in there.objects()} == before
-    publish_month(cleaned, terms, there.lake, base, datetime.now(UTC), force=True)
+    publish_month(cleaned, contract, there.lake, base, datetime.now(UTC), force=True)
     check_whole(there)
 
 
@@ -347,10 +347,10 @@ def test_the_share_that_may_be_rejected_can_be_set(
     there: There, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TLC_MAX_REJECTED", "10")
-    terms = read_contract("green")
-    cleaned = clean_month(fetched(spread(6), tmp_path), terms, tmp_path / "cleaned")
+    contract = read_contract("green")
+    cleaned = clean_month(fetched(spread(6), tmp_path), contract, tmp_path / "cleaned")
     with pytest.raises(SourceError, match=r"14\.3 %"):
-        publish_month(cleaned, terms, there.lake, None, datetime.now(UTC))
+        publish_month(cleaned, contract, there.lake, None, datetime.now(UTC))
     assert there.objects() == set()
 
 

@@ -72,7 +72,7 @@ def test_a_server_that_dies_in_a_copy_leaves_the_old_month(
     warehouse = PostgresWarehouse(postgres)
     load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
     file = in_lake(lake, tmp_path, *trips(40))
-    half = HalfOf(file.manifest, file.lake, file.terms)
+    half = HalfOf(file.manifest, file.lake, file.contract)
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load_month, half, warehouse)
         assert half.reached.wait(30)

@@ -228,9 +228,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 def begin(lake: Lake, body: bytes, folder: Path, layout: Layout) -> Callable[[], Manifest]:
     """A run of the month that has come as far as publication; what is returned publishes it."""
     folder.mkdir(parents=True)
-    terms, base = read_contract("green"), lake.find_manifest(KEYS).version
-    cleaned = clean_month(fetched(body, folder), terms, folder / "cleaned", layout=layout)
-    return lambda: publish_month(cleaned, terms, lake, base, datetime.now(UTC))
+    contract, base = read_contract("green"), lake.find_manifest(KEYS).version
+    cleaned = clean_month(fetched(body, folder), contract, folder / "cleaned", layout=layout)
+    return lambda: publish_month(cleaned, contract, lake, base, datetime.now(UTC))
 
 
 def check_whole(store: Store) -> Manifest:

@@ -24,7 +24,7 @@ from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.months import Month
 from nyc_tlc.source.sample import write_sample
-from nyc_tlc.warehouse.load import ask, load_month, published
+from nyc_tlc.warehouse.load import ask_where_trips_began, find_published, load_month
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.tables import trip_table
 from nyc_tlc.warehouse.warehouse import Kind, Warehouse
@@ -62,7 +62,7 @@ def test_a_month_arrives_row_by_row_as_it_is_in_the_lake(
     assert new
     with file.open() as source:
         expected = [tuple(row.values()) for row in pq.read_table(source).to_pylist()]
-    names = ", ".join(file.terms.clean_schema.names)
+    names = ", ".join(file.contract.clean_schema.names)
     assert warehouse.query(f"SELECT {names} FROM ny_taxi.green_trip_data ORDER BY source_row") == expected
     assert len(expected) == 51
     assert warehouse.loads() == {("green", JANUARY): load}
@@ -161,9 +161,9 @@ def test_a_table_that_is_not_the_contracts_is_an_error_that_shows_both(
     file = in_lake(lake, tmp_path, *trips(3))
     as_text = tuple(
         column.model_copy(update={"type": "string"}) if column.name == "trip_distance" else column
-        for column in file.terms.columns
+        for column in file.contract.columns
     )
-    table = trip_table(dataclasses.replace(file.terms, columns=as_text))
+    table = trip_table(dataclasses.replace(file.contract, columns=as_text))
     warehouse.prepare([table], [], [])
     with pytest.raises(ContractError, match="green_trip_data") as caught:
         load_month(file, warehouse)
@@ -202,13 +202,13 @@ def test_a_file_that_is_not_the_manifests_is_not_loaded(warehouse: Warehouse, la
 
 def test_a_month_the_lake_lacks_is_an_error_with_the_command_that_makes_it(lake: FolderLake) -> None:
     with pytest.raises(LakeError, match=r"etl_web_to_gcs\.py --color green --year 2024 --month 1 --profile dev"):
-        published(lake, "green", JANUARY, "dev")
+        find_published(lake, "green", JANUARY, "dev")
 
 
 def test_the_newest_month_of_the_lake_is_taken_when_none_is_named(lake: FolderLake, tmp_path: Path) -> None:
     for month, some in ((FEBRUARY, in_february(1)), (JANUARY, trips(1))):
         in_lake(lake, tmp_path, *some, month=month)
-    assert published(lake, "green", None, "local").month == "2024-02"
+    assert find_published(lake, "green", None, "local").month == "2024-02"
 
 
 class Cut(CleanFile):
@@ -231,7 +231,7 @@ def test_a_load_that_brings_fewer_rows_than_the_manifest_says_leaves_the_old_mon
     old, _ = load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
     file = in_lake(lake, tmp_path, *trips(9))
     with pytest.raises(ReconciliationError, match="green 2024-01"):
-        load_month(Cut(file.manifest, file.lake, file.terms), warehouse)
+        load_month(Cut(file.manifest, file.lake, file.contract), warehouse)
     assert fares(warehouse) == [0, 1, 2]
     assert warehouse.loads() == {("green", JANUARY): old}
 
@@ -348,8 +348,11 @@ def test_zones_and_codes_can_be_joined_at_once(warehouse: Warehouse, lake: Folde
         "SELECT color, pickup_borough, pickup_zone, dropoff_zone FROM ny_taxi.trips_by_zone ORDER BY source_row"
     )
     assert found[0] == ("green", "Unknown", "NV", "LaGuardia Airport")
-    load, _ = load_month(ready(lake, published(lake, "green", None, "local")), warehouse)
-    assert ask(load, False, warehouse).rows == (("Manhattan", "East Harlem North", 1), ("Unknown", "NV", 1))
+    load, _ = load_month(ready(lake, find_published(lake, "green", None, "local")), warehouse)
+    assert ask_where_trips_began(load, False, warehouse).rows == (
+        ("Manhattan", "East Harlem North", 1),
+        ("Unknown", "NV", 1),
+    )
 
 
 def test_lookups_are_replaced_as_a_whole(warehouse: Warehouse) -> None:

@@ -41,6 +41,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import sqlglot
 from sqlglot import exp
+from sqlglot.errors import SqlglotError
 
 from stand_ins.google_sql import GoogleSqlError, analyze
 
@@ -278,8 +279,7 @@ class BigQuery:
             raise ApiError("notImplemented", f"The stand-in has no {request.method} {request.path}")
         except ApiError as error:
             return error.status, {}, error.body
-        except (LookupError, ValueError, duckdb.Error) as error:
-            # A status that the client does not try again for ten minutes.
+        except Exception as error:  # noqa: BLE001  a dead connection is tried again for ten minutes, a 501 is not
             return 501, {}, ApiError("notImplemented", f"The stand-in failed: {error!r}").body
 
     def _permit(self, operation: str, *names: str) -> None:
@@ -441,7 +441,7 @@ class BigQuery:
             if old is None:
                 if new["mode"] == "REQUIRED":
                     raise _mismatch(table, f"Cannot add required fields to an existing schema. (field: {name})")
-                cursor.execute(f'{alter} ADD COLUMN "{name}" {_TYPES[new["type"]][0]}')
+                cursor.execute(f'{alter} ADD COLUMN "{name}" {_duck_type(new)}')
                 fields[name.lower()] = dict(new)
             elif old["type"] != new["type"]:
                 raise _mismatch(table, f"Field {name} has changed type from {old['type']} to {new['type']}")
@@ -608,9 +608,9 @@ class BigQuery:
         self.statements.append(text)
         try:
             statement = Statement(text, self.project, parameters)
-        except sqlglot.ParseError as error:
+        except SqlglotError as error:
             self._analyze(text, [], parameters)
-            raise ApiError("notImplemented", f"sqlglot cannot read this statement: {error}") from error
+            raise ApiError("notImplemented", f"The stand-in cannot run this statement: {error}") from error
         for dataset, table in statement.reads:
             self._table(dataset, table)
         self._analyze(text, statement.reads, parameters)
@@ -619,7 +619,9 @@ class BigQuery:
     def _analyze(self, text: str, keys: list[Key], parameters: dict[str, str]) -> None:
         tables = {}
         for key in keys:
-            columns = tuple((f["name"], f["type"]) for f in self.tables[key]["schema"]["fields"])
+            fields = self.tables[key]["schema"]["fields"]
+            arrays = {True: "ARRAY<{}>", False: "{}"}
+            columns = tuple((f["name"], arrays[f.get("mode") == "REPEATED"].format(f["type"])) for f in fields)
             tables |= {key: columns, (self.project, *key): columns}
         try:
             analyze(text, tables, parameters)
@@ -716,7 +718,12 @@ class ParquetSource:
         columns = {}
         for one in fields:
             (_, arrow, cpp), i = _TYPES[one["type"]], positions.get(one["name"].lower())
+            arrow = pa.list_(arrow) if one["mode"] == "REPEATED" else arrow
             column = pa.nulls(self._table.num_rows, arrow) if i is None else self._table.column(i)
+            if i is not None and (self.fields[i]["mode"] == "REPEATED") != (one["mode"] == "REPEATED"):
+                raise self._unreadable(
+                    f"Parquet column '{one['name']}' is a list where the schema has none, or not one."
+                )
             # A time without a zone can be read as UTC; nothing else becomes another type.
             kinds = one["type"] if i is None else self.fields[i]["type"], one["type"]
             if i is not None and kinds[0] != kinds[1] and kinds != ("DATETIME", "TIMESTAMP"):
@@ -744,7 +751,7 @@ class Statement:
         self.tree = sqlglot.parse_one(text, read="bigquery")
         self.kind = next((kind for kind, of in _STATEMENTS.items() if isinstance(self.tree, of)), "")
         if not self.kind or (self.kind == "VIEW" and self.tree.args["kind"] != "VIEW"):
-            raise ApiError("notImplemented", f"The stand-in has no {type(self.tree).__name__}")
+            raise sqlglot.ParseError(f"The stand-in has no {type(self.tree).__name__}")
         names = {cte.alias for cte in self.tree.find_all(exp.CTE)}
         named = [table for table in self.tree.find_all(exp.Table) if table.db or table.name not in names]
         for table in named:
@@ -804,7 +811,7 @@ def _checked_fields(fields: list[Resource]) -> list[Resource]:
     for one in fields:
         kind, mode = one["type"].upper(), (one.get("mode") or "NULLABLE").upper()
         kind = _NEW_NAMES.get(kind, kind)
-        if kind not in _TYPES or mode == "REPEATED":
+        if kind not in _TYPES or (mode, kind) not in {("NULLABLE", kind), ("REQUIRED", kind), ("REPEATED", "STRING")}:
             raise ApiError("notImplemented", f"The stand-in has no {mode} columns of {kind}: {one['name']}")
         checked.append({**one, "type": kind, "mode": mode})
     return checked
@@ -818,12 +825,13 @@ def _fields(schema: pa.Schema, *, results: bool) -> list[Resource]:
         name = column.name
         if results and not re.fullmatch(r"[A-Za-z_]\w*", name):
             name, unnamed = f"f{unnamed}_", unnamed + 1
-        fields.append({"name": name, "type": _field_type(column.type, results=results), "mode": "NULLABLE"})
+        mode = "REPEATED" if pa.types.is_list(column.type) else "NULLABLE"
+        fields.append({"name": name, "type": _field_type(column.type, results=results), "mode": mode})
     return fields
 
 
 def _field_type(arrow: pa.DataType, *, results: bool) -> str:
-    if pa.types.is_dictionary(arrow):
+    if pa.types.is_dictionary(arrow) or pa.types.is_list(arrow):
         arrow = arrow.value_type
     if pa.types.is_timestamp(arrow):
         # BigQuery knows no nanoseconds: it takes them for the integers that Parquet stores.
@@ -848,15 +856,19 @@ def _columns(cursor: duckdb.DuckDBPyConnection, dataset: str, table: str) -> lis
     fields = _fields(cursor.sql(f'SELECT * FROM "{dataset}"."{table}" LIMIT 0').to_arrow_table().schema, results=True)
     described = cursor.execute(f'DESCRIBE "{dataset}"."{table}"').fetchall()
     required = {name for name, _, nullable, *_ in described if nullable == "NO"}
-    return [{**one, "mode": "REQUIRED" if one["name"] in required else "NULLABLE"} for one in fields]
+    return [{**one, "mode": "REQUIRED"} if one["name"] in required else one for one in fields]
 
 
 def _create(dataset: str, table: str, fields: list[Resource], *, replace: bool = False) -> str:
     if not fields:
         raise ApiError("notImplemented", "The stand-in has no tables without columns")
     required = {"REQUIRED": " NOT NULL"}
-    columns = ", ".join(f'"{f["name"]}" {_TYPES[f["type"]][0]}{required.get(f["mode"], "")}' for f in fields)
+    columns = ", ".join(f'"{f["name"]}" {_duck_type(f)}{required.get(f["mode"], "")}' for f in fields)
     return f'CREATE {"OR REPLACE " if replace else ""}TABLE "{dataset}"."{table}" ({columns})'
+
+
+def _duck_type(field: Resource) -> str:
+    return _TYPES[field["type"]][0] + "[]" * (field.get("mode") == "REPEATED")
 
 
 def _scope(table: Resource, partition: str) -> str:
@@ -879,7 +891,7 @@ def _rows(rows: pa.Table, options: Resource) -> Resource:
     return {"totalRows": str(rows.num_rows), "rows": values}
 
 
-def _texts(column: pa.ChunkedArray, *, integers: bool) -> list[str | None]:
+def _texts(column: pa.ChunkedArray, *, integers: bool) -> list[Any]:
     """Values as BigQuery writes them in JSON."""
     kind = _field_type(column.type, results=True)
     writers: dict[str, Callable[[Any], str]] = {
@@ -891,6 +903,8 @@ def _texts(column: pa.ChunkedArray, *, integers: bool) -> list[str | None]:
         "DATETIME": lambda value: value.isoformat(),
         "TIMESTAMP": str if integers else lambda value: f"{value / 1e6:.16E}",
     }
+    if pa.types.is_list(column.type):
+        return [[{"v": writers[kind](value)} for value in values or ()] for values in column.to_pylist()]
     values = column.cast(pa.int64()).to_pylist() if kind == "TIMESTAMP" else column.to_pylist()
     return [None if value is None else writers[kind](value) for value in values]
 

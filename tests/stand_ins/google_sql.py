@@ -72,8 +72,9 @@ def _refusal(
     catalog = types.SimpleCatalog(name="catalog", builtin_function_options=functions)
     for path, columns in tables:
         _add(catalog, path, columns)
-        # Between one pair of backquotes, the whole path is one name.
-        _add(catalog, (".".join(path),), columns)
+        if len(path) > 1:
+            # Between one pair of backquotes, the whole path is one name.
+            _add(catalog, (".".join(path),), columns)
     declared = [types.AnalyzerOptions.QueryParameter(name=name, type=_type(kind)) for name, kind in parameters]
     options = types.AnalyzerOptions(language_options=language, query_parameters=declared)
     try:
@@ -97,4 +98,6 @@ def _add(catalog: Any, path: tuple[str, ...], columns: Columns) -> None:
 
 def _type(kind: str) -> Any:
     zetasql, types, _ = _zetasql()
+    if kind.startswith("ARRAY<"):
+        return zetasql.TypeFactory.create_array_type(_type(kind[len("ARRAY<") : -1]))
     return zetasql.TypeFactory.create_simple_type(types.TypeKind[f"TYPE_{_KINDS.get(kind, kind)}"])

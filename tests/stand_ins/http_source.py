@@ -10,8 +10,10 @@ Does not implement: TLS, HTTP/2, chunked bodies, several ranges in one request, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import socket
+import socketserver
 import struct
 import threading
 import time
@@ -107,7 +109,8 @@ class HttpSource:
         self.requests.append(Request(handler.command, handler.path, wanted, time.monotonic()))
         file = self.files.get(handler.path)
         if file is None:
-            self._send(handler, 403, {"Content-Type": "application/xml"}, b"<Error><Code>AccessDenied</Code></Error>")
+            refusal = b"<Error><Code>AccessDenied</Code></Error>"
+            self._send(handler, 403, {"Content-Type": "application/xml"}, refusal, body_wanted=body_wanted)
             return
         fault = file.faults.pop(0) if file.faults and (body_wanted or file.faults[0].kind == "status") else None
         if fault and fault.kind == "status":
@@ -163,5 +166,80 @@ class HttpSource:
             yield self
         finally:
             self.release.set()
+            self._server.shutdown()
+            self._server.server_close()
+
+
+@dataclass
+class RawAnswer:
+    """An answer byte for byte; the connection is closed after it.
+
+    Attributes:
+        head: The status line and the headers.
+        body: What is sent after them; not after a HEAD.
+        seconds_a_byte: How slowly it is sent; 0 for all at once.
+    """
+
+    head: list[str]
+    body: bytes = b""
+    seconds_a_byte: float = 0
+
+
+class RawSource:
+    """A server that keeps no rule: it sends the answers it was given, in order, and the last one again and again.
+
+    Attributes:
+        gets: The GET requests it got, in order.
+    """
+
+    def __init__(self, looks: list[RawAnswer], transfers: list[RawAnswer]) -> None:
+        self._answers = {"HEAD": looks, "GET": transfers}
+        self._stopped = threading.Event()
+        self.gets: list[Request] = []
+        source = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                with contextlib.suppress(OSError):
+                    source.answer(self)
+
+        class Server(socketserver.ThreadingTCPServer):
+            allow_reuse_address = True
+            daemon_threads = True
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.template = self.url + "/{color}_tripdata_{year:04d}-{month:02d}.parquet"
+
+    def answer(self, handler: socketserver.StreamRequestHandler) -> None:
+        """Answer the one request of a connection."""
+        lines = [line.decode().strip() for line in iter(handler.rfile.readline, b"\r\n") if line]
+        if not lines:
+            return
+        method, path, _ = lines[0].split()
+        wanted = [line.partition(": ")[2] for line in lines if line.startswith("Range: ")]
+        if method == "GET":
+            self.gets.append(Request(method, path, wanted[0] if wanted else None, time.monotonic()))
+        answers = self._answers[method]
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        handler.wfile.write("\r\n".join([*answer.head, "", ""]).encode())
+        if method == "HEAD":
+            return
+        if not answer.seconds_a_byte:
+            handler.wfile.write(answer.body)
+            return
+        for byte in answer.body:
+            handler.wfile.write(bytes([byte]))
+            if self._stopped.wait(answer.seconds_a_byte):
+                return
+
+    @contextmanager
+    def running(self) -> Iterator[RawSource]:
+        """Serve while the block runs."""
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        try:
+            yield self
+        finally:
+            self._stopped.set()
             self._server.shutdown()
             self._server.server_close()

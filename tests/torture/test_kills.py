@@ -9,7 +9,9 @@ import random
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from attacked import bring_month, open_lake, open_warehouse
 
 from factories import JANUARY, green_parquet, trip
+from nyc_tlc.errors import ConflictError
 from nyc_tlc.lake.keys import Keys
 from stand_ins.bigquery import BigQuery
 from stand_ins.gcs import Gcs
@@ -151,3 +154,51 @@ def test_many_kills(
     )
     record_property("kills", seen)
     assert seen["killed"] > 5
+
+
+def bring_or_conflict(source: str, lake_at: str, warehouse_at: dict[str, str], number: int) -> str:
+    """One of many runs: how it ended."""
+    try:
+        bring_month(source, lake_at, warehouse_at, month=JANUARY.plus(-number))
+    except ConflictError:
+        return "refused"
+    return "done"
+
+
+def bring_many(
+    tmp_path: Path, postgres: dict[str, str], months: int, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, int]:
+    """Many runs at once over fewer months, in a folder and Postgres; nothing is lost, and nothing is there twice."""
+    monkeypatch.setenv("TLC_SAMPLE_ROWS", "2000")
+    lake_at, chance = str(tmp_path / "lake"), random.Random(SEED)
+    numbers = [number % months for number in range(runs)]
+    chance.shuffle(numbers)
+    with ProcessPoolExecutor(8, PROCESSES) as pool:
+        outcomes = [pool.submit(bring_or_conflict, "sample", lake_at, postgres, number) for number in numbers]
+        ended = Counter(outcome.result(120) for outcome in outcomes)
+    assert ended["done"] >= months
+    lake, warehouse = open_lake(lake_at), open_warehouse(postgres)
+    manifests = [lake.manifest(Keys("green", JANUARY.plus(-number))) for number in range(months)]
+    for manifest in manifests:
+        assert manifest is not None
+        for key, digest in manifest.digests.items():
+            with lake.open(key) as file:
+                assert hashlib.sha256(file.read()).hexdigest() == digest
+    counted = warehouse.query("SELECT file_month, COUNT(*) FROM ny_taxi.green_trip_data GROUP BY file_month")
+    assert dict(counted) == {
+        manifest.month_keys.month.first_day: manifest.clean.rows for manifest in manifests if manifest
+    }
+    assert len(warehouse.loads()) == months
+    return dict(ended)
+
+
+def test_some_runs_at_once(tmp_path: Path, postgres: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    bring_many(tmp_path, postgres, 3, 8, monkeypatch)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(900)
+def test_a_hundred_runs_at_once_over_forty_months(
+    tmp_path: Path, postgres: dict[str, str], monkeypatch: pytest.MonkeyPatch, record_property: Any
+) -> None:
+    record_property("runs", bring_many(tmp_path, postgres, 40, 100, monkeypatch))

@@ -15,6 +15,7 @@ from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Month
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.published import look_at
@@ -64,7 +65,8 @@ def test_a_range_that_cannot_be_meant_is_refused(start: str, end: str | None, la
 
 def test_every_need_is_found_with_one_head_request_a_month(http_source: HttpSource, tmp_path: Path) -> None:
     lake, warehouse = FolderLake(tmp_path / "lake"), DuckDbWarehouse(tmp_path / "w.duckdb")
-    asked = [("green", JANUARY.plus(n)) for n in range(5)]
+    newest = Month.current().plus(-1)
+    asked = [*(("green", JANUARY.plus(n)) for n in range(4)), ("green", newest)]
     for _, month in asked[:4]:
         http_source.files[f"/green_tripdata_{month}.parquet"] = PublishedFile(b"a month")
 
@@ -78,7 +80,7 @@ def test_every_need_is_found_with_one_head_request_a_month(http_source: HttpSour
         "2024-02": "ingest",
         "2024-03": "ingest",
         "2024-04": "ingest",
-        "2024-05": "unpublished",
+        str(newest): "unpublished",
     }
     assert [request.method for request in http_source.requests] == ["HEAD"] * 5
 
@@ -86,14 +88,14 @@ def test_every_need_is_found_with_one_head_request_a_month(http_source: HttpSour
 def test_what_is_in_the_lake_but_not_or_otherwise_in_a_warehouse_is_to_be_loaded(tmp_path: Path) -> None:
     lake, warehouse = FolderLake(tmp_path / "lake"), DuckDbWarehouse(tmp_path / "w.duckdb")
     source = tmp_path / "green_tripdata_2024-01"
-    terms = read_contract("green")
+    contract = read_contract("green")
     template = f"file://{tmp_path}/{{color}}_tripdata_{{year}}-{{month:02d}}"
 
     def ingest(body: bytes) -> CleanFile:
         source.write_bytes(body)
         fetched = fetch_month(look_at(template, "green", JANUARY), tmp_path)
         manifest = publish_fetched(lake, fetched, tmp_path)
-        return CleanFile(manifest, lake, terms)
+        return CleanFile(manifest, lake, contract)
 
     def plan(force: bool = False) -> tuple[str, str]:
         loads = {"duckdb": warehouse.loads()}
@@ -198,3 +200,35 @@ def test_a_month_of_one_source_is_not_replaced_by_one_of_another_unless_asked(tm
     (planned,) = plan_months([("green", JANUARY)], "sample", lake, {"duckdb": {}})
     assert (planned.need, planned.is_due) == ("kept", False)
     assert lake.manifest(made.month_keys) == made
+
+
+def test_force_holds_where_the_source_tells_nothing(http_source: HttpSource, tmp_path: Path) -> None:
+    body = green_parquet(trip())
+    http_source.files["/green_tripdata_2024-01.parquet"] = PublishedFile(body, etag=None, last_modified=None)
+    lake = FolderLake(tmp_path / "lake")
+    fetched = fetch_month(look_at(http_source.template, "green", JANUARY), tmp_path)
+    publish_fetched(lake, fetched, tmp_path)
+    assert plan_month(http_source.template, "green", JANUARY, lake).settled_by(fetched)
+    assert not plan_month(http_source.template, "green", JANUARY, lake, force=True).settled_by(fetched)
+
+
+def test_a_month_is_current_only_while_its_files_are_whole(tmp_path: Path) -> None:
+    lake = FolderLake(tmp_path / "lake")
+    (tmp_path / "green_2024-01").write_bytes(green_parquet(trip(), trip(passenger_count=0)))
+    template = f"file://{tmp_path}/{{color}}_{{year}}-{{month:02d}}"
+
+    def make() -> Manifest:
+        return publish_fetched(lake, fetch_month(look_at(template, "green", JANUARY), tmp_path), tmp_path)
+
+    for kind in ("source", "clean", "quarantine"):
+        key = getattr(make(), kind).key
+        assert plan_month(template, "green", JANUARY, lake, verify=True).action == "current"
+        content = lake.path(key).read_bytes()
+        lake.path(key).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert plan_month(template, "green", JANUARY, lake).action == "current", "its size fits"
+        damaged = plan_month(template, "green", JANUARY, lake, verify=True)
+        assert (damaged.action, damaged.why) == ("reload", f"{key} is damaged: its digest is not the manifest's")
+        assert make().digests == lake.manifest(make().month_keys).digests  # type: ignore[union-attr]
+        assert lake.path(key).read_bytes() == content, "it is made again under its name"
+        lake.path(key).unlink()
+        assert plan_month(template, "green", JANUARY, lake).why == f"{key} is not what the manifest says"

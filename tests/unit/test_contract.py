@@ -53,10 +53,10 @@ def test_first_months(color: Color, first: str) -> None:
 
 @pytest.mark.parametrize("color", COLORS)
 def test_every_layout_maps_without_drift_or_gaps(color: Color) -> None:
-    terms = read_contract(color)
-    for file_format, layouts in terms.layouts.items():
+    contract = read_contract(color)
+    for file_format, layouts in contract.layouts.items():
         for layout in layouts:
-            mapped = terms.map_columns(list(layout.columns), layout.since, file_format)
+            mapped = contract.map_columns(list(layout.columns), layout.since, file_format)
             assert not mapped.missing
             assert set(mapped.drift) <= {"__index_level_0__"}
 
@@ -82,6 +82,36 @@ def test_names_match_whatever_their_case_and_blanks() -> None:
     found = read_contract("green").map_columns(names, Month(2024, 1), "parquet")
     assert found.sources["vendor_id"] == (" VENDORID ",)
     assert not found.drift
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("rate_code_id", "rate_code"),
+        ("Rate-Code-ID", "rate_code"),
+        ("trip type", "trip_type"),
+        ("cbd-congestion-fee", "cbd_congestion_fee"),
+        ("cbd-fee", "cbd_congestion_fee"),
+    ],
+)
+def test_names_of_resaved_files_match(name: str, column: str) -> None:
+    names = [each for each in green_names() if each not in ("RatecodeID", "trip_type")]
+    found = read_contract("green").map_columns([*names, name], Month(2024, 1), "parquet")
+    assert found.sources[column] == (name,)
+    assert not found.drift
+
+
+def test_a_one_letter_column_that_occurs_twice_is_refused() -> None:
+    with pytest.raises(ContractError, match="twice"):
+        read_contract("green").map_columns([*green_names(), "a", "a"], Month(2024, 1), "parquet")
+
+
+def test_colours_share_their_rules_but_for_what_they_state() -> None:
+    rules = {color: {rule.name: rule for rule in read_contract(color).rules} for color in COLORS}
+    assert rules["green"]["negative_distance"].when == "trip_distance < 0"
+    assert rules["fhvhv"]["negative_distance"].when == "trip_miles < 0"
+    assert rules["fhvhv"]["negative_distance"].why == rules["green"]["negative_distance"].why
+    assert len({rules[color]["unknown_zone"] for color in COLORS}) == 1
 
 
 def test_a_missing_required_column_names_itself_and_the_columns_found() -> None:
@@ -141,7 +171,7 @@ def test_versions_ignore_prose_and_follow_meaning(monkeypatch: pytest.MonkeyPatc
             data = read(name)
             if name == "datasets/green.yaml":
                 data["columns"]["vendor_id"] |= column or {}
-                data["rules"]["zero_passengers"] |= rule or {}
+                data["rules"]["zero_passengers"] = rule
             return data
 
         monkeypatch.setattr(module, "_read_yaml", read_changed)

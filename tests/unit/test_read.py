@@ -1,15 +1,18 @@
 """What comes out of files of every shape: contract types, nulls where there is nothing, faults marked."""
 
 import gzip
+import io
+import json
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from factories import JANUARY, fetched, green_parquet, trip
+from factories import GREEN_2024, JANUARY, fetched, green_parquet, trip
 from nyc_tlc.cleaning.conform import Batch
 from nyc_tlc.cleaning.read import MonthReader
 from nyc_tlc.contract.contract import read_contract
@@ -205,7 +208,7 @@ def test_an_empty_csv_month_has_no_batches(tmp_path: Path) -> None:
 
 
 def test_blocks_do_not_cut_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nyc_tlc.cleaning.csv_records.BLOCK", 100)
+    monkeypatch.setattr("nyc_tlc.cleaning.csv_records.BLOCK_BYTES", 100)
     lines = [GOOD.replace("B00001", f"B{number:05d}") for number in range(50)]
     month = fetched("\r\n".join([FHV, *lines, ""]), tmp_path, "fhv", Month(2020, 1))
     batches = list(MonthReader(month, read_contract("fhv")))
@@ -229,3 +232,205 @@ def test_a_parquet_with_spoilt_pages_is_damaged(tmp_path: Path) -> None:
     reader = MonthReader(fetched(bytes(body), tmp_path), read_contract("green"))
     with pytest.raises(SourceError, match="damaged"):
         list(reader)
+
+
+def lines_of_fhv(count: int) -> list[str]:
+    return [GOOD.replace("B00001", f"B{number:05d}") for number in range(count)]
+
+
+@pytest.mark.parametrize("neighbours", [0, 4_000])
+@pytest.mark.parametrize(
+    "line",
+    [
+        'B00001,2020-01-01 00:30:00,2020-01-01 01:44:00,"26"4,265,',
+        '""B"",2020-01-01 00:30:00,2020-01-01 01:44:00,264,265,',
+        'B0"1,2020-01-01 00:30:00,2020-01-01 01:44:00,264,265,',
+        "B0\r1,2020-01-01 00:30:00,2020-01-01 01:44:00,264,265,",
+        '"B01\n',
+        "\r",
+    ],
+)
+def test_a_line_is_judged_alike_alone_and_among_thousands(tmp_path: Path, line: str, neighbours: int) -> None:
+    sound = lines_of_fhv(neighbours)
+    half = len(sound) // 2
+    batch = read_fhv("\r\n".join([FHV, *sound[:half], line, *sound[half:], ""]), tmp_path)
+    assert batch.raw is not None
+    assert [text for text in batch.raw if text is not None] == line.split("\n")[:1] + [""][: line.count("\n") - 1]
+    assert batch.frame["pickup_datetime"].count() == neighbours
+
+
+def test_a_carriage_return_and_a_quoted_line_end_do_not_make_up_for_each_other(tmp_path: Path) -> None:
+    one = GOOD.replace("B00001", "B\r1")
+    two = GOOD.replace("B00001", '"B\n1"')
+    batch = read_fhv(f"{FHV}\n{GOOD}\n{one}\n{GOOD}\n{two}\n{GOOD}\n", tmp_path)
+    assert batch.raw is not None
+    assert batch.raw.to_list() == [None, one, None, '"B', two.partition("\n")[2], None]
+
+
+@pytest.mark.parametrize("size_known", [True, False])
+def test_a_last_line_without_an_end_counts_where_the_source_says_that_the_file_is_whole(
+    tmp_path: Path, size_known: bool
+) -> None:
+    month = fetched(f"{FHV}\n{GOOD}\n{GOOD}", tmp_path, "fhv", Month(2020, 1), size_known=size_known)
+    batches = list(MonthReader(month, read_contract("fhv")))
+    raws = [batch.raw[-1] if batch.raw is not None else None for batch in batches]
+    assert raws[-1] == (None if size_known else GOOD)
+
+
+@pytest.mark.parametrize(
+    ("text", "read_as"),
+    [
+        ("2020-01-01 00:30:00", datetime(2020, 1, 1, 0, 30)),
+        ("2020-01-01T00:30:00", datetime(2020, 1, 1, 0, 30)),
+        ("2020-01-01 00:30:00.25", datetime(2020, 1, 1, 0, 30, 0, 250_000)),
+        (" 2020-01-01 00:30:00 ", datetime(2020, 1, 1, 0, 30)),
+        ("2020-01-01", None),
+        ("2020-01-01 00:30", None),
+        ("2020-01-01 00:30:60", None),
+        ("2020-01-01 00:30:00Z", None),
+        ("2020-1-1 00:30:00", None),
+        ("01/01/2020 00:30:00", None),
+        ("0000-01-01 00:30:00", None),
+        ("2020-02-30 00:30:00", None),
+    ],
+)
+@pytest.mark.parametrize("file_format", ["csv", "parquet"])
+def test_times_are_as_tlc_writes_them_or_with_isos_t(
+    tmp_path: Path, text: str, read_as: datetime | None, file_format: str
+) -> None:
+    if file_format == "csv":
+        batch = read_fhv(f"{FHV}\n{GOOD.replace('2020-01-01 00:30:00', text)}\n", tmp_path)
+    else:
+        body = green_parquet(trip() | {"lpep_pickup_datetime": text}, types={"lpep_pickup_datetime": pa.string()})
+        batch = read(body, tmp_path)
+    assert rows(batch)[0]["pickup_datetime"] == read_as
+    assert list(batch.bad_values) == ([] if read_as else ["pickup_datetime"])
+
+
+@pytest.mark.parametrize("text", ["inf", "-inf", "Infinity", "1e999", "nan"])
+def test_what_is_no_number_is_a_bad_value_in_csv(tmp_path: Path, text: str) -> None:
+    header = ",".join(read_contract("green").layout(Month(2020, 8), "csv").columns)
+    line = f"2,2020-08-01 00:00:00,2020-08-01 00:10:00,N,1,74,75,1,1.5,{text},0,0,0,0,,0,10,1,1,0"
+    batch = read(f"{header}\n{line}\n", tmp_path, "green", Month(2020, 8))
+    assert list(batch.bad_values) == ["fare_amount"]
+    assert batch.bad_texts is not None
+    assert json.loads(batch.bad_texts[0]) == {"fare_amount": text}
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_infinity_is_a_bad_value_in_parquet(tmp_path: Path, value: float) -> None:
+    batch = read(green_parquet(trip(fare_amount=value), trip()), tmp_path)
+    assert batch.bad_values["fare_amount"].to_list() == [True, False]
+    assert batch.bad_texts is not None
+    assert [text and json.loads(text) for text in batch.bad_texts] == [{"fare_amount": str(value)}, None]
+
+
+def test_a_nul_in_a_text_is_a_bad_value_in_both_formats(tmp_path: Path) -> None:
+    batch = read(green_parquet(trip(store_and_fwd_flag="N\0")), tmp_path)
+    assert list(batch.bad_values) == ["store_and_fwd_flag"]
+    batch = read_fhv(f"{FHV}\n{GOOD.replace('B00001', 'B' + chr(0))}\ngarb{chr(0)}age\n", tmp_path)
+    assert list(batch.bad_values) == ["dispatching_base_num"]
+    assert batch.raw is not None
+    assert batch.raw[1] == r"garb\x00age"
+    assert batch.bad_texts is not None
+    assert json.loads(batch.bad_texts[0]) == {"dispatching_base_num": "B\0"}
+    assert "\0" not in batch.bad_texts[0]
+
+
+@pytest.mark.parametrize("kind", [pa.decimal256(50, 2), pa.bool_(), pa.list_(pa.int64()), pa.date32()])
+def test_a_type_that_holds_no_fare_breaks_the_contract(tmp_path: Path, kind: pa.DataType) -> None:
+    with pytest.raises(ContractError, match="fare_amount"):
+        read(green_parquet(trip(fare_amount=None), types={"fare_amount": kind}), tmp_path)
+
+
+def parquet_of(table: pa.Table, **options: Any) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, **options)
+    return sink.getvalue()
+
+
+def test_bytes_that_are_no_text_are_damage_in_parquet(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([trip(), trip()], pa.schema(list(GREEN_2024.items())))
+    position = table.schema.get_field_index("store_and_fwd_flag")
+    flags = pa.array([b"N", b"\xff\xfe"]).view(pa.string())
+    body = parquet_of(table.set_column(position, "store_and_fwd_flag", flags))
+    with pytest.raises(SourceError, match="damaged"):
+        read(body, tmp_path)
+
+
+def test_a_flipped_bit_in_a_columns_name_is_damage(tmp_path: Path) -> None:
+    body = green_parquet(trip()).replace(b"trip_type", b"trip_t\xf9pe")
+    with pytest.raises(SourceError):
+        read(body, tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
+def test_texts_stored_as_differences_are_read(tmp_path: Path, encoding: str) -> None:
+    table = pa.Table.from_pylist([trip(), trip(store_and_fwd_flag="Y")], pa.schema(list(GREEN_2024.items())))
+    body = parquet_of(table, use_dictionary=False, column_encoding={"store_and_fwd_flag": encoding})
+    assert [row["store_and_fwd_flag"] for row in rows(read(body, tmp_path))] == ["N", "Y"]
+
+
+def test_old_nanosecond_times_outside_their_range_are_bad_values_and_the_others_exact(tmp_path: Path) -> None:
+    moments = [
+        datetime(2024, 1, 15, 12, 0, 0, 123456),
+        datetime(1600, 1, 1),
+        datetime(2300, 1, 1),
+        None,
+        datetime(1, 1, 1),
+    ]
+    table = pa.Table.from_pylist(
+        [trip() | {"lpep_pickup_datetime": moment} for moment in moments], pa.schema(list(GREEN_2024.items()))
+    )
+    batch = read(parquet_of(table, use_deprecated_int96_timestamps=True), tmp_path)
+    assert [row["pickup_datetime"] for row in rows(batch)] == [moments[0], None, None, None, None]
+    assert batch.bad_values["pickup_datetime"].to_list() == [False, True, True, False, True]
+    assert rows(batch)[1]["dropoff_datetime"] == datetime(2024, 1, 15, 12, 10)
+
+
+def test_many_small_row_groups_are_one_batch(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([trip()] * 500, pa.schema(list(GREEN_2024.items())))
+    assert read(parquet_of(table, row_group_size=1), tmp_path).frame.height == 500
+
+
+def test_columns_of_one_letter_that_occur_twice_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([trip()], pa.schema(list(GREEN_2024.items())))
+    body = parquet_of(table.append_column("a", pa.array([1])).append_column("a", pa.array([1])))
+    with pytest.raises(ContractError, match="twice"):
+        read(body, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (f"{FHV},{'x' * 70_000}\n{GOOD}\n", "header line of more than 65,536 bytes"),
+        (f"{FHV}\n{GOOD}\n{GOOD}{',' * 70_000}\n", "line of more than 65,536 bytes"),
+        (gzip.compress(f"{FHV}\n".encode() + f"{GOOD}\n".encode() * 100_000), "TLC_MAX_EXPANSION"),
+    ],
+)
+def test_files_that_fill_the_memory_are_refused(tmp_path: Path, body: str | bytes, what: str) -> None:
+    with pytest.raises(SourceError, match=what):
+        read_fhv(body, tmp_path)
+
+
+def test_how_much_a_file_may_expand_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLC_MAX_EXPANSION", "1000")
+    body = gzip.compress(f"{FHV}\n".encode() + f"{GOOD}\n".encode() * 100_000)
+    assert read_fhv(body, tmp_path).frame.height == 100_000
+
+
+def test_a_block_with_one_odd_line_keeps_every_row(tmp_path: Path) -> None:
+    sound = lines_of_fhv(20_000)
+    lines = [*sound[:7_000], "garbage", *sound[7_000:15_000], GOOD.replace("264", "inf"), *sound[15_000:]]
+    batch = read_fhv("\r\n".join([FHV, *lines, ""]), tmp_path)
+    assert batch.raw is not None
+    assert batch.raw.is_not_null().arg_true().to_list() == [7_000]
+    assert batch.bad_values["pickup_location_id"].arg_true().to_list() == [15_001]
+    bases = batch.frame["dispatching_base_num"].cast(pl.String).to_list()
+    assert bases == [
+        *(f"B{n:05d}" for n in range(7_000)),
+        None,
+        *(f"B{n:05d}" for n in range(7_000, 15_000)),
+        "B00001",
+        *(f"B{n:05d}" for n in range(15_000, 20_000)),
+    ]

@@ -166,14 +166,15 @@ def test_a_value_that_cannot_be_cast_comes_before_the_rules(tmp_path: Path) -> N
     assert judged.rejected["bad_value:payment_type"] == 1
     assert verdict.quarantine["payment_type"].to_list() == [None]
     assert verdict.clean["source_row"].to_list() == [1]
+    assert verdict.quarantine["raw"].to_list() == ['{"payment_type": "barter"}']
 
 
 def test_a_line_that_is_no_record_breaks_only_that_rule(tmp_path: Path) -> None:
     header = ",".join(read_contract("fhv").layout(Month(2020, 1), "csv").columns)
     good = "B00001,2020-01-01 00:30:00,2020-01-01 01:44:00,264,265,"
-    terms = read_contract("fhv")
-    (batch,) = MonthReader(fetched(f"{header}\n{good}\ngarbage\n", tmp_path, "fhv", Month(2020, 1)), terms)
-    verdict = Judge(terms, Month(2020, 1))(batch)
+    contract = read_contract("fhv")
+    (batch,) = MonthReader(fetched(f"{header}\n{good}\ngarbage\n", tmp_path, "fhv", Month(2020, 1)), contract)
+    verdict = Judge(contract, Month(2020, 1))(batch)
     assert verdict.quarantine["rejection_rules"].to_list() == [["unparseable"]]
     assert verdict.quarantine["raw"].to_list() == ["garbage"]
     assert verdict.clean.height == 1

@@ -12,15 +12,15 @@ from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.location import RemoteFile
-from nyc_tlc.source.sample import ARROW_TYPES, write_sample
+from nyc_tlc.source.sample import PUBLISHED_TYPES, write_sample
 
 ERAS = [(color, layout.since) for color in COLORS for layout in read_contract(color).layouts["parquet"]]
 CSV_ERAS = [(color, layout.since) for color in COLORS for layout in read_contract(color).layouts["csv"]]
 
 
 def judged(path: Path, color: Color, month: Month) -> tuple[Judge, int]:
-    judge, terms = Judge(read_contract(color), month), read_contract(color)
-    reader = MonthReader(fetch_month(RemoteFile(color, month, path.as_uri()), path.parent), terms)
+    judge, contract = Judge(read_contract(color), month), read_contract(color)
+    reader = MonthReader(fetch_month(RemoteFile(color, month, path.as_uri()), path.parent), contract)
     return judge, sum(judge(batch).clean.height for batch in reader)
 
 
@@ -30,7 +30,9 @@ def test_a_parquet_sample_has_the_exact_layout_and_is_mostly_clean(tmp_path: Pat
     write_sample(color, month, 3000, path)
     schema = pq.read_schema(path)
     layout = read_contract(color).layout(month, "parquet").columns
-    assert list(zip(schema.names, schema.types, strict=True)) == [(n, ARROW_TYPES[kind]) for n, kind in layout.items()]
+    assert list(zip(schema.names, schema.types, strict=True)) == [
+        (n, PUBLISHED_TYPES[kind]) for n, kind in layout.items()
+    ]
     judge, clean = judged(path, color, month)
     assert 2900 < clean < 3000
     assert not [rule for rule in judge.rejected if rule.startswith("bad_value")]

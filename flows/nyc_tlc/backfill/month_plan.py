@@ -13,7 +13,7 @@ from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
 from nyc_tlc.source.fetch import FetchedFile
 from nyc_tlc.source.location import RemoteFile, source_kind
-from nyc_tlc.source.published import find_newest, look_at
+from nyc_tlc.source.published import find_newest, look_at, require_unpublished
 
 #: ``ingest``: new to the lake. ``reload``: there, but it would come out otherwise today. ``kept``: there, from another
 #: kind of source, which is not replaced unless that is asked for.
@@ -33,6 +33,7 @@ class Plan:
         remote: The month at its source; None when it is not published.
         manifest: The month in the lake, where it is and can be read.
         base: The version of its manifest, which publication goes by; None when there is none.
+        may_be_current: Whether only the bytes can tell if the source changed, and the same bytes need nothing.
     """
 
     action: Action
@@ -40,11 +41,12 @@ class Plan:
     remote: RemoteFile | None = None
     manifest: Manifest | None = None
     base: str | None = None
+    may_be_current: bool = False
 
     def settled_by(self, fetched: FetchedFile) -> bool:
         """Whether the bytes that came show that a month thought changed is current after all."""
         known = self.manifest.source.sha256 if self.manifest else None
-        return self.why == SOURCE_IS_SILENT and known == fetched.sha256
+        return self.may_be_current and known == fetched.sha256
 
 
 def plan_month(
@@ -55,6 +57,7 @@ def plan_month(
     *,
     days: bool = False,
     force: bool = False,
+    verify: bool = False,
     up_to: Month | None = None,
 ) -> Plan:
     """Decide what is to be done with a month.
@@ -66,14 +69,18 @@ def plan_month(
         lake: Where the month is kept.
         days: Whether daily folders are wanted.
         force: Whether it is to be redone even when it is current.
+        verify: Whether the files in the lake are read and compared with their digests, and not only by their sizes.
         up_to: The latest month that the newest may be.
 
     Raises:
         TransientError: when the source doesn't answer.
+        SourceError: when it refuses a month that must be there.
     """
     try:
         remote = look_at(source, color, month) if month else find_newest(source, color, up_to)
     except NotPublished as error:
+        if month:
+            require_unpublished(error, month, known=lake.find_manifest(Keys(color, month)).content is not None)
         return Plan("unpublished", str(error))
     keys = Keys(color, remote.month)
     found = lake.find_manifest(keys)
@@ -87,18 +94,28 @@ def plan_month(
     if was != would_be and not force:
         kept = f"the lake has it from the source {was} ({manifest.source.url}); --force replaces it by {would_be}"
         return Plan("kept", kept, remote, manifest, found.version)
-    why = _why_stale(manifest, remote, lake, read_contract(color), days) or ("it was asked for" if force else None)
+    why = _why_stale(manifest, remote, lake, read_contract(color), days)
+    why = why or (_find_damage(manifest, lake) if verify else None) or ("it was asked for" if force else None)
     if why:
-        return Plan("reload", why, remote, manifest, found.version)
+        silent = why == SOURCE_IS_SILENT and not force
+        return Plan("reload", why, remote, manifest, found.version, may_be_current=silent)
     return Plan("current", f"made {manifest.finished_at:%Y-%m-%d %H:%M} UTC", remote, manifest, found.version)
 
 
-def _why_stale(manifest: Manifest, remote: RemoteFile, lake: Lake, terms: Contract, days: bool) -> str | None:
+def _find_damage(manifest: Manifest, lake: Lake) -> str | None:
+    """Which file of the month does not have the bytes that the manifest says, None when all have."""
+    for key, digest in manifest.digests.items():
+        if digest and lake.digest(key) != digest:
+            return f"{key} is damaged: its digest is not the manifest's"
+    return None
+
+
+def _why_stale(manifest: Manifest, remote: RemoteFile, lake: Lake, contract: Contract, days: bool) -> str | None:
     """Why a month in the lake would come out otherwise today, None when it would not."""
-    if manifest.contract_version != terms.contract_version:
-        return f"the contract changed from {manifest.contract_version} to {terms.contract_version}"
-    if manifest.rules_version != terms.rules_version:
-        return f"the rules changed from {manifest.rules_version} to {terms.rules_version}"
+    if manifest.contract_version != contract.contract_version:
+        return f"the contract changed from {manifest.contract_version} to {contract.contract_version}"
+    if manifest.rules_version != contract.rules_version:
+        return f"the rules changed from {manifest.rules_version} to {contract.rules_version}"
     if days and not manifest.daily and manifest.clean.rows:
         return "it was made without daily folders"
     sizes = {

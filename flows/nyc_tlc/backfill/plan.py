@@ -19,7 +19,7 @@ from nyc_tlc.warehouse.warehouse import Kind, Load
 
 log = logging.getLogger(__name__)
 
-#: Besides what a month can need in the lake: ``load`` is there but not in a warehouse, ``unknown`` could not be told.
+#: Besides what a month can need in the lake: ``load`` is there but not in a warehouse, ``unknown`` is not known.
 Need = Action | Literal["load", "unknown"]
 
 #: How many months are looked at side by side: quick for us, and no more than a browser would ask of the source.
@@ -35,6 +35,7 @@ class BackfillOptions:
     warehouses: tuple[Kind, ...]
     layout: Layout
     force: bool
+    verify: bool = False
     via: str | None = None
 
 
@@ -47,7 +48,7 @@ class MonthPlan:
         month: The month.
         need: What is to be done.
         why: Why, in words.
-        plan: What the look at source and lake found; None when it could not be told.
+        plan: What the look at source and lake found; None when it is not known.
         warehouses: Those it is to be loaded into.
     """
 
@@ -134,6 +135,7 @@ def plan_months(
     *,
     days: bool = False,
     force: bool = False,
+    verify: bool = False,
     at_look: Callable[[int], None] = lambda _: None,
 ) -> list[MonthPlan]:
     """Decide what every month needs: one look at its source each, side by side.
@@ -145,16 +147,17 @@ def plan_months(
         loads: What each warehouse has.
         days: Whether daily folders are wanted.
         force: Whether months are to be redone even when they are current.
+        verify: Whether the lake's files are compared with their digests.
         at_look: Told how many were looked at.
     """
 
     def look(which: tuple[Color, Month]) -> MonthPlan:
         color, month = which
         try:
-            plan = plan_month(source, color, month, lake, days=days, force=force)
+            plan = plan_month(source, color, month, lake, days=days, force=force, verify=verify)
         except TlcError as error:
             return MonthPlan(color, month, "unknown", str(error))
-        return _with_warehouses(color, month, plan, loads, force)
+        return plan_loads(color, month, plan, loads, force=force)
 
     plans: list[MonthPlan] = []
     with ContextPool(LOOKS_AT_ONCE, thread_name_prefix="look") as pool:
@@ -164,13 +167,15 @@ def plan_months(
     return plans
 
 
-def _with_warehouses(
+def plan_loads(
     color: Color,
     month: Month,
     plan: Plan,
     loads: Mapping[Kind, Mapping[tuple[Color, Month], Load]],
+    *,
     force: bool,
 ) -> MonthPlan:
+    """Decide which warehouses a month is to be loaded into, once it is known what the lake needs."""
     if plan.action in ("kept", "unpublished"):
         return MonthPlan(color, month, plan.action, plan.why, plan)
     if plan.action != "current" or plan.manifest is None:
@@ -178,8 +183,10 @@ def _with_warehouses(
     behind: dict[Kind, str] = {}
     for kind, there in loads.items():
         load = there.get((color, month))
-        if force or load is None or load.clean_sha256 != plan.manifest.clean.sha256:
-            behind[kind] = f"not in {kind}" if load is None else f"another file of it is in {kind}"
+        if force or load is None or not load.is_of(plan.manifest):
+            lacks_quarantine = load is not None and load.quarantine_rows is None
+            state = f"its quarantine is not in {kind}" if lacks_quarantine else f"another file of it is in {kind}"
+            behind[kind] = f"not in {kind}" if load is None else state
     if behind:
         return MonthPlan(color, month, "load", "; ".join(behind.values()), plan, tuple(behind))
     return MonthPlan(color, month, "current", plan.why, plan)

@@ -14,6 +14,7 @@ from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color
+from nyc_tlc.source.location import name_source
 from nyc_tlc.warehouse.warehouse import Kind
 
 #: What became of a month.
@@ -127,7 +128,7 @@ def start_run(
         flow_run_id=flow_run_id,
         started_at=started_at,
         profile=options.profile,
-        source=options.source,
+        source=name_source(options.source),
         warehouses=options.warehouses,
         layout=options.layout,
         force=options.force,

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nyc_tlc import __version__
-from nyc_tlc.cleaning.read import BATCH_ROWS, MonthReader
+from nyc_tlc.cleaning.read import READ_BATCH_ROWS, MonthReader
 from nyc_tlc.cleaning.rules import Judge, Verdict
 from nyc_tlc.contract.contract import Contract
 from nyc_tlc.errors import ConfigurationError
@@ -80,13 +80,13 @@ class CleanedMonth:
 
 
 def clean_month(
-    fetched: FetchedFile, terms: Contract, folder: Path, *, layout: Layout = "month", strict: bool = False
+    fetched: FetchedFile, contract: Contract, folder: Path, *, layout: Layout = "month", strict: bool = False
 ) -> CleanedMonth:
     """Clean a month into files.
 
     Args:
         fetched: The source file.
-        terms: The colour's contract.
+        contract: The colour's contract.
         folder: Where the files go.
         layout: ``day`` also writes a file per pick-up date.
         strict: Whether a column unknown to the contract is an error.
@@ -97,18 +97,18 @@ def clean_month(
         ConfigurationError: when the folder can't be written.
     """
     began = time.monotonic()
-    keys = Keys(terms.color, fetched.remote.month)
-    reader = MonthReader(fetched, terms, strict=strict)
+    keys = Keys(contract.color, fetched.remote.month)
+    reader = MonthReader(fetched, contract, strict=strict)
     for kind, names in (("unknown to the contract", reader.column_map.drift), ("missing", reader.column_map.missing)):
         if names:
             log.warning("%s: columns %s: %s", keys.name, kind, ", ".join(names))
-    judge = Judge(terms, keys.month)
+    judge = Judge(contract, keys.month)
     labels = {
-        "color": terms.color,
+        "color": contract.color,
         "month": str(keys.month),
         "source_sha256": fetched.sha256,
-        "contract_version": terms.contract_version,
-        "rules_version": terms.rules_version,
+        "contract_version": contract.contract_version,
+        "rules_version": contract.rules_version,
     }
     file_keys = keys.of_version(files_version(labels))
     try:
@@ -308,11 +308,11 @@ def _write(
     folder: Path, keys: FileKeys, reader: MonthReader, judge: Judge, labels: Mapping[str, str], layout: Layout
 ) -> tuple[ParquetSink, ParquetSink, dict[date, ParquetSink]]:
     """Read, judge and write the month in one pass."""
-    clean_schema = pa.schema([_dictionary_encoded(field) for field in reader.terms.clean_schema])
+    clean_schema = pa.schema([_dictionary_encoded(field) for field in reader.contract.clean_schema])
     with ExitStack() as files:
         clean_sink = files.enter_context(ParquetSink(folder, keys.clean, clean_schema, labels))
         rejects = files.enter_context(
-            ParquetSink(folder, keys.quarantine, reader.terms.quarantine_schema, labels, gather=BATCH_ROWS)
+            ParquetSink(folder, keys.quarantine, reader.contract.quarantine_schema, labels, gather=READ_BATCH_ROWS)
         )
         days = DaySinks(files, folder, keys, clean_schema, labels) if layout == "day" else None
 

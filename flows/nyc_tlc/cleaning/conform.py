@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from nyc_tlc.contract.contract import Column, ColumnMap, Contract
+from nyc_tlc.contract.contract import OUR_COLUMNS, Column, ColumnMap, Contract
 from nyc_tlc.errors import ContractError
 from nyc_tlc.months import Month
 
@@ -20,8 +24,21 @@ POLARS_TYPES: dict[str, pl.DataType] = {
     "timestamp": pl.Datetime("us"),
     "date": pl.Date(),
 }
-#: As TLC writes times as text, with or without a fraction.
-TIMESTAMP_FORMAT = "%Y-%m-%d %H:%M:%S%.f"
+#: What is around a value and no part of it.
+BLANKS = " \t"
+#: A number as text: no words like nan, no other base.
+NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+#: A time as TLC writes it, with or without a fraction, and with ISO's T. There is no year 0.
+TIME = (
+    r"^([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])-[0-9]{2}-[0-9]{2}"
+    r"[ T]([01][0-9]|2[0-3])(:[0-5][0-9]){2}(\.[0-9]{1,6})?$"
+)
+SHORTEST_TIME = len("2024-01-01 00:00:00")
+#: The first and the last second there is, since 1970: years 1 to 9999.
+FIRST_SECOND = int(datetime(1, 1, 1, tzinfo=UTC).timestamp())
+LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
+#: The longest text that is a value. Real ones have a few letters.
+LONGEST_TEXT = 256
 
 
 @dataclass(frozen=True)
@@ -33,21 +50,47 @@ class Batch:
         bad_values: Column -> which rows hold a value there that can't be cast; it is null in ``frame``.
         raw: The text of rows that aren't records at all (null in every column), null for the others;
             None where all are records.
+        bad_texts: What stood in the source where a value can't be cast: a JSON object by clean column, null for the
+            rows without such a value; None where all have none.
     """
 
     frame: pl.DataFrame
     bad_values: dict[str, pl.Series] = field(default_factory=dict)
     raw: pl.Series | None = None
+    bad_texts: pl.Series | None = None
+
+
+def join_batches(batches: Sequence[Batch]) -> Batch:
+    """Consecutive batches as one."""
+    if len(batches) == 1:
+        return batches[0]
+
+    def join(parts: list[pl.Series | None], filler: bool | None, kind: type[pl.DataType]) -> pl.Series | None:
+        if all(part is None for part in parts):
+            return None
+        return pl.concat(
+            pl.repeat(filler, len(batch.frame), dtype=kind, eager=True) if part is None else part
+            for part, batch in zip(parts, batches, strict=True)
+        )
+
+    names = dict.fromkeys(name for batch in batches for name in batch.bad_values)
+    masks = {name: join([batch.bad_values.get(name) for batch in batches], False, pl.Boolean) for name in names}
+    return Batch(
+        pl.concat(batch.frame for batch in batches),
+        {name: mask for name, mask in masks.items() if mask is not None},
+        join([batch.raw for batch in batches], None, pl.String),
+        join([batch.bad_texts for batch in batches], None, pl.String),
+    )
 
 
 class Conformer:
     """Casts the batches of one file to the contract. Built once a file, called once a batch."""
 
-    def __init__(self, terms: Contract, column_map: ColumnMap, schema: pa.Schema, month: Month) -> None:
-        """Compile the casts.
+    def __init__(self, contract: Contract, column_map: ColumnMap, schema: pa.Schema, month: Month) -> None:
+        """Look at the types.
 
         Args:
-            terms: The colour's contract.
+            contract: The colour's contract.
             column_map: How the file's columns map onto it.
             schema: The file's own schema.
             month: The file's month.
@@ -55,138 +98,220 @@ class Conformer:
         Raises:
             ContractError: when a column's type can't hold what the contract wants there.
         """
-        self._sources = column_map.sources
-        self._columns = {column.name: column for column in terms.columns}
-        self._casts: dict[str, pl.Expr] = {}
-        self._unreadable: dict[str, pl.Expr] = {}
-        for column in terms.columns:
-            sources = column_map.sources.get(column.name, ())
-            refuse_type = f"{terms.color} {month}: the column {{}} can't be read as {column.type}"
-            for name in sources:
+        self._sources, self._month = column_map.sources, month
+        self._columns = contract.columns[: -len(OUR_COLUMNS)]
+        for column in self._columns:
+            for name in column_map.sources[column.name]:
                 if not _readable(schema.field(name).type, column.type):
-                    raise ContractError(refuse_type.format(name), got=str(schema.field(name).type))
-            if sources:
-                casts = [_cast(name, schema.field(name).type, column) for name in sources]
-                cast = casts[0] if len(casts) == 1 else pl.coalesce(casts)
-                present = pl.any_horizontal([_present(name, schema.field(name).type) for name in sources])
-                self._casts[column.name] = cast.alias(column.name)
-                self._unreadable[column.name] = (present & cast.is_null()).alias(column.name)
-            else:
-                self._casts[column.name] = pl.lit(None, POLARS_TYPES[column.type]).alias(column.name)
-        self._casts["file_month"] = pl.lit(month.first_day).alias("file_month")
+                    raise ContractError(
+                        f"{contract.color} {month}: the column {name} can't be read as {column.type}",
+                        got=str(schema.field(name).type),
+                    )
 
     def __call__(self, data: pa.RecordBatch | pa.Table, first_row: int, raw: pl.Series | None = None) -> Batch:
         """Cast a batch.
 
         Args:
-            data: Rows with the file's columns.
+            data: Rows with the file's columns, texts as dictionaries or not.
             first_row: The ordinal of the first of them in the file.
             raw: As ``Batch.raw``.
         """
-        frame = pl.from_arrow(data)
-        assert isinstance(frame, pl.DataFrame)
-        rows = pl.int_range(first_row, first_row + data.num_rows, dtype=pl.Int32).alias("source_row")
-        clean = frame.select(**self._casts | self._as_they_are(data) | {"source_row": rows})
-        # As many nulls after the cast as before: then nothing was lost, and no row need be looked at.
-        suspects = [
-            name
-            for name, sources in self._sources.items()
-            if sources and (len(sources) > 1 or clean[name].null_count() != frame[sources[0]].null_count())
-        ]
-        unreadable = frame.select(self._unreadable[name] for name in suspects)
-        return Batch(clean, {mask.name: mask for mask in unreadable if mask.any()}, raw)
+        rows, values, bad_values = data.num_rows, {}, {}
+        for column in self._columns:
+            arrays = [data[name] for name in self._sources[column.name]]
+            values[column.name], bad = _conform(arrays, column, rows)
+            if bad is not None and bad.any():
+                bad_values[column.name] = bad
+        clean = pl.DataFrame(values).with_columns(
+            file_month=pl.lit(self._month.first_day),
+            source_row=pl.int_range(first_row, first_row + rows, dtype=pl.Int32),
+        )
+        return Batch(clean, bad_values, raw, self._bad_texts(data, bad_values) if bad_values else None)
 
-    def _as_they_are(self, data: pa.RecordBatch | pa.Table) -> dict[str, pl.Expr]:
-        """Texts that need no cast in this batch: a look at the few distinct values spares one at every row."""
-        tidy = {}
-        for name, sources in self._sources.items():
-            column = self._columns[name]
-            if column.type == "string" and len(sources) == 1 and pa.types.is_dictionary(data[sources[0]].type):
-                texts = _distinct(data[sources[0]])
-                if all(text and text == text.strip() and text.upper() not in column.text_codes for text in texts):
-                    tidy[name] = pl.col(sources[0])
-        return tidy
+    def _bad_texts(self, data: pa.RecordBatch | pa.Table, bad_values: dict[str, pl.Series]) -> pl.Series:
+        texts: dict[int, dict[str, str]] = {}
+        for name, mask in bad_values.items():
+            rows = mask.arg_true().to_list()
+            for source in reversed(self._sources[name]):
+                for row, text in zip(rows, _source_texts(data[source].take(pa.array(rows, pa.int64()))), strict=True):
+                    if text is not None:
+                        texts.setdefault(row, {})[name] = text
+        objects: list[str | None] = [None] * data.num_rows
+        for row, values in texts.items():
+            objects[row] = json.dumps(values, ensure_ascii=False)
+        return pl.Series("raw", objects, pl.String)
 
 
-def dictionary_columns(terms: Contract, column_map: ColumnMap, schema: pa.Schema) -> list[str]:
+def dictionary_columns(contract: Contract, column_map: ColumnMap, schema: pa.Schema) -> list[str]:
     """The file's columns to read as dictionaries: those of few distinct texts."""
-    texts = {column.name for column in terms.columns if column.type == "string"}
+    few = {column.name for column in contract.columns if column.type == "string" or column.text_codes}
     return [
         name
         for clean_name, sources in column_map.sources.items()
         for name in sources
-        if clean_name in texts and _is_text(schema.field(name).type)
+        if clean_name in few and is_text(schema.field(name).type)
     ]
 
 
-def _distinct(column: pa.Array | pa.ChunkedArray) -> set[str]:
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    return {text for chunk in chunks for text in chunk.dictionary.to_pylist()}
+def csv_types(
+    contract: Contract, column_map: ColumnMap, dictionaries: Sequence[str], dictionary: pa.DataType
+) -> dict[str, pa.DataType]:
+    """What the wanted columns of a CSV file hold: few distinct texts, other texts, or numbers."""
+    types = {}
+    for column in contract.columns:
+        for name in column_map.sources.get(column.name, ()):
+            plain = pa.string() if column.type == "timestamp" else pa.float64()
+            types[name] = dictionary if name in dictionaries else plain
+    return types
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether an Arrow type is one of texts."""
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value))
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal128(kind))
 
 
 def _readable(kind: pa.DataType, wanted: str) -> bool:
     """Whether an Arrow type can hold a contract type's values."""
-    if pa.types.is_null(kind) or _is_text(kind):
+    if pa.types.is_null(kind) or is_text(kind):
         return True
     if wanted == "timestamp":
         return bool(pa.types.is_timestamp(kind)) and kind.tz is None
     return _is_number(kind)
 
 
+def _conform(arrays: list[pa.Array | pa.ChunkedArray], column: Column, rows: int) -> tuple[pl.Series, pl.Series | None]:
+    """A clean column, and where its value can't be read. Of several sources the first with a value counts."""
+    kind = POLARS_TYPES[column.type]
+    if not arrays:
+        return pl.repeat(None, rows, dtype=kind, eager=True).alias(column.name), None
+    values, bad = _conform_one(arrays[0], column)
+    for array in arrays[1:]:
+        more, more_bad = _conform_one(array, column)
+        faults = [mask for mask in (bad, more_bad) if mask is not None]
+        values = pl.select(pl.coalesce(values, more)).to_series()
+        bad = pl.select(pl.any_horizontal(faults)).to_series() & values.is_null() if faults else None
+    return values.alias(column.name), bad
+
+
+def _conform_one(array: pa.Array | pa.ChunkedArray, column: Column) -> tuple[pl.Series, pl.Series | None]:
+    if not pa.types.is_dictionary(array.type):
+        return _cast(array, column)
+    # Only the few distinct texts are looked at.
+    chunks = array.unify_dictionaries().chunks if isinstance(array, pa.ChunkedArray) else [array]
+    if not chunks:
+        return _cast(pa.array([], array.type.value_type), column)
+    values, bad = _cast(chunks[0].dictionary, column)
+    rows = pl.concat(_series(chunk.indices) for chunk in chunks)
+    return values.gather(rows), bad.gather(rows).fill_null(value=False) if bad is not None and bad.any() else None
+
+
+def _cast(array: pa.Array | pa.ChunkedArray, column: Column) -> tuple[pl.Series, pl.Series | None]:
+    """The contract's values, null where there is none or it can't be read, and where the latter is."""
+    if pa.types.is_null(array.type):
+        return pl.repeat(None, len(array), dtype=POLARS_TYPES[column.type], eager=True), None
+    if column.type == "timestamp" and is_text(array.type):
+        times = _cast_times(array)
+        if times is not None:
+            return times, None
+    kind, frame = array.type, pl.DataFrame({"value": _series(array)})
+    value = _value("value", kind, column)
+    values = frame.select(value=value).to_series()
+    # As many nulls after the cast as before: then nothing was lost, and no row need be looked at.
+    if values.null_count() == frame["value"].null_count():
+        return values, None
+    return values, frame.select(bad=_present("value", kind) & pl.lit(values).is_null()).to_series()
+
+
+def _cast_times(array: pa.Array | pa.ChunkedArray) -> pl.Series | None:
+    """Times in one go, or None where a text needs a closer look.
+
+    Arrow also takes dates without a time and times without seconds; they are shorter.
+    """
+    lengths = pc.min_max(pc.binary_length(array)).as_py()
+    if lengths["min"] is None or lengths["min"] < SHORTEST_TIME:
+        return None
+    try:
+        times = pc.cast(array, pa.timestamp("us"))
+    except pa.ArrowInvalid:
+        return None
+    return _series(times) if pc.min_max(times.cast(pa.int64()))["min"].as_py() >= FIRST_SECOND * 10**6 else None
+
+
+def _series(array: pa.Array | pa.ChunkedArray) -> pl.Series:
+    series = pl.from_arrow(array)
+    assert isinstance(series, pl.Series)
+    return series
+
+
 def _text(name: str) -> pl.Expr:
     """A text column without the blanks around it; nothing but blanks is null."""
-    text = pl.col(name).cast(pl.String).str.strip_chars()
+    text = pl.col(name).str.strip_chars(BLANKS)
     return pl.when(text != "").then(text)
 
 
 def _present(name: str, kind: pa.DataType) -> pl.Expr:
     """Whether there is a value to read."""
-    if _is_text(kind):
+    if is_text(kind):
         return _text(name).is_not_null()
     if pa.types.is_floating(kind):
         return pl.col(name).fill_nan(None).is_not_null()
     return pl.col(name).is_not_null()
 
 
-def _cast(name: str, kind: pa.DataType, column: Column) -> pl.Expr:
+def _value(name: str, kind: pa.DataType, column: Column) -> pl.Expr:
     """The contract's value, null where there is none or it can't be read."""
     wanted = POLARS_TYPES[column.type]
-    if pa.types.is_null(kind):
-        return pl.lit(None, wanted)
     if column.type == "timestamp":
-        if _is_text(kind):
-            return _text(name).str.to_datetime(TIMESTAMP_FORMAT, time_unit="us", strict=False)
-        return pl.col(name).cast(wanted, strict=False)
-    if _is_text(kind):
+        return _time(name, kind)
+    if is_text(kind):
         value = _text(name)
     elif column.type == "string":
         value = _whole(pl.col(name), pl.Int64()).cast(pl.String)
     else:
         value = pl.col(name).fill_nan(None) if pa.types.is_floating(kind) else pl.col(name)
-    if column.text_codes and (_is_text(kind) or column.type == "string"):
+    if column.text_codes and (is_text(kind) or column.type == "string"):
         known = list(column.text_codes)
         codes = value.str.to_uppercase().replace_strict(known, list(column.text_codes.values()), default=None)
         value = pl.coalesce([codes, value])
     if column.type == "string":
-        return value.cast(wanted)
-    if _is_text(kind):
-        value = value.cast(pl.Float64, strict=False)
+        # Postgres takes no text with a NUL.
+        sound = (value.str.len_bytes() <= LONGEST_TEXT) & ~value.str.contains("\0", literal=True)
+        return pl.when(sound).then(value).cast(wanted)
+    if is_text(kind):
+        value = pl.when(value.str.contains(NUMBER)).then(value).cast(pl.Float64, strict=False)
+    if is_text(kind) or pa.types.is_floating(kind):
         value = pl.when(value.is_finite()).then(value)
     if column.type == "float64":
         return value.cast(wanted, strict=False)
     return value.cast(wanted, strict=False) if pa.types.is_integer(kind) else _whole(value, wanted)
 
 
+def _time(name: str, kind: pa.DataType) -> pl.Expr:
+    if is_text(kind):
+        text = _text(name)
+        text = pl.when(text.str.contains(TIME)).then(text.str.replace("T", " ", literal=True))
+        return text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
+    second = {"s": 1_000, "ms": 1_000, "us": 10**6, "ns": 10**9}[kind.unit]
+    first, last = FIRST_SECOND * second, (LAST_SECOND + 1) * second - 1
+    within = pl.col(name).to_physical().is_between(max(first, -(2**63)), min(last, 2**63 - 1))
+    return pl.when(within).then(pl.col(name)).cast(pl.Datetime("us"), strict=False)
+
+
 def _whole(value: pl.Expr, wanted: pl.DataType) -> pl.Expr:
     """A number as an integer, null where it has a fraction or doesn't fit."""
     whole = value.cast(wanted, strict=False)
     return pl.when(whole.cast(pl.Float64) == value.cast(pl.Float64)).then(whole)
+
+
+def _source_texts(values: pa.Array | pa.ChunkedArray) -> list[str | None]:
+    """Values as text, null where there is none."""
+    if pa.types.is_timestamp(values.type):
+        # A time that is no value can be one that has no text either.
+        values = values.cast(pa.int64())
+    texts = [None if value is None else str(value) for value in values.to_pylist()]
+    return [text[:LONGEST_TEXT] if text and text.strip(BLANKS) else None for text in texts]

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 def publish_month(
     cleaned: CleanedMonth,
-    terms: Contract,
+    contract: Contract,
     lake: Lake,
     base: str | None,
     started_at: datetime,
@@ -33,7 +33,7 @@ def publish_month(
 
     Args:
         cleaned: The month.
-        terms: The contract it was cleaned to.
+        contract: The contract it was cleaned to.
         lake: Where it goes.
         base: The version of the month's manifest when the run began, None when there was none.
         started_at: When work on the month began.
@@ -54,7 +54,7 @@ def publish_month(
         _check_rows(cleaned)
     fetched, remote = cleaned.fetched, cleaned.fetched.remote
     manifest = Manifest(
-        color=terms.color,
+        color=contract.color,
         month=str(remote.month),
         source=SourceRecord(
             url=remote.shown,
@@ -66,6 +66,7 @@ def publish_month(
             rows=cleaned.source_rows,
             columns=cleaned.columns,
             key=cleaned.files[0].key,
+            verified_by=fetched.verified_by,
         ),
         clean=cleaned.clean,
         quarantine=cleaned.quarantine,
@@ -73,8 +74,8 @@ def publish_month(
         warnings=cleaned.warnings,
         drift=cleaned.drift,
         missing=cleaned.missing,
-        contract_version=terms.contract_version,
-        rules_version=terms.rules_version,
+        contract_version=contract.contract_version,
+        rules_version=contract.rules_version,
         code_version=__version__,
         flow_run_id=flow_run_id,
         seconds={"fetch": round(fetched.seconds, 3), "clean": round(cleaned.seconds, 3)},

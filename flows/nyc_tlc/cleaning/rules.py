@@ -38,14 +38,15 @@ class Judge:
         warned: Warning rule -> rows of the source, rejected or not.
     """
 
-    def __init__(self, terms: Contract, month: Month) -> None:
+    def __init__(self, contract: Contract, month: Month) -> None:
         """Compile the rules for a month."""
         names = _names_in_rules(month)
         expressions = {
-            rule.name: pl.sql_expr(rule.when.format(**names)).fill_null(False).alias(rule.name) for rule in terms.rules
+            rule.name: pl.sql_expr(rule.when.format(**names)).fill_null(False).alias(rule.name)
+            for rule in contract.rules
         }
-        self.rejects = [rule.name for rule in terms.rules if rule.severity == "reject"]
-        self._warnings = [rule.name for rule in terms.rules if rule.severity == "warn"]
+        self.rejects = [rule.name for rule in contract.rules if rule.severity == "reject"]
+        self._warnings = [rule.name for rule in contract.rules if rule.severity == "warn"]
         self.expressions = list(expressions.values())
         self._first_rules: Counter[str] = Counter()
         self.warned: Counter[str] = Counter(dict.fromkeys(self._warnings, 0))
@@ -78,7 +79,10 @@ class Judge:
         reasons = reasons.select(
             pl.col("rejection_rules").list.first().alias("rejection_rule"),
             "rejection_rules",
-            (pl.lit(None, pl.String) if batch.raw is None else pl.lit(batch.raw.filter(rejected))).alias("raw"),
+            pl.coalesce(
+                pl.lit(None if texts is None else texts.filter(rejected), pl.String)
+                for texts in (batch.raw, batch.bad_texts)
+            ).alias("raw"),
         )
         self._first_rules.update(reasons["rejection_rule"].to_list())
         rows = batch.frame.filter(rejected).with_columns(pl.col(pl.Categorical).cast(pl.String))

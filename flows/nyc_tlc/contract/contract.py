@@ -1,8 +1,9 @@
 """The contract: what a colour's clean rows are, and how every era's file maps onto them.
 
 One YAML file a colour (``datasets/``) describes its columns, the layouts TLC published and the
-rules; ``codes.yaml`` has the code tables. This module reads them once and derives the rest: the
-Arrow schemas, the mapping of a file's columns, and the versions that tell whether a month cleaned
+rules; ``datasets/common.yaml`` has the rules that colours share, ``codes.yaml`` the code tables.
+This module reads them once and derives the rest: the Arrow schemas, the mapping of a file's
+columns, and the versions that tell whether a month cleaned
 earlier would come out the same today.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -30,9 +32,9 @@ SourceFormat = Literal["parquet", "csv.gz", "csv"]
 HERE = Path(__file__).parent
 
 #: Raised when the reading code changes so that other clean rows come out of the same contract.
-READER_VERSION = 1
+READER_VERSION = 2
 
-ARROW_TYPES: dict[str, pa.DataType] = {
+COLUMN_TYPES: dict[str, pa.DataType] = {
     "int8": pa.int8(),
     "int16": pa.int16(),
     "int32": pa.int32(),
@@ -85,7 +87,7 @@ class Column(Described):
     @property
     def field(self) -> pa.Field:
         """The column in an Arrow schema."""
-        return pa.field(self.name, ARROW_TYPES[self.type])
+        return pa.field(self.name, COLUMN_TYPES[self.type])
 
     @property
     def text_codes(self) -> Mapping[str, str]:
@@ -103,7 +105,7 @@ class Rule(Described):
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """What TLC published from a month on.
 
     Attributes:
@@ -173,7 +175,7 @@ class Contract:
     first_month: Month
     columns: tuple[Column, ...]
     rules: tuple[Rule, ...]
-    layouts: dict[FileFormat, tuple[Layout, ...]]
+    layouts: dict[FileFormat, tuple[FileLayout, ...]]
     contract_version: str
     rules_version: str
 
@@ -187,7 +189,7 @@ class Contract:
         """The clean columns, then why the row was rejected and, where it had none to parse, its text."""
         return pa.schema([*self.clean_schema, *REJECTION_FIELDS])
 
-    def layout(self, month: Month, file_format: FileFormat) -> Layout:
+    def layout(self, month: Month, file_format: FileFormat) -> FileLayout:
         """What TLC published for the month; after the last known change, what it published last."""
         layouts = self.layouts[file_format]
         return next((layout for layout in reversed(layouts) if layout.since <= month), layouts[0])
@@ -195,7 +197,8 @@ class Contract:
     def map_columns(self, found: Sequence[str], month: Month, file_format: FileFormat) -> ColumnMap:
         """Map a file's columns onto the contract.
 
-        Names match without regard to case and to blanks around them.
+        Names match without regard to case and to blanks around them; a blank or a hyphen inside is as good
+        as an underscore.
 
         Args:
             found: The file's column names.
@@ -207,11 +210,12 @@ class Contract:
         """
         by_key: dict[str, str] = {}
         for name in found:
-            if by_key.setdefault(_key(name), name) is not name:
+            if _key(name) in by_key:
                 raise ContractError(
                     f"{self.color} {month}: the file has the column {name.strip()!r} twice",
                     got=", ".join(found),
                 )
+            by_key[_key(name)] = name
         sources: dict[str, tuple[str, ...]] = {}
         missing: list[str] = []
         published = {_key(name) for name in self.layout(month, file_format).columns}
@@ -231,7 +235,7 @@ class Contract:
 
 
 def _key(name: str) -> str:
-    return name.strip().casefold()
+    return re.sub(r"[\s-]", "_", name.strip()).casefold()
 
 
 @cache
@@ -245,7 +249,7 @@ def read_contract(color: Color) -> Contract:
     """The contract of one colour."""
     data = _read_yaml(f"datasets/{color}.yaml")
     columns = tuple(Column(name=name, **column) for name, column in data["columns"].items())
-    rules = tuple(Rule(name=name, **rule) for name, rule in data["rules"].items())
+    rules = _read_rules(data["rules"])
     codes = {name: (list(table.codes), table.texts) for name, table in code_tables().items()}
     decides_values = [column.model_dump(exclude={"description", "unit"}) for column in columns]
     decides_verdicts = [rule.model_dump(exclude={"why"}) for rule in rules]
@@ -267,8 +271,14 @@ def _read_yaml(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load((HERE / name).read_text(encoding="utf-8")))
 
 
-def _read_layouts(file_format: FileFormat, entries: list[dict[str, Any]]) -> tuple[Layout, ...]:
-    layouts: list[Layout] = []
+def _read_rules(entries: dict[str, dict[str, str] | None]) -> tuple[Rule, ...]:
+    """A colour's rules in its own order: as ``common.yaml`` has them, but for the fields that the colour states."""
+    shared = _read_yaml("datasets/common.yaml")["rules"]
+    return tuple(Rule(name=name, **shared.get(name, {}) | (stated or {})) for name, stated in entries.items())
+
+
+def _read_layouts(file_format: FileFormat, entries: list[dict[str, Any]]) -> tuple[FileLayout, ...]:
+    layouts: list[FileLayout] = []
     for entry in entries:
         since, columns, changes = entry.pop("since"), entry.pop("columns", ""), entry.pop("changes", "")
         names = [name for name in (columns or changes).split(",") if name]
@@ -278,7 +288,7 @@ def _read_layouts(file_format: FileFormat, entries: list[dict[str, Any]]) -> tup
                 {_key(name): (name, kind) for name, kind in each.items()} for each in (layouts[-1].columns, kinds)
             )
             kinds = dict((before | now).values())
-        layouts.append(Layout(Month.parse(since), kinds, **entry))
+        layouts.append(FileLayout(Month.parse(since), kinds, **entry))
     return tuple(layouts)
 
 

@@ -8,6 +8,17 @@ from pathlib import Path
 from nyc_tlc.contract.contract import OUR_COLUMNS, Column, Contract, FileFormat, code_tables, read_contract
 from nyc_tlc.months import COLORS, Month
 
+#: The contract's types where the rows are kept: Parquet, DuckDB, Postgres, BigQuery.
+TYPES = {
+    "int8": ("int8", "TINYINT", "smallint", "INTEGER"),
+    "int16": ("int16", "SMALLINT", "smallint", "INTEGER"),
+    "int32": ("int32", "INTEGER", "integer", "INTEGER"),
+    "float64": ("double", "DOUBLE", "double precision", "FLOAT"),
+    "string": ("string", "VARCHAR", "text", "STRING"),
+    "timestamp": ("timestamp[us], no zone", "TIMESTAMP", "timestamp without time zone", "DATETIME"),
+    "date": ("date32", "DATE", "date", "DATE"),
+}
+
 
 def dictionary() -> str:
     """The whole dictionary as Markdown."""
@@ -17,6 +28,12 @@ def dictionary() -> str:
         "Written by `make docs` from `flows/nyc_tlc/contract/`: `datasets/` and `codes.yaml`. Every clean file of a",
         "colour has these columns in this order, whatever era it comes from; what the era lacked is null. Times are",
         "New York wall-clock times without zone, amounts are US dollars as published.",
+        "",
+        "## Types",
+        "",
+        "| Here | Parquet | DuckDB | Postgres | BigQuery |",
+        "|---|---|---|---|---|",
+        *(f"| {name} | {' | '.join(types)} |" for name, types in TYPES.items()),
         "",
     ]
     for color in COLORS:
@@ -32,17 +49,23 @@ def dictionary() -> str:
     return "\n".join(lines)
 
 
-def _dataset(terms: Contract) -> list[str]:
-    lines = [f"## {terms.color}: {terms.title}", "", terms.notes.strip(), "", f"First month: {terms.first_month}."]
-    lines += [f"Source: {terms.source.strip()}", "", "| Column | Type | What it holds | In Parquet | In CSV |"]
+def _dataset(contract: Contract) -> list[str]:
+    lines = [
+        f"## {contract.color}: {contract.title}",
+        "",
+        contract.notes.strip(),
+        "",
+        f"First month: {contract.first_month}.",
+    ]
+    lines += [f"Source: {contract.source.strip()}", "", "| Column | Type | What it holds | In Parquet | In CSV |"]
     lines += ["|---|---|---|---|---|"]
-    for column in terms.columns:
+    for column in contract.columns:
         lines.append(
-            f"| `{column.name}` | {column.type} | {_meaning(column)} | {_era(terms, column, 'parquet')} |"
-            f" {_era(terms, column, 'csv')} |"
+            f"| `{column.name}` | {column.type} | {_meaning(column)} | {_era(contract, column, 'parquet')} |"
+            f" {_era(contract, column, 'csv')} |"
         )
     lines += ["", "| Rule | Severity | A row breaks it when | Why |", "|---|---|---|---|"]
-    lines += [f"| `{rule.name}` | {rule.severity} | `{rule.when.strip()}` | {rule.why} |" for rule in terms.rules]
+    lines += [f"| `{rule.name}` | {rule.severity} | `{rule.when.strip()}` | {rule.why} |" for rule in contract.rules]
     return [*lines, ""]
 
 
@@ -52,13 +75,13 @@ def _meaning(column: Column) -> str:
     return f"{column.description}{unit}{codes}"
 
 
-def _era(terms: Contract, column: Column, file_format: FileFormat) -> str:
+def _era(contract: Contract, column: Column, file_format: FileFormat) -> str:
     """Since when, and until when, a format has a column."""
     if column in OUR_COLUMNS:
         return "ours"
     spans: list[list[Month | None]] = []
-    for layout in terms.layouts[file_format]:
-        present = bool(terms.map_columns(list(layout.columns), layout.since, file_format).sources[column.name])
+    for layout in contract.layouts[file_format]:
+        present = bool(contract.map_columns(list(layout.columns), layout.since, file_format).sources[column.name])
         if present and (not spans or spans[-1][1] is not None):
             spans.append([layout.since, None])
         elif not present and spans and spans[-1][1] is None:

@@ -172,6 +172,16 @@ class Lake(ABC):
         found = self.read_version(key)
         return found[0] if found else None
 
+    def digest(self, key: str) -> str | None:
+        """The SHA-256 of an object, None when there is none. All of it is read."""
+        if self.size(key) is None:
+            return None
+        digest = hashlib.sha256()
+        with self.open(key) as file:
+            while piece := file.read(1 << 23):
+                digest.update(piece)
+        return digest.hexdigest()
+
     def find_manifest(self, keys: Keys) -> ManifestFound:
         """A month's manifest as it stands, whether it can be read or not."""
         return ManifestFound(*(self.read_version(keys.manifest) or (None, None)))

@@ -20,7 +20,11 @@ class Part(BaseModel):
 
 
 class SourceRecord(Part):
-    """The file the month was made from, byte for byte in the lake under ``key``."""
+    """The file the month was made from, byte for byte in the lake under ``key``.
+
+    ``verified_by`` says what showed that it came whole: ``size``, ``transfer`` (a body of chunks with its end),
+    ``content`` (a format with an end of its own), or ``nothing``.
+    """
 
     url: str
     etag: str | None
@@ -31,6 +35,7 @@ class SourceRecord(Part):
     rows: int
     columns: tuple[str, ...]
     key: str
+    verified_by: str | None = None
 
 
 class CleanRecord(Part):

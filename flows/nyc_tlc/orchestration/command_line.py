@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +18,7 @@ import httpx
 from prefect import Flow, tags
 from prefect.client.schemas.objects import State
 from prefect.exceptions import MissingResult
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from pydantic import ValidationError
 
 from nyc_tlc.errors import ArgumentError, NotPublished, ReportedError, TlcError, TransientError
@@ -25,9 +26,12 @@ from nyc_tlc.months import Month
 from nyc_tlc.orchestration.run_logs import RUN_LOGGERS, is_expected_failure, join_prefect
 from nyc_tlc.orchestration.temporary_server import TEMPORARY_SERVER, end_orphaned_servers, mark_server
 from nyc_tlc.settings import read_settings
-from nyc_tlc.source.location import locate, requested_month
+from nyc_tlc.source.location import locate, name_source, read_requested_month
 
 log = logging.getLogger(__name__)
+
+#: As often as a deployment's run: the server takes a run of ours that is silent for 90 seconds for lost.
+HEARTBEATS = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}
 
 #: A list is given as ``--warehouses duckdb postgres``.
 EVERY_VALUE = cyclopts.Parameter(consume_multiple=True, negative_iterable=())
@@ -49,7 +53,7 @@ def run_script(function: Callable[..., int], script: str) -> NoReturn:
 
 
 def _exit_with(body: Callable[[], int]) -> NoReturn:
-    with temporary_settings(set_defaults=TEMPORARY_SERVER):
+    with temporary_settings(set_defaults=TEMPORARY_SERVER | HEARTBEATS):
         try:
             status = body()
         except cyclopts.CycloptsError as error:
@@ -121,7 +125,7 @@ def _check_server(url: str) -> None:
 
 
 def _outcome(state: State[Any]) -> Any:
-    """What the run returned or raised; None when a busy server, told of its end twice, gave the bare state back."""
+    """What the run returned or raised; None when a busy server, informed of its end twice, gave the bare state back."""
     try:
         return state.result(raise_on_failure=False)
     except MissingResult:
@@ -145,7 +149,7 @@ def _flow_arguments(flow: Flow[..., Any]) -> dict[str, Any] | None:
 
     Raises:
         CycloptsError: when they don't fit the signature.
-        TlcError: when they fit but can't be meant, as far as can be told without any server.
+        TlcError: when they fit but can't be meant, as far as can be known without any server.
     """
     command, bound = _parse(flow, f"flows/{flow.fn.__name__}.py")
     if command is not flow:
@@ -155,9 +159,12 @@ def _flow_arguments(flow: Flow[..., Any]) -> dict[str, Any] | None:
     if "color" in inspect.signature(flow.fn).parameters:
         bound.apply_defaults()
         given = bound.arguments
-        asked = requested_month(given["color"], given["year"], given["month"])
+        asked = read_requested_month(given["color"], given["year"], given["month"])
         if "source" in given:
             locate(given["source"] or read_settings().source, given["color"], asked or Month.current())
+    if name_source(arguments.get("source", "")) != arguments.get("source", ""):
+        # Prefect keeps parameters and shows them; a setting stays in this process.
+        os.environ["TLC_SOURCE"] = arguments.pop("source")
     return arguments
 
 
@@ -178,7 +185,7 @@ def _fail(error: TlcError) -> int:
 
 
 def _quiet_terminal() -> None:
-    """Show the library's own log lines and other people's warnings; an expected failure is told once, at the end."""
+    """Show the library's own log lines and other people's warnings; an expected failure is shown once, at the end."""
     join_prefect()
     for handler in logging.getLogger().handlers:
         handler.addFilter(_worth_showing)
@@ -187,6 +194,6 @@ def _quiet_terminal() -> None:
 def _worth_showing(record: logging.LogRecord) -> bool:
     if record.name.startswith("nyc_tlc"):
         return True
-    told = record.getMessage()
-    about_the_end = is_expected_failure(record) or told.startswith("Finished in state")
+    message = record.getMessage()
+    about_the_end = is_expected_failure(record) or message.startswith("Finished in state")
     return record.levelno >= logging.WARNING and not (record.name in RUN_LOGGERS and about_the_end)

@@ -32,6 +32,7 @@ from nyc_tlc.orchestration.limits import place_at_source, place_in_warehouse
 from nyc_tlc.orchestration.progress import BackfillProgress
 from nyc_tlc.orchestration.tasks import report
 from nyc_tlc.profiles.opening import open_lake, open_warehouse
+from nyc_tlc.reports.anomalies import check_volume, read_trailing
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import fetch_month, scratch_folder
 from nyc_tlc.warehouse.load import load_month
@@ -86,6 +87,8 @@ def run_month(planned: MonthPlan, options: BackfillOptions) -> MonthDone:
     began = time.monotonic()
     lake = open_lake(options.profile)
     manifest = _bring_to_lake(planned, options, lake)
+    if planned.warehouses:
+        check_volume(manifest, read_trailing(lake, manifest), force=options.force)
     failures = [failure for kind in planned.warehouses if (failure := _load(manifest, options, lake, kind))]
     if failures:
         raise failures[0]
@@ -94,19 +97,21 @@ def run_month(planned: MonthPlan, options: BackfillOptions) -> MonthDone:
 
 def _bring_to_lake(planned: MonthPlan, options: BackfillOptions, lake: Lake) -> Manifest:
     started_at, days = datetime.now(UTC), options.layout == "day"
-    plan = plan_month(options.source, planned.color, planned.month, lake, days=days, force=options.force)
+    plan = plan_month(
+        options.source, planned.color, planned.month, lake, days=days, force=options.force, verify=options.verify
+    )
     if plan.remote is None:
         raise NotPublished(plan.why)
     if plan.manifest and plan.action in ("current", "kept"):
         return plan.manifest
-    terms = read_contract(planned.color)
+    contract = read_contract(planned.color)
     with scratch_folder() as folder:
         with place_at_source(plan.remote):
             fetched = fetch_month(plan.remote, folder)
         if plan.manifest and plan.settled_by(fetched):
             return plan.manifest
-        cleaned = clean_month(fetched, terms, folder, layout=options.layout, strict=read_settings().strict)
-        manifest = publish_month(cleaned, terms, lake, plan.base, started_at, flow_run.id, force=options.force)
+        cleaned = clean_month(fetched, contract, folder, layout=options.layout, strict=read_settings().strict)
+        manifest = publish_month(cleaned, contract, lake, plan.base, started_at, flow_run.id, force=options.force)
     report.fn(manifest, options.profile)
     return manifest
 

@@ -63,6 +63,6 @@ def not_published(plan: Plan) -> State[None]:
     return Completed(name=NotPublished.__name__, message=plan.why)
 
 
-def nothing_published(told: str) -> State[None]:
+def nothing_published(text: str) -> State[None]:
     """The end of a backfill of which no month is there yet."""
-    return Completed(name=NotPublished.__name__, message=told)
+    return Completed(name=NotPublished.__name__, message=text)

@@ -32,6 +32,7 @@ from nyc_tlc.errors import ConfigurationError, NotPublished
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.orchestration.progress import BackfillProgress
 from nyc_tlc.profiles.opening import open_lake
+from nyc_tlc.source.location import name_source
 
 log = logging.getLogger(__name__)
 
@@ -102,9 +103,11 @@ class _MonthRun:
             "month": plan.month.month,
             "warehouses": list(plan.warehouses),
             "profile": self._options.profile,
-            "source": self._options.source,
+            # Parameters are there for all to read, so a secret reaches workers by a variable of theirs.
+            "source": name_source(self._options.source),
             "layout": self._options.layout,
             "force": self._options.force,
+            "verify": self._options.verify,
         }
         at_work = client.read_flow_runs(
             flow_run_filter=FlowRunFilter(

@@ -7,6 +7,7 @@ where it broke and a Retry-After is honoured; only a load, which is one transact
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -33,26 +34,31 @@ from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.publication import remove_leftovers
 from nyc_tlc.months import Color, Month
 from nyc_tlc.orchestration.limits import place_at_source, place_in_warehouse
+from nyc_tlc.orchestration.month_report import format_answers_markdown, format_quality_report
 from nyc_tlc.orchestration.progress import Bar, DownloadProgress
-from nyc_tlc.orchestration.report import markdown, queryable_markdown
 from nyc_tlc.orchestration.run_logs import join_prefect
 from nyc_tlc.orchestration.run_names import newest_allowed
 from nyc_tlc.profiles.connections import Finding, check_part
 from nyc_tlc.profiles.opening import open_lake, open_warehouse
+from nyc_tlc.reports.anomalies import check_volume, find_anomalies, read_trailing
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.location import RemoteFile
-from nyc_tlc.warehouse.load import Answer, ask, load_month, published
+from nyc_tlc.warehouse.load import Answer, ask_where_trips_began, find_published, load_month
 from nyc_tlc.warehouse.lookups import read_lookups
-from nyc_tlc.warehouse.tables import LOADS, trip_tables, views
+from nyc_tlc.warehouse.tables import list_views, month_tables, trip_tables
 from nyc_tlc.warehouse.warehouse import Kind
+
+log = logging.getLogger(__name__)
 
 
 @task(task_run_name="look for {color} {month}", cache_policy=NO_CACHE, persist_result=False)
-def look(color: Color, month: Month | None, source: str, profile: str, layout: Layout, force: bool) -> Plan:
+def look(
+    color: Color, month: Month | None, source: str, profile: str, layout: Layout, force: bool, verify: bool
+) -> Plan:
     """Look at the source and the lake: is there anything to do?"""
-    lake, days = open_lake(profile), layout == "day"
-    plan = plan_month(source, color, month, lake, days=days, force=force, up_to=newest_allowed())
+    lake, days, up_to = open_lake(profile), layout == "day", newest_allowed()
+    plan = plan_month(source, color, month, lake, days=days, force=force, verify=verify, up_to=up_to)
     if plan.action == "kept" and plan.remote:
         raise ConfigurationError(
             f"{plan.remote.name}: {plan.why}", fix="or use another TLC_HOME or profile for samples"
@@ -72,23 +78,26 @@ def fetch(remote: RemoteFile, folder: Path) -> FetchedFile:
 @task(task_run_name="clean {fetched.remote.name}", cache_policy=NO_CACHE, persist_result=False)
 def clean(fetched: FetchedFile, folder: Path, layout: Layout) -> CleanedMonth:
     """Read, judge and write the month: files of clean and quarantined rows."""
-    terms = read_contract(fetched.remote.color)
-    return clean_month(fetched, terms, folder, layout=layout, strict=read_settings().strict)
+    contract = read_contract(fetched.remote.color)
+    return clean_month(fetched, contract, folder, layout=layout, strict=read_settings().strict)
 
 
 @task(task_run_name="publish {cleaned.fetched.remote.name}", cache_policy=NO_CACHE, persist_result=False)
 def publish(cleaned: CleanedMonth, plan: Plan, profile: str, force: bool, started_at: datetime) -> Manifest:
     """Check the accounts and make the files the month, in place of the one that was there when the run began."""
-    terms = read_contract(cleaned.fetched.remote.color)
-    return publish_month(cleaned, terms, open_lake(profile), plan.base, started_at, flow_run.id, force=force)
+    contract = read_contract(cleaned.fetched.remote.color)
+    return publish_month(cleaned, contract, open_lake(profile), plan.base, started_at, flow_run.id, force=force)
 
 
 @task(task_run_name="report {manifest.name}", cache_policy=NO_CACHE, persist_result=False)
 def report(manifest: Manifest, profile: str) -> None:
-    """Leave the quality report as an artifact, one key a month."""
+    """Leave the quality report as an artifact, one key a month, and warn of what is odd about the month."""
+    lake = open_lake(profile)
+    for anomaly in find_anomalies(manifest, read_trailing(lake, manifest)):
+        log.warning("%s", anomaly)
     create_markdown_artifact(
         key=f"{manifest.color}-{manifest.month}-quality",
-        markdown=markdown(manifest, open_lake(profile)),
+        markdown=format_quality_report(manifest, lake),
         description=f"What was done with {manifest.name}",
     )
 
@@ -96,7 +105,7 @@ def report(manifest: Manifest, profile: str) -> None:
 @task(task_run_name="find {color} {month} in the lake", cache_policy=NO_CACHE, persist_result=False)
 def find(color: Color, month: Month | None, profile: str) -> Manifest:
     """A month the lake has; None is the newest."""
-    return published(open_lake(profile), color, month, profile)
+    return find_published(open_lake(profile), color, month, profile)
 
 
 def _is_transient(_task: object, _run: object, state: State[object]) -> bool:
@@ -115,19 +124,20 @@ def _is_transient(_task: object, _run: object, state: State[object]) -> bool:
 def load(manifest: Manifest, profile: str, kind: Kind, force: bool) -> Answer:
     """Make the month's rows in a warehouse those of the lake, and ask it a first question."""
     warehouse = open_warehouse(profile, kind)
-    file = CleanFile(manifest, open_lake(profile), read_contract(manifest.color))
+    lake = open_lake(profile)
+    check_volume(manifest, read_trailing(lake, manifest), force=force)
+    file = CleanFile(manifest, lake, read_contract(manifest.color))
     with place_in_warehouse(kind):
         loaded, new = load_month(file, warehouse, flow_run.id, force=force)
-    return ask(loaded, new, warehouse)
+    return ask_where_trips_began(loaded, new, warehouse)
 
 
 @task(task_run_name="load lookups into {kind}", cache_policy=NO_CACHE, persist_result=False)
 def load_lookups(zones: bytes | None, profile: str, kind: Kind) -> str:
     """Make the lookup tables those of today; says where."""
     warehouse = open_warehouse(profile, kind)
-    tables = trip_tables()
     rows = read_lookups(zones)
-    warehouse.prepare((*tables.values(), LOADS), rows, views(tables))
+    warehouse.prepare(month_tables(), rows, list_views(trip_tables()))
     warehouse.replace_lookups(rows)
     return warehouse.place
 
@@ -146,13 +156,21 @@ def plan(
     warehouses: Sequence[Kind],
     layout: Layout,
     force: bool,
+    verify: bool,
 ) -> list[MonthPlan]:
     """Decide what each of many months needs, and leave the table as an artifact."""
     lake = open_lake(profile)
     loads = {kind: open_warehouse(profile, kind).loads() for kind in warehouses}
     with Bar("plan", "months") as bar:
         plans = plan_months(
-            asked, source, lake, loads, days=layout == "day", force=force, at_look=lambda done: bar(done, len(asked))
+            asked,
+            source,
+            lake,
+            loads,
+            days=layout == "day",
+            force=force,
+            verify=verify,
+            at_look=lambda done: bar(done, len(asked)),
         )
     create_markdown_artifact(key="backfill-plan", markdown=format_plan(plans), description="What each month needs")
     return plans
@@ -168,7 +186,7 @@ def report_load(manifest: Manifest, answers: Sequence[Answer]) -> None:
     """Leave what can be queried as an artifact, one key a month."""
     create_markdown_artifact(
         key=f"{manifest.color}-{manifest.month}-queryable",
-        markdown=queryable_markdown(manifest, answers),
+        markdown=format_answers_markdown(manifest, answers),
         description=f"Where {manifest.name} can be queried",
     )
 

@@ -21,13 +21,13 @@ class Finding:
     Attributes:
         part: The lake, or a kind of warehouse.
         fine: Whether it can be used.
-        told: What is fine, or what is not.
+        message: What is fine, or what is not.
         fix: The one thing to do.
     """
 
     part: str
     fine: bool
-    told: str
+    message: str
     fix: str = ""
 
 
@@ -37,15 +37,15 @@ def check_part(part: Literal["lake"] | Kind, profile: str) -> Finding:
         return Finding(part, True, _check_lake(profile) if part == "lake" else _check_warehouse(part, profile))
     except TlcError as error:
         evidence = {"expected": error.expected, "got": error.got}
-        told = "; ".join([error.what, *(f"{word} {what}" for word, what in evidence.items() if what)])
-        return Finding(part, False, told, error.fix or _fix(profile))
+        message = "; ".join([error.what, *(f"{word} {what}" for word, what in evidence.items() if what)])
+        return Finding(part, False, message, error.fix or _fix(profile))
 
 
 def _fix(profile: str) -> str:
     """What to do about what the error itself has no advice for."""
     if profile == LOCAL:
-        return "see to the folder that TLC_HOME names"
-    return f"see to it, or correct blocks/profiles/{profile}.yaml and run python blocks/register.py {profile}"
+        return "check that the folder TLC_HOME can be written"
+    return f"correct blocks/profiles/{profile}.yaml, then run .venv/bin/python blocks/register.py {profile}"
 
 
 def _check_lake(profile: str) -> str:
@@ -60,7 +60,7 @@ def _check_lake(profile: str) -> str:
     finally:
         lake.remove(key)
     if lake.read(key) is not None:
-        raise LakeError(f"the lake {lake.url('')} keeps what was deleted", fix=f"see to {lake.url(key)}")
+        raise LakeError(f"the lake {lake.url('')} keeps what was deleted", fix=f"delete {lake.url(key)} by hand")
     return f"{lake.url('')}: wrote, read back, deleted"
 
 
@@ -83,7 +83,7 @@ def table(findings: Sequence[Finding]) -> str:
     """What was found, for a terminal."""
     lines = []
     for finding in findings:
-        lines.append(f"{'ok  ' if finding.fine else 'FAIL'}  {finding.part:<9} {finding.told}")
+        lines.append(f"{'ok  ' if finding.fine else 'FAIL'}  {finding.part:<9} {finding.message}")
         if finding.fix:
             lines.append(f"{'':16}{finding.fix}")
     return "\n".join(lines)

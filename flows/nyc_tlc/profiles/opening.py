@@ -86,7 +86,7 @@ def open_warehouse(profile: str, kind: Kind) -> Warehouse:
     return opened
 
 
-def warehouses_of(profile: str) -> list[Kind]:
+def list_warehouses(profile: str) -> list[Kind]:
     """The warehouses a profile has: those with a block, DuckDB when there is none.
 
     Raises:
@@ -192,10 +192,10 @@ def _load(profile: str, slug: str) -> Any:
     except RuntimeError as error:
         if not isinstance(error.__cause__, ValidationError):
             raise
-        told = dict.fromkeys(map(_unfit, error.__cause__.errors(include_url=False, include_input=False)))
+        mistakes = dict.fromkeys(map(_unfit, error.__cause__.errors(include_url=False, include_input=False)))
         # Without its cause, which would show the values.
         raise ConfigurationError(
-            f"the block {name} can't be used", got=", ".join(told), fix=_register(profile)
+            f"the block {name} can't be used", got=", ".join(mistakes), fix=_register(profile)
         ) from None
     except (GoogleAuthError, ValueError) as error:
         raise ConfigurationError(
@@ -230,5 +230,5 @@ def _unfit(mistake: Mapping[str, Any]) -> str:
 def _first_line(error: Exception) -> str:
     if isinstance(error, InvalidValue):
         return type(error).__name__  # what it says is the value
-    told = error.args[0] if isinstance(error, GoogleAuthError) and error.args else error
-    return str(told).partition("\n")[0][:300]
+    message = error.args[0] if isinstance(error, GoogleAuthError) and error.args else error
+    return str(message).partition("\n")[0][:300]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from nyc_tlc.errors import NotPublished, SourceError
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import read_settings
-from nyc_tlc.source.http import described, request
+from nyc_tlc.source.http import Refused, described, request
 from nyc_tlc.source.location import SAMPLE_VERSION, RemoteFile, file_path, locate
 
 log = logging.getLogger(__name__)
@@ -17,6 +19,11 @@ log = logging.getLogger(__name__)
 
 #: TLC publishes a month about two months late.
 PUBLICATION_LAG = 2
+
+
+#: TLC publishes about two months late, at times three or four. A month older than this has been published before: a
+#: refusal of it is an outage or a block.
+MAY_BE_UNPUBLISHED = 6
 
 
 #: How far back to look for the newest published month before giving up.
@@ -39,9 +46,28 @@ def look_at(source: str, color: Color, month: Month) -> RemoteFile:
     if parts.scheme == "file":
         return _look_at_file(RemoteFile(color, month, url))
     remote = RemoteFile(color, month, url)
-    response = request(remote, "HEAD")
-    response.close()
-    return described(remote, response.headers, response.headers.get("Content-Length"))
+    return described(remote, request(remote, "HEAD").headers)
+
+
+def require_unpublished(refusal: NotPublished, month: Month, *, known: bool) -> None:
+    """Accept a refusal only for a month that may not be published yet.
+
+    Args:
+        refusal: What ``look_at`` raised.
+        month: The month.
+        known: Whether the lake has it.
+
+    Raises:
+        SourceError: saying what answered, for a month that the lake has or that is too old.
+    """
+    if not isinstance(refusal, Refused) or not (known or month < Month.current().plus(-MAY_BE_UNPUBLISHED)):
+        return
+    why = "the lake has it, so it has been published" if known else f"it is more than {MAY_BE_UNPUBLISHED} months old"
+    raise SourceError(
+        f"{refusal.what.replace(' is not published at ', ': no file at ')}; {why}",
+        got=refusal.got,
+        fix="this is an outage, a block or a signature that expired: check the URL in a browser",
+    )
 
 
 def find_newest(source: str, color: Color, up_to: Month | None = None) -> RemoteFile:
@@ -54,6 +80,7 @@ def find_newest(source: str, color: Color, up_to: Month | None = None) -> Remote
 
     Raises:
         NotPublished: when it has none of the last two years.
+        SourceError: when it refused all of them.
     """
     current = up_to or Month.current()
     if source == "sample":
@@ -62,18 +89,25 @@ def find_newest(source: str, color: Color, up_to: Month | None = None) -> Remote
         month = current.plus(-months_ago)
         try:
             return look_at(source, color, month)
-        except NotPublished:
+        except NotPublished as error:
+            last = error
             log.debug("%s %s is not published yet", color, month)
+    require_unpublished(last, month, known=False)
     raise NotPublished(f"there is no {color} month since {current.plus(1 - NEWEST_WITHIN)} at the source")
 
 
 def _look_at_file(remote: RemoteFile) -> RemoteFile:
     path = file_path(remote)
     try:
-        stat = path.stat()
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise SourceError(f"{remote.name}: {path} is not a file", expected="a Parquet or CSV file")
+        # Opening a FIFO or a device could wait for ever; a file says at once whether it can be read.
+        with path.open("rb"):
+            pass
     except FileNotFoundError:
         raise NotPublished(f"{remote.name} is not at {path}") from None
     except OSError as error:
-        raise SourceError(f"{remote.name}: cannot read {path}", got=str(error.strerror)) from None
-    modified = datetime.fromtimestamp(stat.st_mtime_ns / 1e9, UTC).isoformat()
-    return RemoteFile(remote.color, remote.month, remote.url, last_modified=modified, bytes=stat.st_size)
+        raise SourceError(f"{remote.name}: cannot read {path}", got=os.strerror(error.errno or 0)) from None
+    modified = datetime.fromtimestamp(found.st_mtime_ns / 1e9, UTC).isoformat()
+    return RemoteFile(remote.color, remote.month, remote.url, last_modified=modified, bytes=found.st_size)

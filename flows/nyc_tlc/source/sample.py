@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nyc_tlc.contract.contract import Contract, FileFormat, Layout, read_contract
+from nyc_tlc.contract.contract import Contract, FileFormat, FileLayout, read_contract
 from nyc_tlc.months import Color, Month
 
 Array = npt.NDArray[Any]
@@ -31,7 +31,7 @@ Values = tuple[Array, Array | None]
 
 CHUNK_ROWS = 1 << 20
 
-ARROW_TYPES = {
+PUBLISHED_TYPES = {
     "string": pa.string(),
     "large_string": pa.large_string(),
     "int32": pa.int32(),
@@ -64,22 +64,22 @@ def write_sample(color: Color, month: Month, rows: int, path: Path, file_format:
         file_format: ``parquet`` as on TLC's site, or ``csv``: gzipped, with that era's line ends,
             quotes and surplus fields.
     """
-    terms = read_contract(color)
-    layout = terms.layout(month, file_format)
+    contract = read_contract(color)
+    layout = contract.layout(month, file_format)
     chunks = (
-        _publish(_generate(color, month, rows, start), terms, month, layout, file_format)
+        _publish(_generate(color, month, rows, start), contract, month, layout, file_format)
         for start in range(0, max(rows, 1), CHUNK_ROWS)
     )
     if file_format == "csv":
         _write_csv(chunks, layout, path)
         return
-    schema = pa.schema([(name, ARROW_TYPES[kind]) for name, kind in layout.columns.items()])
+    schema = pa.schema([(name, PUBLISHED_TYPES[kind]) for name, kind in layout.columns.items()])
     with pq.ParquetWriter(path, schema, compression="zstd", compression_level=1) as writer:
         for chunk in chunks:
             writer.write_table(pa.table(chunk, schema=schema), row_group_size=CHUNK_ROWS)
 
 
-def _write_csv(chunks: Iterator[dict[str, pa.Array]], layout: Layout, path: Path) -> None:
+def _write_csv(chunks: Iterator[dict[str, pa.Array]], layout: FileLayout, path: Path) -> None:
     quote = '"' if layout.quoted else ""
     header = ",".join(f"{quote}{name}{quote}" for name in layout.columns)
     surplus = [pl.lit(None, pl.String).alias(f"_{index}") for index in range(layout.extra_fields)]
@@ -97,20 +97,20 @@ def _write_csv(chunks: Iterator[dict[str, pa.Array]], layout: Layout, path: Path
 
 
 def _publish(
-    clean: dict[str, Values], terms: Contract, month: Month, layout: Layout, file_format: FileFormat
+    clean: dict[str, Values], contract: Contract, month: Month, layout: FileLayout, file_format: FileFormat
 ) -> dict[str, pa.Array]:
     """Clean columns as the month's layout spells and types them."""
     rows = len(clean["pickup_datetime"][0])
-    sources = terms.map_columns(list(layout.columns), month, file_format).sources
-    columns = {column.name: column for column in terms.columns}
+    sources = contract.map_columns(list(layout.columns), month, file_format).sources
+    columns = {column.name: column for column in contract.columns}
     fed = {published[-1]: columns[name] for name, published in sources.items() if published}
     # Until 2014 (CSV) or 2010 (Parquet, where the column is text) codes were abbreviations.
-    spelled_out = terms.color == "yellow" and month < Month(2015, 1)
+    spelled_out = contract.color == "yellow" and month < Month(2015, 1)
     chunk = {}
     for published, kind in layout.columns.items():
         if published not in fed or fed[published].name not in clean or kind == "null":
             filler = pa.array(np.arange(rows)) if kind == "int64" else pa.nulls(rows)
-            chunk[published] = filler.cast(ARROW_TYPES[kind])
+            chunk[published] = filler.cast(PUBLISHED_TYPES[kind])
             continue
         column = fed[published]
         values, null = clean[column.name]
@@ -120,7 +120,7 @@ def _publish(
         array = pa.array(values, mask=null)
         if kind == "string" and file_format == "parquet" and pa.types.is_timestamp(array.type):
             array = pc.strftime(array.cast(pa.timestamp("s")), "%Y-%m-%d %H:%M:%S")
-        chunk[published] = array if file_format == "csv" else array.cast(ARROW_TYPES[kind], safe=False)
+        chunk[published] = array if file_format == "csv" else array.cast(PUBLISHED_TYPES[kind], safe=False)
     return chunk
 
 

@@ -27,12 +27,24 @@ from google.auth import exceptions as auth
 from google.cloud import bigquery
 from google.cloud.bigquery.table import PrimaryKey, TableConstraints
 
-from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
+from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import read_settings
-from nyc_tlc.warehouse.tables import LOADS, SCHEMA, TRIP_KEY, Field, Table, Type, View, missing_fields, renamed_fields
+from nyc_tlc.warehouse.tables import (
+    LOADS,
+    SCHEMA,
+    TRIP_KEY,
+    Field,
+    Table,
+    Type,
+    View,
+    missing_fields,
+    quarantine_table,
+    renamed_fields,
+    trip_table,
+)
 from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, reconcile
 
 log = logging.getLogger(__name__)
@@ -47,6 +59,7 @@ TYPES: dict[Type, str] = {
     "timestamp": "DATETIME",
     "date": "DATE",
     "instant": "TIMESTAMP",
+    "strings": "STRING",
 }
 
 FAILURES = (api.GoogleAPIError, auth.GoogleAuthError, requests.RequestException)
@@ -116,26 +129,31 @@ class BigQueryWarehouse:
             for view in views:
                 self._prepare_view(view, anew=any(changed))
 
-    def replace_month(
-        self, file: CleanFile, table: Table, flow_run_id: str | None, *, force: bool = False
-    ) -> tuple[Load, bool]:
-        """Make the month's rows exactly the file's: a load job, then the row of ``loads``.
+    def replace_month(self, file: CleanFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
+        """Make the month's rows exactly those of the files: a load job each, then the row of ``loads``.
 
-        The old rows stay when the job fails. When what comes after it fails, the new ones are there without their row
+        The old rows stay when a job fails. When what comes after it fails, the new ones are there without their row
         of ``loads``, and the error says so; the next load of the month finds the job done.
         """
+        trips, quarantine = trip_table(file.contract), quarantine_table(file.contract)
         with self._explained(file.name, OLD_ROWS_STAY):
             known = self._read_ledger().get((file.manifest.color, file.month))
-            if known and known.is_of(file) and not force and self._count(table, file.month) == known.row_count:
-                return known, False
+            if known and known.is_of(file.manifest) and not force:
+                counts = (self._count(trips, file.month), self._count(quarantine, file.month))
+                if counts == (known.row_count, known.quarantine_rows):
+                    return known, False
         with self._explained(file.name, OLD_ROWS_STAY, in_doubt=JOB_IS_IN_DOUBT):
-            job = self._run(file, table, known)
+            job = self._run(file, trips, known)
         with self._explained(file.name, LEDGER_LACKS_ROWS):
-            counted = {"loaded": job.output_rows or 0, "found": self._count(table, file.month)}
-            reconcile(file, self.place, outcome="the month there is neither the old nor the new one", **counted)
+            self._reconcile(job, file, trips)
+            self._reconcile(self._run(file.quarantine, quarantine, known), file.quarantine, quarantine)
             load = Load.of(file, job.ended, flow_run_id, job.job_id)
             self._record(load)
         return load, True
+
+    def _reconcile(self, job: bigquery.LoadJob, file: CleanFile, table: Table) -> None:
+        counted = {"loaded": job.output_rows or 0, "found": self._count(table, file.month)}
+        reconcile(file, self.place, outcome="the month there is neither the old nor the new one", **counted)
 
     def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
         """Make the lookup tables exactly these rows."""
@@ -167,12 +185,12 @@ class BigQueryWarehouse:
             source = _ParquetFile(lake.url(key), len(content), lambda: io.BytesIO(content))
             job = self._submit(source, trips, month, name, {}, location)
             job.result()
-            load = Load("green", month, job.output_rows or 0, "none", "none", datetime.now(UTC), job_id=name)
+            load = Load("green", month, job.output_rows or 0, 1, 0, "none", "none", datetime.now(UTC), job_id=name)
             self._record(load, ledger)
             if (self._count(trips, month), self._read_ledger(ledger)) != (1, {("green", month): load}):
                 raise TlcError(f"a check: {self.place} gives back other rows than it took")
         where = f"will be made in {location} by the first load" if made else f"is in {location}"
-        return f"answers, and tables can be made and loaded from {lake.url('')}; the dataset {SCHEMA} {where}"
+        return f"answers, and tables can be made; a row was loaded from {lake.url('')}; the dataset {where}"
 
     def _check_location(self, location: str) -> None:
         """See that BigQuery can load from the bucket into the dataset.
@@ -228,7 +246,7 @@ class BigQueryWarehouse:
         if renamed:
             found = self._client.get_table(found)
             found.description = table.description
-            self._client.update_table(found, ["description"])
+            found = self._client.update_table(found, ["description"])
         if gained:
             names = {field.name for field in gained}
             found.schema = [*found.schema, *(field for field in _schema(table) if field.name in names)]
@@ -274,9 +292,11 @@ class BigQueryWarehouse:
             "clean_sha256": manifest.clean.sha256[:63],
             "source_sha256": manifest.source.sha256[:63],
         }
-        source = _ParquetFile(file.url, manifest.clean.bytes, file.open)
+        size = self._size(file)
+        source = _ParquetFile(file.url, size, file.open)
         location = str(self._client.get_dataset(self._dataset).location)
-        ids = (f"nyc_tlc_{manifest.color}_{month.year:04d}_{month.month:02d}_{base}_{n}" for n in itertools.count())
+        name = table.name.removesuffix("_trip_data")
+        ids = (f"nyc_tlc_{name}_{month.year:04d}_{month.month:02d}_{base}_{n}" for n in itertools.count())
         for job_id, next_id in itertools.pairwise(ids):
             try:
                 job = self._submit(source, table, month, job_id, labels, location)
@@ -297,6 +317,12 @@ class BigQueryWarehouse:
                 return found
         raise AssertionError("numbers do not end")
 
+    def _size(self, file: CleanFile) -> int:
+        size = file.record.bytes or file.lake.size(file.record.key)
+        if size is None:
+            raise LakeError(f"{file.name}: there is no {file.url}", fix="make the month again with --force")
+        return size
+
     def _has_job(self, job_id: str, location: str) -> bool:
         try:
             self._client.get_job(job_id, location=location)
@@ -313,6 +339,8 @@ class BigQueryWarehouse:
             Conflict: when a job has that id.
         """
         target = self._dataset.table(f"{table.name}${month.year:04d}{month.month:02d}")
+        parquet_options = bigquery.ParquetOptions()  # type: ignore[no-untyped-call]
+        parquet_options.enable_list_inference = True
         config = bigquery.LoadJobConfig(
             source_format=bigquery.SourceFormat.PARQUET,
             schema=_schema(table),
@@ -322,6 +350,8 @@ class BigQueryWarehouse:
             clustering_fields=["pickup_datetime"],
             labels=labels,
         )
+        # A list is an array of texts, not a record of records.
+        config.parquet_options = parquet_options
         if source.url.startswith("gs://"):
             return self._client.load_table_from_uri(
                 source.url, target, job_id=job_id, location=location, job_config=config
@@ -340,7 +370,8 @@ class BigQueryWarehouse:
     ) -> dict[tuple[Color, Month], Load]:
         """All months; a ledger that no load has touched yet may have a column by its old name."""
         old_names = {name: old for old, name in renamed_fields(ledger, columns).items()}
-        names = ", ".join(f"`{old_names.get(name, name)}`" for name in ledger.names)
+        there = {name: old_names.get(name, name) for name in ledger.names}
+        names = ", ".join(f"`{there[name]}`" if there[name] in columns else "NULL" for name in ledger.names)
         rows = self._client.query_and_wait(f"SELECT {names} FROM {self._at(ledger.name)}")
         return {(load.color, load.month): load for load in (Load.from_row(row.values()) for row in rows)}
 
@@ -399,7 +430,7 @@ def _schema(table: Table) -> list[bigquery.SchemaField]:
         bigquery.SchemaField(
             field.name,
             TYPES[field.type],
-            mode="REQUIRED" if field.required else "NULLABLE",
+            mode="REPEATED" if field.type == "strings" else "REQUIRED" if field.required else "NULLABLE",
             description=field.description,
         )
         for field in table.fields
@@ -460,7 +491,7 @@ def _explain(error: Exception, what: str, place: str, outcome: str, in_doubt: st
     if isinstance(error, TRANSIENT):
         return TransientError(f"{what}: {place} did not answer{unanswered}", got=message, fix="try again later")
     if isinstance(error, auth.GoogleAuthError | api.Unauthorized):
-        fix = "see to the profile's gcp-credentials"
+        fix = "renew the profile's gcp-credentials and register it again: python blocks/register.py"
         return ConfigurationError(f"{what}: the credentials for {place} are refused", got=message, fix=fix)
     if isinstance(error, api.Forbidden):
         return ConfigurationError(

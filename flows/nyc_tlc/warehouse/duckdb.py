@@ -16,13 +16,23 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
+from nyc_tlc.errors import ConfigurationError, TlcError, TransientError, first_line
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.ledger import Execute, read_loads, write_load
-from nyc_tlc.warehouse.tables import LOADS, SCHEMA, Table, Type, View, missing_fields, renamed_fields
+from nyc_tlc.warehouse.tables import (
+    LOADS,
+    SCHEMA,
+    Table,
+    Type,
+    View,
+    missing_fields,
+    quarantine_table,
+    renamed_fields,
+    trip_table,
+)
 from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, reconcile
 
 log = logging.getLogger(__name__)
@@ -38,6 +48,7 @@ TYPES: dict[Type, str] = {
     "date": "DATE",
     # Time zones are an extension, and extensions are downloaded; so an instant is its time in UTC.
     "instant": "TIMESTAMP",
+    "strings": "VARCHAR[]",
 }
 
 #: Threads of one process share a database; they take turns at writing it.
@@ -76,23 +87,27 @@ class DuckDbWarehouse:
                     connection.execute(f"CREATE OR REPLACE VIEW {_at(view.name)} AS {view.sql(_at)}")
                     connection.execute(f"COMMENT ON VIEW {_at(view.name)} IS {_text(view.description)}")
 
-    def replace_month(
-        self, file: CleanFile, table: Table, flow_run_id: str | None, *, force: bool = False
-    ) -> tuple[Load, bool]:
-        """Make the month's rows exactly the file's."""
-        name, first_day = _at(table.name), [file.month.first_day]
-        count = f"SELECT count(*) FROM {name} WHERE file_month = ?"
+    def replace_month(self, file: CleanFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
+        """Make the month's rows exactly those of the files."""
+        tables = (trip_table(file.contract), file), (quarantine_table(file.contract), file.quarantine)
         with self._transaction(file.name) as connection:
             known = read_loads(_executor(connection), LOADS.names).get((file.manifest.color, file.month))
-            if known and known.is_of(file) and not force and _one(connection, count, first_day) == known.row_count:
-                return known, False
-            connection.execute(f"DELETE FROM {name} WHERE file_month = ?", first_day)
-            with contextlib.ExitStack() as opened:
-                rows = _one(connection, f"INSERT INTO {name} BY NAME SELECT * FROM {_rows(connection, file, opened)}")
-            reconcile(file, self.place, inserted=rows, found=_one(connection, count, first_day))
+            if known and known.is_of(file.manifest) and not force:
+                counts = [_count(connection, table, file.month) for table, _ in tables]
+                if counts == [known.row_count, known.quarantine_rows]:
+                    return known, False
+            for table, rows in tables:
+                self._replace_rows(connection, table, rows)
             load = Load.of(file, datetime.now(UTC), flow_run_id)
             write_load(_executor(connection), load)
         return load, True
+
+    def _replace_rows(self, connection: duckdb.DuckDBPyConnection, table: Table, file: CleanFile) -> None:
+        name = _at(table.name)
+        connection.execute(f"DELETE FROM {name} WHERE file_month = ?", [file.month.first_day])
+        with contextlib.ExitStack() as opened:
+            rows = _one(connection, f"INSERT INTO {name} BY NAME SELECT * FROM {_rows(connection, file, opened)}")
+        reconcile(file, self.place, inserted=rows, found=_count(connection, table, file.month))
 
     def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
         """Make the lookup tables exactly these rows."""
@@ -161,20 +176,20 @@ class DuckDbWarehouse:
         try:
             yield connection
         except duckdb.Error as error:
-            raise TlcError(f"{what}: {self.place} failed", got=str(error).partition("\n")[0]) from error
+            raise TlcError(f"{what}: {self.place} failed", got=first_line(error)) from error
         finally:
             connection.close()
 
     def _connect(self, what: str) -> duckdb.DuckDBPyConnection:
         """Open the file, waiting while another process has it."""
         patience = read_settings().warehouse_wait
-        deadline, told = time.monotonic() + patience, False
+        deadline, warned = time.monotonic() + patience, False
         while True:
             try:
                 return duckdb.connect(self._path, config={"autoinstall_known_extensions": "false"})
             except duckdb.IOException as error:
-                if "lock" not in str(error):
-                    raise ConfigurationError(f"{what}: cannot open {self.place}", got=_first(error)) from error
+                if not str(error).startswith("IO Error: Could not set lock on file"):
+                    raise ConfigurationError(f"{what}: cannot open {self.place}", got=first_line(error)) from error
                 holder = _holder(error)
                 if time.monotonic() > deadline:
                     raise TransientError(
@@ -182,12 +197,12 @@ class DuckDbWarehouse:
                         got=f"no turn within {patience:g} seconds",
                         fix="end that, or run this again later",
                     ) from error
-                if not told:
+                if not warned:
                     log.warning("%s: waiting for %s to let go of %s", what, holder, self.place)
-                told = True
+                warned = True
                 time.sleep(0.1)
             except duckdb.Error as error:
-                raise ConfigurationError(f"{what}: cannot open {self.place}", got=_first(error)) from error
+                raise ConfigurationError(f"{what}: cannot open {self.place}", got=first_line(error)) from error
 
 
 def _at(name: str) -> str:
@@ -196,10 +211,6 @@ def _at(name: str) -> str:
 
 def _text(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _first(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 def _holder(error: Exception) -> str:
@@ -211,6 +222,10 @@ def _holder(error: Exception) -> str:
 def _one(connection: duckdb.DuckDBPyConnection, sql: str, values: list[Any] | None = None) -> int:
     row = connection.execute(sql, values).fetchone()
     return int(row[0]) if row else 0
+
+
+def _count(connection: duckdb.DuckDBPyConnection, table: Table, month: Month) -> int:
+    return _one(connection, f"SELECT count(*) FROM {_at(table.name)} WHERE file_month = ?", [month.first_day])
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
@@ -235,7 +250,7 @@ def _rows(connection: duckdb.DuckDBPyConnection, file: CleanFile, opened: contex
     """What to select a file's rows from: the file itself, or its batches when it is in a bucket."""
     if file.path:
         return f"read_parquet({_text(str(file.path))}, hive_partitioning = false)"
-    reader = pa.RecordBatchReader.from_batches(file.terms.clean_schema, file.batches())
+    reader = pa.RecordBatchReader.from_batches(file.schema, file.batches())
     connection.register("clean_rows", reader)
     opened.callback(connection.unregister, "clean_rows")
     return "clean_rows"

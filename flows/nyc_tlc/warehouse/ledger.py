@@ -18,10 +18,11 @@ def read_loads(execute: Execute, columns: Collection[str]) -> dict[tuple[Color, 
 
     Args:
         execute: Runs a statement.
-        columns: The columns that the table has; an old one has an old name.
+        columns: The columns that the table has; an old one has an old name, and lacks some.
     """
     old_names = {name: old for old, name in renamed_fields(LOADS, columns).items()}
-    names = ", ".join(f'"{old_names.get(name, name)}"' for name in LOADS.names)
+    there = {name: old_names.get(name, name) for name in LOADS.names}
+    names = ", ".join(f'"{there[name]}"' if there[name] in columns else "NULL" for name in LOADS.names)
     loads = map(Load.from_row, execute(f"SELECT {names} FROM {SCHEMA}.{LOADS.name}", []))
     return {(load.color, load.month): load for load in loads}
 

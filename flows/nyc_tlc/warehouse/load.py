@@ -12,13 +12,13 @@ from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
 from nyc_tlc.warehouse.lookups import read_lookups
-from nyc_tlc.warehouse.tables import LOADS, SCHEMA, trip_tables, views
+from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables, trip_tables
 from nyc_tlc.warehouse.warehouse import Load, Warehouse
 
 log = logging.getLogger(__name__)
 
 
-def published(lake: Lake, color: Color, month: Month | None, profile: str) -> Manifest:
+def find_published(lake: Lake, color: Color, month: Month | None, profile: str) -> Manifest:
     """A month that the lake has.
 
     Args:
@@ -62,9 +62,9 @@ def load_month(
         TransientError: when time can heal it.
     """
     file.check()
-    tables = trip_tables(file.terms)
-    warehouse.prepare((*tables.values(), LOADS), read_lookups(), views(tables))
-    load, new = warehouse.replace_month(file, tables[file.manifest.color], flow_run_id, force=force)
+    file.quarantine.check()
+    warehouse.prepare(month_tables(file.contract), read_lookups(), list_views(trip_tables(file.contract)))
+    load, new = warehouse.replace_month(file, flow_run_id, force=force)
     if new:
         log.info("%s: %s rows loaded into %s", file.name, f"{load.row_count:,}", warehouse.place)
     else:
@@ -91,7 +91,7 @@ class Answer:
     rows: tuple[tuple[str | None, str | None, int], ...]
 
 
-def ask(load: Load, new: bool, warehouse: Warehouse) -> Answer:
+def ask_where_trips_began(load: Load, new: bool, warehouse: Warehouse) -> Answer:
     """Ask a warehouse where most of a month's trips began."""
     at = f"{SCHEMA}.{load.color}_trip_data"
     sql = (

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import urllib3
 
-from nyc_tlc.contract.contract import ARROW_TYPES, CodeTable, code_tables
+from nyc_tlc.contract.contract import COLUMN_TYPES, CodeTable, code_tables
 from nyc_tlc.errors import SourceError
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.tables import Field, Table, Type
@@ -102,5 +102,5 @@ def _codes(name: str, table: CodeTable) -> Lookup:
 
 def _arrow(rows: Sequence[Sequence[object]], table: Table) -> pa.Table:
     """Rows as an Arrow table. By way of polars: pyarrow would import pandas to look at them."""
-    schema = pa.schema([pa.field(field.name, ARROW_TYPES[field.type]) for field in table.fields])
+    schema = pa.schema([pa.field(field.name, COLUMN_TYPES[field.type]) for field in table.fields])
     return pl.DataFrame(rows, schema=list(table.names), orient="row").to_arrow().cast(schema)

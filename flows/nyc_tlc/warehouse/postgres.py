@@ -9,9 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import random
+import re
+import socket
+import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,13 +24,24 @@ import psycopg2
 import pyarrow as pa
 from psycopg2 import errors, extensions, sql
 
-from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
+from nyc_tlc.errors import ConfigurationError, TlcError, TransientError, first_line
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.ledger import Execute, read_loads, write_load
-from nyc_tlc.warehouse.tables import LOADS, SCHEMA, TRIP_KEY, Table, Type, View, missing_fields, renamed_fields
+from nyc_tlc.warehouse.tables import (
+    LOADS,
+    SCHEMA,
+    TRIP_KEY,
+    Table,
+    Type,
+    View,
+    missing_fields,
+    quarantine_table,
+    renamed_fields,
+    trip_table,
+)
 from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, reconcile
 
 log = logging.getLogger(__name__)
@@ -41,12 +56,26 @@ TYPES: dict[Type, str] = {
     "timestamp": "timestamp without time zone",
     "date": "date",
     "instant": "timestamp with time zone",
+    "strings": "text[]",
 }
 
-#: How long a swap waits in the line of the table's readers before it lets those behind it pass.
-IN_LINE = "3s"
+#: How long a change of tables waits in the queue for its locks: whoever comes after it waits behind it.
+SWAP_LOCK_TIMEOUT = "2s"
+#: Seconds between two attempts to get the locks: readers go on in the meantime.
+LOCK_PAUSE = 4.0
 #: Rows that are encoded and sent in one piece, about a megabyte, and how many pieces may wait for the network.
-PIECE, AHEAD = 1 << 12, 8
+COPY_BATCH_ROWS, COPY_BATCHES_AHEAD = 1 << 12, 8
+#: A server that is gone is noticed within a minute or so. What the profile's block says of these counts instead.
+CONNECTION_DEFAULTS = {
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+#: SQLSTATE classes and codes of what time can heal: connections, resources, serialization, the server going down or
+#: coming up. PostgreSQL's documentation, appendix A.
+TRANSIENT_CLASSES = ("08", "53", "40", "57P")
 
 
 class PostgresWarehouse:
@@ -73,39 +102,44 @@ class PostgresWarehouse:
     def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
         """Create what is missing. Trip tables are partitioned by month, with a BRIN index on the pick-up time."""
         with self._transaction("the tables") as cursor:
-            # Two creating the same thing at once would not wait for each other but fail.
-            cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"nyc_tlc {SCHEMA}"])
-            cursor.execute("SELECT to_regnamespace(%s)", [SCHEMA])
-            if cursor.fetchone() == (None,):
-                cursor.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)))
-            changed = [self._prepare(cursor, table) for table in tables]
-            for lookup in lookups:
-                if not _columns(cursor, lookup.table.name):
-                    self._replace_lookup(cursor, lookup)
-            if any(changed) or any(tuple(_columns(cursor, view.name)) != view.columns for view in views):
-                self._replace_views(cursor, views)
+            if self._is_prepared(cursor, tables, lookups, views):
+                return
 
-    def replace_month(
-        self, file: CleanFile, table: Table, flow_run_id: str | None, *, force: bool = False
-    ) -> tuple[Load, bool]:
-        """Make the month's rows exactly the file's."""
-        first_day = file.month.first_day
-        count = sql.SQL("SELECT count(*) FROM {} WHERE file_month = %s").format(_at(table.name))
-        with self._transaction(file.name) as cursor:
+        def create() -> None:
+            with self._transaction("the tables") as cursor:
+                cursor.execute("SELECT set_config('lock_timeout', %s, true)", [SWAP_LOCK_TIMEOUT])
+                # Two creating the same thing at once would not wait for each other but fail.
+                cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"nyc_tlc {SCHEMA}"])
+                cursor.execute("SELECT to_regnamespace(%s)", [SCHEMA])
+                if cursor.fetchone() == (None,):
+                    cursor.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)))
+                changed = [self._prepare(cursor, table) for table in tables]
+                for lookup in lookups:
+                    if not _columns(cursor, lookup.table.name):
+                        self._replace_lookup(cursor, lookup)
+                if any(changed) or any(tuple(_columns(cursor, view.name)) != view.columns for view in views):
+                    self._replace_views(cursor, views)
+
+        self._with_patience(create, "the tables", "nothing was changed")
+
+    def replace_month(self, file: CleanFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
+        """Make the month's rows exactly those of the files."""
+        tables = (trip_table(file.contract), file), (quarantine_table(file.contract), file.quarantine)
+        with self._transaction(file.name, outcome="the old rows stay") as cursor:
             self._take_turn(cursor, file)
             known = read_loads(_executor(cursor), LOADS.names).get((file.manifest.color, file.month))
-            if known and known.is_of(file) and not force:
+            if known and known.is_of(file.manifest) and not force:
                 cursor.execute("SAVEPOINT look")
-                if _one(cursor, count, first_day) == known.row_count:
+                if [_count(cursor, table, file.month) for table, _ in tables] == [
+                    known.row_count,
+                    known.quarantine_rows,
+                ]:
                     return known, False
                 # Whoever has looked at the table holds up other months' swaps until the end, unless taken back.
                 cursor.execute("ROLLBACK TO SAVEPOINT look")
-            # A name of its own kind: a table of the user's that happens to be there is not dropped.
-            filled = f"{table.name}_{file.month.year:04d}_{file.month.month:02d}_filling"
-            copied = self._fill(cursor, file, table, filled)
-            found = _one(cursor, sql.SQL("SELECT count(*) FROM {}").format(_at(filled)))
-            reconcile(file, self.place, copied=copied, found=found)
-            self._swap(cursor, file, table, filled)
+            for table, rows in tables:
+                self._fill(cursor, rows, table)
+            self._swap(cursor, file, [table for table, _ in tables], flow_run_id)
             load = Load.of(file, datetime.now(UTC), flow_run_id)
             write_load(_executor(cursor), load)
         return load, True
@@ -163,7 +197,7 @@ class PostgresWarehouse:
                 )
             )
             if partitioned:
-                cursor.execute(sql.SQL("CREATE INDEX ON {} USING brin (pickup_datetime)").format(name))
+                _create_index(cursor, table.name)
         if not found or renamed:
             cursor.execute(sql.SQL("COMMENT ON TABLE {} IS %s").format(name), [table.description])
         gained = missing_fields(table, found, TYPES, self.place)
@@ -177,13 +211,48 @@ class PostgresWarehouse:
             cursor.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(name, _names(table.key)))
         return bool(gained)
 
+    def _is_prepared(
+        self, cursor: extensions.cursor, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]
+    ) -> bool:
+        """Whether nothing is missing: found out from the catalog, so that nobody waits and nobody is made to."""
+        for table in (*tables, *(lookup.table for lookup in lookups)):
+            found = _columns(cursor, table.name)
+            if not found or renamed_fields(table, found) or missing_fields(table, found, TYPES, self.place):
+                return False
+            wants_key = table.key == TRIP_KEY and read_settings().postgres_primary_key
+            if wants_key and not _has_primary_key(cursor, table.name):
+                return False
+        return all(tuple(_columns(cursor, view.name)) == view.columns for view in views)
+
     def _replace_views(self, cursor: extensions.cursor, views: Sequence[View]) -> None:
-        # A view can't gain a column in its middle, so it is made anew; the later ones stand on the earlier.
-        for view in reversed(views):
-            cursor.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(_at(view.name)))
+        """Make the views what they should be. One that gains a column in its middle is dropped and made again.
+
+        Raises:
+            ConfigurationError: when someone else's view stands on one that has to be dropped.
+        """
+        cursor.execute("SAVEPOINT views")
+        try:
+            self._create_views(cursor, views)
+        except errors.InvalidTableDefinition:
+            cursor.execute("ROLLBACK TO SAVEPOINT views")
+            grants = [grant for view in views for grant in _grants(cursor, view.name)]
+            for view in reversed(views):
+                try:
+                    cursor.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(_at(view.name)))
+                except errors.DependentObjectsStillExist as error:
+                    raise ConfigurationError(
+                        f"{self.place}: the view {SCHEMA}.{view.name} has to gain columns, and others stand on it",
+                        got=error.diag.message_detail or first_line(error),
+                        fix="drop those, load again, and create them again",
+                    ) from error
+            self._create_views(cursor, views)
+            for grant in grants:
+                cursor.execute(grant)
+
+    def _create_views(self, cursor: extensions.cursor, views: Sequence[View]) -> None:
         for view in views:
             query = view.sql(lambda name: f"{SCHEMA}.{name}")
-            cursor.execute(sql.SQL("CREATE VIEW {} AS {}").format(_at(view.name), sql.SQL(query)))
+            cursor.execute(sql.SQL("CREATE OR REPLACE VIEW {} AS {}").format(_at(view.name), sql.SQL(query)))
             cursor.execute(sql.SQL("COMMENT ON VIEW {} IS %s").format(_at(view.name)), [view.description])
 
     def _replace_lookup(self, cursor: extensions.cursor, lookup: Lookup) -> None:
@@ -210,84 +279,190 @@ class PostgresWarehouse:
             ) from error
         cursor.execute("SET LOCAL lock_timeout = 0")
 
-    def _fill(self, cursor: extensions.cursor, file: CleanFile, table: Table, filled: str) -> int:
-        """Make a table of the month, with the check that spares ATTACH its scan, and the rows; tells how many.
+    def _fill(self, cursor: extensions.cursor, file: CleanFile, table: Table) -> None:
+        """Make a table aside with the file's rows, and with the check that spares ATTACH its scan.
 
         It is made without a look at the partitioned table, so that other months' swaps need not wait for the rows.
         """
+        # A name of its own kind: a table of the user's that happens to be there is not dropped.
+        filled = f"{_partition(table, file.month)}_filling"
         cursor.execute(
             sql.SQL("CREATE TABLE {} ({}, CONSTRAINT is_its_month CHECK (file_month = {}))").format(
                 _at(filled), sql.SQL(", ").join(_definitions(table)), sql.Literal(file.month.first_day)
             )
         )
-        copied = _copy(cursor, filled, file.terms.clean_schema, file.batches(), frozen=True)
-        cursor.execute(sql.SQL("CREATE INDEX ON {} USING brin (pickup_datetime)").format(_at(filled)))
+        copied = _copy(cursor, filled, file.schema, file.batches(), frozen=True)
+        _create_index(cursor, filled)
         if _has_primary_key(cursor, table.name):
-            cursor.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(_at(filled), _names(table.key)))
-        return copied
+            cursor.execute(
+                sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} PRIMARY KEY ({})").format(
+                    _at(filled), sql.Identifier(f"{filled}_pkey"), _names(table.key)
+                )
+            )
+        found = _one(cursor, sql.SQL("SELECT count(*) FROM {}").format(_at(filled)))
+        reconcile(file, self.place, copied=copied, found=found)
 
-    def _swap(self, cursor: extensions.cursor, file: CleanFile, table: Table, filled: str) -> None:
-        """Put the filled table in the old partition's place; a moment without readers is all it takes."""
-        partition = filled.removesuffix("_filling")
-        deadline, told = time.monotonic() + read_settings().warehouse_wait, False
+    def _swap(
+        self, cursor: extensions.cursor, file: CleanFile, tables: Sequence[Table], flow_run_id: str | None
+    ) -> None:
+        """Put the filled tables in the old partitions' places.
+
+        A new month needs no more than a lock that readers don't notice. To replace one, a moment without readers is
+        needed: the locks are asked for, and given up again for a while when readers keep them.
+        """
+        old = [table for table in tables if _columns(cursor, _partition(table, file.month))]
         cursor.execute("SAVEPOINT swap")
-        while True:
-            try:
-                # In line for the table, a swap holds up all who come after it, so it stands there only so long.
-                cursor.execute("SELECT set_config('lock_timeout', %s, true)", [IN_LINE])
-                cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_at(table.name)))
-                break
-            except errors.LockNotAvailable as error:
-                cursor.execute("ROLLBACK TO SAVEPOINT swap")
-                if time.monotonic() > deadline:
-                    raise TransientError(
-                        f"{file.name}: {self.place}: others keep {SCHEMA}.{table.name} busy; the old rows stay",
-                        fix="end their transactions, or run this again later",
-                    ) from error
-                if not told:
-                    log.warning("%s: waiting for the readers of %s.%s", file.name, SCHEMA, table.name)
-                told = True
-        cursor.execute("SET LOCAL lock_timeout = 0")
-        if _columns(cursor, partition):
+
+        def swap() -> None:
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [SWAP_LOCK_TIMEOUT])
+            if old:
+                names = sql.SQL(", ").join(_at(table.name) for table in old)
+                cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names))
+            for table in tables:
+                self._attach(cursor, file, table, flow_run_id, is_new=table not in old)
+            cursor.execute("SET LOCAL lock_timeout = 0")
+
+        self._with_patience(
+            swap, file.name, "the old rows stay", give_up=lambda: cursor.execute("ROLLBACK TO SAVEPOINT swap")
+        )
+
+    def _attach(
+        self, cursor: extensions.cursor, file: CleanFile, table: Table, flow_run_id: str | None, *, is_new: bool
+    ) -> None:
+        partition = _partition(table, file.month)
+        filled = f"{partition}_filling"
+        if not is_new:
             cursor.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(_at(table.name), _at(partition)))
             cursor.execute(sql.SQL("DROP TABLE {}").format(_at(partition)))
         cursor.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(_at(filled), sql.Identifier(partition)))
+        for kind in ("pickup_datetime_brin", "pkey"):
+            cursor.execute(
+                sql.SQL("ALTER INDEX IF EXISTS {} RENAME TO {}").format(
+                    _at(f"{filled}_{kind}"), sql.Identifier(f"{partition}_{kind}")
+                )
+            )
         cursor.execute(
             sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
                 _at(table.name), _at(partition), *_bounds(file.month)
             )
         )
         cursor.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT is_its_month").format(_at(partition)))
+        comment = f"{file.name} from {file.manifest.source.url}, loaded by the flow run {flow_run_id or '(none)'}"
+        cursor.execute(sql.SQL("COMMENT ON TABLE {} IS %s").format(_at(partition)), [comment])
+
+    def _with_patience(
+        self,
+        change: Callable[[], None],
+        what: str,
+        outcome: str,
+        give_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make a change of tables again and again until it gets its locks.
+
+        Args:
+            change: The change; it waits for a lock no longer than ``SWAP_LOCK_TIMEOUT``.
+            what: What it is for, for people.
+            outcome: What stands when it is not made.
+            give_up: Takes back what an attempt has done.
+
+        Raises:
+            TransientError: when others keep the tables busy for ``TLC_WAREHOUSE_WAIT`` seconds.
+        """
+        deadline, warned = time.monotonic() + read_settings().warehouse_wait, False
+        while True:
+            try:
+                change()
+                return
+            except errors.LockNotAvailable as error:
+                give_up()
+                if time.monotonic() > deadline:
+                    raise TransientError(
+                        f"{what}: {self.place}: others keep the tables of {SCHEMA} busy; {outcome}",
+                        fix="end their transactions, or run this again later",
+                    ) from error
+                if not warned:
+                    log.warning("%s: waiting for the readers of %s", what, self.place)
+                warned = True
+                time.sleep(LOCK_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311  jitter
 
     @contextlib.contextmanager
-    def _transaction(self, what: str) -> Iterator[extensions.cursor]:
-        """All or nothing, on a connection of its own."""
-        try:
-            connection: extensions.connection = psycopg2.connect(
-                **self._parameters, application_name=f"nyc-tlc-flows: {what}"
-            )
-        except psycopg2.OperationalError as error:
-            about_time = _is_about_time(error)
-            kind = TransientError if about_time else ConfigurationError
-            fix = "see that the server runs, or try again later" if about_time else "see to the profile's connection"
-            raise kind(f"{what}: no connection to {self.place}", got=_first(error), fix=fix) from error
-        except psycopg2.ProgrammingError as error:
-            raise ConfigurationError(
-                f"{what}: {self.place} can't be asked for a connection", got=_first(error)
-            ) from error
+    def _transaction(self, what: str, *, outcome: str = "") -> Iterator[extensions.cursor]:
+        """All or nothing, on a connection of its own.
+
+        Args:
+            what: What it is for, for people.
+            outcome: What stands when it is not committed.
+        """
+        connection, stands = self._connect(what), f"; {outcome}" if outcome else ""
         try:
             with connection, connection.cursor() as cursor:
                 yield cursor
+        except errors.LockNotAvailable:
+            raise
         except errors.InsufficientPrivilege as error:
             raise ConfigurationError(
-                f"{what}: {self.place}: a right is missing", got=_first(error), fix="grant it, or take another user"
+                f"{what}: {self.place}: a right is missing",
+                got=first_line(error),
+                fix="grant it, or take another user",
             ) from error
-        except (psycopg2.OperationalError, psycopg2.InterfaceError, errors.SerializationFailure) as error:
-            raise TransientError(f"{what}: {self.place} broke off; the old rows stay", got=_first(error)) from error
         except psycopg2.Error as error:
-            raise TlcError(f"{what}: {self.place} failed; the old rows stay", got=_first(error)) from error
+            lost = error.pgcode is None and isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+            if lost or (error.pgcode or "").startswith(TRANSIENT_CLASSES):
+                raise TransientError(f"{what}: {self.place} broke off{stands}", got=first_line(error)) from error
+            raise TlcError(f"{what}: {self.place} failed{stands}", got=first_line(error)) from error
         finally:
             connection.close()
+
+    def _connect(self, what: str) -> extensions.connection:
+        named = {"application_name": f"nyc-tlc-flows: {what}"}
+        try:
+            connection: extensions.connection = psycopg2.connect(**CONNECTION_DEFAULTS | named | self._parameters)
+        except psycopg2.OperationalError as error:
+            code = _ask_why(self._parameters)
+            if code.startswith(TRANSIENT_CLASSES):
+                fix = "see that the server runs, or try again later"
+                raise TransientError(
+                    f"{what}: no connection to {self.place}", got=first_line(error), fix=fix
+                ) from error
+            raise ConfigurationError(
+                f"{what}: no connection to {self.place}",
+                got=first_line(error),
+                fix="correct what is wrong (POSTGRES_PASSWORD and the like), and register the profile again",
+            ) from error
+        except psycopg2.ProgrammingError as error:
+            raise ConfigurationError(
+                f"{what}: {self.place} can't be asked for a connection", got=first_line(error)
+            ) from error
+        return connection
+
+
+def _ask_why(parameters: Mapping[str, Any]) -> str:
+    """The SQLSTATE with which a server refuses a connection, which psycopg2 does not tell and any language hides.
+
+    08001 when there is no server, 28000 when it asks who one is: then that is what it has refused.
+    """
+    host, port = str(parameters.get("host") or "localhost"), int(parameters.get("port") or 5432)
+    names = {"user": parameters.get("user", ""), "database": parameters.get("dbname", "")}
+    body = b"".join(f"{key}\0{value}\0".encode() for key, value in names.items() if value) + b"\0"
+    try:
+        with contextlib.closing(_open_socket(host, port)) as server:
+            server.sendall(struct.pack("!II", len(body) + 8, 3 << 16) + body)
+            answer = server.recv(1 << 12)
+    except OSError:
+        return "08001"
+    if not answer:
+        return "08006"
+    found = re.search(rb"C(\w{5})\0", answer) if answer[:1] == b"E" else None
+    return found[1].decode() if found else "28000"
+
+
+def _open_socket(host: str, port: int) -> socket.socket:
+    if not host.startswith("/"):
+        return socket.create_connection((host, port), timeout=5)
+    server = socket.socket(socket.AF_UNIX)
+    server.settimeout(5)
+    server.connect(f"{host}/.s.PGSQL.{port}")
+    return server
 
 
 class _Encoded:
@@ -295,7 +470,7 @@ class _Encoded:
 
     def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
         self._schema, self._batches = schema, batches
-        self._ready: queue.Queue[bytes | BaseException] = queue.Queue(AHEAD)
+        self._ready: queue.Queue[bytes | BaseException] = queue.Queue(COPY_BATCHES_AHEAD)
         self._ended = False
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._encode, name="encode", daemon=True)
@@ -326,10 +501,10 @@ class _Encoded:
         try:
             self._put(encoder.write_header())
             for batch in self._batches:
-                for start in range(0, len(batch), PIECE):
+                for start in range(0, len(batch), COPY_BATCH_ROWS):
                     if self._stopped.is_set():
                         return
-                    self._put(encoder.write_batch(batch.slice(start, PIECE)))
+                    self._put(encoder.write_batch(batch.slice(start, COPY_BATCH_ROWS)))
             self._put(encoder.finish())
             self._ready.put(b"")
         except BaseException as error:  # noqa: BLE001  raised again where COPY reads
@@ -348,6 +523,34 @@ def _copy(
     finally:
         encoded.stop()
     return int(cursor.rowcount)
+
+
+def _partition(table: Table, month: Month) -> str:
+    """The name of a month's partition: ``green_trip_data_2024_01``."""
+    return f"{table.name}_{month.year:04d}_{month.month:02d}"
+
+
+def _create_index(cursor: extensions.cursor, table: str) -> None:
+    command = sql.SQL("CREATE INDEX {} ON {} USING brin (pickup_datetime)")
+    cursor.execute(command.format(sql.Identifier(f"{table}_pickup_datetime_brin"), _at(table)))
+
+
+def _grants(cursor: extensions.cursor, view: str) -> list[sql.Composed]:
+    """The statements that grant what is granted on a view."""
+    cursor.execute(
+        "SELECT grantee, privilege_type, is_grantable FROM information_schema.role_table_grants"
+        " WHERE table_schema = %s AND table_name = %s AND grantee <> current_user",
+        [SCHEMA, view],
+    )
+    return [
+        sql.SQL("GRANT {} ON {} TO {}{}").format(
+            sql.SQL(privilege),
+            _at(view),
+            sql.SQL("PUBLIC") if grantee == "PUBLIC" else sql.Identifier(grantee),
+            sql.SQL(" WITH GRANT OPTION" if grantable == "YES" else ""),
+        )
+        for grantee, privilege, grantable in cursor.fetchall()
+    ]
 
 
 def _at(name: str) -> sql.Identifier:
@@ -377,6 +580,11 @@ def _one(cursor: extensions.cursor, query: sql.Composable, *values: object) -> i
     return int(row[0]) if row else 0
 
 
+def _count(cursor: extensions.cursor, table: Table, month: Month) -> int:
+    count = sql.SQL("SELECT count(*) FROM {} WHERE file_month = %s").format(_at(table.name))
+    return _one(cursor, count, month.first_day)
+
+
 def _columns(cursor: extensions.cursor, table: str) -> dict[str, str]:
     """A table's or view's columns and types, empty when there is none."""
     cursor.execute(
@@ -398,16 +606,3 @@ def _executor(cursor: extensions.cursor) -> Execute:
         return cursor.fetchall() if cursor.description else []
 
     return execute
-
-
-def _is_about_time(error: psycopg2.OperationalError) -> bool:
-    """Whether a refused connection may be taken later: the server is starting, full, or away."""
-    told = str(error)
-    return any(
-        part in told
-        for part in ("refused", "timeout expired", "timed out", "starting up", "shutting down", "too many", "closed")
-    )
-
-
-def _first(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from nyc_tlc.contract.contract import Contract, read_contract
@@ -13,8 +14,8 @@ from nyc_tlc.months import COLORS, Color
 #: The schema or dataset that holds everything.
 SCHEMA = "ny_taxi"
 
-#: The contract's types, and two that only tables of ours have.
-Type = Literal["int8", "int16", "int32", "int64", "float64", "string", "timestamp", "date", "instant"]
+#: The contract's types, and three that only tables of ours have: ``strings`` is an array.
+Type = Literal["int8", "int16", "int32", "int64", "float64", "string", "timestamp", "date", "instant", "strings"]
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,21 @@ LOADS = Table(
         Field("color", "string", "The colour", required=True),
         Field("file_month", "date", "First day of the month", required=True),
         Field("row_count", "int64", "The manifest's clean rows, counted here too", required=True, old_name="rows"),
+        Field("source_rows", "int64", "Rows of the source file: row_count and quarantine_rows together"),
+        Field("quarantine_rows", "int64", "Rows of the month in the quarantine table; null if that is not loaded yet"),
         Field("clean_sha256", "string", "SHA-256 of the lake's clean file they came from", required=True),
         Field("source_sha256", "string", "SHA-256 of the source file that was made of", required=True),
         Field("loaded_at", "instant", "When, in UTC", required=True),
         Field("flow_run_id", "string", "The Prefect flow run that loaded it"),
         Field("job_id", "string", "The BigQuery load job; null in other warehouses"),
+        Field("source_kind", "string", "The kind of source: tlc, dtc, sample or template"),
+        Field("source_url", "string", "The source file's URL, without what can be secret"),
     ),
     ("color", "file_month"),
 )
 
 
-def trip_table(terms: Contract) -> Table:
+def trip_table(contract: Contract) -> Table:
     """The table of a colour's trips: the clean columns, as the contract describes them."""
     fields = tuple(
         Field(
@@ -87,19 +92,42 @@ def trip_table(terms: Contract) -> Table:
             f"{column.description} ({column.unit})" if column.unit else column.description,
             required=column.name in TRIP_KEY,
         )
-        for column in terms.columns
+        for column in contract.columns
     )
-    description = f"{terms.title}: one row a trip; (file_month, source_row) is its key"
-    return Table(f"{terms.color}_trip_data", description, fields, TRIP_KEY)
+    description = f"{contract.title}: one row a trip; (file_month, source_row) is its key"
+    return Table(f"{contract.color}_trip_data", description, fields, TRIP_KEY)
 
 
-def trip_tables(terms: Contract | None = None) -> dict[Color, Table]:
+def quarantine_table(contract: Contract) -> Table:
+    """The table of a colour's rejected rows: the clean columns, and why each row was rejected."""
+    trips = trip_table(contract)
+    fields = (
+        *trips.fields,
+        Field("rejection_rule", "string", "The first rule that the row breaks"),
+        Field("rejection_rules", "strings", "All rules that the row breaks"),
+        Field("raw", "string", "The source's text of what could not be read"),
+    )
+    description = f"{contract.title}: rejected rows, one row each; (file_month, source_row) is its key"
+    return Table(f"{contract.color}_quarantine", description, fields, TRIP_KEY)
+
+
+def month_tables(contract: Contract | None = None) -> tuple[Table, ...]:
+    """All tables that are loaded month by month, and the ledger.
+
+    Args:
+        contract: Taken instead of the contract of its colour.
+    """
+    known = {color: read_contract(color) for color in COLORS} | ({contract.color: contract} if contract else {})
+    return (*(make(each) for make in (trip_table, quarantine_table) for each in known.values()), LOADS)
+
+
+def trip_tables(contract: Contract | None = None) -> dict[Color, Table]:
     """The tables of all colours' trips.
 
     Args:
-        terms: Taken instead of the contract of its colour.
+        contract: Taken instead of the contract of its colour.
     """
-    known = {color: read_contract(color) for color in COLORS} | ({terms.color: terms} if terms else {})
+    known = {color: read_contract(color) for color in COLORS} | ({contract.color: contract} if contract else {})
     return {color: trip_table(each) for color, each in known.items()}
 
 
@@ -113,7 +141,7 @@ class View:
     sql: Callable[[Callable[[str], str]], str]
 
 
-def views(tables: Mapping[Color, Table]) -> tuple[View, ...]:
+def list_views(tables: Mapping[Color, Table]) -> tuple[View, ...]:
     """The views over the trips, each after those it is made of."""
     taxis: tuple[Color, ...] = ("yellow", "green")
     merged = tuple(dict.fromkeys(name for color in taxis for name in tables[color].names))
@@ -135,7 +163,28 @@ def views(tables: Mapping[Color, Table]) -> tuple[View, ...]:
         )
         return f"SELECT {columns}, {named} FROM {at('trips')} t {joins}"
 
+    def source(color: Color, at: Callable[[str], str]) -> str:
+        names = tables[color].names
+        columns = ", ".join(f"r.{name}" for name in names)
+        own = ", ".join(names)
+        return (
+            f"SELECT {columns}, r.is_quarantined, r.rejection_rule, l.source_kind, l.source_url FROM ("
+            f"SELECT {own}, TRUE AS is_quarantined, rejection_rule FROM {at(f'{color}_quarantine')}"
+            f" UNION ALL SELECT {own}, FALSE, NULL FROM {at(tables[color].name)}"
+            f") r LEFT JOIN {at(LOADS.name)} l ON l.color = '{color}' AND l.file_month = r.file_month"
+        )
+
+    of_source = ("is_quarantined", "rejection_rule", "source_kind", "source_url")
     return (
+        *(
+            View(
+                f"{color}_source",
+                f"All rows of the source files of {color}: trips and quarantined rows, and where they are from",
+                (*tables[color].names, *of_source),
+                partial(source, color),
+            )
+            for color in tables
+        ),
         View("trips", "The trips of yellow and green taxis", ("color", *merged), trips),
         View("trips_by_zone", "The same with the names of their zones", ("color", *merged, *zones), trips_by_zone),
     )

@@ -16,7 +16,9 @@ import pyarrow as pa
 from nyc_tlc.errors import ReconciliationError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.lake import Lake
+from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
+from nyc_tlc.source.location import source_kind
 from nyc_tlc.warehouse.tables import Table, View
 
 Kind = Literal["duckdb", "postgres", "bigquery"]
@@ -31,28 +33,48 @@ class Load:
         color: The colour.
         month: The month.
         row_count: How many rows it has.
+        source_rows: How many the source file has; None if an earlier version loaded it.
+        quarantine_rows: How many of them are in the quarantine table; None if an earlier version loaded it.
         clean_sha256: The digest of the lake's clean file.
         source_sha256: The digest of the source file that was made of.
         loaded_at: When, in UTC.
         flow_run_id: Which flow run did it.
         job_id: BigQuery's load job.
+        source_kind: The kind of source.
+        source_url: The source file's URL, without what can be secret.
     """
 
     color: Color
     month: Month
     row_count: int
+    source_rows: int | None
+    quarantine_rows: int | None
     clean_sha256: str
     source_sha256: str
     loaded_at: datetime
     flow_run_id: str | None = None
     job_id: str | None = None
+    source_kind: str | None = None
+    source_url: str | None = None
 
     @classmethod
     def of(cls, file: CleanFile, loaded_at: datetime, flow_run_id: str | None, job_id: str | None = None) -> Load:
         """The row that says a file was loaded."""
         manifest = file.manifest
-        digests = (manifest.clean.sha256, manifest.source.sha256)
-        return cls(manifest.color, file.month, file.rows, *digests, loaded_at, flow_run_id, job_id)
+        return cls(
+            color=manifest.color,
+            month=file.month,
+            row_count=manifest.clean.rows,
+            source_rows=manifest.source.rows,
+            quarantine_rows=manifest.quarantine.rows,
+            clean_sha256=manifest.clean.sha256,
+            source_sha256=manifest.source.sha256,
+            loaded_at=loaded_at,
+            flow_run_id=flow_run_id,
+            job_id=job_id,
+            source_kind=source_kind(manifest.source.url),
+            source_url=manifest.source.url,
+        )
 
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Load:
@@ -67,16 +89,20 @@ class Load:
             self.color,
             self.month.first_day,
             self.row_count,
+            self.source_rows,
+            self.quarantine_rows,
             self.clean_sha256,
             self.source_sha256,
             self.loaded_at,
             self.flow_run_id,
             self.job_id,
+            self.source_kind,
+            self.source_url,
         )
 
-    def is_of(self, file: CleanFile) -> bool:
-        """Whether this is the load of just that file."""
-        return self.clean_sha256 == file.manifest.clean.sha256
+    def is_of(self, manifest: Manifest) -> bool:
+        """Whether this is the load of just that month's files."""
+        return (self.clean_sha256, self.quarantine_rows) == (manifest.clean.sha256, manifest.quarantine.rows)
 
 
 @dataclass(frozen=True)
@@ -108,14 +134,11 @@ class Warehouse(Protocol):
             ContractError: when a table there differs otherwise.
         """
 
-    def replace_month(
-        self, file: CleanFile, table: Table, flow_run_id: str | None, *, force: bool = False
-    ) -> tuple[Load, bool]:
-        """Make the month's rows in a prepared table exactly the file's.
+    def replace_month(self, file: CleanFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
+        """Make the month's rows in the prepared tables of trips and of quarantine exactly those of the lake's files.
 
         Args:
             file: The month in the lake.
-            table: The colour's table.
             flow_run_id: The flow run at work.
             force: Whether to load a file that is already loaded.
 

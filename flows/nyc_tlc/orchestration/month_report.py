@@ -11,6 +11,7 @@ from nyc_tlc.cleaning.rules import BAD_VALUE, UNPARSEABLE
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.reports.anomalies import format_trend, read_trailing
 from nyc_tlc.warehouse.load import Answer
 
 
@@ -26,8 +27,12 @@ class Outcome:
     text: str
     manifest: Manifest | None = None
 
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows: a table as one, everything else as on a terminal."""
+        return self.text if "\n|" in f"\n{self.text}" else f"```\n{self.text}\n```"
 
-def markdown(manifest: Manifest, lake: Lake) -> str:
+
+def format_quality_report(manifest: Manifest, lake: Lake) -> str:
     """The quality report of a month, to be read in ten seconds.
 
     Args:
@@ -55,7 +60,7 @@ def markdown(manifest: Manifest, lake: Lake) -> str:
     facts = {
         "Source": f"{source.url} ({source.bytes:,} bytes, {source.format}, {len(source.columns)} columns)",
         "SHA-256": f"`{source.sha256}`",
-        "Last modified": source.last_modified or "not told",
+        "Last modified": source.last_modified or "unknown",
         "Contract, rules": f"`{manifest.contract_version}`, `{manifest.rules_version}`",
         "Raw": f"`{lake.url(source.key)}`",
         "Clean": f"`{lake.url(clean.key)}` ({clean.bytes:,} bytes)",
@@ -64,11 +69,18 @@ def markdown(manifest: Manifest, lake: Lake) -> str:
         "Durations": ", ".join(f"{step} {took:.1f} s" for step, took in seconds.items()),
     }
     lines += ["| | |", "|---|---|", *(f"| {fact} | {text} |" for fact, text in facts.items())]
-    return "\n".join(lines) + "\n"
+    trend = format_trend(manifest, read_trailing(lake, manifest))
+    return "\n".join([*lines, "", trend]) if trend else "\n".join(lines) + "\n"
 
 
-def summary(manifest: Manifest, lake: Lake) -> str:
-    """The same in a few lines for a terminal, the last one a command to look at the rows."""
+def format_summary(manifest: Manifest, lake: Lake, profile: str) -> str:
+    """The same in a few lines for a terminal, the last one a command to look at the rows.
+
+    Args:
+        manifest: The month.
+        lake: Where it is.
+        profile: Whose lake that is: the command that looks at a bucket uses its credentials.
+    """
     source, clean, quarantine = manifest.source, manifest.clean, manifest.quarantine
     lines = [
         f"{manifest.name}: {source.rows:,} rows in, {clean.rows:,} clean, {quarantine.rows:,} quarantined"
@@ -81,17 +93,22 @@ def summary(manifest: Manifest, lake: Lake) -> str:
     if manifest.daily:
         lines.append(f"{'daily':<12}{len(manifest.daily)} files in {lake.url(f'daily/{manifest.color}')}")
     lines.append(f"{'manifest':<12}{lake.url(f'manifest/{manifest.color}/{manifest.month}.json')}")
-    lines.append(f"look at it: {_python()} -c \"import pandas; print(pandas.read_parquet('{lake.url(clean.key)}'))\"")
+    if lake.local_path(clean.key):
+        rows = f"import pandas; print(pandas.read_parquet('{lake.url(clean.key)}'))"
+    else:
+        month = f"'{manifest.color}', '{manifest.month}', profile='{profile}'"
+        rows = f"import sys; sys.path.append('{_flows()}'); from nyc_tlc import trips; print(trips({month}))"
+    lines.append(f'look at it: {_python()} -c "{rows}"')
     return "\n".join(lines)
 
 
-def unchanged(manifest: Manifest, lake: Lake) -> str:
+def format_unchanged(manifest: Manifest, lake: Lake, profile: str) -> str:
     """The same for a month that was current, and why nothing was done."""
     made = f"made {manifest.finished_at:%Y-%m-%d %H:%M} UTC of the same source, contract and rules"
-    return f"{manifest.name} is current, nothing to do: {made}\n{summary(manifest, lake)}"
+    return f"{manifest.name} is current, nothing to do: {made}\n{format_summary(manifest, lake, profile)}"
 
 
-def queryable(manifest: Manifest, answers: Sequence[Answer]) -> str:
+def format_answers(manifest: Manifest, answers: Sequence[Answer]) -> str:
     """What can be queried now and a query with its answer, for a terminal."""
     lines = []
     for answer in answers:
@@ -101,7 +118,7 @@ def queryable(manifest: Manifest, answers: Sequence[Answer]) -> str:
     return "\n".join(lines)
 
 
-def queryable_markdown(manifest: Manifest, answers: Sequence[Answer]) -> str:
+def format_answers_markdown(manifest: Manifest, answers: Sequence[Answer]) -> str:
     """The same for an artifact."""
     lines = [f"# {manifest.name} can be queried", ""]
     for answer in answers:
@@ -115,7 +132,16 @@ def queryable_markdown(manifest: Manifest, answers: Sequence[Answer]) -> str:
 
 def _python() -> str:
     """The running interpreter as one would type it."""
-    path, here = Path(sys.executable), Path.cwd()
+    return _as_typed(Path(sys.executable))
+
+
+def _flows() -> str:
+    """The folder that the library is imported from, as one would type it."""
+    return _as_typed(Path(__file__).parents[2])
+
+
+def _as_typed(path: Path) -> str:
+    here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 

@@ -1,0 +1,40 @@
+"""Which months do I have? In the lake and in each warehouse; no source is asked."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from nyc_tlc.months import COLORS, Color
+from nyc_tlc.orchestration import command_line
+from nyc_tlc.orchestration.month_report import Outcome
+from nyc_tlc.profiles.opening import list_warehouses, open_lake, open_warehouse
+from nyc_tlc.reports.coverage import format_coverage, read_coverage
+from nyc_tlc.settings import read_settings
+from nyc_tlc.warehouse.warehouse import Kind
+
+
+@flow
+def months(
+    *,
+    colors: list[Color] = list(COLORS),  # noqa: B006  the form in the UI shows it
+    warehouses: list[Kind] | None = None,
+    profile: str | None = None,
+) -> Outcome:
+    """List the months that the lake and the warehouses have, with their rows and where they are from.
+
+    Args:
+        colors: Which colours.
+        warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
+        profile: Which set of blocks to use; TLC_PROFILE or local if left out.
+    """
+    profile = profile or read_settings().profile
+    kinds = list_warehouses(profile) if warehouses is None else warehouses
+    loads = {kind: open_warehouse(profile, kind).loads() for kind in kinds}
+    table = format_coverage(read_coverage(open_lake(profile), loads, colors=colors), kinds)
+    create_markdown_artifact(key="months", markdown=table, description=f"The months of profile {profile}")
+    return Outcome(table)
+
+
+if __name__ == "__main__":
+    command_line.run(months)

@@ -1,0 +1,87 @@
+"""The pages people look at: which months there are, and the trips of each colour."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.settings import PREFECT_UI_URL
+
+from nyc_tlc.backfill.plan import MonthPlan, list_months, plan_months
+from nyc_tlc.errors import TlcError
+from nyc_tlc.lake.lake import Lake
+from nyc_tlc.months import COLORS, Color, Month
+from nyc_tlc.orchestration import command_line
+from nyc_tlc.orchestration.month_report import Outcome
+from nyc_tlc.profiles.opening import list_warehouses, open_lake, open_warehouse
+from nyc_tlc.reports.catalog import write_catalog
+from nyc_tlc.reports.coverage import Loads, read_coverage
+from nyc_tlc.reports.coverage_page import write_coverage_page
+from nyc_tlc.reports.trips_page import write_trips_page
+from nyc_tlc.settings import read_settings
+from nyc_tlc.source.published import find_newest
+from nyc_tlc.warehouse.warehouse import Kind, Load
+
+log = logging.getLogger("nyc_tlc.report")
+
+
+@flow
+def report(*, profile: str | None = None, source: str | None = None, offline: bool = False) -> Outcome:
+    """Write the coverage page, a page of trips a colour and the catalog into the lake.
+
+    The pages are in the lake's folder reports/ and need nothing but a browser; the catalog is datapackage.json.
+
+    Args:
+        profile: Which set of blocks to use; TLC_PROFILE or local if left out.
+        source: The source that is asked which months are published or changed; TLC_SOURCE or tlc if left out.
+        offline: Ask no source: the page then shows the lake and the warehouses only.
+    """
+    profile, source = profile or read_settings().profile, source or read_settings().source
+    lake, kinds, notes = open_lake(profile), list_warehouses(profile), list[str]()
+
+    loads = _read_loads(profile, kinds, notes)
+    plans = [] if offline else _look_at_source(source, lake, notes)
+    months = read_coverage(lake, loads, plans)
+    coverage = write_coverage_page(lake, months, list(loads), notes, _runs_url())
+    trips = [page for color in COLORS if (page := write_trips_page(lake, color))]
+    catalog = write_catalog(lake)
+
+    lines = [*notes, *(f"page        {place}" for place in (coverage, *trips)), f"catalog     {catalog}"]
+    create_markdown_artifact(
+        key="reports", markdown="\n".join(f"* `{line}`" for line in lines), description="The pages in the lake"
+    )
+    return Outcome("\n".join(lines))
+
+
+def _read_loads(profile: str, kinds: Sequence[Kind], notes: list[str]) -> Loads:
+    """What the warehouses have. One that does not answer costs its column, not the page."""
+    loads: dict[Kind, Mapping[tuple[Color, Month], Load]] = {}
+    for kind in kinds:
+        try:
+            loads[kind] = open_warehouse(profile, kind).loads()
+        except TlcError as error:
+            notes.append(f"{kind} is left out: {error}")
+    return loads
+
+
+def _look_at_source(source: str, lake: Lake, notes: list[str]) -> list[MonthPlan]:
+    """What the source has of every month. One that does not answer is asked once, not once a month."""
+    try:
+        find_newest(source, "yellow", Month.current())
+        asked = list_months(COLORS, None, None, 1, None, Month.current())
+        return plan_months(asked, source, lake, {})
+    except TlcError as error:
+        notes.append(f"Nothing is known of what is published or changed: {error}")
+        return []
+
+
+def _runs_url() -> str:
+    """Where a flow run can be looked at, without its id; empty when the run's server has no UI."""
+    ui = PREFECT_UI_URL.value()
+    return f"{ui}/runs/flow-run/" if ui else ""
+
+
+if __name__ == "__main__":
+    command_line.run(report)

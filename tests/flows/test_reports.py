@@ -1,0 +1,144 @@
+"""The flows that write the pages and list the months, as people run them."""
+
+import json
+import re
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, PrefectServer, Profile
+from factories import JANUARY, green_parquet, make_month, publish_fetched, trip
+from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.lake.clean_file import CleanFile
+from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.months import Month
+from nyc_tlc.orchestration.month_report import Outcome, format_quality_report
+from nyc_tlc.source.fetch import fetch_month
+from nyc_tlc.source.published import look_at
+from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from nyc_tlc.warehouse.load import load_month
+from stand_ins.http_source import HttpSource, PublishedFile
+
+TEMPLATE = "/{color}_tripdata_{year:04d}-{month:02d}.parquet"
+
+
+@pytest.fixture
+def lake(own_environment: Path, tmp_path: Path) -> FolderLake:
+    """The local profile: green 2024-01 in lake and warehouse, 2024-02 in the lake."""
+    lake = FolderLake(own_environment / "lake")
+    january = make_month(lake, green_parquet(trip(), trip(), trip(passenger_count=0)), tmp_path)
+    file = CleanFile(january, lake, read_contract("green"))
+    load_month(file, DuckDbWarehouse(own_environment / "warehouse.duckdb"))
+    make_month(lake, green_parquet(trip(lpep_pickup_datetime=datetime(2024, 2, 3, 4))), tmp_path, JANUARY.plus(1))
+    return lake
+
+
+def months_on(lake: FolderLake) -> dict[str, dict[str, object]]:
+    """What the coverage page knows of every month."""
+    html = lake.path("reports/coverage.html").read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="months">(.*?)</script>', html, re.DOTALL)
+    assert found
+    return dict(json.loads(found[1])["months"])
+
+
+def test_months_lists_what_there_is(prefect_server: PrefectServer, lake: FolderLake) -> None:
+    done = prefect_server.run("flows/months.py", TLC_HOME=str(lake.root.parent))
+    assert done.returncode == 0, done.stderr
+    assert "green: 2 months from 2024-01 to 2024-02, 3 rows" in done.stdout
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "| green" in line]
+    assert [(row[0], row[1], row[2], row[3], row[5]) for row in rows] == [
+        ("green 2024-01", "2", "33.33%", "file", "current"),
+        ("green 2024-02", "1", "0.00%", "file", ""),
+    ]
+
+
+def test_report_writes_its_pages_and_prints_where(prefect_server: PrefectServer, lake: FolderLake) -> None:
+    done = prefect_server.run("flows/report.py", "--offline", TLC_HOME=str(lake.root.parent))
+    assert done.returncode == 0, done.stderr
+    places = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines()]
+    assert [Path(place).name for place in places] == ["coverage.html", "trips-green.html", "datapackage.json"]
+    assert all(Path(place).is_file() for place in places)
+    assert lake.path("summary/green/2024-01.parquet").is_file()
+    links = re.findall(r'<a href="(trips-[^"]*)"', lake.path("reports/coverage.html").read_text(encoding="utf-8"))
+    assert links == ["trips-green.html"], "no page is linked that there is no month for"
+    loads = {name: month["loads"] for name, month in months_on(lake).items()}
+    assert [load[:3] for load in loads["green-2024-01"]] == [["duckdb", "current", 2]]
+    assert [load[:3] for load in loads["green-2024-02"]] == [["duckdb", "", None]]
+
+
+def test_report_asks_the_source_what_is_published_and_changed(
+    prefect_server: PrefectServer, lake: FolderLake, http_source: HttpSource, tmp_path: Path
+) -> None:
+    source = http_source.url + TEMPLATE
+    for name in (f"yellow_tripdata_{Month.current().plus(-3)}", "green_tripdata_2024-03"):
+        http_source.files[f"/{name}.parquet"] = PublishedFile(b"a month that is not in the lake")
+    http_source.files["/green_tripdata_2024-02.parquet"] = PublishedFile(green_parquet(trip()))
+    published = fetch_month(look_at(source, "green", JANUARY.plus(1)), tmp_path)
+    publish_fetched(lake, published, tmp_path)
+    http_source.files["/green_tripdata_2024-02.parquet"].body = green_parquet(trip(), trip())
+    done = prefect_server.run("flows/report.py", "--source", source, TLC_HOME=str(lake.root.parent))
+    assert done.returncode == 0, done.stderr
+    states = {name: str(month["state"]) for name, month in months_on(lake).items()}
+    assert states["green-2024-01"] == "In the lake."
+    assert states["green-2024-02"] == "In the lake, but the source has another file now: the source changed."
+    assert states["green-2024-03"].startswith("Published, but not in the lake")
+    assert states["green-2024-04"].startswith(
+        "Not in the lake; whether it is published is not known: green 2024-04: no"
+    )
+    assert states[f"green-{Month.current().plus(-2)}"].startswith("Not published yet")
+    assert len(states) > 600
+
+
+def test_a_source_that_does_not_answer_costs_what_it_knows_and_not_the_page(
+    prefect_server: PrefectServer, lake: FolderLake
+) -> None:
+    settings = {"TLC_HOME": str(lake.root.parent), "TLC_HTTP_RETRIES": "0"}
+    done = prefect_server.run("flows/report.py", "--source", f"http://127.0.0.1:9{TEMPLATE}", **settings)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing is known of what is published or changed: " in done.stdout
+    assert "Nothing is known" in lake.path("reports/coverage.html").read_text(encoding="utf-8")
+    assert set(months_on(lake)) == {"green-2024-01", "green-2024-02"}
+
+
+def test_a_months_report_has_its_trend(lake: FolderLake, tmp_path: Path) -> None:
+    march = make_month(
+        lake, green_parquet(trip(lpep_pickup_datetime=datetime(2024, 3, 3, 4))), tmp_path, JANUARY.plus(2)
+    )
+    report = format_quality_report(march, lake)
+    assert "## Beside the months before" in report
+    assert "| 2024-01 | 3 | 33.33% |" in report
+
+
+def test_an_outcome_shows_itself_in_a_notebook() -> None:
+    assert Outcome("| a |\n|---|\n| 1 |")._repr_markdown_() == "| a |\n|---|\n| 1 |"
+    assert Outcome("green 2024-01: 1 row")._repr_markdown_() == "```\ngreen 2024-01: 1 row\n```"
+
+
+def test_a_notebook_reads_a_bucket_by_the_profile_of_its_blocks(gcp: Profile) -> None:
+    assert gcp.register().returncode == 0
+    month = ("--source", "sample", "--color", "green", "--year", "2024", "--month", "1")
+    made = gcp.run("etl_web_to_gcs", *month)
+    assert made.returncode == 0, made.stderr
+    script = (
+        "from nyc_tlc import months, trips\n"
+        "found = trips('green', '2024-01', columns=['source_row'], where='trip_distance > 2', profile='gcp')\n"
+        "every = trips('green', '2024-01', profile='gcp', as_='polars')\n"
+        "assert found['source_row'].tolist() == every.filter(every['trip_distance'] > 2)['source_row'].to_list()\n"
+        "print(len(found), len(every), *months(warehouses=[], profile='gcp')['lake'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=gcp.server.environment(**gcp.environment) | {"PYTHONPATH": "flows"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found, every, place = done.stdout.split()
+    assert 0 < int(found) < int(every)
+    assert place.startswith("gs://taxi-lake/tlc/clean/green/year=2024/month=01/")

@@ -1,0 +1,32 @@
+"""The package as `pip install .` makes it: a notebook anywhere can use it, and the pages' templates are in it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+
+USE = """
+from pathlib import Path
+from nyc_tlc import zones
+from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.reports.coverage_page import write_coverage_page
+assert len(zones()) == 265
+write_coverage_page(FolderLake(Path("lake")), [], [])
+"""
+
+
+@pytest.mark.torture
+def test_the_installed_package_is_whole(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT / "flows", clone / "flows", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, clone)
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "site"), "."]
+    subprocess.run(install, cwd=clone, check=True, timeout=120)
+    environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}
+    subprocess.run([sys.executable, "-c", USE], cwd=tmp_path, env=environment, check=True, timeout=60)
+    assert (tmp_path / "lake" / "reports" / "coverage.html").is_file()

@@ -1,0 +1,9 @@
+"""A short form of the Parquet fuzzer; the long one is `make torture`."""
+
+from pathlib import Path
+
+from torture.fuzz_parquet import fuzz
+
+
+def test_odd_and_damaged_parquet_months_give_the_right_rows_or_one_line(tmp_path: Path) -> None:
+    assert fuzz(seed=13, cases=120, folder=tmp_path) > 300

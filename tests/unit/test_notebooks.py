@@ -1,0 +1,154 @@
+"""What a notebook gets: the trips it asked for, without Prefect, reading no more of the files than it takes."""
+
+import io
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from conftest import ROOT, bucket
+from factories import JANUARY, green_parquet, make_month, trip
+from nyc_tlc import codes, months, trips, zones
+from nyc_tlc.errors import ArgumentError, LakeError
+from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.gcs import GcsLake
+from nyc_tlc.months import Month
+from nyc_tlc.notebooks import tables
+from nyc_tlc.source.sample import write_sample
+from stand_ins.gcs import Gcs
+
+FEBRUARY = JANUARY.plus(1)
+
+
+@pytest.fixture
+def lake(own_environment: Path, tmp_path: Path) -> FolderLake:
+    """The lake of the profile local with green 2024-01 and 2024-02."""
+    lake = FolderLake(own_environment / "lake")
+    january = green_parquet(trip(trip_distance=12.0), trip(trip_distance=3.0, payment_type=None), trip(tip_amount=7.0))
+    make_month(lake, january, tmp_path)
+    february = green_parquet(trip(lpep_pickup_datetime=datetime(2024, 2, 3, 4), trip_distance=15.0))
+    make_month(lake, february, tmp_path, FEBRUARY)
+    return lake
+
+
+def test_trips_are_those_asked_for_with_arrow_types(lake: FolderLake) -> None:
+    found = trips(
+        "green", "2024-01", "2024-02", columns=["pickup_datetime", "trip_distance"], where="trip_distance > 10"
+    )
+    assert found["trip_distance"].tolist() == [12.0, 15.0]
+    assert found.dtypes.astype(str).tolist() == ["timestamp[us][pyarrow]", "double[pyarrow]"]
+
+
+def test_a_filter_may_use_columns_that_are_not_wanted(lake: FolderLake) -> None:
+    found = trips("green", "2024-01", columns=["source_row"], where="payment_type IS NULL OR tip_amount > 5")
+    assert found["source_row"].tolist() == [1, 2]
+
+
+def test_all_shapes_have_the_same_rows_and_the_clean_schema(lake: FolderLake) -> None:
+    schema = pq.read_schema(next(lake.root.glob("clean/green/year=2024/month=01/*.parquet"))).remove_metadata()
+    table = trips("green", "2024-01", as_="arrow")
+    assert isinstance(table, pa.Table)
+    assert table.schema == schema
+    frame = trips("green", "2024-01", as_="polars")
+    assert isinstance(frame, pl.DataFrame)
+    assert pa.Table.from_batches(trips("green", "2024-01", as_="batches"), schema=schema) == table
+    assert frame.equals(pl.from_arrow(table))
+    assert trips("green", "2024-01", where="trip_distance > 1000").shape == (0, len(schema))
+
+
+def test_only_the_row_groups_and_columns_needed_are_asked_of_a_bucket(
+    gcs: Gcs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, source = GcsLake(bucket(gcs.url), "taxi"), tmp_path / "sample.parquet"
+    write_sample("yellow", JANUARY, 300_000, source)
+    manifest = make_month(lake, source.read_bytes(), tmp_path, color="yellow")
+    footer = pq.read_metadata(io.BytesIO(gcs.read("taxi-lake", f"taxi/{manifest.clean.key}")))
+    assert footer.num_row_groups > 1
+    column = footer.schema.names.index("source_row")
+    needed = footer.row_group(0).column(column).total_compressed_size
+    monkeypatch.setattr(tables, "open_lake", lambda _: lake)
+    gcs.calls.clear()
+    wanted = trips("yellow", "2024-01", columns=["source_row"], where="source_row < 5")
+    assert wanted["source_row"].tolist() == [0, 1, 2, 3, 4]
+    ranges = [tuple(map(int, call.range[6:].split("-"))) for call in gcs.calls if call.range]
+    asked = sum(last - first + 1 for first, last in ranges)
+    # The footer, then one column of one row group; not the other 23 columns, nor the other row groups.
+    assert len(ranges) == 2
+    assert needed <= asked < needed + (1 << 17) < manifest.clean.bytes / 5
+
+
+def test_a_missing_month_names_the_command_that_brings_it(lake: FolderLake) -> None:
+    with pytest.raises(LakeError) as caught:
+        trips("green", "2023-11", "2024-03")
+    assert "green 2023-11, 2023-12, 2024-03: not in the lake" in str(caught.value)
+    assert "python flows/backfill.py --colors green --start 2023-11 --end 2024-03 --profile local" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"columns": ["fare"]}, "green trips have no column fare; expected vendor_id"),
+        ({"where": "fare > 1"}, "where='fare > 1' can't be used"),
+        ({"where": "1; DROP"}, "can't be used"),
+        ({"end": "2023-12"}, "no months from 2024-01 to 2023-12"),
+        ({"as_": "list"}, "as_ can't be 'list'"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(lake: FolderLake, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        trips("green", "2024-01", **arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_zones_and_codes_join(lake: FolderLake) -> None:
+    named = trips("green", "2024-01").merge(zones(), left_on="pickup_location_id", right_on="location_id")
+    assert set(named["zone"]) == {"East Harlem North"}
+    assert codes("payment_types").set_index("payment_type")["name"][1] == "Credit card"
+    with pytest.raises(ArgumentError, match="payment_types"):
+        codes("payments")
+
+
+def test_months_say_what_there_is(lake: FolderLake) -> None:
+    found = months()
+    assert found[["color", "month", "rows"]].to_numpy().tolist() == [["green", "2024-01", 3], ["green", "2024-02", 1]]
+    assert found["duckdb"].isna().all()
+    assert isinstance(months("yellow"), pd.DataFrame)
+
+
+def test_a_month_that_cannot_be_read_does_not_hide_the_others(
+    lake: FolderLake, caplog: pytest.LogCaptureFixture
+) -> None:
+    lake.write("manifest/green/2024-01.json", b"{}")
+    assert months()["month"].tolist() == ["2024-02"]
+    assert "green 2024-01: the manifest" in caplog.text
+
+
+def test_notebooks_do_without_prefect_and_the_name_months_is_the_function_in_any_order(lake: FolderLake) -> None:
+    script = (
+        "import sys; import nyc_tlc; assert 'pandas' not in sys.modules\n"
+        "from nyc_tlc.months import Month\n"
+        "from nyc_tlc import months, trips, zones\n"
+        "import nyc_tlc.months\n"
+        "from nyc_tlc.months import COLORS\n"
+        "assert nyc_tlc.months is months and callable(months)\n"
+        "assert len(months()) == 2 and len(trips('green', '2024-01')) == 3 and len(zones()) == 265\n"
+        "assert not [name for name in sys.modules if name.split('.')[0] == 'prefect'], 'Prefect was imported'\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        cwd=ROOT,
+        env={"PYTHONPATH": "flows", "TLC_HOME": str(lake.root.parent), "PATH": ""},
+        timeout=60,
+    )
+
+
+def test_month_is_still_a_value() -> None:
+    assert str(Month(2024, 1)) == "2024-01"

@@ -1,0 +1,97 @@
+"""A month's summary says what its clean rows say, is counted once, and again only for another clean file."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from factories import JANUARY, green_parquet, make_month, trip
+from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.months import COLORS, Color
+from nyc_tlc.reports import summary
+from nyc_tlc.reports.summary import HISTOGRAMS, count_month, read_summaries, read_summary, summary_key
+from nyc_tlc.source.sample import write_sample
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> FolderLake:
+    return FolderLake(tmp_path / "lake")
+
+
+def counts(table: pl.DataFrame, part: str) -> dict[str, int]:
+    return dict(table.filter(pl.col("part") == part).select("key", "trips").iter_rows())
+
+
+def test_a_small_month_is_counted_as_by_hand(lake: FolderLake, tmp_path: Path) -> None:
+    monday_morning = datetime(2024, 1, 15, 8)
+    body = green_parquet(
+        trip(lpep_pickup_datetime=monday_morning, trip_distance=0.5, fare_amount=10.0, tip_amount=2.0),
+        trip(lpep_pickup_datetime=monday_morning, trip_distance=25.0, PULocationID=265, payment_type=2, tip_amount=0.0),
+        trip(lpep_pickup_datetime=datetime(2024, 1, 16, 23, 59), fare_amount=-3.0, total_amount=-3.5, RatecodeID=None),
+        trip(passenger_count=0),
+        trip(passenger_count=0, trip_distance=-1.0),
+    )
+    table = read_summary(lake, make_month(lake, body, tmp_path))
+    assert counts(table, "day") == {"2024-01-15": 2, "2024-01-16": 1}
+    assert counts(table, "hour") == {"1 08": 2, "2 23": 1}
+    assert counts(table, "zone") == {"74": 2, "265": 1}
+    assert counts(table, "distance") == {"0": 1, "1": 1, "20+": 1}
+    assert counts(table, "duration") == {"10": 3}
+    assert counts(table, "fare") == {"10": 2, "<0": 1}
+    assert counts(table, "tip_share") == {"20": 1, "0": 1, "unknown": 1}
+    assert counts(table, "payment") == {"1": 2, "2": 1}
+    assert counts(table, "rate") == {"1": 2, "unknown": 1}
+    assert {rule: rows for rule, rows in counts(table, "rejected").items() if rows} == {"zero_passengers": 2}
+    assert counts(table, "warned")["negative_fare"] == 1
+    first_day = table.row(by_predicate=(pl.col("part") == "day") & (pl.col("key") == "2024-01-15"), named=True)
+    assert (first_day["revenue"], first_day["distance"]) == (29.0, 25.5)
+    examples = [json.loads(text) for text in table.filter(pl.col("part") == "example")["text"]]
+    assert [each["source_row"] for each in examples] == [3, 4]
+    assert examples[1]["rejection_rules"] == ["zero_passengers", "negative_distance"]
+
+
+@pytest.mark.parametrize("color", COLORS)
+def test_every_part_of_every_color_counts_all_trips(color: Color, lake: FolderLake, tmp_path: Path) -> None:
+    source = tmp_path / "sample.parquet"
+    write_sample(color, JANUARY, 3_000, source)
+    manifest = make_month(lake, source.read_bytes(), tmp_path, color=color)
+    table = read_summary(lake, manifest)
+    parts = {part: sum(counts(table, part).values()) for part in ("day", "hour", "zone", "duration")}
+    assert set(parts.values()) == {manifest.clean.rows}
+    for name, histogram in HISTOGRAMS.items():
+        assert set(counts(table, name)) <= {*histogram.labels, "unknown"}
+    revenue = table.filter(pl.col("part") == "day")["revenue"]
+    assert revenue.null_count() == (len(revenue) if color == "fhv" else 0)
+
+
+def test_chunks_make_no_difference(lake: FolderLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "sample.parquet"
+    write_sample("yellow", JANUARY, 40_000, source)
+    manifest = make_month(lake, source.read_bytes(), tmp_path, color="yellow")
+    at_once = count_month(lake, manifest)
+    monkeypatch.setattr(summary, "ROWS_AT_ONCE", 1)
+    in_chunks = count_month(lake, manifest)
+    assert at_once.drop("revenue", "distance").equals(in_chunks.drop("revenue", "distance"))
+    assert at_once["revenue"].sum() == pytest.approx(in_chunks["revenue"].sum())
+
+
+def test_a_summary_is_kept_until_the_clean_file_is_another(lake: FolderLake, tmp_path: Path) -> None:
+    def made() -> int:
+        return lake.path(summary_key(old)).stat().st_mtime_ns
+
+    old = make_month(lake, green_parquet(trip()), tmp_path)
+    read_summary(lake, old)
+    first_made = made()
+    assert sum(counts(read_summary(lake, old), "day").values()) == 1
+    assert made() == first_made, "it was counted once"
+    new = make_month(lake, green_parquet(trip(), trip()), tmp_path)
+    assert sum(counts(read_summary(lake, new), "day").values()) == 2
+
+
+def test_a_month_without_rows_has_a_summary(lake: FolderLake, tmp_path: Path) -> None:
+    manifest: Manifest = make_month(lake, green_parquet(), tmp_path)
+    assert counts(read_summary(lake, manifest), "day") == {}
+    assert read_summaries(lake, []).height == 0
