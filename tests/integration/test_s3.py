@@ -298,3 +298,21 @@ def test_a_run_killed_in_an_upload_leaves_the_month_as_it_was_and_the_next_one_c
         manifest = make_month(lake, LARGE, tmp_path)
     assert lake.manifest(KEYS) == manifest
     assert {name for name in s3.names() if "manifest" not in name} == {f"taxi/{key}" for key in manifest.file_keys}
+
+
+def test_a_publication_costs_the_requests_that_the_documents_say(s3: S3, lake: S3Lake, tmp_path: Path) -> None:
+    table = (ROOT / "docs/lakes.md").read_text().partition("| Amazon S3 | GET and HEAD |")[2].splitlines()[2:5]
+    two = green_parquet(trip(), trip())
+    for row, body in zip(table, (SMALL, two, two), strict=True):
+        s3.calls.clear()
+        make_month(lake, body, tmp_path)
+        listings = sum("list-type" in call.path for call in s3.calls)
+        methods = [call.method for call in s3.calls]
+        counted = [
+            methods.count("GET") + methods.count("HEAD") - listings,
+            methods.count("PUT"),
+            listings,
+            methods.count("DELETE"),
+            len(methods),
+        ]
+        assert [int(cell.strip() or 0) for cell in row.strip("| ").split("|")[1:]] == counted

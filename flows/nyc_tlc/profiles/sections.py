@@ -126,6 +126,10 @@ class AwsCredentialsSection(Section):
     assume_role_arn: str | None = None
     aws_client_parameters: AwsClientParameters | None = None
 
+    def fields(self) -> dict[str, Any]:
+        """The block's fields; it has no place for one that is not set."""
+        return {key: value for key, value in super().fields().items() if value is not None}
+
 
 class S3BucketSection(Section):
     """A lake in a bucket of S3."""
