@@ -18,12 +18,14 @@ from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ConflictError, LakeError, ReconciliationError, SourceError
+from nyc_tlc.lake.azure import AzureLake
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.keys import Keys, Layout
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.s3 import S3Lake
+from stand_ins.azure import Azure
 from stand_ins.gcs import Gcs
 from stand_ins.s3 import S3
 
@@ -95,16 +97,40 @@ class S3UnderTest:
         return self.stand_in.read(f"some/folder/{key}")
 
 
-There = FolderUnderTest | BucketUnderTest | S3UnderTest
+class AzureUnderTest:
+    """A lake in a container of Azure, and what the tests have to see of it from outside."""
+
+    def __init__(self, stand_in: Azure) -> None:
+        self.stand_in = stand_in
+        self.lake = self.another()
+
+    def another(self) -> AzureLake:
+        """The same lake as another process would open it."""
+        return AzureLake(self.stand_in.client(), "some/folder")
+
+    def objects(self) -> set[str]:
+        """The keys of all objects there are."""
+        names = self.stand_in.names()
+        assert all(name.startswith("some/folder/") for name in names)
+        return {name.removeprefix("some/folder/") for name in names}
+
+    def read(self, key: str) -> bytes:
+        """An object."""
+        return self.stand_in.read(f"some/folder/{key}")
 
 
-@pytest.fixture(params=["folder", "gcs", "s3", "s3 in parts"])
+There = FolderUnderTest | BucketUnderTest | S3UnderTest | AzureUnderTest
+
+
+@pytest.fixture(params=["folder", "gcs", "s3", "s3 in parts", "azure"])
 def there(request: pytest.FixtureRequest, tmp_path: Path) -> There:
     """The lake under test."""
     if request.param == "folder":
         return FolderUnderTest(tmp_path / "lake")
     if request.param == "gcs":
         return BucketUnderTest(request.getfixturevalue("gcs"))
+    if request.param == "azure":
+        return AzureUnderTest(request.getfixturevalue("azure"))
     if request.param == "s3 in parts":
         request.getfixturevalue("small_parts")
     return S3UnderTest(request.getfixturevalue("s3"))

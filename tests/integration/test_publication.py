@@ -18,6 +18,8 @@ from typing import Any
 from wsgiref.types import WSGIEnvironment
 
 import pytest
+from azure.core.pipeline import PipelineRequest, PipelineResponse
+from azure.core.pipeline.policies import CustomHookPolicy
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
@@ -26,12 +28,14 @@ from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ConflictError
+from nyc_tlc.lake.azure import AzureLake
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.keys import Keys, Layout
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.s3 import S3Lake
+from stand_ins.azure import Azure
 from stand_ins.gcs import Gcs
 from stand_ins.s3 import S3
 
@@ -210,16 +214,62 @@ class S3Store:
             self.stand_in.before = self.stand_in.after = lambda _: None
 
 
-Store = FolderStore | BucketStore | S3Store
+class AzureStore:
+    """A container, whose requests from one client can be stopped at by what its pipeline calls."""
+
+    def __init__(self, stand_in: Azure) -> None:
+        self.stand_in = stand_in
+        self.before: Callable[[PipelineRequest[Any]], None] = lambda _: None
+        self.after: Callable[[PipelineResponse[Any, Any]], None] = lambda _: None
+
+    def open_lake(self, *, held: bool = False) -> Lake:
+        """The lake; the held run's requests are looked at."""
+        policy = CustomHookPolicy(
+            raw_request_hook=lambda request: self.before(request), raw_response_hook=lambda answer: self.after(answer)
+        )
+        return AzureLake(self.stand_in.client(**({"custom_hook_policy": policy} if held else {})), "taxi")
+
+    def read(self, key: str) -> bytes | None:
+        return self.stand_in.read(f"taxi/{key}") if f"taxi/{key}" in self.stand_in.names() else None
+
+    def names(self) -> set[str]:
+        return {name.removeprefix("taxi/") for name in self.stand_in.names()}
+
+    @contextmanager
+    def stopping(self, at: int, do: Callable[[], None]) -> Iterator[list[int]]:
+        """Call ``do`` before the request of that number is sent, or after its answer if the number is negative."""
+        steps, counting = [0], threading.Lock()
+
+        def count(request: PipelineRequest[Any]) -> None:
+            with counting:
+                steps[0] += 1
+                request.context["is_stop"] = steps[0] == abs(at)
+            if request.context["is_stop"] and at > 0:
+                do()
+
+        def answer(response: PipelineResponse[Any, Any]) -> None:
+            if response.context.get("is_stop") and at < 0:
+                do()
+
+        self.before, self.after = count, answer
+        try:
+            yield steps
+        finally:
+            self.before = self.after = lambda _: None
 
 
-@pytest.fixture(params=["folder", "gcs", "s3", pytest.param("s3 in parts", marks=pytest.mark.torture)])
+Store = FolderStore | BucketStore | S3Store | AzureStore
+
+
+@pytest.fixture(params=["folder", "gcs", "s3", pytest.param("s3 in parts", marks=pytest.mark.torture), "azure"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Where the lake is."""
     if request.param == "folder":
         return FolderStore(tmp_path / "lake")
     if request.param == "gcs":
         return BucketStore(request.getfixturevalue("gcs"))
+    if request.param == "azure":
+        return AzureStore(request.getfixturevalue("azure"))
     if request.param == "s3 in parts":
         request.getfixturevalue("small_parts")
     return S3Store(request.getfixturevalue("s3"))
