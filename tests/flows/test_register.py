@@ -357,7 +357,7 @@ def test_an_api_that_refuses_or_is_away_is_one_line_without_its_answer(
     ("arguments", "told"),
     [
         (["local"], "the profile local needs no blocks"),
-        (["prod"], "there is no profile 'prod'; expected aws or dev or gcp"),
+        (["prod"], "there is no profile 'prod'; expected aws or azure or dev or gcp"),
         (["../profiles/dev"], "no name for a profile"),
         ([], "PROFILE"),
         (["dev", "--chek"], "--chek"),

@@ -33,17 +33,21 @@ LOCAL = "local"
 CLASSES = {
     "gcs-bucket": "prefect_gcp.cloud_storage:GcsBucket",
     "s3-bucket": "prefect_aws:S3Bucket",
+    "azure-blob-storage-container": "prefect_azure:AzureBlobStorageContainer",
     "local-file-system": "prefect.filesystems:LocalFileSystem",
     "sqlalchemy-connector": "prefect_sqlalchemy:SqlAlchemyConnector",
     "bigquery-warehouse": "prefect_gcp.bigquery:BigQueryWarehouse",
 }
 #: What installs the packages that only some profiles need.
-INSTALL = {"s3-bucket": ".venv/bin/pip install --require-hashes -r requirements-aws.lock"}
+INSTALL = {
+    "s3-bucket": ".venv/bin/pip install --require-hashes -r requirements-aws.lock",
+    "azure-blob-storage-container": ".venv/bin/pip install --require-hashes -r requirements-azure.lock",
+}
 WAREHOUSE_BLOCKS: dict[Kind, str] = {"postgres": "sqlalchemy-connector", "bigquery": "bigquery-warehouse"}
 
 
 def open_lake(profile: str) -> Lake:
-    """The profile's data lake: a bucket of Google or Amazon, else the folder of ``local-file-system/taxi-…``.
+    """The profile's data lake: a bucket of Google, Amazon or Azure, else the folder of ``local-file-system/taxi-…``.
 
     Raises:
         ConfigurationError: when the profile has neither, or what it has can't be opened.
@@ -55,9 +59,11 @@ def open_lake(profile: str) -> Lake:
         return lake
     if s3 := _load(profile, "s3-bucket"):
         return _s3_lake(profile, s3)
+    if azure := _load(profile, "azure-blob-storage-container"):
+        return _azure_lake(profile, azure)
     folder = _load(profile, "local-file-system")
     if folder is None:
-        raise _missing(profile, "gcs-bucket", "s3-bucket", "local-file-system")
+        raise _missing(profile, "gcs-bucket", "s3-bucket", "azure-blob-storage-container", "local-file-system")
     return FolderLake(Path(folder.basepath or ".").expanduser().absolute())
 
 
@@ -125,6 +131,29 @@ def _s3_lake(profile: str, block: Any) -> Lake:
     lake: Lake = module.S3Lake(
         _opened(f"s3-bucket/taxi-{profile}", make_client), block.bucket_name, block.bucket_folder
     )
+    return lake
+
+
+def _azure_lake(profile: str, block: Any) -> Lake:
+    """The lake in a container of Azure. The block's own clients are for asyncio, so one is made of what it says."""
+    module = importlib.import_module("nyc_tlc.lake.azure")
+    who, options = block.credentials, module.client_options()
+
+    def make_client() -> Any:
+        client = importlib.import_module("azure.storage.blob").ContainerClient
+        if who.connection_string is not None:
+            text = who.connection_string.get_secret_value()
+            return client.from_connection_string(text, block.container_name, **options)
+        identity = importlib.import_module("azure.identity")
+        if who.client_id is None:
+            credential = identity.DefaultAzureCredential()
+        else:
+            secret = who.client_secret.get_secret_value()
+            credential = identity.ClientSecretCredential(who.tenant_id, who.client_id, secret)
+        return client(who.account_url, block.container_name, credential, **options)
+
+    name = f"azure-blob-storage-container/taxi-{profile}"
+    lake: Lake = module.AzureLake(_opened(name, make_client), block.base_folder or "")
     return lake
 
 

@@ -134,8 +134,9 @@ def _build_block(file: YamlFile, slug: str, section: type[Section], built: Mappi
         ConfigurationError: when the section isn't right, or the block can't be used on this machine.
     """
     fields = file.validate(section, file.content[slug] or {}, (slug,)).fields()
-    for field in CREDENTIALS.keys() & section.block.model_fields.keys():
-        credentials = CREDENTIALS[field]
+    for (referring, field), credentials in CREDENTIALS.items():
+        if referring != slug:
+            continue
         if credentials not in built:
             raise file.mistake((slug,), f"{slug} without {credentials}", fix=f"add the section {credentials}")
         fields[field] = built[credentials]

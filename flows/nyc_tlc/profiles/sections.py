@@ -139,6 +139,25 @@ class S3BucketSection(Section):
     bucket_folder: str = ""
 
 
+class AzureCredentialsSection(Section):
+    """Who the profile is at Azure; with no more than the account's address, who the machine is found to be."""
+
+    block = cast("type[Block]", OptionalBlock("prefect_azure:AzureBlobStorageCredentials", "azure"))
+    account_url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    connection_string: SecretStr | None = None
+    tenant_id: str | None = None
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+
+
+class AzureContainerSection(Section):
+    """A lake in a container of Azure Blob Storage."""
+
+    block = cast("type[Block]", OptionalBlock("prefect_azure:AzureBlobStorageContainer", "azure"))
+    container_name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*[a-z0-9]$")]
+    base_folder: str | None = None
+
+
 class LocalFileSystemSection(Section):
     """A lake in a folder."""
 
@@ -212,6 +231,8 @@ SECTIONS: dict[str, type[Section]] = {
     "gcs-bucket": GcsBucketSection,
     "aws-credentials": AwsCredentialsSection,
     "s3-bucket": S3BucketSection,
+    "azure-blob-storage-credentials": AzureCredentialsSection,
+    "azure-blob-storage-container": AzureContainerSection,
     "local-file-system": LocalFileSystemSection,
     "sqlalchemy-connector": SqlAlchemyConnectorSection,
     "bigquery-warehouse": BigQueryWarehouseSection,
@@ -220,7 +241,12 @@ SECTIONS: dict[str, type[Section]] = {
     "custom-webhook": CustomWebhookSection,
 }
 #: The blocks' fields that refer to credentials, and the credentials they refer to.
-CREDENTIALS = {"gcp_credentials": "gcp-credentials", "credentials": "aws-credentials"}
-LAKES = ("gcs-bucket", "s3-bucket", "local-file-system")
+CREDENTIALS = {
+    ("gcs-bucket", "gcp_credentials"): "gcp-credentials",
+    ("bigquery-warehouse", "gcp_credentials"): "gcp-credentials",
+    ("s3-bucket", "credentials"): "aws-credentials",
+    ("azure-blob-storage-container", "credentials"): "azure-blob-storage-credentials",
+}
+LAKES = ("gcs-bucket", "s3-bucket", "azure-blob-storage-container", "local-file-system")
 #: The blocks that take notifications; a profile has one of them at most.
 NOTIFICATIONS = ("slack-webhook", "sendgrid-email", "custom-webhook")
