@@ -67,6 +67,10 @@ lock: ## Lock the newest versions pyproject.toml allows (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
 		--constraint requirements.lock --group dev pyproject.toml --output-file requirements-dev.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
+		--constraint requirements-dev.lock --extra aws pyproject.toml --output-file requirements-aws.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
+		--constraint requirements-dev.lock --extra azure pyproject.toml --output-file requirements-azure.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
 		--constraint requirements-dev.lock --group bench --group dev pyproject.toml --output-file requirements-bench.lock
 
 .PHONY: clean

@@ -29,10 +29,12 @@ from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.postgres import PostgresWarehouse
 from nyc_tlc.warehouse.warehouse import KINDS, Kind, Warehouse
+from stand_ins.azure import Azure, azurite, find_azurite
 from stand_ins.bigquery import BigQuery
 from stand_ins.gcs import Gcs
 from stand_ins.google_tokens import GoogleCloud, google_cloud
 from stand_ins.http_source import HttpSource
+from stand_ins.s3 import S3
 from waiting import free_port
 from warehouse_cases import client
 
@@ -74,6 +76,36 @@ def gcs() -> Iterator[Gcs]:
     """Google Cloud Storage with the bucket ``taxi-lake``."""
     with Gcs("taxi-lake").running() as gcs:
         yield gcs
+
+
+@pytest.fixture
+def s3() -> Iterator[S3]:
+    """Amazon S3 with one bucket."""
+    with S3().running() as s3:
+        yield s3
+
+
+@pytest.fixture(scope="session")
+def azurite_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an azurite; tests that need one are skipped where it is not installed."""
+    program = find_azurite()
+    if program is None:
+        pytest.skip("no azurite (npm install azurite; TLC_TEST_AZURITE names the program azurite-blob)")
+    with azurite(program, tmp_path_factory.mktemp("azurite")) as url:
+        yield url
+
+
+@pytest.fixture
+def azure(azurite_url: str) -> Azure:
+    """Azure Blob Storage with one container."""
+    return Azure(azurite_url)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts so small that each file of a test's month has several."""
+    monkeypatch.setattr("nyc_tlc.lake.s3.PART_BYTES", range(600, 1200))
+    monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 600)
 
 
 def bucket(url: str, name: str = "taxi-lake") -> storage.Bucket:

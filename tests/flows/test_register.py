@@ -188,7 +188,10 @@ def test_all_variables_that_are_not_set_are_named_with_their_lines(register: Reg
 @pytest.mark.parametrize(
     ("profile", "told"),
     [
-        ("gcs-buckets:\n", "1: unknown key 'gcs-buckets'; expected gcp-credentials, gcs-bucket, local-file-system,"),
+        (
+            "gcs-buckets:\n",
+            "1: unknown key 'gcs-buckets'; expected gcp-credentials, gcs-bucket, aws-credentials, s3-bucket,",
+        ),
         ("local-file-system:\n  path: /lake", "2: unknown key local-file-system.path; expected basepath\n"),
         (
             "sqlalchemy-connector:\n  connection_info:\n    host: h\n    pasword: ${PASSWORD}\n    database: d",
@@ -354,7 +357,7 @@ def test_an_api_that_refuses_or_is_away_is_one_line_without_its_answer(
     ("arguments", "told"),
     [
         (["local"], "the profile local needs no blocks"),
-        (["prod"], "there is no profile 'prod'; expected dev or gcp"),
+        (["prod"], "there is no profile 'prod'; expected aws or azure or dev or gcp"),
         (["../profiles/dev"], "no name for a profile"),
         ([], "PROFILE"),
         (["dev", "--chek"], "--chek"),

@@ -19,12 +19,16 @@ from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ConflictError, LakeError, ReconciliationError, SourceError
+from nyc_tlc.lake.azure import AzureLake
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.keys import Keys, Layout
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.s3 import S3Lake
+from stand_ins.azure import Azure
 from stand_ins.gcs import Gcs
+from stand_ins.s3 import S3
 
 KEYS = Keys("green", JANUARY)
 DAYS = [date(2024, 1, 3), date(2024, 1, 17), date(2023, 12, 31)]
@@ -71,12 +75,66 @@ class BucketUnderTest:
         return self.gcs.read("taxi-lake", f"some/folder/{key}")
 
 
-@pytest.fixture(params=["folder", "bucket"])
-def there(request: pytest.FixtureRequest, tmp_path: Path) -> FolderUnderTest | BucketUnderTest:
+class S3UnderTest:
+    """A lake in a bucket of S3, and what the tests have to see of it from outside."""
+
+    def __init__(self, stand_in: S3) -> None:
+        self.stand_in = stand_in
+        self.lake = self.another()
+
+    def another(self) -> S3Lake:
+        """The same lake as another process would open it."""
+        return S3Lake(self.stand_in.client(), self.stand_in.bucket, "some/folder")
+
+    def objects(self) -> set[str]:
+        """The keys of all objects there are; no upload waits for its end."""
+        assert self.stand_in.unfinished() == 0
+        names = self.stand_in.names()
+        assert all(name.startswith("some/folder/") for name in names)
+        return {name.removeprefix("some/folder/") for name in names}
+
+    def read(self, key: str) -> bytes:
+        """An object."""
+        return self.stand_in.read(f"some/folder/{key}")
+
+
+class AzureUnderTest:
+    """A lake in a container of Azure, and what the tests have to see of it from outside."""
+
+    def __init__(self, stand_in: Azure) -> None:
+        self.stand_in = stand_in
+        self.lake = self.another()
+
+    def another(self) -> AzureLake:
+        """The same lake as another process would open it."""
+        return AzureLake(self.stand_in.client(), "some/folder")
+
+    def objects(self) -> set[str]:
+        """The keys of all objects there are."""
+        names = self.stand_in.names()
+        assert all(name.startswith("some/folder/") for name in names)
+        return {name.removeprefix("some/folder/") for name in names}
+
+    def read(self, key: str) -> bytes:
+        """An object."""
+        return self.stand_in.read(f"some/folder/{key}")
+
+
+There = FolderUnderTest | BucketUnderTest | S3UnderTest | AzureUnderTest
+
+
+@pytest.fixture(params=["folder", "gcs", "s3", "s3 in parts", "azure"])
+def there(request: pytest.FixtureRequest, tmp_path: Path) -> There:
     """The lake under test."""
     if request.param == "folder":
         return FolderUnderTest(tmp_path / "lake")
-    return BucketUnderTest(request.getfixturevalue("gcs"))
+    if request.param == "gcs":
+        return BucketUnderTest(request.getfixturevalue("gcs"))
+    if request.param == "azure":
+        return AzureUnderTest(request.getfixturevalue("azure"))
+    if request.param == "s3 in parts":
+        request.getfixturevalue("small_parts")
+    return S3UnderTest(request.getfixturevalue("s3"))
 
 
 def spread(count: int = 6, **changes: object) -> bytes:
@@ -93,7 +151,7 @@ def start(lake: Lake, body: bytes, folder: Path, layout: Layout = "month") -> Ca
     return lambda: publish_month(cleaned, contract, lake, base, datetime.now(UTC))
 
 
-def check_whole(there: FolderUnderTest | BucketUnderTest) -> None:
+def check_whole(there: There) -> None:
     """The files of the month are those that its manifest names, with the bytes that it says."""
     manifest = there.another().manifest(KEYS)
     assert manifest is not None
@@ -102,9 +160,7 @@ def check_whole(there: FolderUnderTest | BucketUnderTest) -> None:
         assert hashlib.sha256(there.read(key)).hexdigest() == digest
 
 
-def test_a_month_has_its_keys_and_nothing_is_left_over(
-    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
-) -> None:
+def test_a_month_has_its_keys_and_nothing_is_left_over(there: There, tmp_path: Path) -> None:
     make_month(there.lake, spread(), tmp_path)
     (version,) = {key.split(".")[1] for key in there.objects() if not key.startswith("manifest")}
     assert re.fullmatch(r"[0-9a-f]{12}", version)
@@ -116,12 +172,12 @@ def test_a_month_has_its_keys_and_nothing_is_left_over(
     }
 
 
-def test_raw_is_the_untouched_source(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
+def test_raw_is_the_untouched_source(there: There, tmp_path: Path) -> None:
     manifest = make_month(there.lake, spread(), tmp_path)
     assert there.read(manifest.source.key) == spread()
 
 
-def test_the_manifest_says_what_is_there(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
+def test_the_manifest_says_what_is_there(there: There, tmp_path: Path) -> None:
     make_month(there.lake, spread(), tmp_path)
     said = json.loads(there.read("manifest/green/2024-01.json"))
     clean_bytes = there.read(said["clean"]["key"])
@@ -144,18 +200,14 @@ def test_the_manifest_says_what_is_there(there: FolderUnderTest | BucketUnderTes
     assert {"contract_version", "rules_version", "code_version", "started_at", "finished_at"} <= said.keys()
 
 
-def test_clean_and_quarantine_have_the_contract_schema(
-    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
-) -> None:
+def test_clean_and_quarantine_have_the_contract_schema(there: There, tmp_path: Path) -> None:
     manifest = make_month(there.lake, spread(), tmp_path)
     contract = read_contract("green")
     assert pq.read_schema(io.BytesIO(there.read(manifest.clean.key))).equals(contract.clean_schema)
     assert pq.read_schema(io.BytesIO(there.read(manifest.quarantine.key))).equals(contract.quarantine_schema)
 
 
-def test_a_file_that_left_the_lake_still_says_what_it_is(
-    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
-) -> None:
+def test_a_file_that_left_the_lake_still_says_what_it_is(there: There, tmp_path: Path) -> None:
     manifest = make_month(there.lake, spread(), tmp_path)
     for key in (manifest.clean.key, manifest.quarantine.key):
         metadata = pq.read_metadata(io.BytesIO(there.read(key))).metadata
@@ -167,25 +219,25 @@ def test_a_file_that_left_the_lake_still_says_what_it_is(
         assert metadata[b"nyc_tlc.rules_version"] == manifest.rules_version.encode()
 
 
-def test_doing_it_again_gives_the_same_bytes(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
+def test_doing_it_again_gives_the_same_bytes(there: There, tmp_path: Path) -> None:
     make_month(there.lake, spread(), tmp_path, layout="day")
     before = {key: there.read(key) for key in there.objects() if not key.startswith("manifest")}
     make_month(there.another(), spread(), tmp_path, layout="day")
     assert {key: there.read(key) for key in there.objects() if not key.startswith("manifest")} == before
 
 
-def test_a_month_of_no_rows_is_a_month(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
+def test_a_month_of_no_rows_is_a_month(there: There, tmp_path: Path) -> None:
     manifest = make_month(there.lake, green_parquet(), tmp_path)
     assert (manifest.source.rows, manifest.clean.rows, manifest.quarantine.rows) == (0, 0, 0)
     assert pq.read_table(io.BytesIO(there.read(manifest.clean.key))).num_rows == 0
 
 
-def test_a_month_with_every_row_rejected_is_a_month(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
+def test_a_month_with_every_row_rejected_is_a_month(there: There, tmp_path: Path) -> None:
     manifest = make_month(there.lake, green_parquet(*[trip(passenger_count=0)] * 5), tmp_path, layout="day")
     assert (manifest.clean.rows, manifest.quarantine.rows) == (0, 5)
 
 
-def test_day_folders_hold_the_clean_rows_once_more(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
+def test_day_folders_hold_the_clean_rows_once_more(there: There, tmp_path: Path) -> None:
     manifest = make_month(there.lake, spread(30), tmp_path, layout="day")
     keys = {date.fromisoformat(day.key.split("pickup_date=")[1][:10]): day.key for day in manifest.daily}
     assert sorted(keys) == sorted(DAYS)
@@ -196,9 +248,7 @@ def test_day_folders_hold_the_clean_rows_once_more(there: FolderUnderTest | Buck
     assert rows == pq.read_table(io.BytesIO(there.read(manifest.clean.key))).to_pylist()
 
 
-def test_a_remade_month_leaves_no_stray_days_and_no_other_month_is_touched(
-    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
-) -> None:
+def test_a_remade_month_leaves_no_stray_days_and_no_other_month_is_touched(there: There, tmp_path: Path) -> None:
     february = green_parquet(trip(lpep_pickup_datetime=datetime(2024, 1, 31, 12)))
     make_month(there.lake, february, tmp_path, JANUARY.plus(1), layout="day")
     make_month(there.lake, spread(), tmp_path, layout="day")
@@ -214,9 +264,7 @@ def test_a_remade_month_leaves_no_stray_days_and_no_other_month_is_touched(
     ]
 
 
-def test_a_month_remade_from_the_other_format_leaves_no_stray_raw_file(
-    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
-) -> None:
+def test_a_month_remade_from_the_other_format_leaves_no_stray_raw_file(there: There, tmp_path: Path) -> None:
     make_month(there.lake, spread(), tmp_path)
     header = ",".join(read_contract("green").layout(JANUARY, "csv").columns)
     line = "2,2024-01-15 12:00:00,2024-01-15 12:10:00,N,1,74,75,1,1.5,10,1,.5,2,0,,1,14.5,1,1,0"
@@ -225,15 +273,13 @@ def test_a_month_remade_from_the_other_format_leaves_no_stray_raw_file(
     assert raw == ["raw/green/green_tripdata_2024-01.csv"]
 
 
-def test_nothing_shows_before_it_is_published(there: FolderUnderTest | BucketUnderTest, tmp_path: Path) -> None:
+def test_nothing_shows_before_it_is_published(there: There, tmp_path: Path) -> None:
     clean_month(fetched(spread(), tmp_path), read_contract("green"), tmp_path / "cleaned")
     assert there.another().manifest(KEYS) is None
     assert there.objects() == set()
 
 
-def test_a_month_whose_cleaning_fails_leaves_what_was_there(
-    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
-) -> None:
+def test_a_month_whose_cleaning_fails_leaves_what_was_there(there: There, tmp_path: Path) -> None:
     make_month(there.lake, spread(), tmp_path)
     before = {key: there.read(key) for key in there.objects()}
     body = bytearray(green_parquet(*(trip(trip_distance=float(number)) for number in range(20_000))))
@@ -244,7 +290,7 @@ def test_a_month_whose_cleaning_fails_leaves_what_was_there(
 
 
 def test_accounts_that_do_not_add_up_are_never_published(
-    there: FolderUnderTest | BucketUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    there: There, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_month(there.lake, spread(), tmp_path)
     before = {key: there.read(key) for key in there.objects()}
@@ -255,7 +301,7 @@ def test_accounts_that_do_not_add_up_are_never_published(
 
 
 def test_of_two_runs_of_one_month_the_later_to_publish_fails_and_the_lake_stays_whole(
-    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
+    there: There, tmp_path: Path
 ) -> None:
     slow = start(there.another(), spread(90), tmp_path / "slow")
     manifest = make_month(there.lake, spread(), tmp_path)
@@ -271,9 +317,7 @@ def test_a_lake_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -
         make_month(FolderLake(tmp_path / "lake"), spread(), tmp_path)
 
 
-def test_a_source_that_changes_while_it_is_read_is_not_published(
-    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
-) -> None:
+def test_a_source_that_changes_while_it_is_read_is_not_published(there: There, tmp_path: Path) -> None:
     month = fetched(spread(), tmp_path)
     month.path.write_bytes(spread(9))
     cleaned = clean_month(month, read_contract("green"), tmp_path / "cleaned")
@@ -291,7 +335,7 @@ def test_a_source_that_changes_while_it_is_read_is_not_published(
     ],
 )
 def test_a_manifest_that_does_not_add_up_cannot_be_read(
-    there: FolderUnderTest | BucketUnderTest, tmp_path: Path, change: Callable[[dict[str, dict[str, object]]], None]
+    there: There, tmp_path: Path, change: Callable[[dict[str, dict[str, object]]], None]
 ) -> None:
     said = json.loads(make_month(there.lake, spread(), tmp_path).to_json())
     Manifest.model_validate(said)
@@ -313,7 +357,7 @@ def test_a_manifest_that_does_not_add_up_cannot_be_read(
     ids=["no rows", "another month's file"],
 )
 def test_a_wholly_wrong_file_does_not_replace_a_good_month_unless_forced(
-    there: FolderUnderTest | BucketUnderTest, tmp_path: Path, trips: list[dict[str, object]], message: str
+    there: There, tmp_path: Path, trips: list[dict[str, object]], message: str
 ) -> None:
     make_month(there.lake, spread(), tmp_path)
     before = {key: there.read(key) for key in there.objects()}
@@ -327,7 +371,7 @@ def test_a_wholly_wrong_file_does_not_replace_a_good_month_unless_forced(
 
 
 def test_the_share_that_may_be_rejected_can_be_set(
-    there: FolderUnderTest | BucketUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    there: There, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TLC_MAX_REJECTED", "10")
     contract = read_contract("green")
@@ -341,9 +385,7 @@ def test_the_share_that_may_be_rejected_can_be_set(
     publish_month(cleaned, dataclasses.replace(own, max_rejected=15), there.lake, None, datetime.now(UTC))
 
 
-def test_a_manifest_that_cannot_be_read_is_named_and_replaced(
-    there: FolderUnderTest | BucketUnderTest, tmp_path: Path
-) -> None:
+def test_a_manifest_that_cannot_be_read_is_named_and_replaced(there: There, tmp_path: Path) -> None:
     make_month(there.lake, spread(), tmp_path)
     for content in (b"", b'{"color": "green"', b'{"color": "green", "month": "2024-01", "clean": 7}'):
         there.lake.write(KEYS.manifest, content)

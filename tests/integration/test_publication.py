@@ -15,8 +15,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from wsgiref.types import WSGIEnvironment
 
 import pytest
+from azure.core.pipeline import PipelineRequest, PipelineResponse
+from azure.core.pipeline.policies import CustomHookPolicy
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
@@ -25,12 +28,16 @@ from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ConflictError
+from nyc_tlc.lake.azure import AzureLake
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.keys import Keys, Layout
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.s3 import S3Lake
+from stand_ins.azure import Azure
 from stand_ins.gcs import Gcs
+from stand_ins.s3 import S3
 
 KEYS = Keys("green", JANUARY)
 OLD = green_parquet(*(trip(lpep_pickup_datetime=datetime(2024, 1, day)) for day in (3, 4, 5)))
@@ -168,15 +175,104 @@ class BucketStore:
             self.gcs.before = self.gcs.after = lambda _: None
 
 
-Store = FolderStore | BucketStore
+class S3Store:
+    """A bucket of S3, whose requests from one client can be stopped at."""
+
+    def __init__(self, stand_in: S3) -> None:
+        self.stand_in = stand_in
+
+    def open_lake(self, *, held: bool = False) -> Lake:
+        """The lake; the held run's requests say that they are its."""
+        return S3Lake(self.stand_in.client(held=held), self.stand_in.bucket, "taxi")
+
+    def read(self, key: str) -> bytes | None:
+        return self.stand_in.read(f"taxi/{key}") if f"taxi/{key}" in self.stand_in.names() else None
+
+    def names(self) -> set[str]:
+        return {name.removeprefix("taxi/") for name in self.stand_in.names()}
+
+    @contextmanager
+    def stopping(self, at: int, do: Callable[[], None]) -> Iterator[list[int]]:
+        """Call ``do`` before the request of that number takes effect, or after it if the number is negative."""
+        steps, counting = [0], threading.Lock()
+
+        def count(request: WSGIEnvironment) -> None:
+            with counting:
+                steps[0] += 1
+                request["is_stop"] = steps[0] == abs(at)
+            if request["is_stop"] and at > 0:
+                do()
+
+        def answer(request: WSGIEnvironment) -> None:
+            if request["is_stop"] and at < 0:
+                do()
+
+        self.stand_in.before, self.stand_in.after = count, answer
+        try:
+            yield steps
+        finally:
+            self.stand_in.before = self.stand_in.after = lambda _: None
 
 
-@pytest.fixture(params=["folder", "bucket"])
+class AzureStore:
+    """A container, whose requests from one client can be stopped at by what its pipeline calls."""
+
+    def __init__(self, stand_in: Azure) -> None:
+        self.stand_in = stand_in
+        self.before: Callable[[PipelineRequest[Any]], None] = lambda _: None
+        self.after: Callable[[PipelineResponse[Any, Any]], None] = lambda _: None
+
+    def open_lake(self, *, held: bool = False) -> Lake:
+        """The lake; the held run's requests are looked at."""
+        policy = CustomHookPolicy(
+            raw_request_hook=lambda request: self.before(request), raw_response_hook=lambda answer: self.after(answer)
+        )
+        return AzureLake(self.stand_in.client(**({"custom_hook_policy": policy} if held else {})), "taxi")
+
+    def read(self, key: str) -> bytes | None:
+        return self.stand_in.read(f"taxi/{key}") if f"taxi/{key}" in self.stand_in.names() else None
+
+    def names(self) -> set[str]:
+        return {name.removeprefix("taxi/") for name in self.stand_in.names()}
+
+    @contextmanager
+    def stopping(self, at: int, do: Callable[[], None]) -> Iterator[list[int]]:
+        """Call ``do`` before the request of that number is sent, or after its answer if the number is negative."""
+        steps, counting = [0], threading.Lock()
+
+        def count(request: PipelineRequest[Any]) -> None:
+            with counting:
+                steps[0] += 1
+                request.context["is_stop"] = steps[0] == abs(at)
+            if request.context["is_stop"] and at > 0:
+                do()
+
+        def answer(response: PipelineResponse[Any, Any]) -> None:
+            if response.context.get("is_stop") and at < 0:
+                do()
+
+        self.before, self.after = count, answer
+        try:
+            yield steps
+        finally:
+            self.before = self.after = lambda _: None
+
+
+Store = FolderStore | BucketStore | S3Store | AzureStore
+
+
+@pytest.fixture(params=["folder", "gcs", "s3", pytest.param("s3 in parts", marks=pytest.mark.torture), "azure"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Where the lake is."""
     if request.param == "folder":
         return FolderStore(tmp_path / "lake")
-    return BucketStore(request.getfixturevalue("gcs"))
+    if request.param == "gcs":
+        return BucketStore(request.getfixturevalue("gcs"))
+    if request.param == "azure":
+        return AzureStore(request.getfixturevalue("azure"))
+    if request.param == "s3 in parts":
+        request.getfixturevalue("small_parts")
+    return S3Store(request.getfixturevalue("s3"))
 
 
 def begin(lake: Lake, body: bytes, folder: Path, layout: Layout) -> Callable[[], Manifest]:
@@ -247,7 +343,7 @@ def check_all_steps(store: Store, tmp_path: Path, case: Case) -> None:
     steps = run_interleaved(store, tmp_path / "count", case, 0)
     assert steps > 8
     numbers = list(range(1, steps + 1))
-    if isinstance(store, BucketStore):
+    if not isinstance(store, FolderStore):
         numbers += [-number for number in numbers]
     for at in numbers:
         run_interleaved(store, tmp_path / f"at {at}", case, at)
@@ -257,7 +353,7 @@ def check_all_steps(store: Store, tmp_path: Path, case: Case) -> None:
 def test_a_run_that_is_held_while_another_one_runs(store: Store, tmp_path: Path, case: str) -> None:
     steps = run_interleaved(store, tmp_path / "count", CASES[case], 0)
     last_ones = range(max(1, steps - 12), steps + 1)
-    for at in last_ones if isinstance(store, BucketStore) else range(1, steps + 1, 2):
+    for at in range(1, steps + 1, 2) if isinstance(store, FolderStore) else last_ones:
         run_interleaved(store, tmp_path / f"at {at}", CASES[case], at)
 
 

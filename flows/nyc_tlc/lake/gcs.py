@@ -10,11 +10,11 @@ import base64
 import contextlib
 import email.utils
 import hashlib
-import io
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
 
@@ -28,17 +28,12 @@ from google.cloud.storage.fileio import BlobWriter
 
 from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError, first_line
 from nyc_tlc.lake.keys import describe_key
-from nyc_tlc.lake.lake import Lake, NewFile, SwapRefusedError
+from nyc_tlc.lake.lake import Lake, NewFile, SwapRefusedError, content_type
+from nyc_tlc.lake.range_reader import RangeReader
 from nyc_tlc.settings import read_settings
 
 log = logging.getLogger(__name__)
 
-CONTENT_TYPES = {
-    ".parquet": "application/vnd.apache.parquet",
-    ".json": "application/json",
-    ".gz": "application/gzip",
-    ".csv": "text/csv",
-}
 PRECONDITION_FAILED = 412
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 #: What the Google clients raise when something is wrong on the way or at the other end.
@@ -76,7 +71,7 @@ class GcsLake(Lake):
         size = self.size(key)
         if size is None:
             raise LakeError(f"there is no {key} in the lake", got=self.url(""))
-        return cast(BinaryIO, RangeReader(self, key, size))
+        return cast(BinaryIO, RangeReader(partial(self.read_range, key), size))
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
         """A part of an object.
@@ -146,7 +141,7 @@ class GcsLake(Lake):
             blob.open(
                 "wb",
                 chunk_size=size,
-                content_type=CONTENT_TYPES[PurePosixPath(file.key).suffix],
+                content_type=content_type(file.key),
                 checksum=None,
                 **self._call_options(),
             ),
@@ -177,7 +172,7 @@ class GcsLake(Lake):
     def _write(self, key: str, content: bytes, labels: Mapping[str, str] | None = None, **condition: int) -> None:
         blob = self._blob(key)
         blob.metadata = dict(labels) if labels else None
-        kind = CONTENT_TYPES.get(PurePosixPath(key).suffix, "application/octet-stream")
+        kind = content_type(key)
         blob.upload_from_string(content, content_type=kind, checksum="crc32c", **condition, **self._call_options())
 
     def _call_options(self) -> dict[str, Any]:
@@ -223,47 +218,6 @@ class GcsUpload:
                 self._writer.terminate()
         # Were its buffer left open, as after a failure, the client would finish the upload when garbage is collected.
         self._writer._buffer.close()
-
-
-class RangeReader(io.RawIOBase):
-    """An object of a bucket for reading: each read is one request for just those bytes."""
-
-    def __init__(self, lake: GcsLake, key: str, size: int) -> None:
-        """Read an object of a known size."""
-        self._lake, self._key, self._size, self._at = lake, key, size, 0
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def seekable(self) -> bool:
-        """Always."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place, without a request."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, start + offset)
-        return self._at
-
-    def tell(self) -> int:
-        """The place."""
-        return self._at
-
-    def readall(self) -> bytes:
-        """All that is left, in one request."""
-        return self.read(self._size - self._at) or b""
-
-    def readinto(self, buffer: Any) -> int:
-        """Read as many bytes as the buffer takes, nothing at the end."""
-        view = memoryview(buffer).cast("B")
-        end = min(self._at + len(view), self._size)
-        if end <= self._at:
-            return 0
-        content = self._lake.read_range(self._key, self._at, end)
-        view[: len(content)] = content
-        self._at += len(content)
-        return len(content)
 
 
 def is_transient(error: Exception) -> bool:

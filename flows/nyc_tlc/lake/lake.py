@@ -1,4 +1,4 @@
-"""What a data lake is: a place for objects, with one conditional write. ``folder`` and ``gcs`` are the two there are.
+"""What a data lake is: a place for objects, with one conditional write. The modules named after stores have them.
 
 Everything else about a month (its manifest, its publication, what is removed) is written once, over these methods.
 """
@@ -10,7 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
 from pydantic import ValidationError
@@ -21,6 +21,18 @@ from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
 
 log = logging.getLogger(__name__)
+
+_CONTENT_TYPES = {
+    ".parquet": "application/vnd.apache.parquet",
+    ".json": "application/json",
+    ".gz": "application/gzip",
+    ".csv": "text/csv",
+}
+
+
+def content_type(key: str) -> str:
+    """The media type that a store is given with an object."""
+    return _CONTENT_TYPES.get(PurePosixPath(key).suffix, "application/octet-stream")
 
 
 class SwapRefusedError(Exception):

@@ -29,6 +29,7 @@ from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ConfigurationError, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
+from nyc_tlc.lake.copying import Copied, copy_month
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.publication import remove_leftovers
@@ -106,6 +107,12 @@ def report(manifest: Manifest, profile: str) -> None:
 def find(color: Color, month: Month | None, profile: str) -> Manifest:
     """A month the lake has; None is the newest."""
     return find_published(open_lake(profile), color, month, profile)
+
+
+@task(task_run_name="copy {color} {month} to {to}", cache_policy=NO_CACHE, persist_result=False)
+def copy(color: Color, month: Month, profile: str, to: str, force: bool) -> Copied:
+    """Make a month of one profile's lake one of another's, byte for byte."""
+    return copy_month(open_lake(profile), open_lake(to), color, month, read_settings().scratch, force=force)
 
 
 def _is_transient(_task: object, _run: object, state: State[object]) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from nyc_tlc.errors import LakeError, TlcError
+from nyc_tlc.lake.lake import Lake, SwapRefusedError
 from nyc_tlc.profiles.opening import LOCAL, open_lake, open_warehouse
 from nyc_tlc.warehouse.warehouse import Kind
 
@@ -54,11 +56,22 @@ def _check_lake(profile: str) -> str:
     try:
         if lake.read(key) != content:
             raise LakeError(f"the lake {lake.url('')} gives back other bytes than it took")
+        _check_condition(lake, key)
     finally:
         lake.remove(key)
     if lake.read(key) is not None:
         raise LakeError(f"the lake {lake.url('')} keeps what was deleted", fix=f"delete {lake.url(key)} by hand")
     return f"{lake.url('')}: wrote, read back, deleted"
+
+
+def _check_condition(lake: Lake, key: str) -> None:
+    """See that a write that must not replace anything is refused; a publication hangs on that."""
+    with contextlib.suppress(SwapRefusedError):
+        lake.swap(key, b"must not be written", None, {})
+        raise LakeError(
+            f"the lake {lake.url('')} ignores the condition of a conditional write",
+            fix="use a store that keeps it (docs/lakes.md), or two runs of one month can lose each other's files",
+        )
 
 
 def _check_warehouse(kind: Kind, profile: str) -> str:

@@ -32,15 +32,22 @@ LOCAL = "local"
 #: Where the blocks' classes are.
 CLASSES = {
     "gcs-bucket": "prefect_gcp.cloud_storage:GcsBucket",
+    "s3-bucket": "prefect_aws:S3Bucket",
+    "azure-blob-storage-container": "prefect_azure:AzureBlobStorageContainer",
     "local-file-system": "prefect.filesystems:LocalFileSystem",
     "sqlalchemy-connector": "prefect_sqlalchemy:SqlAlchemyConnector",
     "bigquery-warehouse": "prefect_gcp.bigquery:BigQueryWarehouse",
+}
+#: What installs the packages that only some profiles need.
+INSTALL = {
+    "s3-bucket": ".venv/bin/pip install --require-hashes -r requirements-aws.lock",
+    "azure-blob-storage-container": ".venv/bin/pip install --require-hashes -r requirements-azure.lock",
 }
 WAREHOUSE_BLOCKS: dict[Kind, str] = {"postgres": "sqlalchemy-connector", "bigquery": "bigquery-warehouse"}
 
 
 def open_lake(profile: str) -> Lake:
-    """The profile's data lake: the bucket of ``gcs-bucket/taxi-…``, else the folder of ``local-file-system/taxi-…``.
+    """The profile's data lake: a bucket of Google, Amazon or Azure, else the folder of ``local-file-system/taxi-…``.
 
     Raises:
         ConfigurationError: when the profile has neither, or what it has can't be opened.
@@ -50,9 +57,13 @@ def open_lake(profile: str) -> Lake:
     if bucket := _bucket(profile):
         lake: Lake = importlib.import_module("nyc_tlc.lake.gcs").GcsLake(*bucket)
         return lake
+    if s3 := _load(profile, "s3-bucket"):
+        return _s3_lake(profile, s3)
+    if azure := _load(profile, "azure-blob-storage-container"):
+        return _azure_lake(profile, azure)
     folder = _load(profile, "local-file-system")
     if folder is None:
-        raise _missing(profile, "gcs-bucket", "local-file-system")
+        raise _missing(profile, "gcs-bucket", "s3-bucket", "azure-blob-storage-container", "local-file-system")
     return FolderLake(Path(folder.basepath or ".").expanduser().absolute())
 
 
@@ -101,6 +112,49 @@ def _bucket(profile: str) -> tuple[Any, str] | None:
         return None
     client = _opened(f"gcs-bucket/taxi-{profile}", block.gcp_credentials.get_cloud_storage_client)
     return client.bucket(block.bucket), block.bucket_folder
+
+
+def _s3_lake(profile: str, block: Any) -> Lake:
+    """The lake in a bucket of S3. Without keys in the block, boto3 finds out who the machine is."""
+    module = importlib.import_module("nyc_tlc.lake.s3")
+    parameters = block.credentials.aws_client_parameters.get_params_override()
+    parameters["config"] = module.client_config(parameters.get("config"))
+
+    def make_client() -> Any:
+        try:
+            return block.credentials.get_boto3_session().client("s3", **parameters)
+        except module.FAILURES as error:
+            raise ConfigurationError(
+                f"the block s3-bucket/taxi-{profile} can't be used", got=_describe(error), fix=_register(profile)
+            ) from None
+
+    lake: Lake = module.S3Lake(
+        _opened(f"s3-bucket/taxi-{profile}", make_client), block.bucket_name, block.bucket_folder
+    )
+    return lake
+
+
+def _azure_lake(profile: str, block: Any) -> Lake:
+    """The lake in a container of Azure. The block's own clients are for asyncio, so one is made of what it says."""
+    module = importlib.import_module("nyc_tlc.lake.azure")
+    who, options = block.credentials, module.client_options()
+
+    def make_client() -> Any:
+        client = importlib.import_module("azure.storage.blob").ContainerClient
+        if who.connection_string is not None:
+            text = who.connection_string.get_secret_value()
+            return client.from_connection_string(text, block.container_name, **options)
+        identity = importlib.import_module("azure.identity")
+        if who.client_id is None:
+            credential = identity.DefaultAzureCredential()
+        else:
+            secret = who.client_secret.get_secret_value()
+            credential = identity.ClientSecretCredential(who.tenant_id, who.client_id, secret)
+        return client(who.account_url, block.container_name, credential, **options)
+
+    name = f"azure-blob-storage-container/taxi-{profile}"
+    lake: Lake = module.AzureLake(_opened(name, make_client), block.base_folder or "")
+    return lake
 
 
 def _location(bucket: Any) -> str:
@@ -153,7 +207,12 @@ def _load(profile: str, slug: str) -> Any:
         return None
     name = f"{slug}/taxi-{profile}"
     module, _, kind = CLASSES[slug].partition(":")
-    block = getattr(importlib.import_module(module), kind)
+    try:
+        block = getattr(importlib.import_module(module), kind)
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            f"the block {name} needs a package that is not installed", got=f"no {module}", fix=INSTALL[slug]
+        ) from None
     try:
         with warnings.catch_warnings():
             # Loads and counts have no use for it.

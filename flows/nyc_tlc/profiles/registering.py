@@ -47,7 +47,7 @@ def read_blocks(path: Path, variables: Mapping[str, str]) -> list[Block]:
     blocks: dict[str, Block] = {}
     for slug, section in SECTIONS.items():
         if slug in sections:
-            blocks[slug] = _build_block(file, slug, section, blocks.get(CREDENTIALS))
+            blocks[slug] = _build_block(file, slug, section, blocks)
     return list(blocks.values())
 
 
@@ -127,17 +127,19 @@ def _save(block: Block, name: str) -> None:
     block.save(name, overwrite=True)
 
 
-def _build_block(file: YamlFile, slug: str, section: type[Section], credentials: Block | None) -> Block:
-    """One section's block.
+def _build_block(file: YamlFile, slug: str, section: type[Section], built: Mapping[str, Block]) -> Block:
+    """One section's block, with the credentials among those that are built already.
 
     Raises:
         ConfigurationError: when the section isn't right, or the block can't be used on this machine.
     """
     fields = file.validate(section, file.content[slug] or {}, (slug,)).fields()
-    if "gcp_credentials" in section.block.model_fields:
-        if credentials is None:
-            raise file.mistake((slug,), f"{slug} without {CREDENTIALS}", fix=f"add the section {CREDENTIALS}")
-        fields["gcp_credentials"] = credentials
+    for (referring, field), credentials in CREDENTIALS.items():
+        if referring != slug:
+            continue
+        if credentials not in built:
+            raise file.mistake((slug,), f"{slug} without {credentials}", fix=f"add the section {credentials}")
+        fields[field] = built[credentials]
     try:
         with warnings.catch_warnings():
             # Loads and counts have no use for it.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from prefect.blocks.core import Block
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SendgridEmail, SlackWebhook
@@ -15,6 +16,7 @@ from prefect_gcp.bigquery import BigQueryWarehouse
 from prefect_sqlalchemy import SqlAlchemyConnector
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
 
+from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.yaml_files import StrictModel
 
 
@@ -51,6 +53,36 @@ RootedPath = Annotated[str, AfterValidator(_absolute_path)]
 ServiceAccountKey = Annotated[SecretDict, BeforeValidator(_parse_key)]
 
 
+class OptionalBlock:
+    """The class of a block whose package only some profiles need: it is imported when it is asked for."""
+
+    def __init__(self, path: str, extra: str) -> None:
+        """Name a class.
+
+        Args:
+            path: Its module and its name.
+            extra: The extra of this project that installs it.
+        """
+        self._path, self._extra = path, extra
+
+    def __get__(self, _: object, owner: type) -> type[Block]:
+        """The class.
+
+        Raises:
+            ConfigurationError: when its package is not installed.
+        """
+        module, _, name = self._path.partition(":")
+        try:
+            block: type[Block] = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError:
+            raise ConfigurationError(
+                f"the block {name} needs a package that is not installed",
+                got=f"no {module}",
+                fix=f".venv/bin/pip install --require-hashes -r requirements-{self._extra}.lock",
+            ) from None
+        return block
+
+
 class Section(StrictModel):
     """What a profile can say about one block; ``gcp_credentials`` are always the profile's own."""
 
@@ -76,6 +108,54 @@ class GcsBucketSection(Section):
     block = GcsBucket
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*[a-z0-9]$")]
     bucket_folder: str = ""
+
+
+class AwsClientParameters(StrictModel):
+    """Where the store is, if it is not Amazon's."""
+
+    endpoint_url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+
+
+class AwsCredentialsSection(Section):
+    """Who the profile is at Amazon; without keys, who boto3 finds the machine to be."""
+
+    block = cast("type[Block]", OptionalBlock("prefect_aws:AwsCredentials", "aws"))
+    aws_access_key_id: str | None = None
+    aws_secret_access_key: SecretStr | None = None
+    region_name: str | None = None
+    assume_role_arn: str | None = None
+    aws_client_parameters: AwsClientParameters | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """The block's fields; it has no place for one that is not set."""
+        return {key: value for key, value in super().fields().items() if value is not None}
+
+
+class S3BucketSection(Section):
+    """A lake in a bucket of S3."""
+
+    block = cast("type[Block]", OptionalBlock("prefect_aws:S3Bucket", "aws"))
+    bucket_name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*[a-z0-9]$")]
+    bucket_folder: str = ""
+
+
+class AzureCredentialsSection(Section):
+    """Who the profile is at Azure; with no more than the account's address, who the machine is found to be."""
+
+    block = cast("type[Block]", OptionalBlock("prefect_azure:AzureBlobStorageCredentials", "azure"))
+    account_url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    connection_string: SecretStr | None = None
+    tenant_id: str | None = None
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+
+
+class AzureContainerSection(Section):
+    """A lake in a container of Azure Blob Storage."""
+
+    block = cast("type[Block]", OptionalBlock("prefect_azure:AzureBlobStorageContainer", "azure"))
+    container_name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*[a-z0-9]$")]
+    base_folder: str | None = None
 
 
 class LocalFileSystemSection(Section):
@@ -147,19 +227,26 @@ class CustomWebhookSection(Section):
 
 #: The sections by block type. Credentials come before the blocks that refer to them.
 SECTIONS: dict[str, type[Section]] = {
-    section.block.get_block_type_slug(): section
-    for section in (
-        GcpCredentialsSection,
-        GcsBucketSection,
-        LocalFileSystemSection,
-        SqlAlchemyConnectorSection,
-        BigQueryWarehouseSection,
-        SlackWebhookSection,
-        SendgridEmailSection,
-        CustomWebhookSection,
-    )
+    "gcp-credentials": GcpCredentialsSection,
+    "gcs-bucket": GcsBucketSection,
+    "aws-credentials": AwsCredentialsSection,
+    "s3-bucket": S3BucketSection,
+    "azure-blob-storage-credentials": AzureCredentialsSection,
+    "azure-blob-storage-container": AzureContainerSection,
+    "local-file-system": LocalFileSystemSection,
+    "sqlalchemy-connector": SqlAlchemyConnectorSection,
+    "bigquery-warehouse": BigQueryWarehouseSection,
+    "slack-webhook": SlackWebhookSection,
+    "sendgrid-email": SendgridEmailSection,
+    "custom-webhook": CustomWebhookSection,
 }
-CREDENTIALS = GcpCredentials.get_block_type_slug()
-LAKES = (GcsBucket.get_block_type_slug(), LocalFileSystem.get_block_type_slug())
+#: The blocks' fields that refer to credentials, and the credentials they refer to.
+CREDENTIALS = {
+    ("gcs-bucket", "gcp_credentials"): "gcp-credentials",
+    ("bigquery-warehouse", "gcp_credentials"): "gcp-credentials",
+    ("s3-bucket", "credentials"): "aws-credentials",
+    ("azure-blob-storage-container", "credentials"): "azure-blob-storage-credentials",
+}
+LAKES = ("gcs-bucket", "s3-bucket", "azure-blob-storage-container", "local-file-system")
 #: The blocks that take notifications; a profile has one of them at most.
 NOTIFICATIONS = ("slack-webhook", "sendgrid-email", "custom-webhook")

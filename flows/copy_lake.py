@@ -1,0 +1,68 @@
+"""Data lake -> another data lake: months as they are, by their manifests, verified by their digests."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from nyc_tlc.errors import ArgumentError, ReportedError, TlcError
+from nyc_tlc.months import Color
+from nyc_tlc.orchestration import command_line, tasks
+from nyc_tlc.orchestration.month_report import Outcome
+from nyc_tlc.orchestration.progress import Bar
+from nyc_tlc.profiles.opening import open_lake
+from nyc_tlc.settings import read_settings
+from nyc_tlc.source.location import read_requested_month
+
+
+@flow
+def copy_lake(
+    color: Color,
+    to: str,
+    year: Annotated[int, Field(ge=2009, le=2100)] | None = None,
+    month: Annotated[int, Field(ge=1, le=12)] | None = None,
+    *,
+    profile: str | None = None,
+    force: bool = False,
+) -> Outcome:
+    """Copy months from one profile's lake to another's; keys and bytes stay the same.
+
+    A month appears in the other lake when all of its files are there, as when it is made. One that is there already is
+    not copied again, so a copy that was interrupted is continued by running it again.
+
+    Args:
+        color: Which trip records.
+        to: The profile whose lake they are copied to.
+        year: The month's year; leave year and month out for all months of the colour.
+        month: The month, 1 to 12.
+        profile: The profile whose lake has them; TLC_PROFILE or local if left out.
+        force: Replace a month that is there in another version.
+    """
+    profile = profile or read_settings().profile
+    if to == profile:
+        raise ArgumentError(f"{to} can't be copied to itself", fix="name another profile with --to")
+    one = read_requested_month(color, year, month)
+    months = [one] if one else open_lake(profile).months(color)
+    lines, failed, kept = [], 0, 0
+    with Bar(f"copy {color}", "months") as bar:
+        for done, each in enumerate(months, 1):
+            try:
+                copied = tasks.copy(color, each, profile, to, force)
+                kept += copied == "another one is there"
+                lines.append(f"{color} {each}  {copied}")
+            except TlcError as error:
+                failed += 1
+                lines.append(f"{color} {each}  failed: {error}")
+            bar(done, len(months))
+    text = "\n".join(lines) or f"{profile} has no months of {color}"
+    if failed:
+        raise ReportedError(f"{failed} of {len(months)} months were not copied", text)
+    if kept:
+        text += f"\n{kept} months were kept as they are in {to}: replace them with --force"
+    return Outcome(text)
+
+
+if __name__ == "__main__":
+    command_line.run(copy_lake)

@@ -1,0 +1,313 @@
+"""A data lake in a container of Azure Blob Storage.
+
+An upload's blocks are no blob before their list is committed. A blob's version is its ETag, which is another one each
+time it is written; the conditional write and the conditional deletion go by it.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, TypeVar, cast
+
+from azure.core import MatchConditions
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    HttpResponseError,
+    IncompleteReadError,
+    ResourceExistsError,
+    ResourceModifiedError,
+    ResourceNotFoundError,
+    ServiceRequestError,
+    ServiceResponseError,
+)
+from azure.storage.blob import BlobBlock, BlobClient, BlobProperties, ContainerClient, ContentSettings
+
+from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError
+from nyc_tlc.lake.attempts import try_again
+from nyc_tlc.lake.keys import describe_key
+from nyc_tlc.lake.lake import Lake, NewFile, SwapRefusedError, content_type
+from nyc_tlc.lake.range_reader import RangeReader
+from nyc_tlc.settings import read_settings
+
+T = TypeVar("T")
+
+#: The bytes of a block of an upload.
+BLOCK_BYTES = 8 << 20
+RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+#: Bytes that changed on the way.
+RETRIED_CODES = frozenset({"Md5Mismatch"})
+REFUSED = (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError)
+
+
+def client_options() -> dict[str, float]:
+    """How a lake's client waits. It does not try again: the lake does."""
+    timeout = read_settings().http_timeout
+    return {"retry_total": 0, "connection_timeout": timeout, "read_timeout": timeout}
+
+
+class AzureLake(Lake):
+    """A data lake in a container, under a folder of it."""
+
+    def __init__(self, container: ContainerClient, folder: str = "") -> None:
+        """Use a container.
+
+        Args:
+            container: A client made with ``client_options``, with the right to read, write, list and delete its blobs.
+            folder: The folder in the container that is the lake's root.
+        """
+        self._container, self._folder = container, PurePosixPath(folder.strip("/"))
+
+    def url(self, key: str) -> str:
+        """The URL, without what a shared access signature adds to it."""
+        return f"{self._container.url.partition('?')[0]}/{self._name(key)}"
+
+    def local_path(self, key: str) -> None:
+        """Blobs are not on this machine."""
+
+    def size(self, key: str) -> int | None:
+        """A blob's size in bytes, None when there is none."""
+        found = self.find(key)
+        return found.size if found else None
+
+    def open(self, key: str) -> BinaryIO:
+        """A blob for reading, range by range."""
+        size = self.size(key)
+        if size is None:
+            raise LakeError(f"there is no {key} in the lake", got=self.url(""))
+        return cast(BinaryIO, RangeReader(partial(self._read_range, key), size))
+
+    def read_version(self, key: str) -> tuple[bytes, str] | None:
+        """A small blob's content and version, None when there is none."""
+
+        def read() -> tuple[bytes, str] | None:
+            try:
+                answer = self.blob(key).download_blob(max_concurrency=1)
+                return answer.readall(), str(answer.properties.etag)
+            except ResourceNotFoundError as error:
+                if _code(error) == "BlobNotFound":
+                    return None
+                raise
+
+        return self.call(key, read)
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write a small blob, whole or not at all."""
+        self.call(key, partial(self._put, key, content, {}, overwrite=True))
+
+    def swap(self, key: str, content: bytes, expected: str | None, labels: Mapping[str, str]) -> None:
+        """Write a small blob if the expected version is there; it carries the labels as its metadata."""
+
+        def put() -> None:
+            try:
+                if expected is None:
+                    self._put(key, content, labels, overwrite=False)
+                else:
+                    self._put(
+                        key,
+                        content,
+                        labels,
+                        overwrite=True,
+                        etag=expected,
+                        match_condition=MatchConditions.IfNotModified,
+                    )
+            except REFUSED as error:
+                if _code(error) == "ContainerNotFound":
+                    raise
+                raise SwapRefusedError(key) from error
+
+        self.call(key, put)
+
+    def list_objects(self, prefix: str) -> dict[str, str]:
+        """The blobs whose keys begin with a prefix, and their versions."""
+        root = self._name("")
+
+        def list_all() -> dict[str, str]:
+            blobs = self._container.list_blobs(name_starts_with=self._name(prefix))
+            return {blob.name.removeprefix(root).lstrip("/"): f'"{str(blob.etag).strip(chr(34))}"' for blob in blobs}
+
+        return self.call(prefix, list_all)
+
+    def remove(self, key: str, version: str | None = None) -> None:
+        """Delete a blob; with a version, only that one."""
+        condition: dict[str, Any] = (
+            {"etag": version, "match_condition": MatchConditions.IfNotModified} if version else {}
+        )
+
+        def delete() -> None:
+            try:
+                self.blob(key).delete_blob(**condition)
+            except ResourceModifiedError:
+                return
+            except ResourceNotFoundError as error:
+                if _code(error) == "ContainerNotFound":
+                    raise
+
+        self.call(key, delete)
+
+    def upload(self, file: NewFile, labels: Mapping[str, str]) -> AzureUpload:
+        """Send a file but for the last step, which commits the list of its blocks."""
+        upload = AzureUpload(self, file, {**labels, "sha256": file.sha256})
+        upload.send()
+        return upload
+
+    def find(self, key: str) -> BlobProperties | None:
+        """What the container knows of a blob, None when there is none."""
+
+        def find() -> BlobProperties | None:
+            try:
+                return self.blob(key).get_blob_properties()
+            except ResourceNotFoundError:
+                return None
+
+        return self.call(key, find)
+
+    def blob(self, key: str) -> BlobClient:
+        """The client of one blob."""
+        return self._container.get_blob_client(self._name(key))
+
+    def call(self, key: str, call: Callable[[], T]) -> T:
+        """Make a call about a blob, again while time can heal what it fails of.
+
+        Raises:
+            TlcError: what its failure means for a person.
+        """
+        with self._explained(key):
+            return try_again(call, _wait_for, self.url(""))
+
+    @contextlib.contextmanager
+    def _explained(self, key: str) -> Iterator[None]:
+        """Turn what the client raises into an error that says what to do."""
+        try:
+            yield
+        except AzureError as error:
+            raise explain(error, describe_key(key), self.url("")) from error
+
+    def _put(
+        self,
+        key: str,
+        content: bytes,
+        metadata: Mapping[str, str],
+        *,
+        overwrite: bool,
+        etag: str | None = None,
+        match_condition: MatchConditions | None = None,
+    ) -> None:
+        condition: dict[str, Any] = {"etag": etag, "match_condition": match_condition} if etag else {}
+        self.blob(key).upload_blob(
+            content,
+            overwrite=overwrite,
+            metadata=dict(metadata),
+            content_settings=ContentSettings(content_type=content_type(key)),
+            validate_content=True,
+            **condition,
+        )
+
+    def _read_range(self, key: str, start: int, end: int) -> bytes:
+        def read() -> bytes:
+            return self.blob(key).download_blob(start, end - start, max_concurrency=1).readall()
+
+        return self.call(key, read)
+
+    def _name(self, key: str) -> str:
+        return str(self._folder / key) + "/" * key.endswith("/") if str(self._folder) != "." else key
+
+
+class AzureUpload:
+    """An upload short of the commit of its blocks."""
+
+    def __init__(self, lake: AzureLake, file: NewFile, metadata: Mapping[str, str]) -> None:
+        """Prepare an upload; nothing is sent yet."""
+        self._lake, self._file, self._metadata = lake, file, dict(metadata)
+        self._blocks: list[BlobBlock] = []
+        #: Another upload to the same name must not have blocks of the same names.
+        self._name = uuid.uuid4().hex
+
+    def send(self) -> None:
+        """Send the file's blocks."""
+        unsent = bytearray()
+        for piece in self._file.pieces():
+            unsent += piece
+            while len(unsent) > BLOCK_BYTES:
+                self._send_block(bytes(unsent[:BLOCK_BYTES]))
+                del unsent[:BLOCK_BYTES]
+        if unsent:
+            self._send_block(bytes(unsent))
+
+    def is_there(self) -> bool:
+        """Whether the blob has these bytes already: it says so, and it was checked when it was written."""
+        found = self._lake.find(self._file.key)
+        return found is not None and (found.size, found.metadata.get("sha256")) == (self._file.size, self._file.sha256)
+
+    def finish(self) -> None:
+        """Make it the blob."""
+        key = self._file.key
+        settings = ContentSettings(content_type=content_type(key))
+
+        def commit() -> None:
+            self._lake.blob(key).commit_block_list(self._blocks, content_settings=settings, metadata=self._metadata)
+
+        try:
+            self._lake.call(key, commit)
+        except LakeError as error:
+            # Committed already, though the answer was lost? Then its blocks are no longer there to be committed.
+            if "InvalidBlockList" not in error.got or not self.is_there():
+                raise
+
+    def abort(self) -> None:
+        """Nothing to do: a block that no list names is no part of a blob, and Azure forgets it within a week."""
+
+    def _send_block(self, content: bytes) -> None:
+        name = base64.b64encode(f"{self._name}-{len(self._blocks):06d}".encode()).decode()
+        blob = self._lake.blob(self._file.key)
+        self._lake.call(self._file.key, partial(blob.stage_block, name, content, len(content), validate_content=True))
+        self._blocks.append(BlobBlock(name))
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether time can heal what a call failed of."""
+    if isinstance(error, HttpResponseError) and error.status_code:
+        return error.status_code in RETRIED_STATUSES or _code(error) in RETRIED_CODES
+    return isinstance(error, (ServiceRequestError, ServiceResponseError, IncompleteReadError))
+
+
+def explain(error: AzureError, name: str, url: str) -> TlcError:
+    """What a client's error means for a person."""
+    status = getattr(error, "status_code", None)
+    got = f"HTTP {status}: {_code(error)}" if status else str(error).partition("\n")[0][:300]
+    if is_transient(error):
+        return TransientError(f"{name}: {url} did not answer", got=got, fix="try again later")
+    if status == 403 and _code(error) in ("AuthorizationPermissionMismatch", "AuthorizationFailure"):
+        return ConfigurationError(
+            f"{name}: no right to {url}",
+            got=got,
+            fix="grant the role Storage Blob Data Contributor on the container",
+        )
+    if isinstance(error, ClientAuthenticationError) or status in (401, 403):
+        return ConfigurationError(
+            f"{name}: the credentials for {url} are refused",
+            got=got,
+            fix="renew them as blocks/README.md says, and register the profile again",
+        )
+    if _code(error) == "ContainerNotFound":
+        return ConfigurationError(
+            f"{name}: there is no container at {url}", got=got, fix="create it, or correct its name"
+        )
+    return LakeError(f"{name}: {url} failed", got=got)
+
+
+def _wait_for(error: Exception) -> str | None:
+    """What an attempt's failure asks to wait, None when another attempt makes no sense."""
+    if not is_transient(error):
+        return None
+    response = getattr(error, "response", None)
+    return str(response.headers.get("Retry-After", "")) if response is not None else ""
+
+
+def _code(error: BaseException) -> str:
+    return str(getattr(getattr(error, "error_code", None), "value", getattr(error, "error_code", "")) or "")

@@ -1,0 +1,65 @@
+"""A profile with a lake on S3, as a user runs it: registered, checked, a month made, loaded and copied."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import PrefectServer, Profile
+from stand_ins.s3 import S3
+
+SECRET = "planted-5ecretAccessKey"
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[S3]:
+    """S3, as MinIO would be at an address of one's own."""
+    with S3().running() as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def aws(prefect_server: PrefectServer, clear_environment: dict[str, str], store: S3) -> Iterator[Profile]:
+    """The profile ``aws``, registered."""
+    variables = {
+        "S3_BUCKET": store.bucket,
+        "S3_FOLDER": "tlc",
+        "S3_ENDPOINT_URL": store.url,
+        "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+    }
+    profile = Profile("aws", prefect_server, variables, clear_environment)
+    done = profile.register()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "created  aws-credentials/taxi-aws\ncreated  s3-bucket/taxi-aws\n"
+    yield profile
+    profile.unregister()
+
+
+def test_registering_again_changes_nothing(aws: Profile) -> None:
+    assert aws.register().stdout == "unchanged  aws-credentials/taxi-aws\nunchanged  s3-bucket/taxi-aws\n"
+
+
+def test_a_month_is_made_loaded_checked_and_copied(aws: Profile, store: S3) -> None:
+    checked = aws.run("check_connections")
+    assert checked.returncode == 0, checked.stderr
+    assert f"ok    lake      s3://{store.bucket}/tlc" in checked.stdout
+    month = ("--color", "green", "--year", "2024", "--month", "1")
+    made = aws.run("etl_month", *month, "--source", "sample", "--warehouses", "duckdb")
+    assert made.returncode == 0, made.stderr
+    assert "tlc/manifest/green/2024-01.json" in store.names()
+    copied = aws.run("copy_lake", "--color", "green", "--to", "local")
+    assert copied.returncode == 0, copied.stderr
+    assert "green 2024-01  copied" in copied.stdout
+    again = aws.run("copy_lake", "--color", "green", "--to", "local")
+    assert "green 2024-01  was there already" in again.stdout
+    itself = aws.run("copy_lake", "--color", "green", "--to", "aws")
+    assert itself.returncode == 2
+    lake = Path(aws.environment["TLC_HOME"]) / "lake"
+    keys = {path.relative_to(lake).as_posix() for path in lake.rglob("*") if path.is_file()}
+    assert keys == {name.removeprefix("tlc/") for name in store.names()}
+    assert not [done for done in aws.server.ran if SECRET in done.stdout + done.stderr]
+    shutil.rmtree(lake)

@@ -1,0 +1,102 @@
+"""Months copied from one lake to another: the same bytes under the same keys, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from conftest import bucket
+from factories import JANUARY, green_parquet, make_month, trip
+from nyc_tlc.errors import LakeError, TransientError
+from nyc_tlc.lake.copying import copy_month
+from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.gcs import GcsLake
+from nyc_tlc.lake.keys import Keys
+from nyc_tlc.lake.lake import Lake
+from nyc_tlc.lake.s3 import S3Lake
+from stand_ins.gcs import Fault, Gcs
+from stand_ins.s3 import S3
+
+KEYS = Keys("green", JANUARY)
+BODY = green_parquet(trip(), trip(), trip(passenger_count=0))
+OTHER = green_parquet(trip())
+
+
+@pytest.fixture(params=["folder to s3", "s3 to gcs", "gcs to folder"])
+def lakes(request: pytest.FixtureRequest, tmp_path: Path, gcs: Gcs, s3: S3) -> tuple[Lake, Lake]:
+    """Where months are, and where they shall be."""
+    lakes: dict[str, Lake] = {
+        "folder": FolderLake(tmp_path / "lake"),
+        "gcs": GcsLake(bucket(gcs.url), "taxi"),
+        "s3": S3Lake(s3.client(), s3.bucket, "taxi"),
+    }
+    source, _, target = request.param.partition(" to ")
+    return lakes[source], lakes[target]
+
+
+def contents(lake: Lake) -> dict[str, bytes]:
+    found = {key: lake.read(key) for prefix in ("raw", "clean", "quarantine", "daily") for key in listed(lake, prefix)}
+    return {key: content for key, content in found.items() if content is not None}
+
+
+def listed(lake: Lake, prefix: str) -> list[str]:
+    return sorted(lake.list_objects(f"{prefix}/"))
+
+
+def test_a_copied_month_is_the_same_month(lakes: tuple[Lake, Lake], tmp_path: Path) -> None:
+    source, target = lakes
+    manifest = make_month(source, BODY, tmp_path, layout="day")
+    assert copy_month(source, target, "green", JANUARY, tmp_path / "scratch") == "copied"
+    assert target.manifest(KEYS) == manifest
+    assert contents(target) == contents(source)
+    for key, digest in manifest.digests.items():
+        assert hashlib.sha256(target.read(key) or b"").hexdigest() == digest
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert copy_month(source, target, "green", JANUARY, tmp_path / "scratch") == "was there already"
+
+
+def test_another_version_is_kept_unless_forced_and_then_replaced_without_strays(
+    lakes: tuple[Lake, Lake], tmp_path: Path
+) -> None:
+    source, target = lakes
+    manifest = make_month(source, BODY, tmp_path)
+    other = make_month(target, OTHER, tmp_path, layout="day")
+    assert copy_month(source, target, "green", JANUARY, tmp_path / "scratch") == "another one is there"
+    assert target.manifest(KEYS) == other
+    assert copy_month(source, target, "green", JANUARY, tmp_path / "scratch", force=True) == "copied"
+    assert target.manifest(KEYS) == manifest
+    assert contents(target) == contents(source)
+
+
+def test_a_file_that_is_not_the_manifests_is_not_copied(lakes: tuple[Lake, Lake], tmp_path: Path) -> None:
+    source, target = lakes
+    manifest = make_month(source, BODY, tmp_path)
+    source.write(manifest.quarantine.key, b"something else")
+    with pytest.raises(LakeError, match=r"green 2024-01: .* is not the manifest's file; expected SHA-256"):
+        copy_month(source, target, "green", JANUARY, tmp_path / "scratch")
+    assert target.manifest(KEYS) is None
+    assert contents(target) == {}
+
+
+def test_a_copy_that_breaks_is_continued_by_the_next_one(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLC_HTTP_RETRIES", "0")
+    source, target = FolderLake(tmp_path / "lake"), S3Lake(s3.client(), s3.bucket)
+    manifest = make_month(source, BODY, tmp_path)
+    s3.faults = [Fault("status", "PUT", "clean", 503)]
+    with pytest.raises(TransientError):
+        copy_month(source, target, "green", JANUARY, tmp_path / "scratch")
+    assert target.manifest(KEYS) is None
+    copy_month(source, target, "green", JANUARY, tmp_path / "scratch")
+    assert target.manifest(KEYS) == manifest
+    assert contents(target) == contents(source)
+
+
+def test_a_month_that_is_not_there_is_one_line(s3: S3, tmp_path: Path) -> None:
+    with pytest.raises(LakeError, match="green 2024-01: not in the lake"):
+        copy_month(
+            FolderLake(tmp_path / "lake"), S3Lake(s3.client(), s3.bucket), "green", JANUARY, tmp_path / "scratch"
+        )

@@ -1,0 +1,120 @@
+"""What stands in front of a store's stand-in: it counts requests, stops at them, and lets them go wrong.
+
+Requests take effect one after the other. Each can be looked at before and after that, and meet one fault, in the
+order given: a status with headers, a connection reset before or after the request took effect, a stall, a byte
+changed on the way.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+from urllib.parse import unquote
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from stand_ins.gcs import Call, Fault
+
+#: What a client whose requests are to be stopped at has in its User-Agent header.
+HELD = "held-run"
+
+
+class _QuietHandler(WSGIRequestHandler):
+    # One connection a request: then none is left open by a client that is garbage.
+    protocol_version = "HTTP/1.0"
+
+    def log(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+class ObjectStore:
+    """A store behind a socket.
+
+    Attributes:
+        calls: The requests it got, in order.
+        faults: Those still to come.
+        before: Called with each request of a held run before it takes effect.
+        after: Called with each request of a held run when it has taken effect, before it is answered.
+        stalled: Set when a request has stalled.
+        release: Set to let it go on.
+    """
+
+    def __init__(self, store: WSGIApplication) -> None:
+        self.calls: list[Call] = []
+        self.faults: list[Fault] = []
+        self.before: Callable[[WSGIEnvironment], None] = lambda _: None
+        self.after: Callable[[WSGIEnvironment], None] = lambda _: None
+        self.stalled, self.release = threading.Event(), threading.Event()
+        self._store, self._step = store, threading.Lock()
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_QuietHandler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    @contextmanager
+    def running(self) -> Iterator[Self]:
+        """Serve while the block runs."""
+        thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.release.set()
+            self._server.shutdown()
+            self._server.server_close()
+
+    def refuse(self, status: int, headers: dict[str, str]) -> tuple[bytes, dict[str, str]]:
+        """The body and the headers of an error, as the store words it."""
+        return b"", headers
+
+    def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        method, path = environ["REQUEST_METHOD"], environ["RAW_URI"]
+        self.calls.append(Call(method, path, environ.get("HTTP_RANGE") or environ.get("HTTP_X_MS_RANGE")))
+        # Read whatever becomes of it: a client that is still sending would not hear the answer.
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        held = HELD in environ.get("HTTP_USER_AGENT", "")
+        if held:
+            self.before(environ)
+        fault = next((f for f in self.faults if f.method == method and f.about in unquote(path)), None)
+        if fault:
+            self.faults.remove(fault)
+        if fault and fault.kind == "stall":
+            self.stalled.set()
+            self.release.wait(60)
+        if fault and fault.kind == "reset":
+            raise self._reset(environ)
+        if fault and fault.kind == "status":
+            status, (content, headers) = f"{fault.status} Injected", self.refuse(fault.status, fault.headers)
+        else:
+            status, content, headers = self._pass_on(environ, body, corrupt=bool(fault and fault.kind == "corrupt"))
+        if held:
+            self.after(environ)
+        if fault and fault.kind == "lost":
+            raise self._reset(environ)
+        start_response(status, list(({"Content-Length": str(len(content))} | headers).items()))
+        return [content]
+
+    def _pass_on(self, environ: WSGIEnvironment, body: bytes, *, corrupt: bool) -> tuple[str, bytes, dict[str, str]]:
+        if corrupt:
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        announced = environ.get("HTTP_CONTENT_MD5")
+        if announced and base64.b64encode(hashlib.md5(body).digest()).decode() != announced:
+            content, headers = self.refuse(400, {})
+            return "400 Bad Digest", content, headers
+        answered: list[Any] = []
+        with self._step:
+            parts = self._store(environ | {"wsgi.input": io.BytesIO(body)}, lambda *told: answered.append(told))  # type: ignore[arg-type,func-returns-value,return-value]
+            content = b"".join(parts)
+        return answered[0][0], content, dict(answered[0][1])
+
+    def _reset(self, environ: WSGIEnvironment) -> ConnectionResetError:
+        connection = environ["werkzeug.socket"]
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        return ConnectionResetError()
