@@ -6,6 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DBT_VENV := .venv-dbt
+DBT_SOURCES := dbt/models/staging/sources.yml
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --require-virtualenv
 ARGS ?=
 export PYTHONPATH := flows
@@ -19,8 +21,11 @@ run: $(VENV)/.run ## One month into the data lake: a sample, or ARGS="--color gr
 	@$(if $(ARGS),,TLC_HOME=data/sample )$(BIN)/python flows/etl_web_to_gcs.py $(or $(ARGS),--source sample --year 2024 --month 1)
 
 .PHONY: test
-test: $(VENV)/.dev ## The whole test suite
+test: $(VENV)/.dev $(DBT_VENV)/.ready ## The whole test suite
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+.PHONY: dbt
+dbt: $(DBT_VENV)/.ready ## dbt in an environment of its own, for flows/transform.py
 
 .PHONY: browser
 browser: ## Chromium for the tests of the pages, by apt where it is missing (Debian, as root)
@@ -42,10 +47,13 @@ check: $(VENV)/.dev ## Lint, types, docs in step
 	@$(BIN)/lint-imports --no-cache --quiet || $(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m nyc_tlc.contract.dictionary $(VENV)/dictionary.md && diff docs/data-dictionary.md $(VENV)/dictionary.md \
 		|| { echo "error: docs/data-dictionary.md is not what the contracts say; run make docs"; exit 1; }
+	@$(BIN)/python -m nyc_tlc.warehouse.dbt_sources $(VENV)/sources.yml && diff $(DBT_SOURCES) $(VENV)/sources.yml \
+		|| { echo "error: $(DBT_SOURCES) is not what the contracts say; run make docs"; exit 1; }
 
 .PHONY: docs
-docs: $(VENV)/.dev ## Write the data dictionary from the contracts
+docs: $(VENV)/.dev ## Write the data dictionary and dbt's sources from the contracts
 	@$(BIN)/python -m nyc_tlc.contract.dictionary docs/data-dictionary.md
+	@$(BIN)/python -m nyc_tlc.warehouse.dbt_sources $(DBT_SOURCES)
 
 .PHONY: notebook
 notebook: $(VENV)/.dev ## Run docs/first-hour.ipynb over sample months and keep what it shows
@@ -72,10 +80,12 @@ lock: ## Lock the newest versions pyproject.toml allows (needs uv)
 		--constraint requirements-dev.lock --extra azure pyproject.toml --output-file requirements-azure.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
 		--constraint requirements-dev.lock --group bench --group dev pyproject.toml --output-file requirements-bench.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
+		dbt/requirements.in --output-file requirements-dbt.lock
 
 .PHONY: clean
 clean: ## Remove the environment and caches, not the data
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DBT_VENV) .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \
@@ -101,4 +111,11 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 $(VENV)/.bench: requirements-bench.lock $(VENV)/.dev
 	@echo "installing what is measured against"
 	@$(PIP) install --require-hashes -r requirements-bench.lock
+	@touch $@
+
+$(DBT_VENV)/.ready: requirements-dbt.lock | $(BIN)/python
+	@echo "installing dbt into $(DBT_VENV) (about a minute, once)"
+	@$(BIN)/python -m venv $(DBT_VENV)
+	@$(DBT_VENV)/bin/python -m pip --disable-pip-version-check --quiet install "pip>=24"
+	@$(DBT_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-dbt.lock
 	@touch $@

@@ -92,6 +92,51 @@ def open_warehouse(profile: str, kind: Kind) -> Warehouse:
     return opened
 
 
+def open_dbt_target(profile: str, kind: Kind) -> tuple[dict[str, Any], dict[str, str]]:
+    """One of the profile's warehouses in dbt's words.
+
+    Returns:
+        What ``profiles.yml`` says of it, and the variables that this refers to, which can be secret.
+
+    Raises:
+        ConfigurationError: when the profile has none of that kind, or it can't be used.
+    """
+    values: dict[str, str]
+    if kind == "duckdb":
+        settings = {"threads": "2", "memory_limit": "2GB"}
+        values = {"path": str(read_settings().home.absolute() / "warehouse.duckdb")}
+        return {"type": kind, "settings": settings, **_as_variables(values)}, _variables(values)
+    block = _load(profile, WAREHOUSE_BLOCKS[kind])
+    if block is None:
+        raise _missing(profile, WAREHOUSE_BLOCKS[kind])
+    if kind == "postgres":
+        parameters = _libpq(profile, block)
+        names = {"host": "host", "user": "user", "password": "password", "dbname": "dbname", "sslmode": "sslmode"}
+        values = {name: str(parameters[key]) for name, key in names.items() if parameters.get(key)}
+        values.setdefault("password", "")
+        return {"type": kind, "port": int(parameters.get("port") or 5432), **_as_variables(values)}, _variables(values)
+    client = _opened(f"bigquery-warehouse/taxi-{profile}", block.gcp_credentials.get_bigquery_client)
+    credentials = block.gcp_credentials
+    output: dict[str, Any] = {"type": kind, "method": "oauth", "project": client.project}
+    values = {}
+    if credentials.service_account_info:
+        key = dict(credentials.service_account_info.get_secret_value())
+        values = {name: str(value) for name, value in key.items()}
+        return output | {"method": "service-account-json", "keyfile_json": _as_variables(values)}, _variables(values)
+    if credentials.service_account_file:
+        output |= {"method": "service-account", "keyfile": str(credentials.service_account_file)}
+    return output, {}
+
+
+def _as_variables(values: Mapping[str, str]) -> dict[str, str]:
+    # dbt keeps a variable with this prefix out of its logs.
+    return {name: f"{{{{ env_var('DBT_ENV_SECRET_{name.upper()}') }}}}" for name in values}
+
+
+def _variables(values: Mapping[str, str]) -> dict[str, str]:
+    return {f"DBT_ENV_SECRET_{name.upper()}": value for name, value in values.items()}
+
+
 def list_warehouses(profile: str) -> list[Kind]:
     """The warehouses a profile has: those with a block, DuckDB when there is none.
 

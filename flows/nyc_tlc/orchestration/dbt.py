@@ -1,0 +1,160 @@
+"""dbt as a subprocess, from an environment of its own: it does not resolve beside this one.
+
+The profile's credentials reach it as variables of its environment; the ``profiles.yml`` that names them is temporary
+and holds none.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nyc_tlc.errors import ConfigurationError, ReportedError
+from nyc_tlc.profiles.opening import open_dbt_target
+from nyc_tlc.warehouse.warehouse import Kind
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).parents[3]
+PROJECT = ROOT / "dbt"
+#: Where ``make dbt`` puts it.
+COMMAND = ROOT / ".venv-dbt" / "bin" / "dbt"
+#: Where the models go: a schema, or a dataset, beside the one with the tables.
+MODELS_SCHEMA = "ny_taxi_models"
+#: Results of a model or a test that stop a run.
+BAD = ("error", "fail", "runtime error")
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """What became of one model or test.
+
+    Attributes:
+        name: Its name.
+        kind: model, test or unit_test.
+        status: success, pass, warn, fail, error or skipped.
+        seconds: How long it took.
+        rows: Rows written, or rows that break the test; None where dbt does not say.
+        message: What dbt says of it.
+        sql: A test's SQL.
+    """
+
+    name: str
+    kind: str
+    status: str
+    seconds: float
+    rows: int | None
+    message: str
+    sql: str
+
+
+def find_dbt() -> Path:
+    """The command.
+
+    Raises:
+        ConfigurationError: when its environment is missing.
+    """
+    if not COMMAND.exists():
+        raise ConfigurationError("dbt is not installed", expected=".venv-dbt/bin/dbt", fix="install it: make dbt")
+    return COMMAND
+
+
+def run_dbt(profile: str, kind: Kind, *arguments: str, threads: int = 2) -> list[NodeResult]:
+    """Run a dbt command over one of the profile's warehouses.
+
+    Args:
+        profile: The profile.
+        kind: Which of its warehouses.
+        *arguments: dbt's command and its options.
+        threads: How many models at once.
+
+    Returns:
+        What became of each model and test.
+
+    Raises:
+        ConfigurationError: when dbt is missing.
+        ReportedError: when dbt ends without results.
+    """
+    command, (output, secrets) = find_dbt(), open_dbt_target(profile, kind)
+    output |= {"schema": MODELS_SCHEMA, "threads": threads}
+    with tempfile.TemporaryDirectory(prefix="nyc-tlc-dbt-") as name:
+        folder = Path(name)
+        target = {"nyc_tlc": {"target": kind, "outputs": {kind: output}}}
+        (folder / "profiles.yml").write_text(yaml.safe_dump(target), encoding="utf-8")
+        done = subprocess.run(  # noqa: S603  a command of ours, without a shell
+            [str(command), "--no-use-colors", *arguments],
+            cwd=PROJECT,
+            env=os.environ
+            | secrets
+            | {
+                "DBT_PROFILES_DIR": name,
+                "DBT_PROJECT_DIR": str(PROJECT),
+                "DBT_TARGET_PATH": str(folder / "target"),
+                "DBT_LOG_PATH": str(folder / "logs"),
+                "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        results = folder / "target" / "run_results.json"
+        if done.returncode not in (0, 1) or not results.exists():
+            raise ReportedError(
+                f"dbt {arguments[0]} ended with status {done.returncode}", _without(secrets, done.stdout + done.stderr)
+            )
+        return read_results(json.loads(results.read_text(encoding="utf-8")))
+
+
+def read_results(content: dict[str, Any]) -> list[NodeResult]:
+    """The results in ``run_results.json``."""
+    return [_read_result(result) for result in content["results"]]
+
+
+def _read_result(result: dict[str, Any]) -> NodeResult:
+    kind, _, name = result["unique_id"].split(".")[:3]
+    affected = (result.get("adapter_response") or {}).get("rows_affected")
+    rows = result.get("failures") if "test" in kind else affected
+    return NodeResult(
+        name=result["unique_id"].split(".")[-1] if kind == "unit_test" else name,
+        kind=kind,
+        status=str(result["status"]),
+        seconds=float(result["execution_time"]),
+        rows=rows if isinstance(rows, int) and rows >= 0 else None,
+        message=str(result.get("message") or ""),
+        sql=str(result.get("compiled_code") or "") if "test" in kind else "",
+    )
+
+
+def find_bad(results: Sequence[NodeResult]) -> list[NodeResult]:
+    """The models that failed and the tests that did not pass."""
+    return [result for result in results if result.status in BAD]
+
+
+def format_results(results: Sequence[NodeResult]) -> str:
+    """The results as Markdown: models with rows and seconds, and each failed test with its SQL."""
+    lines = ["| Model or test | Status | Rows | Seconds |", "|---|---|---|---|"]
+    for result in results:
+        rows = "" if result.rows is None else f"{result.rows:,}"
+        lines.append(f"| `{result.name}` | {result.status} | {rows} | {result.seconds:.1f} |")
+    for result in find_bad(results):
+        lines += ["", f"**{result.name}**: {result.message}"]
+        if result.sql:
+            lines += ["", "```sql", result.sql.strip(), "```"]
+    return "\n".join(lines)
+
+
+def _without(secrets: dict[str, str], text: str) -> str:
+    """A text with no secret in it."""
+    for secret in secrets.values():
+        if len(secret) > 3:
+            text = text.replace(secret, "***")
+    return text

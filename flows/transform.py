@@ -1,0 +1,31 @@
+"""Warehouse -> models: what people ask of the trips, by dbt, in the months that changed."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from nyc_tlc.orchestration import command_line, transforming
+from nyc_tlc.orchestration.month_report import Outcome
+from nyc_tlc.profiles.opening import list_warehouses
+from nyc_tlc.settings import read_settings
+from nyc_tlc.warehouse.warehouse import Kind
+
+
+@flow
+def transform(*, warehouses: list[Kind] | None = None, profile: str | None = None, force: bool = False) -> Outcome:
+    """Build the models over the loaded months, and test them.
+
+    Only months that are loaded, replaced or removed since the last run are built again.
+
+    Args:
+        warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
+        profile: Which set of blocks to use; TLC_PROFILE or local if left out.
+        force: Build all months again.
+    """
+    profile = profile or read_settings().profile
+    kinds = list_warehouses(profile) if warehouses is None else warehouses
+    return Outcome("\n".join(transforming.transform_warehouse(profile, kind, force) for kind in kinds))
+
+
+if __name__ == "__main__":
+    command_line.run(transform)

@@ -1,0 +1,108 @@
+"""dbt builds the models for real, in the months that are due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factories import JANUARY, green_parquet, make_month, trip
+from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.errors import ConfigurationError
+from nyc_tlc.lake.clean_file import CleanFile
+from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.months import Month
+from nyc_tlc.orchestration import dbt
+from nyc_tlc.warehouse.load import load_month
+from nyc_tlc.warehouse.warehouse import Kind, Warehouse
+
+FEBRUARY = Month(2024, 2)
+MODELS = dbt.MODELS_SCHEMA
+DAYS = f"SELECT CAST(file_month AS varchar), trips, total_amount FROM {MODELS}.fct_daily_trips ORDER BY 1"
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def build(
+    kind: Kind, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[dbt.NodeResult]]:
+    """Runs a dbt command over the test's warehouse."""
+    if not dbt.COMMAND.exists():
+        pytest.skip("dbt is not installed: make dbt")
+    output: dict[str, Any] = {"type": kind, "path": str(tmp_path / "warehouse.duckdb")}
+    if kind == "postgres":
+        known = request.getfixturevalue("postgres")
+        named = {name: known[name] for name in ("host", "user", "dbname")}
+        output = {"type": kind, "port": int(known.get("port", 5432)), "password": known.get("password", "")} | named
+    monkeypatch.setattr(dbt, "open_dbt_target", lambda *_: (dict(output), {}))
+    return lambda command: dbt.run_dbt("test", kind, command)
+
+
+@pytest.fixture
+def load(lake: FolderLake, warehouse: Warehouse, tmp_path: Path) -> Callable[..., None]:
+    """Loads a green month of so many trips of 14.50."""
+
+    def run(month: Month, trips: int, fare: float = 14.5) -> None:
+        at = datetime(month.year, month.month, 15, 12)
+        body = green_parquet(*(trip(lpep_pickup_datetime=at, total_amount=fare) for _ in range(trips)))
+        manifest = make_month(lake, body, tmp_path, month)
+        load_month(CleanFile(manifest, lake, read_contract("green")), warehouse)
+
+    return run
+
+
+def test_models_follow_what_is_loaded(
+    build: Callable[..., list[dbt.NodeResult]],
+    load: Callable[..., None],
+    warehouse: Warehouse,
+    execute: Callable[[str], None],
+) -> None:
+    load(JANUARY, 2)
+    load(FEBRUARY, 3)
+    assert not dbt.find_bad(build("run"))
+    first = [("2024-01-01", 2, 29.0), ("2024-02-01", 3, 43.5)]
+    assert warehouse.query(DAYS) == first
+
+    # Nothing is due: nothing twice. What is not due is not touched either, which a mark shows.
+    execute(f"UPDATE {MODELS}.fct_daily_trips SET share_cash = 9 WHERE file_month = DATE '2024-02-01'")
+    assert not dbt.find_bad(build("run"))
+    assert warehouse.query(DAYS) == first
+
+    load(JANUARY, 5, fare=10.0)
+    assert not dbt.find_bad(build("run"))
+    assert warehouse.query(DAYS) == [("2024-01-01", 5, 50.0), ("2024-02-01", 3, 43.5)]
+    assert warehouse.query(f"SELECT file_month, share_cash FROM {MODELS}.fct_daily_trips WHERE share_cash = 9") == [
+        (FEBRUARY.first_day, 9.0)
+    ]
+
+    execute("DELETE FROM ny_taxi.loads WHERE file_month = DATE '2024-01-01'")
+    execute("DELETE FROM ny_taxi.green_trip_data WHERE file_month = DATE '2024-01-01'")
+    assert not dbt.find_bad(build("run"))
+    assert warehouse.query(DAYS) == [("2024-02-01", 3, 43.5)]
+    for model in ("fct_monthly_zone_revenue", "fct_hourly_zone_demand"):
+        assert warehouse.query(f"SELECT DISTINCT file_month FROM {MODELS}.{model}") == [(FEBRUARY.first_day,)]
+
+
+def test_a_model_that_lacks_trips_fails_the_tests_with_their_sql(
+    build: Callable[..., list[dbt.NodeResult]], load: Callable[..., None], execute: Callable[[str], None]
+) -> None:
+    load(JANUARY, 2)
+    assert not dbt.find_bad(build("run"))
+    assert not dbt.find_bad(build("test"))
+    execute(f"UPDATE {MODELS}.fct_daily_trips SET trips = 1")
+    bad = dbt.find_bad(build("test"))
+    assert [result.name for result in bad] == ["daily_trips_are_the_loads"]
+    assert "full outer join" in dbt.format_results(bad)
+
+
+def test_without_dbt_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(dbt, "COMMAND", tmp_path / "dbt")
+    with pytest.raises(ConfigurationError, match="make dbt"):
+        dbt.find_dbt()
