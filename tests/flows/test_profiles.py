@@ -164,6 +164,7 @@ def test_check_connections_says_the_one_thing_to_do_about_each_part_that_fails(
 def test_a_profile_nobody_registered_is_named_with_the_command_that_makes_it(runs: Runs) -> None:
     assert (runs["nobody"].returncode, runs["nobody"].stdout) == (1, "")
     assert runs["nobody"].stderr == (
-        "error: the profile nobody has no block gcs-bucket/taxi-nobody or local-file-system/taxi-nobody; "
+        "error: the profile nobody has no block gcs-bucket/taxi-nobody or s3-bucket/taxi-nobody or"
+        " azure-blob-storage-container/taxi-nobody or local-file-system/taxi-nobody; "
         "make it: .venv/bin/python blocks/register.py nobody\n"
     )
