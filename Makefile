@@ -21,7 +21,7 @@ run: $(VENV)/.run ## One month into the data lake: a sample, or ARGS="--color gr
 	@$(if $(ARGS),,TLC_HOME=data/sample )$(BIN)/python flows/etl_web_to_gcs.py $(or $(ARGS),--source sample --year 2024 --month 1)
 
 .PHONY: test
-test: $(VENV)/.dev $(DBT_VENV)/.ready ## The whole test suite
+test: $(VENV)/.dev ## The whole test suite
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 .PHONY: dbt
@@ -36,7 +36,7 @@ browser: ## Chromium for the tests of the pages, by apt where it is missing (Deb
 	fi
 
 .PHONY: torture
-torture: $(VENV)/.dev ## What takes minutes: lost machines, the image built from scratch
+torture: $(VENV)/.dev $(DBT_VENV)/.ready ## What takes minutes: kills, fuzzers, lost machines, models by dbt, the image
 	@$(BIN)/python -m pytest -m torture $(ARGS)
 
 .PHONY: check

@@ -58,6 +58,7 @@ def load(lake: FolderLake, warehouse: Warehouse, tmp_path: Path) -> Callable[...
     return run
 
 
+@pytest.mark.torture
 def test_models_follow_what_is_loaded(
     build: Callable[..., list[dbt.NodeResult]],
     load: Callable[..., None],
@@ -90,6 +91,7 @@ def test_models_follow_what_is_loaded(
         assert warehouse.query(f"SELECT DISTINCT file_month FROM {MODELS}.{model}") == [(FEBRUARY.first_day,)]
 
 
+@pytest.mark.torture
 def test_a_model_that_lacks_trips_fails_the_tests_with_their_sql(
     build: Callable[..., list[dbt.NodeResult]], load: Callable[..., None], execute: Callable[[str], None]
 ) -> None:
