@@ -22,7 +22,7 @@ import urllib3
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from psycopg2.extensions import parse_dsn
-from urllib3.util import Retry
+from urllib3.exceptions import HTTPError
 
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
@@ -35,7 +35,7 @@ from stand_ins.gcs import Gcs
 from stand_ins.google_tokens import GoogleCloud, google_cloud
 from stand_ins.http_source import HttpSource
 from stand_ins.s3 import S3
-from waiting import free_port
+from waiting import eventually, free_port
 from warehouse_cases import client
 
 ROOT = Path(__file__).parents[1]
@@ -246,8 +246,16 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     )
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     try:
-        retries = Retry(total=300, backoff_factor=0.2, backoff_max=0.2)
-        urllib3.PoolManager().request("GET", f"{server.url}/health", retries=retries).drain_conn()
+        api = urllib3.PoolManager()
+
+        def is_healthy() -> bool:
+            assert process.poll() is None, (home / "server.log").read_text()
+            with contextlib.suppress(HTTPError):
+                return api.request("GET", f"{server.url}/health", retries=False).data == b"true"
+            return False
+
+        eventually(is_healthy, 120, every=0.2)
+        api.clear()
         yield server
     finally:
         for handler in logging.getLogger("prefect.flow_runs").handlers:

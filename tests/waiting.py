@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -32,7 +34,12 @@ def eventually(
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """A port of this machine that nothing listens on, and that nothing gets which asks for any port.
+
+    A server that is told its port binds it seconds later. Until then another test's server or connection could get a
+    port of the range that the system hands out (from 32768 on Linux, from 49152 on macOS).
+    """
+    while True:
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", secrets.choice(range(20_000, 32_768))))
+            return int(free.getsockname()[1])

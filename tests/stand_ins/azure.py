@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from azure.storage.blob import ContainerClient
 from urllib3.util import Retry
 
 from nyc_tlc.lake.azure import client_options
+from waiting import free_port
 
 #: The account and the key that every azurite has.
 ACCOUNT = "devstoreaccount1"
@@ -53,9 +53,7 @@ class Azure:
 @contextmanager
 def azurite(program: str, folder: Path) -> Iterator[str]:
     """Serve while the block runs; yields the address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     place = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder)]
     options = ["--silent", "--skipApiVersionCheck", "--inMemoryPersistence", "--disableTelemetry"]
     with subprocess.Popen([program, *place[:4], *options], stdout=subprocess.DEVNULL) as process:

@@ -44,6 +44,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from stand_ins.google_sql import GoogleSqlError, analyze
+from stand_ins.serving import serving
 
 Resource = dict[str, Any]
 Answer = tuple[int, dict[str, str], Resource | None]
@@ -213,14 +214,12 @@ class BigQuery:
     @contextmanager
     def running(self) -> Iterator[BigQuery]:
         """Serve while the block runs."""
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        try:
-            yield self
-        finally:
-            if self.pause:
-                self.pause.set()
-            self._server.shutdown()
-            self._server.server_close()
+        with serving(self._server):
+            try:
+                yield self
+            finally:
+                if self.pause:
+                    self.pause.set()
 
     def jobs_of(self, kind: str) -> list[Job]:
         """The jobs of a kind, ``load`` or ``query``, the oldest first."""

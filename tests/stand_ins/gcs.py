@@ -33,6 +33,8 @@ from gcp_storage_emulator.handlers import buckets
 from gcp_storage_emulator.server import RequestHandler, Router
 from gcp_storage_emulator.storage import Storage
 
+from stand_ins.serving import serving
+
 
 @dataclass
 class Fault:
@@ -109,14 +111,8 @@ class Gcs:
     @contextmanager
     def running(self) -> Iterator[Gcs]:
         """Serve while the block runs."""
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
+        with serving(self._server, self.release):
             yield self
-        finally:
-            self.release.set()
-            self._server.shutdown()
-            self._server.server_close()
 
     def names(self, bucket: str) -> set[str]:
         """The objects of a bucket."""

@@ -12,7 +12,6 @@ never expire.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from google.auth import jwt
 
 from stand_ins.bigquery import BigQuery
 from stand_ins.gcs import Gcs
+from stand_ins.serving import serving
 
 GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 #: Assertions are always for Google, wherever the key file says its endpoint is.
@@ -98,12 +98,8 @@ class GoogleTokens:
     @contextmanager
     def running(self) -> Iterator[GoogleTokens]:
         """Serve while the block runs."""
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        try:
+        with serving(self._server):
             yield self
-        finally:
-            self._server.shutdown()
-            self._server.server_close()
 
     def _grant(self, grant_type: str = "", assertion: str = "") -> tuple[int, dict[str, Any]]:
         self.assertions.append(assertion)

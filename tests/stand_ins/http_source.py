@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
+from stand_ins.serving import serving
+
 
 @dataclass
 class Fault:
@@ -160,14 +162,8 @@ class HttpSource:
     @contextmanager
     def running(self) -> Iterator[HttpSource]:
         """Serve while the block runs."""
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
+        with serving(self._server, self.release):
             yield self
-        finally:
-            self.release.set()
-            self._server.shutdown()
-            self._server.server_close()
 
 
 @dataclass
@@ -236,10 +232,5 @@ class RawSource:
     @contextmanager
     def running(self) -> Iterator[RawSource]:
         """Serve while the block runs."""
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        try:
+        with serving(self._server, self._stopped):
             yield self
-        finally:
-            self._stopped.set()
-            self._server.shutdown()
-            self._server.server_close()

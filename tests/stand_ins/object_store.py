@@ -22,6 +22,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from stand_ins.gcs import Call, Fault
+from stand_ins.serving import serving
 
 #: What a client whose requests are to be stopped at has in its User-Agent header.
 HELD = "held-run"
@@ -60,14 +61,8 @@ class ObjectStore:
     @contextmanager
     def running(self) -> Iterator[Self]:
         """Serve while the block runs."""
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
+        with serving(self._server, self.release):
             yield self
-        finally:
-            self.release.set()
-            self._server.shutdown()
-            self._server.server_close()
 
     def refuse(self, status: int, headers: dict[str, str]) -> tuple[bytes, dict[str, str]]:
         """The body and the headers of an error, as the store words it."""
