@@ -17,7 +17,7 @@ from nyc_tlc.lake.manifest import CleanRecord, Manifest, QuarantineRecord
 from nyc_tlc.months import Month
 
 #: Rows of a batch: what a load holds in memory a few times over.
-BATCH_ROWS = 1 << 14
+LOAD_BATCH_ROWS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class CleanFile:
         with self.open() as source, pq.ParquetFile(source) as file:
             # One call for all of them would keep what it has read of the file to the end.
             for group in range(file.num_row_groups):
-                for batch in file.iter_batches(BATCH_ROWS, row_groups=[group]):
+                for batch in file.iter_batches(LOAD_BATCH_ROWS, row_groups=[group]):
                     same = batch.schema.equals(self.schema)
                     yield batch if same else batch.select(self.schema.names).cast(self.schema)
 

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 Copied = Literal["copied", "was there already", "another one is there"]
 #: Bytes that are read at a time.
-PIECE = 8 << 20
+COPY_CHUNK_BYTES = 8 << 20
 
 
 def copy_month(source: Lake, target: Lake, color: Color, month: Month, scratch: Path, *, force: bool = False) -> Copied:
@@ -64,9 +64,9 @@ def _fetch(source: Lake, manifest: Manifest, key: str, expected: str | None, pat
     """Bring one of a month's files to this machine."""
     digest, size = hashlib.sha256(), 0
     with source.open(key) as remote, path.open("wb") as local:
-        while piece := remote.read(PIECE):
-            digest.update(piece)
-            size += local.write(piece)
+        while chunk := remote.read(COPY_CHUNK_BYTES):
+            digest.update(chunk)
+            size += local.write(chunk)
     if expected not in (None, digest.hexdigest()):
         raise LakeError(
             f"{manifest.name}: {source.url(key)} is not the manifest's file",

@@ -33,7 +33,7 @@ from nyc_tlc.warehouse.warehouse import Kind
 Shape = Literal["pandas", "arrow", "polars", "batches"]
 
 #: Rows of a batch: what a notebook that reads batch by batch holds at once.
-BATCH_ROWS = 1 << 17
+NOTEBOOK_BATCH_ROWS = 1 << 17
 
 
 def trips(
@@ -239,6 +239,6 @@ def _select(dataset: ds.Dataset, wanted: pa.Schema, where: str | None) -> pa.Rec
         if where:
             relation = relation.filter(where)
         names = ", ".join(f'"{name}"' for name in wanted.names)
-        return relation.project(names).to_arrow_reader(BATCH_ROWS)
+        return relation.project(names).to_arrow_reader(NOTEBOOK_BATCH_ROWS)
     except duckdb.Error as error:
         raise ArgumentError(f"where={where!r} can't be used", got=str(error).partition("\n")[0]) from None
