@@ -11,11 +11,10 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from wsgiref.types import WSGIEnvironment
 
 import pytest
 from azure.core.pipeline import PipelineRequest, PipelineResponse
@@ -151,28 +150,9 @@ class BucketStore:
     def names(self) -> set[str]:
         return {name.removeprefix("taxi/") for name in self.gcs.names("taxi-lake")}
 
-    @contextmanager
-    def stopping(self, at: int, do: Callable[[], None]) -> Iterator[list[int]]:
-        """Call ``do`` before the request of that number takes effect, or after it if the number is negative."""
-        steps, counting = [0], threading.Lock()
-
-        def count(handler: Any) -> None:
-            if handler.headers.get("X-Held"):
-                with counting:
-                    steps[0] += 1
-                    handler.is_stop = steps[0] == abs(at)
-                if handler.is_stop and at > 0:
-                    do()
-
-        def answer(handler: Any) -> None:
-            if getattr(handler, "is_stop", False) and at < 0:
-                do()
-
-        self.gcs.before, self.gcs.after = count, answer
-        try:
-            yield steps
-        finally:
-            self.gcs.before = self.gcs.after = lambda _: None
+    def stopping(self, at: int, do: Callable[[], None]) -> AbstractContextManager[list[int]]:
+        """Call ``do`` at the held run's request of that number."""
+        return _stopping(self.gcs, at, do, is_held=lambda handler: bool(handler.headers.get("X-Held")))
 
 
 class S3Store:
@@ -191,27 +171,9 @@ class S3Store:
     def names(self) -> set[str]:
         return {name.removeprefix("taxi/") for name in self.stand_in.names()}
 
-    @contextmanager
-    def stopping(self, at: int, do: Callable[[], None]) -> Iterator[list[int]]:
-        """Call ``do`` before the request of that number takes effect, or after it if the number is negative."""
-        steps, counting = [0], threading.Lock()
-
-        def count(request: WSGIEnvironment) -> None:
-            with counting:
-                steps[0] += 1
-                request["is_stop"] = steps[0] == abs(at)
-            if request["is_stop"] and at > 0:
-                do()
-
-        def answer(request: WSGIEnvironment) -> None:
-            if request["is_stop"] and at < 0:
-                do()
-
-        self.stand_in.before, self.stand_in.after = count, answer
-        try:
-            yield steps
-        finally:
-            self.stand_in.before = self.stand_in.after = lambda _: None
+    def stopping(self, at: int, do: Callable[[], None]) -> AbstractContextManager[list[int]]:
+        """Call ``do`` at the held run's request of that number."""
+        return _stopping(self.stand_in, at, do)
 
 
 class AzureStore:
@@ -220,7 +182,7 @@ class AzureStore:
     def __init__(self, stand_in: Azure) -> None:
         self.stand_in = stand_in
         self.before: Callable[[PipelineRequest[Any]], None] = lambda _: None
-        self.after: Callable[[PipelineResponse[Any, Any]], None] = lambda _: None
+        self.after: Callable[[PipelineRequest[Any]], None] = lambda _: None
 
     def open_lake(self, *, held: bool = False) -> Lake:
         """The lake; the held run's requests are looked at."""
@@ -231,7 +193,7 @@ class AzureStore:
                 store.before(request)
 
             def on_response(self, request: PipelineRequest[Any], response: PipelineResponse[Any, Any]) -> None:
-                store.after(response)
+                store.after(request)
 
         return AzureLake(self.stand_in.client(_additional_pipeline_policies=[Look()] if held else []), "taxi")
 
@@ -241,27 +203,47 @@ class AzureStore:
     def names(self) -> set[str]:
         return {name.removeprefix("taxi/") for name in self.stand_in.names()}
 
-    @contextmanager
-    def stopping(self, at: int, do: Callable[[], None]) -> Iterator[list[int]]:
-        """Call ``do`` before the request of that number is sent, or after its answer if the number is negative."""
-        steps, counting = [0], threading.Lock()
+    def stopping(self, at: int, do: Callable[[], None]) -> AbstractContextManager[list[int]]:
+        """Call ``do`` at the held run's request of that number."""
+        return _stopping(self, at, do)
 
-        def count(request: PipelineRequest[Any]) -> None:
+
+@contextmanager
+def _stopping(
+    requests: Any, at: int, do: Callable[[], None], is_held: Callable[[Any], bool] = lambda _: True
+) -> Iterator[list[int]]:
+    """Call ``do`` before the request of that number takes effect, or after it if the number is negative.
+
+    Args:
+        requests: Its attributes ``before`` and ``after`` are called with each request.
+        at: The request's number, from 1.
+        do: What is called.
+        is_held: Whether a request is the held run's; only those are counted.
+
+    Yields:
+        A list of one number: how many requests there were.
+    """
+    steps, counting, stop_after = [0], threading.Lock(), []
+
+    def count(request: Any) -> None:
+        if is_held(request):
             with counting:
                 steps[0] += 1
-                request.context["is_stop"] = steps[0] == abs(at)
-            if request.context["is_stop"] and at > 0:
+                is_stop = steps[0] == abs(at)
+            if is_stop and at > 0:
                 do()
+            elif is_stop:
+                stop_after.append(request)
 
-        def answer(response: PipelineResponse[Any, Any]) -> None:
-            if response.context.get("is_stop") and at < 0:
-                do()
+    def answer(request: Any) -> None:
+        if any(request is each for each in stop_after):
+            do()
 
-        self.before, self.after = count, answer
-        try:
-            yield steps
-        finally:
-            self.before = self.after = lambda _: None
+    requests.before, requests.after = count, answer
+    try:
+        yield steps
+    finally:
+        requests.before = requests.after = lambda _: None
 
 
 Store = FolderStore | BucketStore | S3Store | AzureStore
