@@ -315,6 +315,8 @@ def run_interleaved(store: Store, folder: Path, case: Case, at: int) -> int:
             published = None
     if failures:
         raise failures[0]
+    # In a folder the other run can't begin while this one holds the lake's lock.
+    assert made or not at or isinstance(store, FolderStore)
     stands = check_whole(store)
     if made and published is None:
         assert stands.clean == made[0].clean
