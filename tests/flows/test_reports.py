@@ -127,7 +127,9 @@ def test_a_notebook_reads_a_bucket_by_the_profile_of_its_blocks(gcp: Profile) ->
         "found = trips('green', '2024-01', columns=['source_row'], where='trip_distance > 2', profile='gcp')\n"
         "every = trips('green', '2024-01', profile='gcp', as_='polars')\n"
         "assert found['source_row'].tolist() == every.filter(every['trip_distance'] > 2)['source_row'].to_list()\n"
-        "print(len(found), len(every), *months(warehouses=[], profile='gcp')['lake'])\n"
+        "known = months(profile='gcp')\n"
+        "assert known['bigquery'].isna().tolist() == [True]\n"
+        "print(len(found), len(every), *known['lake'])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],

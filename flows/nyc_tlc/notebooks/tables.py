@@ -8,7 +8,6 @@ of Prefect's blocks, so a Prefect server has to be there.
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
@@ -27,6 +26,7 @@ from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.reports.coverage import Loads, name_source, read_coverage
 from nyc_tlc.settings import read_settings
+from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.warehouse import Kind
 
@@ -159,8 +159,9 @@ def open_lake(profile: str) -> Lake:
     """
     if profile == "local":
         return FolderLake(read_settings().home.absolute() / "lake")
-    lake: Lake = importlib.import_module("nyc_tlc.profiles.opening").open_lake(profile)
-    return lake
+    from nyc_tlc.profiles import opening  # noqa: PLC0415  it imports Prefect, which takes seconds
+
+    return opening.open_lake(profile)
 
 
 def read_loads(profile: str, kinds: Sequence[Kind] | None = None) -> Loads:
@@ -171,13 +172,11 @@ def read_loads(profile: str, kinds: Sequence[Kind] | None = None) -> Loads:
         kinds: The warehouses; all that the profile has if left out.
     """
     if profile == "local" and (kinds is None or list(kinds) == ["duckdb"]):
-        path = read_settings().home.absolute() / "warehouse.duckdb"
-        return {"duckdb": importlib.import_module("nyc_tlc.warehouse.duckdb").DuckDbWarehouse(path).loads()}
-    opening = importlib.import_module("nyc_tlc.profiles.opening")
-    return {
-        kind: opening.open_warehouse(profile, kind).loads()
-        for kind in (opening.warehouses_of(profile) if kinds is None else kinds)
-    }
+        return {"duckdb": DuckDbWarehouse(read_settings().home.absolute() / "warehouse.duckdb").loads()}
+    from nyc_tlc.profiles import opening  # noqa: PLC0415  as above
+
+    kinds = opening.list_warehouses(profile) if kinds is None else kinds
+    return {kind: opening.open_warehouse(profile, kind).loads() for kind in kinds}
 
 
 def _manifests(lake: Lake, color: Color, start: str, end: str | None, profile: str) -> list[Manifest]:
