@@ -105,6 +105,7 @@ def backfill(
 
     report = format_report(name, run)
     tasks.report_backfill(name, report)
+    tasks.list_months(profile, sorted({plan.color for plan in plans}, key=COLORS.index), kinds)
     if failed := [month for month in run.months if month.result == "failed"]:
         raise ReportedError(f"backfill {name}: {len(failed)} of {len(run.months)} months failed", report)
     if all(month.result == "unpublished" for month in run.months):

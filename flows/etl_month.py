@@ -69,6 +69,8 @@ def etl_month(
     kinds = list_warehouses(profile) if warehouses is None else warehouses
     answers = [tasks.load(manifest, profile, kind, force) for kind in kinds]
     tasks.report_load(manifest, answers)
+    if manifest != plan.manifest or any(answer.new for answer in answers):
+        tasks.list_months(profile, [color], kinds)
     describe = format_unchanged if manifest == plan.manifest else format_summary
     lines = describe(manifest, lake, profile)
     return Outcome("\n".join(filter(None, (lines, format_answers(manifest, answers)))), manifest)

@@ -63,6 +63,7 @@ def etl_web_to_gcs(
                 cleaned = tasks.clean(fetched, folder, layout)
                 manifest = tasks.publish(cleaned, plan, profile, force, started_at)
                 tasks.report(manifest, profile)
+                tasks.list_months(profile, [color], [])
     describe = format_unchanged if manifest == plan.manifest else format_summary
     return Outcome(describe(manifest, lake, profile), manifest)
 

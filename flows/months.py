@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
 from nyc_tlc.months import COLORS, Color
-from nyc_tlc.orchestration import command_line
+from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.month_report import Outcome
-from nyc_tlc.profiles.opening import list_warehouses, open_lake, open_warehouse
-from nyc_tlc.reports.coverage import format_coverage, read_coverage
+from nyc_tlc.profiles.opening import list_warehouses
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind
 
@@ -30,10 +28,7 @@ def months(
     """
     profile = profile or read_settings().profile
     kinds = list_warehouses(profile) if warehouses is None else warehouses
-    loads = {kind: open_warehouse(profile, kind).loads() for kind in kinds}
-    table = format_coverage(read_coverage(open_lake(profile), loads, colors=colors), kinds)
-    create_markdown_artifact(key="months", markdown=table, description=f"The months of profile {profile}")
-    return Outcome(table)
+    return Outcome(tasks.report_months(profile, colors, kinds))
 
 
 if __name__ == "__main__":

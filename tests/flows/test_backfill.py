@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from backfill import backfill
@@ -82,7 +83,11 @@ def test_a_backfill_brings_what_is_published_and_reports_the_rest(
     with temporary_settings({PREFECT_API_URL: prefect_server.url}), get_client(sync_client=True) as client:
         key = ArtifactFilterKey(any_=["backfill-spring"])
         reports = client.read_artifacts(artifact_filter=ArtifactFilter(key=key))
+        key = ArtifactFilterKey(any_=["months-local-green"])
+        tables = client.read_artifacts(artifact_filter=ArtifactFilter(key=key), sort=ArtifactSort.CREATED_DESC)
     assert any("2 current, 1 done" in str(artifact.data) for artifact in reports)
+    rows = re.findall(r"\| (green \S+) +\| +5 .*\| (\w+) +\|\n", f"{tables[0].data}\n")
+    assert rows == [("green 2024-01", "current"), ("green 2024-02", "current"), ("green 2024-03", "current")]
 
 
 def test_plan_only_says_what_would_be_done_and_does_nothing(

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from conftest import ROOT, PrefectServer, Profile
 from factories import JANUARY, green_parquet, make_month, publish_fetched, trip
@@ -15,6 +16,7 @@ from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.months import Month
+from nyc_tlc.orchestration import tasks
 from nyc_tlc.orchestration.month_report import Outcome, format_quality_report
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.published import look_at
@@ -110,6 +112,14 @@ def test_a_months_report_has_its_trend(lake: FolderLake, tmp_path: Path) -> None
     report = format_quality_report(march, lake)
     assert "## Beside the months before" in report
     assert "| 2024-01 | 3 | 33.33% |" in report
+
+
+def test_a_table_of_months_that_cannot_be_made_is_a_warning_and_fails_no_run(
+    prefect_server: PrefectServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+        tasks.list_months.fn("nowhere", ["green"], [])
+    assert "green: the table of months was not written: the profile nowhere has no block" in caplog.text
 
 
 def test_an_outcome_shows_itself_in_a_notebook() -> None:

@@ -30,7 +30,7 @@ from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.orchestration.limits import place_at_source, place_in_warehouse
 from nyc_tlc.orchestration.progress import BackfillProgress
-from nyc_tlc.orchestration.tasks import report
+from nyc_tlc.orchestration.tasks import report_quality
 from nyc_tlc.profiles.opening import open_lake, open_warehouse
 from nyc_tlc.reports.anomalies import check_volume, read_trailing
 from nyc_tlc.settings import read_settings
@@ -112,7 +112,7 @@ def _bring_to_lake(planned: MonthPlan, options: BackfillOptions, lake: Lake) -> 
             return plan.manifest
         cleaned = clean_month(fetched, contract, folder, layout=options.layout, strict=read_settings().strict)
         manifest = publish_month(cleaned, contract, lake, plan.base, started_at, flow_run.id, force=options.force)
-    report.fn(manifest, options.profile)
+    report_quality(manifest, options.profile)
     return manifest
 
 

@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_UI_URL
 from prefect.tasks import exponential_backoff
 
 from nyc_tlc.backfill.month_plan import Plan, plan_month
@@ -27,7 +29,7 @@ from nyc_tlc.backfill.report import format_plan
 from nyc_tlc.cleaning.clean import CleanedMonth, clean_month
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.contract.contract import read_contract
-from nyc_tlc.errors import ConfigurationError, TransientError
+from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.copying import Copied, copy_month
 from nyc_tlc.lake.keys import Layout
@@ -42,6 +44,7 @@ from nyc_tlc.orchestration.run_names import newest_allowed
 from nyc_tlc.profiles.connections import Finding, check_part
 from nyc_tlc.profiles.opening import open_lake, open_warehouse
 from nyc_tlc.reports.anomalies import check_volume, find_anomalies, read_trailing
+from nyc_tlc.reports.coverage import format_coverage, read_coverage
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.location import RemoteFile
@@ -92,13 +95,18 @@ def publish(cleaned: CleanedMonth, plan: Plan, profile: str, force: bool, starte
 
 @task(task_run_name="report {manifest.name}", cache_policy=NO_CACHE, persist_result=False)
 def report(manifest: Manifest, profile: str) -> None:
+    """Leave the quality report as an artifact and warn of what is odd about the month."""
+    report_quality(manifest, profile)
+
+
+def report_quality(manifest: Manifest, profile: str) -> None:
     """Leave the quality report as an artifact, one key a month, and warn of what is odd about the month."""
     lake = open_lake(profile)
     for anomaly in find_anomalies(manifest, read_trailing(lake, manifest)):
         log.warning("%s", anomaly)
     create_markdown_artifact(
         key=f"{manifest.color}-{manifest.month}-quality",
-        markdown=format_quality_report(manifest, lake),
+        markdown=format_quality_report(manifest, lake) + _link_to_months(manifest.color, profile),
         description=f"What was done with {manifest.name}",
     )
 
@@ -183,10 +191,53 @@ def plan(
     return plans
 
 
+def report_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) -> str:
+    """Leave which months the lake and the warehouses have as artifacts, one key a profile and colour.
+
+    Returns:
+        One table of all of them, Markdown.
+
+    Raises:
+        TlcError: when the lake or one of the warehouses does not answer.
+    """
+    loads = {kind: open_warehouse(profile, kind).loads() for kind in kinds}
+    months = read_coverage(open_lake(profile), loads, colors=colors)
+    for color, its_months in groupby(months, key=lambda month: month.color):
+        create_markdown_artifact(
+            key=artifact_key("months", profile, color),
+            markdown=format_coverage(list(its_months), kinds),
+            description=f"The months of {color} in profile {profile}",
+        )
+    return format_coverage(months, kinds)
+
+
+@task(task_run_name="list months", cache_policy=NO_CACHE, persist_result=False)
+def list_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) -> None:
+    """Leave the table of months as it is after this run; a table that can't be made does not fail the run."""
+    try:
+        report_months(profile, colors, kinds)
+    except TlcError as error:
+        log.warning("%s: the table of months was not written: %s", ", ".join(colors), error)
+
+
 def report_backfill(name: str, text: str) -> None:
     """Leave what became of every month as an artifact, one key a backfill."""
-    key = "backfill-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    create_markdown_artifact(key=key, markdown=text, description=f"What became of the months of backfill {name}")
+    create_markdown_artifact(
+        key=artifact_key("backfill", name),
+        markdown=text,
+        description=f"What became of the months of backfill {name}",
+    )
+
+
+def _link_to_months(color: Color, profile: str) -> str:
+    """A link to the table of a colour's months, empty when the run's server has no UI."""
+    ui = PREFECT_UI_URL.value()
+    return f"\n[All months of {color}]({ui}/artifacts/key/{artifact_key('months', profile, color)})\n" if ui else ""
+
+
+def artifact_key(*parts: str) -> str:
+    """A key that Prefect takes: small letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
 def report_load(manifest: Manifest, answers: Sequence[Answer]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from nyc_tlc.errors import ReportedError
 from nyc_tlc.orchestration.dbt import NodeResult, find_bad, format_results, run_dbt
+from nyc_tlc.orchestration.tasks import artifact_key
 from nyc_tlc.warehouse.warehouse import Kind
 
 
@@ -41,5 +40,6 @@ def dbt(command: str, profile: str, kind: Kind, options: list[str]) -> list[Node
 @task(task_run_name="report models {kind}", cache_policy=NO_CACHE, persist_result=False)
 def report_models(profile: str, kind: Kind, results: list[NodeResult]) -> None:
     """Leave the results as an artifact."""
-    key = re.sub(r"[^a-z0-9]+", "-", f"models-{profile}-{kind}".lower())
-    create_markdown_artifact(key=key, markdown=format_results(results), description=f"Models in {kind}")
+    create_markdown_artifact(
+        key=artifact_key("models", profile, kind), markdown=format_results(results), description=f"Models in {kind}"
+    )
