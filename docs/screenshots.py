@@ -21,7 +21,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 DOCS = Path(__file__).parent
-UI = (PREFECT_API_URL.value() or "http://127.0.0.1:4200/api").removesuffix("/api")
+UI = (PREFECT_API_URL.value() or "http://127.0.0.1:4200/api").removesuffix("/api") + "/v2"
 OPTIONS = (
     "--headless=new",
     "--no-sandbox",

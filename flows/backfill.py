@@ -19,6 +19,7 @@ from nyc_tlc.errors import ArgumentError, ReportedError
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.orchestration import command_line, tasks
+from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.month_report import Outcome
 from nyc_tlc.orchestration.run_here import run_here
 from nyc_tlc.orchestration.run_names import backfill_name, nothing_published, scheduled_month
@@ -30,7 +31,7 @@ from nyc_tlc.warehouse.warehouse import Kind
 log = logging.getLogger("nyc_tlc.backfill")
 
 
-@flow(flow_run_name=backfill_name)
+@flow(flow_run_name=backfill_name, on_running=[end_lost_tasks])
 def backfill(
     colors: list[Color] = list(COLORS),  # noqa: B006  the form in the UI shows it
     start: Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")] | None = None,

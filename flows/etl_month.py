@@ -12,6 +12,7 @@ from pydantic import Field
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
+from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.month_report import Outcome, format_answers, format_summary, format_unchanged
 from nyc_tlc.orchestration.run_names import name_run, not_published, run_name
 from nyc_tlc.profiles.opening import list_warehouses, open_lake
@@ -21,7 +22,7 @@ from nyc_tlc.source.location import read_requested_month
 from nyc_tlc.warehouse.warehouse import Kind
 
 
-@flow(flow_run_name=run_name)
+@flow(flow_run_name=run_name, on_running=[end_lost_tasks])
 def etl_month(
     color: Color = "yellow",
     year: Annotated[int, Field(ge=2009, le=2100)] | None = None,

@@ -13,15 +13,18 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
+from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
-from prefect.states import Completed, Crashed, Running
+from prefect.states import Completed, Crashed, Running, Scheduled
 
 from conftest import PrefectServer
 from factories import JANUARY
 from nyc_tlc.backfill.month_plan import Plan
 from nyc_tlc.backfill.plan import BackfillOptions, MonthPlan
 from nyc_tlc.backfill.record import MonthRecord
+from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.run_on_workers import run_on_workers
+from nyc_tlc.orchestration.tasks import load
 from waiting import eventually
 
 OPTIONS = BackfillOptions("sample", "local", ("duckdb",), "month", False)
@@ -139,3 +142,23 @@ def test_a_run_that_crashes_is_submitted_again_and_one_that_never_runs_is_given_
     (record,) = running.result(60)
     assert record.result == "failed"
     assert "has not been running" in str(record.error)
+
+
+def test_a_run_that_is_done_again_ends_the_tasks_of_its_lost_process(client: SyncPrefectClient) -> None:
+    @flow(on_running=[end_lost_tasks])
+    def healed() -> None:
+        """A flow of the test's own."""
+
+    run = client.create_flow_run(healed, state=Running())
+    lost, other = (
+        client.create_task_run(load, flow_run_id=each.id, dynamic_key="0", name="load", state=Running())
+        for each in (run, client.create_flow_run(healed, state=Running()))
+    )
+    client.set_flow_run_state(run.id, Crashed(message="No heartbeat"), force=True)
+    client.set_flow_run_state(run.id, Scheduled(), force=True)
+    run_flow(healed, flow_run=client.read_flow_run(run.id))
+    assert client.read_flow_run(run.id).state_name == "Completed"
+    ended = client.read_task_run(lost.id).state
+    assert ended is not None
+    assert (ended.name, ended.message) == ("Crashed", "Its process was lost; the flow run is done again.")
+    assert client.read_task_run(other.id).state_name == "Running", "another run's task"

@@ -168,6 +168,8 @@ def test_a_lost_machines_months_are_done_by_the_other_one(
     check_all_done(own_environment, told)
     completed = Counter(run.name for run in month_runs(server) if run.state and run.state.is_completed())
     assert completed == {f"green-2023-{n:02d}": 1 for n in range(1, MONTHS + 1)}
+    with temporary_settings({PREFECT_API_URL: server.url}), get_client(sync_client=True) as client:
+        assert [task.name for task in client.read_task_runs() if task.state and task.state.is_running()] == []
 
 
 @pytest.mark.timeout(900)

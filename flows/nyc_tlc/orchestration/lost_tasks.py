@@ -1,0 +1,37 @@
+"""What a lost process leaves behind on the Prefect server: task runs that stay Running when their flow runs again."""
+
+from __future__ import annotations
+
+import logging
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import Flow, FlowRun, State, StateType
+from prefect.states import Crashed
+
+log = logging.getLogger(__name__)
+
+
+def end_lost_tasks(_flow: Flow, flow_run: FlowRun, _state: State[object]) -> None:
+    """End the task runs that an earlier process of this flow run left Running; a flow's hook ``on_running``.
+
+    A flow run whose machine was lost is done again under the same id. Its new process makes task runs of its own, so
+    the old ones would be Running for ever.
+    """
+    with get_client(sync_client=True) as client:
+        lost = client.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id])),
+            task_run_filter=TaskRunFilter(
+                state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING]))
+            ),
+        )
+        for task_run in lost:
+            state: State[None] = Crashed(message="Its process was lost; the flow run is done again.")
+            client.set_task_run_state(task_run.id, state, force=True)
+            log.info("%s: the task run %s of a lost process is ended", flow_run.name, task_run.name)
