@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     def _name_known_schemes(cls, schemes: str) -> str:
         names = [name.strip() for name in schemes.split(",")]
         if unknown := set(names) - {"https", "http", "file", "sample"}:
-            raise ValueError(f"{', '.join(sorted(unknown)) or 'nothing'}: use https, http, file, sample")
+            raise ValueError(f"some of https, http, file, sample, and not {', '.join(sorted(unknown)) or 'nothing'}")
         return ",".join(names)
 
     @property
@@ -68,6 +68,9 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        first = error.errors(include_url=False)[0]
         name = "_".join(["TLC", *map(str, first["loc"])]).upper()
-        raise ConfigurationError(f"the setting {name} is not usable", got=first["msg"]) from None
+        allowed = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ").partition(", unable")[0]
+        raise ConfigurationError(
+            f"the setting {name} is not usable", expected=allowed, got=str(first["input"])
+        ) from None

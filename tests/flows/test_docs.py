@@ -4,17 +4,19 @@ import importlib
 import inspect
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, PrefectServer
+from conftest import ROOT, PrefectServer, Profile
 from etl_web_to_gcs import etl_web_to_gcs
 from factories import without_version
 from nyc_tlc.contract.dictionary import dictionary
-from nyc_tlc.settings import Settings
+from nyc_tlc.errors import ConfigurationError
+from nyc_tlc.settings import Settings, read_settings
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -60,6 +62,76 @@ def test_the_readme_lists_every_option_and_setting_with_its_default() -> None:
     for name, field in Settings.model_fields.items():
         default = str(field.default).lower() if isinstance(field.default, bool) else field.default
         assert f"| `TLC_{name.upper()}` | `{default}` |" in README
+
+
+def test_the_messages_in_the_readme_are_those_that_the_program_prints() -> None:
+    section = README.partition("## When something goes wrong")[2].partition("\n## ")[0]
+    messages = re.findall(r"^\| `([^`]+)` \|", section, re.M)
+    assert len(messages) > 10
+    sources = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "flows").rglob("*.py")))
+    for message in messages:
+        if not message.startswith("… and the lake's bucket"):
+            parts = [part.strip(" :;") for part in message.split("…")]
+            assert all(part in sources for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("MAX_REJECTED", "abc", "expected a valid number; got abc"),
+        ("MAX_REJECTED", "101", "expected less than or equal to 100; got 101"),
+        ("SOURCE_SCHEMES", "ftp", "expected some of https, http, file, sample, and not ftp; got ftp"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_says_what_is_allowed(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"TLC_{name}", value)
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings()
+    assert str(caught.value) == f"the setting TLC_{name} is not usable; {message}"
+
+
+def readme_commands() -> list[str]:
+    """The commands of the README that run something of ours, those aside that start what stays up."""
+    text = "".join(console_blocks()).replace("\\\n", " ")
+    commands = re.findall(r"^\$ (.+?)(?:\s{2,}#.*)?$", text, re.M)
+    return [each for each in commands if not re.search(r"^export |prefect |^make (test|dbt)|apply\.py", each)]
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(600)
+def test_every_command_of_the_readme_works_as_it_is_written(
+    dev: Profile, gcp: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples are fetched: the internet is away. What the tests of the deployments run is not run again."""
+    for name in ("flows", "blocks", "dbt", "docs", ".venv", ".venv-dbt", "Makefile", "pyproject.toml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for lock in ROOT.glob("requirements*.lock"):
+        shutil.copy2(lock, tmp_path)
+    for profile in (dev, gcp):
+        assert profile.register().returncode == 0
+        month = ("--source", "sample", "--color", "green", "--year", "2024", "--month", "1")
+        assert profile.run("etl_web_to_gcs", *month).returncode == 0
+    environment = gcp.server.environment(**gcp.environment, **dev.variables) | {
+        "TLC_SOURCE": "sample",
+        "TLC_SAMPLE_ROWS": "300",
+        "TLC_HOME": "data",
+    }
+    commands = readme_commands()
+    assert len(commands) > 15
+    for command in commands:
+        written = command.replace("--source dtc", "--source sample").replace("file:///data/", "sample:///")
+        done = subprocess.run(
+            ["bash", "-c", re.sub(r"'sample:///\S+'", "sample", written)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
 def test_the_data_dictionary_is_what_the_contracts_say() -> None:
