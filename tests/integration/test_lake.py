@@ -23,8 +23,9 @@ from nyc_tlc.lake.azure import AzureLake
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.keys import Keys, Layout
-from nyc_tlc.lake.lake import Lake
+from nyc_tlc.lake.lake import Lake, NewFile
 from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.publication import remove_leftovers
 from nyc_tlc.lake.s3 import S3Lake
 from stand_ins.azure import Azure
 from stand_ins.gcs import Gcs
@@ -170,6 +171,25 @@ def test_a_month_has_its_keys_and_nothing_is_left_over(there: There, tmp_path: P
         f"quarantine/green/year=2024/month=01/green_tripdata_2024-01.{version}.parquet",
         "manifest/green/2024-01.json",
     }
+
+
+@pytest.mark.parametrize("left", [["raw"], ["raw", "quarantine"], ["clean"]])
+def test_what_a_killed_run_has_left_beside_the_month_is_removed_by_the_next_look(
+    there: There, tmp_path: Path, left: list[str]
+) -> None:
+    manifest = make_month(there.lake, spread(), tmp_path)
+    whole = there.objects()
+    (tmp_path / "file").write_bytes(b"of a run that was killed")
+    for kind in left:
+        key = {"raw": manifest.source.key, "quarantine": manifest.quarantine.key, "clean": manifest.clean.key}[kind]
+        key = re.sub(r"\.[0-9a-f]{12}\.", ".000000000000.", key)
+        file = NewFile(key, tmp_path / "file", 24, hashlib.sha256(b"of a run that was killed").hexdigest())
+        there.lake.upload(file, {}).finish()
+    base = there.lake.find_manifest(KEYS).version
+    assert base is not None
+    remove_leftovers(there.another(), manifest, base)
+    assert there.objects() == whole
+    check_whole(there)
 
 
 def test_raw_is_the_untouched_source(there: There, tmp_path: Path) -> None:

@@ -207,6 +207,9 @@ def _conform_one(array: pa.Array | pa.ChunkedArray, column: Column) -> tuple[pl.
         return _cast(pa.array([], array.type.value_type), column)
     values, bad = _cast(chunks[0].dictionary, column)
     rows = pl.concat(_series(chunk.indices) for chunk in chunks)
+    # pyarrow does not look at them: a damaged file can have indexes that its dictionary lacks.
+    if not rows.is_between(0, len(values) - 1).all():
+        raise pa.ArrowInvalid(f"{column.name}: an index that is not in the column's dictionary")
     return values.gather(rows), bad.gather(rows).fill_null(value=False) if bad is not None and bad.any() else None
 
 

@@ -54,7 +54,7 @@ def publish_files(
     before = _list_files(lake, keys)
     try:
         with _uploaded(lake, files, labels) as uploads:
-            for file in sorted(files, key=lambda file: file.key == manifest.clean.key):
+            for file in sorted(files, key=_finished_first_and_last):
                 _finish(lake, keys, file, uploads[file.key], named)
             _swap(lake, manifest, base, labels)
     except SwapRefusedError as error:
@@ -64,17 +64,27 @@ def publish_files(
 
 
 def remove_leftovers(lake: Lake, manifest: Manifest, base: str) -> None:
-    """Remove what a run that was killed right after it published the month has left there.
+    """Remove the files that a killed run has left beside the month.
 
-    A look at the folder of clean files tells whether there is anything: clean files are removed last.
+    Raw and clean files tell whether there are any: a run that publishes finishes its raw file first, and one that
+    removes an old version removes its clean file last.
 
     Args:
         lake: Where.
         manifest: The month, which is current.
         base: The version of its manifest.
     """
-    if lake.list_objects(manifest.month_keys.clean_folder).keys() - {manifest.clean.key}:
+    prefixes = [prefix for prefix in manifest.month_keys.prefixes if prefix.startswith(("raw/", "clean/"))]
+    if {key for prefix in prefixes for key in lake.list_objects(prefix)} - manifest.file_keys:
         _remove_all_but(lake, manifest, base)
+
+
+def _finished_first_and_last(file: NewFile) -> int:
+    """Where a file comes when the uploads are finished: raw first, as ``remove_leftovers`` relies on; clean last.
+
+    Between the clean file's last step and the swap, whoever globs the lake sees two clean files of the month.
+    """
+    return 0 if file.key.startswith("raw/") else 2 if file.key.startswith("clean/") else 1
 
 
 def _remove_unnamed(lake: Lake, keys: Keys) -> None:
