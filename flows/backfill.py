@@ -19,11 +19,13 @@ from nyc_tlc.errors import ArgumentError, ReportedError
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.orchestration import command_line, tasks
+from nyc_tlc.orchestration.dbt import find_dbt
 from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.month_report import Outcome
 from nyc_tlc.orchestration.run_here import run_here
 from nyc_tlc.orchestration.run_names import backfill_name, nothing_published, scheduled_month
 from nyc_tlc.orchestration.run_on_workers import run_on_workers
+from nyc_tlc.orchestration.transforming import build_models
 from nyc_tlc.profiles.opening import list_warehouses, open_lake
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind
@@ -43,6 +45,7 @@ def backfill(
     every: Annotated[int, Field(ge=1)] = 1,
     warehouses: list[Kind] | None = None,
     lake_only: bool = False,
+    models: bool = False,
     profile: str | None = None,
     source: str | None = None,
     layout: Layout = "month",
@@ -69,6 +72,7 @@ def backfill(
         every: Take one month in so many.
         warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
         lake_only: Load nothing into a warehouse.
+        models: Build the dbt models in these warehouses when the months are there.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
         source: As for the main job; TLC_SOURCE or tlc if left out.
         layout: month writes one clean file, day also a folder per pick-up date.
@@ -89,6 +93,8 @@ def backfill(
     options = BackfillOptions(source, profile, kinds, layout, force, verify, via)
     if not (start or end or last or months or all_months):
         raise ArgumentError("which months?", fix="say --start (and --end), --last, --months or --all-months")
+    if models:
+        find_dbt()
     now = scheduled_month() or Month.current()
     asked = parse_months(months) if months else list_months(colors, start, end, every, last, now)
     earlier = read_runs(lake, name)
@@ -107,11 +113,12 @@ def backfill(
     report = format_report(name, run)
     tasks.report_backfill(name, report)
     tasks.list_months(profile, sorted({plan.color for plan in plans}, key=COLORS.index), kinds)
+    built = build_models(profile, kinds) if models else ""
     if failed := [month for month in run.months if month.result == "failed"]:
         raise ReportedError(f"backfill {name}: {len(failed)} of {len(run.months)} months failed", report)
     if all(month.result == "unpublished" for month in run.months):
         return nothing_published(report)
-    return Outcome(report)
+    return Outcome(f"{report}\n{built}".rstrip())
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ from pydantic import Field
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
+from nyc_tlc.orchestration.dbt import find_dbt
 from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.month_report import Outcome, format_answers, format_summary, format_unchanged
 from nyc_tlc.orchestration.run_names import name_run, not_published, run_name
+from nyc_tlc.orchestration.transforming import build_models
 from nyc_tlc.profiles.opening import list_warehouses, open_lake
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import scratch_folder
@@ -29,6 +31,7 @@ def etl_month(
     month: Annotated[int, Field(ge=1, le=12)] | None = None,
     *,
     warehouses: list[Kind] | None = None,
+    models: bool = False,
     profile: str | None = None,
     source: str | None = None,
     layout: Layout = "month",
@@ -44,6 +47,7 @@ def etl_month(
         year: The month's year; leave year and month out for the newest month the source has.
         month: The month, 1 to 12.
         warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
+        models: Build the dbt models in these warehouses afterwards.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
         source: tlc, dtc (the frozen CSV.gz releases), sample (generated, offline) or a URL template with
             {color}, {year} and {month}, or $NAME for one in that environment variable; TLC_SOURCE or tlc if left out.
@@ -54,6 +58,8 @@ def etl_month(
     started_at = datetime.now(UTC)
     profile, source = profile or read_settings().profile, source or read_settings().source
     lake, asked = open_lake(profile), read_requested_month(color, year, month)
+    if models:
+        find_dbt()
 
     plan = tasks.look(color, asked, source, profile, layout, force, verify)
     if plan.remote is None:
@@ -73,8 +79,9 @@ def etl_month(
     if manifest != plan.manifest or any(answer.new for answer in answers):
         tasks.list_months(profile, [color], kinds)
     describe = format_unchanged if manifest == plan.manifest else format_summary
-    lines = describe(manifest, lake, profile)
-    return Outcome("\n".join(filter(None, (lines, format_answers(manifest, answers)))), manifest)
+    built = build_models(profile, kinds) if models else ""
+    lines = (describe(manifest, lake, profile), format_answers(manifest, answers), built)
+    return Outcome("\n".join(filter(None, lines)), manifest)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from prefect import flow
 
-from nyc_tlc.orchestration import command_line, transforming
+from nyc_tlc.orchestration import command_line
 from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.month_report import Outcome
+from nyc_tlc.orchestration.transforming import build_models
 from nyc_tlc.profiles.opening import list_warehouses
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind
@@ -25,7 +26,7 @@ def transform(*, warehouses: list[Kind] | None = None, profile: str | None = Non
     """
     profile = profile or read_settings().profile
     kinds = list_warehouses(profile) if warehouses is None else warehouses
-    return Outcome("\n".join(transforming.transform_warehouse(profile, kind, force) for kind in kinds))
+    return Outcome(build_models(profile, kinds, force=force))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from backfill import backfill
+from conftest import PrefectServer, Profile
+from etl_month import etl_month
 from factories import JANUARY, green_parquet, make_month, trip
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ConfigurationError
@@ -102,7 +110,47 @@ def test_a_model_that_lacks_trips_fails_the_tests_with_their_sql(
     assert "full outer join" in dbt.format_results(bad)
 
 
-def test_without_dbt_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_dbt_a_run_that_is_to_build_models_says_so_before_it_fetches_anything(
+    monkeypatch: pytest.MonkeyPatch, prefect_server: PrefectServer, own_environment: Path, tmp_path: Path
+) -> None:
     monkeypatch.setattr(dbt, "COMMAND", tmp_path / "dbt")
-    with pytest.raises(ConfigurationError, match="make dbt"):
-        dbt.find_dbt()
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+        for flow, months in ((etl_month, {"year": 2024, "month": 1}), (backfill, {"last": 1})):
+            with pytest.raises(ConfigurationError, match=r"dbt is not installed; .*make dbt"):
+                flow(**months, source="sample", models=True)
+    assert not (own_environment / "lake").exists()
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(600)
+def test_a_month_and_its_models_by_one_command_and_the_password_is_nowhere_to_be_read(dev: Profile) -> None:
+    if not dbt.COMMAND.exists():
+        pytest.skip("dbt is not installed: make dbt")
+    assert dev.register().returncode == 0
+    month = ("--source", "sample", "--color", "green", "--year", "2024", "--month", "1", "--models")
+    done = dev.run("etl_month", *month, PREFECT_LOGGING_LEVEL="DEBUG")
+    assert done.returncode == 0, done.stderr
+    count = len(list(dbt.PROJECT.glob("models/**/*.sql")))
+    assert f"models      postgres: {count} models are built and " in done.stdout
+    connection = {name.removeprefix("POSTGRES_").lower(): value for name, value in dev.variables.items()}
+    with (
+        contextlib.closing(
+            psycopg2.connect(
+                host=connection["host"],
+                port=connection["port"],
+                dbname=connection["db"],
+                user=connection["user"],
+                password=connection["password"],
+            )
+        ) as postgres,
+        postgres.cursor() as cursor,
+    ):
+        cursor.execute(f"SELECT sum(trips), (SELECT row_count FROM ny_taxi.loads) FROM {MODELS}.fct_daily_trips")
+        built, loaded = cursor.fetchone() or (None, 0)
+    assert built == loaded > 0
+    with temporary_settings({PREFECT_API_URL: dev.server.url}), get_client(sync_client=True) as client:
+        kept = f"{client.read_artifacts()}{client.read_logs()}{client.read_task_runs()}"
+    folders = (dbt.PROJECT, Path(tempfile.gettempdir()))
+    files = [path for folder in folders for path in folder.glob("nyc-tlc-dbt-*/**/*") if path.is_file()]
+    assert not files, "dbt's profiles.yml and target are gone"
+    assert dev.variables["POSTGRES_PASSWORD"] not in f"{done.stdout}{done.stderr}{kept}"

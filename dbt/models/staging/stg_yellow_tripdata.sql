@@ -20,7 +20,7 @@ select
     cast(null as {{ float_type() }}) as ehail_fee,
     improvement_surcharge,
     congestion_surcharge,
-    airport_fee as airport_fee,
+    airport_fee,
     cbd_congestion_fee,
     total_amount,
     payment_type

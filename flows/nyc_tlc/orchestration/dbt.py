@@ -58,7 +58,7 @@ class NodeResult:
 
 
 def find_dbt() -> Path:
-    """The command.
+    """Find dbt's command. Flows that build models at their end call it at their beginning too.
 
     Raises:
         ConfigurationError: when its environment is missing.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -12,15 +14,25 @@ from nyc_tlc.orchestration.tasks import artifact_key
 from nyc_tlc.warehouse.warehouse import Kind
 
 
-def transform_warehouse(profile: str, kind: Kind, force: bool) -> str:
-    """Build the models in one warehouse, then test them.
+def build_models(profile: str, kinds: Sequence[Kind], *, force: bool = False) -> str:
+    """Build the models in warehouses, one after the other, and test them.
+
+    Args:
+        profile: The profile.
+        kinds: Which of its warehouses.
+        force: Build all months again; without it only those that were loaded, replaced or removed.
 
     Returns:
-        What was done, for people.
+        What was done, for people: a line a warehouse.
 
     Raises:
+        ConfigurationError: when dbt is not installed.
         ReportedError: when a model failed or a test did not pass.
     """
+    return "\n".join(_build(profile, kind, force) for kind in kinds)
+
+
+def _build(profile: str, kind: Kind, force: bool) -> str:
     results = dbt("run", profile, kind, ["--full-refresh"] if force else [])
     if not find_bad(results):
         results += dbt("test", profile, kind, [])
