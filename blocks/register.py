@@ -1,6 +1,6 @@
 """Create or update the Prefect blocks of a profile: ``python blocks/register.py dev``.
 
-``blocks/profiles/dev.yaml`` says what they are; ``--check`` changes nothing. Exit status: 0 done or nothing to do,
+``blocks/profiles/dev.yaml`` describes them; ``--check`` changes nothing. Exit status: 0 done or nothing to do,
 1 failed, or ``--check`` found something to do, 2 wrong arguments.
 """
 
@@ -35,21 +35,21 @@ def register(profile: str, /, *, check: bool = False) -> int:
 
 
 def profile_file(profile: str) -> Path:
-    """The profile's YAML file.
+    """Return the path of the profile's YAML file.
 
     Raises:
-        ArgumentError: when there is none, or the profile needs no blocks.
+        ArgumentError: when it does not exist, or the profile needs no blocks.
     """
     if profile == LOCAL:
         raise ArgumentError(f"the profile {LOCAL} needs no blocks", fix="it is a folder, see TLC_HOME in README.md")
     if not re.fullmatch(r"[a-z0-9-]+", profile):
-        raise ArgumentError(f"no name for a profile: {profile!r}", expected="lowercase letters, digits and dashes")
+        raise ArgumentError(f"not a valid profile name: {profile!r}", expected="lowercase letters, digits and dashes")
     file = HERE / "profiles" / f"{profile}.yaml"
     if not file.is_file():
         raise ArgumentError(
             f"there is no profile {profile!r}",
             expected=" or ".join(sorted(path.stem for path in file.parent.glob("*.yaml"))),
-            fix=f"write {file.name} beside them",
+            fix=f"create blocks/profiles/{file.name}",
         )
     return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
 

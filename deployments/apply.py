@@ -1,6 +1,6 @@
 """Prepare a Prefect server for the deployments of ``prefect.yaml``: ``python deployments/apply.py``.
 
-``server.yaml`` and ``automations.yaml`` say what it should have; ``--check`` changes nothing. Exit status: 0 done or
+``server.yaml`` and ``automations.yaml`` describe it; ``--check`` changes nothing. Exit status: 0 done or
 nothing to do, 1 failed, or ``--check`` found something to do, 2 wrong arguments.
 """
 
@@ -56,8 +56,8 @@ def apply(*, pool: list[str] | None = None, profile: str | None = None, check: b
         )
     if forgets:
         sys.stderr.write(
-            "warning: when this server restarts, a run that is Pending then keeps its place for ever, and every later "
-            f"catch-up is cancelled; start the server with {LEASES_IN_FILES}\n"
+            "warning: a run that is Pending when this server restarts keeps its concurrency slot for ever, and every "
+            f"later catch-up is cancelled; start the server with {LEASES_IN_FILES}\n"
         )
     return int(check and needs_change(comparisons))
 

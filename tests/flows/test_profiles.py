@@ -166,5 +166,5 @@ def test_a_profile_nobody_registered_is_named_with_the_command_that_makes_it(run
     assert runs["nobody"].stderr == (
         "error: the profile nobody has no block gcs-bucket/taxi-nobody or s3-bucket/taxi-nobody or"
         " azure-blob-storage-container/taxi-nobody or local-file-system/taxi-nobody; "
-        "make it: .venv/bin/python blocks/register.py nobody\n"
+        "register it: .venv/bin/python blocks/register.py nobody\n"
     )

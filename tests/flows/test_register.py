@@ -358,7 +358,7 @@ def test_an_api_that_refuses_or_is_away_is_one_line_without_its_answer(
     [
         (["local"], "the profile local needs no blocks"),
         (["prod"], "there is no profile 'prod'; expected aws or azure or dev or gcp"),
-        (["../profiles/dev"], "no name for a profile"),
+        (["../profiles/dev"], "not a valid profile name"),
         ([], "PROFILE"),
         (["dev", "--chek"], "--chek"),
     ],

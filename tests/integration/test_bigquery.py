@@ -100,7 +100,7 @@ def test_a_job_of_a_dropped_dataset_is_not_taken_for_one_of_another_file_with_as
     other = in_lake(lake, tmp_path, *trips(3, tip_amount=9.0))
     # A load that dies between its job and its row of the ledger.
     big_query.faults = [Fault("status", about="MERGE", status=403, reason="accessDenied")]
-    with pytest.raises(ConfigurationError, match="the new rows are in the table, and its row of loads is not"):
+    with pytest.raises(ConfigurationError, match="the new rows are in the table, but the month's row of loads"):
         load_month(other, warehouse)
     load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
     assert warehouse.query("SELECT MAX(tip_amount) FROM ny_taxi.green_trip_data") == [(2.0,)]
@@ -189,7 +189,7 @@ def test_a_ledger_that_stays_busy_is_given_up_and_the_error_says_what_stands(
     load_month(in_lake(lake, tmp_path, *in_february(1), month=FEBRUARY), warehouse)
     monkeypatch.setenv("TLC_WAREHOUSE_WAIT", "0")
     big_query.dml_limit = 0
-    with pytest.raises(TransientError, match=r"asked too much at once; the new rows are in .* limit is 20"):
+    with pytest.raises(TransientError, match=r"too many requests to .* at once; the new rows are in .* limit is 20"):
         load_month(file, warehouse)
     big_query.dml_limit = 22
     assert load_month(file, warehouse)[1]
@@ -255,7 +255,7 @@ def test_a_check_fails_where_a_load_would_and_leaves_nothing(
 ) -> None:
     google.create_dataset("ny_taxi")
     big_query.denied = {right}
-    with pytest.raises(ConfigurationError, match="a right is missing"):
+    with pytest.raises(ConfigurationError, match="a permission is missing"):
         warehouse.check(lake)
     assert big_query.tables == {}
     assert gcs.names("taxi-lake") == set()

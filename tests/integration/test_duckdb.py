@@ -46,7 +46,7 @@ def test_a_file_that_another_process_holds_is_waited_for(
         assert holder.stdout
         assert holder.stdout.readline() == "held\n"
         monkeypatch.setenv("TLC_WAREHOUSE_WAIT", "0")
-        with pytest.raises(TransientError, match=f"held by process {holder.pid}"):
+        with pytest.raises(TransientError, match=f"locked by process {holder.pid}"):
             load_month(file, DuckDbWarehouse(path))
         monkeypatch.setenv("TLC_WAREHOUSE_WAIT", "60")
         with ThreadPoolExecutor(1) as pool:

@@ -131,7 +131,7 @@ def test_a_busy_reader_delays_a_swap_but_not_the_readers_behind_it(
     with busy.cursor() as cursor, ThreadPoolExecutor(1) as pool:
         cursor.execute("SELECT count(*) FROM ny_taxi.green_trip_data")
         loading = pool.submit(load_month, file, warehouse)
-        eventually(lambda: loading.done() or "waiting for the readers" in caplog.text)
+        eventually(lambda: loading.done() or "waiting for a lock" in caplog.text)
         assert len(fares(warehouse)) == 3
         busy.rollback()
         assert loading.result(30)[0].row_count == 5

@@ -192,7 +192,7 @@ def test_a_reader_for_a_minute_delays_a_swap_and_no_other_reader(
 @pytest.mark.parametrize(
     ("parameters", "kind", "says"),
     [
-        ({"host": "127.0.0.1", "port": "1"}, TransientError, "see that the server runs"),
+        ({"host": "127.0.0.1", "port": "1"}, TransientError, "check that the server runs"),
         ({"host": "no-such-host.invalid"}, (TransientError, ConfigurationError), "connection"),
         ({"dbname": "no_such_database"}, ConfigurationError, "POSTGRES_PASSWORD and register"),
     ],

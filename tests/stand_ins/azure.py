@@ -18,41 +18,41 @@ from urllib3.util import Retry
 from nyc_tlc.lake.azure import client_options
 from waiting import free_port
 
-#: The account and the key that every azurite has.
+#: The account and key that every azurite accepts.
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
 def find_azurite() -> str | None:
-    """The program: the one that TLC_TEST_AZURITE names, else the one on the path."""
+    """Return the program that TLC_TEST_AZURITE names, else the one on the PATH."""
     return os.environ.get("TLC_TEST_AZURITE") or shutil.which("azurite-blob")
 
 
 class Azure:
-    """The stand-in, with one container."""
+    """Azurite, with one container."""
 
     def __init__(self, url: str) -> None:
         self.url, self.container = url, f"taxi-lake-{uuid.uuid4().hex[:8]}"
         self.client().create_container()
 
     def client(self, **options: Any) -> ContainerClient:
-        """The real client."""
+        """Return the real client."""
         return ContainerClient(f"{self.url}/{ACCOUNT}", self.container, KEY, **client_options(), **options)
 
     def names(self) -> set[str]:
-        """The blobs of the container."""
+        """Return the names of the container's blobs."""
         with self.client() as client:
             return set(client.list_blob_names())
 
     def read(self, name: str) -> bytes:
-        """A blob's content."""
+        """Return a blob's content."""
         with self.client() as client:
             return client.download_blob(name).readall()
 
 
 @contextmanager
 def azurite(program: str, folder: Path) -> Iterator[str]:
-    """Serve while the block runs; yields the address."""
+    """Serve while the block runs; yield the address."""
     port = free_port()
     place = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder)]
     options = ["--silent", "--skipApiVersionCheck", "--inMemoryPersistence", "--disableTelemetry"]

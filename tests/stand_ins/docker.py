@@ -1,6 +1,6 @@
 """Docker without Docker: an image's files in a folder, and compose's services as processes of this machine.
 
-Implements what our Dockerfile and compose file use: FROM, ARG, COPY, RUN, ENV and HEALTHCHECK; a .dockerignore of
+Implements what the Dockerfile and the compose file use: FROM, ARG, COPY, RUN, ENV and HEALTHCHECK; a .dockerignore of
 plain paths and ``**/name``; ``${NAME}``, ``${NAME:-default}`` and ``${NAME:+value}``; commands, variables and health
 checks. Paths of the image and addresses of the services are replaced by those here.
 
@@ -36,24 +36,24 @@ class Stage:
     instructions: list[tuple[str, str]] = field(default_factory=list)
 
     def all(self, word: str) -> list[str]:
-        """What stands after a word, for each time it is there."""
+        """Return the arguments of each instruction of a kind."""
         return [rest for instruction, rest in self.instructions if instruction == word]
 
     @property
     def environment(self) -> dict[str, str]:
-        """Its ENV, not expanded."""
+        """Return its ENV, not expanded."""
         return dict(pair.split("=", 1) for rest in self.all("ENV") for pair in shlex.split(rest))
 
     @property
     def health_check(self) -> list[str]:
-        """The command of its HEALTHCHECK."""
+        """Return the command of its HEALTHCHECK."""
         (check,) = self.all("HEALTHCHECK")
         command: list[str] = json.loads(check.partition("CMD ")[2])
         return command
 
 
 def read_dockerfile(path: Path) -> list[Stage]:
-    """The stages of a Dockerfile."""
+    """Parse the stages of a Dockerfile."""
     text = re.sub(r"^#.*\n", "", path.read_text(encoding="utf-8"), flags=re.M)
     arguments: dict[str, str] = {}
     stages: list[Stage] = []
@@ -70,7 +70,7 @@ def read_dockerfile(path: Path) -> list[Stage]:
 
 
 def context(root: Path) -> Iterator[Path]:
-    """The files of a folder that its .dockerignore lets through, relative to it; the last pattern that fits decides."""
+    """Return the files of a folder that its .dockerignore includes; the last matching pattern decides."""
     lines = (root / ".dockerignore").read_text(encoding="utf-8").splitlines()
     patterns = [line for line in lines if line and not line.startswith("#")]
 
@@ -79,7 +79,7 @@ def context(root: Path) -> Iterator[Path]:
             return pattern[3:] in path.parts
         return pattern == "*" or path.is_relative_to(pattern)
 
-    # What begins with a dot, .git above all, is large and let through by no pattern of ours.
+    # Hidden folders, above all .git, are large, and no pattern of the project includes them.
     for top in sorted(root.glob("[!.]*")):
         for file in sorted(top.rglob("*")) if top.is_dir() else [top]:
             path = file.relative_to(root)
@@ -89,7 +89,7 @@ def context(root: Path) -> Iterator[Path]:
 
 
 def copy(stage: Stage, root: Path, image: Path) -> None:
-    """Carry out a stage's COPY of files from the build context; its working directory is /app."""
+    """Copy files from the build context as a stage's COPY does; the working directory is /app."""
     files = list(context(root))
     for rest in stage.all("COPY"):
         *sources, target = rest.split()
@@ -98,7 +98,7 @@ def copy(stage: Stage, root: Path, image: Path) -> None:
             if not chosen:
                 raise FileNotFoundError(f"COPY {source}: not in the build context")
             for path in chosen:
-                # Of a folder, its content is copied; of a file, the file.
+                # COPY of a folder copies its content; COPY of a file copies the file.
                 inside = path.relative_to(source) if path != Path(source) else Path(path.name)
                 to = image / "app" / target / inside
                 to.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def copy(stage: Stage, root: Path, image: Path) -> None:
 
 
 def compile_code(stage: Stage, image: Path, venv: str) -> None:
-    """Carry out the RUN that compiles the code."""
+    """Run the RUN instruction that compiles the code."""
     (command,) = [run for run in stage.all("RUN") if "compileall" in run]
     subprocess.run(["sh", "-c", command.replace("/opt/venv", venv)], cwd=image / "app", check=True, env={})
 
@@ -131,10 +131,10 @@ class Machine:
 
     Attributes:
         stage: The image.
-        compose: What compose.yaml says, filled in.
-        places: Paths and addresses as containers see them: as they are here.
-        base: Variables of everything that runs here.
-        extra: Variables that bend a service to this machine, by service.
+        compose: The content of compose.yaml, with its variables replaced.
+        places: Path or address in a container -> the one on this machine.
+        base: Variables of all services.
+        extra: Service -> variables that adapt it to this machine.
     """
 
     stage: Stage
@@ -144,12 +144,12 @@ class Machine:
     extra: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def here(self, text: str) -> str:
-        """A text of the image or of compose.yaml as it has to be here."""
+        """Replace the paths and addresses in a text of the image or of compose.yaml by those of this machine."""
         known = "|".join(map(re.escape, self.places))
         return re.sub(rf"(?<![\w.])({known})(?!\w)", lambda match: self.places[match[0]], text)
 
     def environment(self, service: str, **more: str) -> dict[str, str]:
-        """The variables of a service."""
+        """Return the variables of a service."""
         given = {**self.stage.environment, **self.compose["services"][service].get("environment", {}), **more}
         given = {name: self.here(str(value)) for name, value in given.items() if name != "PATH"}
         return self.base | given | self.extra.get(service, {})
@@ -168,7 +168,7 @@ class Machine:
 
     @contextlib.contextmanager
     def running(self, service: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-        """A service at work, once it is healthy; what it says is in the folder."""
+        """Start a service and yield when it is healthy; its output is in the folder."""
         log = folder / f"{service}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -200,10 +200,10 @@ def machine_with(image: Path, venv: str, secrets: Path, folder: Path, compose: P
     """A machine with an image's files, with authentication, and with ports of its own.
 
     Args:
-        image: The folder in which ``/app`` is.
-        venv: What ``/opt/venv`` is.
-        secrets: What ``/run/secrets`` is.
-        folder: Where it may write.
+        image: The folder that contains ``/app``.
+        venv: The folder for ``/opt/venv``.
+        secrets: The folder for ``/run/secrets``.
+        folder: The folder it may write to.
         compose: The compose file; the Dockerfile is beside it.
     """
     (folder / "data").mkdir()
@@ -220,7 +220,7 @@ def machine_with(image: Path, venv: str, secrets: Path, folder: Path, compose: P
     }
     base = {"PATH": f"{venv}/bin:/usr/bin:/bin", "PREFECT_WORKER_QUERY_SECONDS": "1", "TLC_SAMPLE_ROWS": "2000"}
     services = read_compose(compose, {"PREFECT_AUTH": "on", "PREFECT_PORT": str(api)})
-    # Without it, the server is started as the README does it without containers.
+    # Without it, the server is started as in the README, without containers.
     del services["services"]["server"]["environment"]["PREFECT_SERVER_API_HOST"]
     extra = {
         "server": {"PREFECT_SERVER_API_PORT": str(api)},
@@ -230,14 +230,14 @@ def machine_with(image: Path, venv: str, secrets: Path, folder: Path, compose: P
 
 
 def without_postgres(machine: Machine) -> None:
-    """Let the server keep what it has in a file."""
+    """Let the server keep its data in a file."""
     given = machine.compose["services"]["server"]["environment"]
     for name in [name for name in given if name.startswith("PREFECT_SERVER_DATABASE_")]:
         del given[name]
 
 
 def wait_for(happens: Callable[[], Any], process: subprocess.Popen[bytes], log: Path, every: float = 0.2) -> None:
-    """Wait for something that a process is to bring about."""
+    """Wait for something that a process will do."""
 
     def happened() -> Any:
         assert process.poll() is None, log.read_text()
@@ -247,6 +247,6 @@ def wait_for(happens: Callable[[], Any], process: subprocess.Popen[bytes], log: 
 
 
 def read_compose(path: Path, variables: Mapping[str, str]) -> dict[str, Any]:
-    """A compose file, filled in."""
+    """Read a compose file and replace its variables."""
     content: dict[str, Any] = yaml.safe_load(fill_in(path.read_text(encoding="utf-8"), variables))
     return content

@@ -1,12 +1,10 @@
-"""Google Cloud Storage on a socket: an emulator, with what it leaves out and what goes wrong in front.
+"""Google Cloud Storage on a socket: an emulator behind a proxy that adds missing features and faults.
 
-The emulator (gcp-storage-emulator, in memory) implements objects' metadata, simple and resumable
-uploads, ranges, listing, deletion and checksums. In front of it, this adds: many connections at once,
-generation preconditions (412) for uploads, deletions and reads, checked and applied in one step; the MD5 that is
-announced when an upload begins (400);
-reads of one generation; buckets' names as the only ones there are (404); bearer tokens, when asked for
-(401); and faults, one a request, in the order given: a status with headers, a connection reset before or
-after the request took effect, a stall, a byte changed on the way.
+The emulator (gcp-storage-emulator, in memory) implements objects' metadata, simple and resumable uploads, ranges,
+listing, deletion and checksums. The proxy adds: parallel connections; generation preconditions (412) for uploads,
+deletions and reads, checked and applied in one step; a check of the MD5 that an upload announces (400); reads of one
+generation; an error for unknown buckets (404); bearer tokens, if set (401); and faults, one for each request, in the
+order given: a status with headers, a connection reset before or after the request took effect, a stall, a changed byte.
 
 Neither implements: ACLs and IAM, versioning, metageneration preconditions, signed URLs, gRPC.
 """
@@ -38,13 +36,13 @@ from stand_ins.serving import serving
 
 @dataclass
 class Fault:
-    """What goes wrong with one request.
+    """A fault that one request meets.
 
     Attributes:
-        kind: ``status``: answer ``status``; ``reset``: reset the connection unheard; ``lost``: do what was asked,
-            then reset the connection; ``stall``: answer only when released; ``corrupt``: take a byte for another.
-        method: The requests it waits for.
-        about: A part of their path or query.
+        kind: ``status``: answer ``status``; ``reset``: reset without doing anything; ``lost``: do the request,
+            then reset the connection; ``stall``: answer when released; ``corrupt``: change a byte.
+        method: The method of the request that meets it.
+        about: A part of that request's path or query.
         status: The status.
         headers: Its headers.
     """
@@ -58,7 +56,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Call:
-    """One request the stand-in got."""
+    """A request that the stand-in got."""
 
     method: str
     path: str
@@ -66,16 +64,16 @@ class Call:
 
 
 class Gcs:
-    """The stand-in.
+    """The stand-in for Google Cloud Storage.
 
     Attributes:
         calls: The requests it got, in order.
-        faults: Those still to come.
-        tokens: The bearer tokens it takes; None when it takes any or none.
+        faults: The faults still to come.
+        tokens: The accepted bearer tokens; None to accept any, or none.
         before: Called with each request before it takes effect.
-        after: Called with each request when it has taken effect, before it is answered.
+        after: Called with each request after it took effect, before the answer.
         stalled: Set when a request has stalled.
-        release: Set to let it go on.
+        release: The test sets it to let the request continue.
     """
 
     def __init__(self, *bucket_names: str) -> None:
@@ -115,16 +113,16 @@ class Gcs:
             yield self
 
     def names(self, bucket: str) -> set[str]:
-        """The objects of a bucket."""
+        """Return the names of a bucket's objects."""
         files, _ = self.storage.get_file_list(bucket, None, None, None)
         return {file["name"] for file in files}
 
     def read(self, bucket: str, name: str) -> bytes:
-        """An object's content."""
+        """Return an object's content."""
         return bytes(self.storage.get_file(bucket, name))
 
     def metadata(self, bucket: str, name: str) -> dict[str, Any]:
-        """An object's resource."""
+        """Return an object's resource."""
         return dict(self.storage.get_file_obj(bucket, name))
 
     def _answer(self, handler: RequestHandler) -> None:
@@ -170,7 +168,7 @@ class Gcs:
         return not about_a_bucket or rest.partition("/")[0] in self.storage.buckets
 
     def _precondition(self, handler: RequestHandler, method: str) -> tuple[int, str] | None:
-        """Why a request can't be done with the object as it is: status and reason."""
+        """Return status and reason if the object's state forbids the request."""
         url = urlsplit(handler.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         _, _, rest = url.path.partition("/b/")
@@ -199,7 +197,7 @@ class Gcs:
         return None
 
     def _checksum(self, handler: RequestHandler, method: str) -> tuple[int, str] | None:
-        """Why the last chunk of an upload is refused: its MD5 is not the one that was announced with its name."""
+        """Return why an upload's last chunk is refused: the MD5 differs from the one announced at the start."""
         query = {name: values[0] for name, values in parse_qs(urlsplit(handler.path).query).items()}
         span = handler.headers.get("Content-Range", "")
         if method != "PUT" or "upload_id" not in query:
@@ -235,14 +233,14 @@ class Gcs:
 
 
 class _Buffer(io.BytesIO):
-    """An answer that waits until others have looked at what was done."""
+    """An answer that is kept until the hooks have run."""
 
     def close(self) -> None:
         """Stay readable."""
 
 
 class _Nowhere:
-    """Where answers go that never arrive."""
+    """The target of answers that never arrive."""
 
     closed = False
 

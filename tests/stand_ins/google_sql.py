@@ -1,7 +1,7 @@
-"""Google's own analyzer of GoogleSQL, as PyPI's ``zetasql`` has it: compiled to WebAssembly.
+"""Google's own analyzer of GoogleSQL, from PyPI's ``zetasql``, compiled to WebAssembly.
 
-It refuses what BigQuery refuses: syntax, reserved words, unknown names, types that don't fit. It does not look at the
-columns that ALTER TABLE names, nor at limits and rights, and it takes some statements that BigQuery does not have.
+Like BigQuery it refuses wrong syntax, reserved words, unknown names and wrong types. It does not check the columns in
+ALTER TABLE, limits and permissions, and it accepts some statements that BigQuery does not have.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from typing import Any
 
 import wasmtime
 
-#: A table's columns and their types, as BigQuery's API names them.
+#: A table's columns and their types, with the names of BigQuery's API.
 Columns = tuple[tuple[str, str], ...]
 
 _KINDS = {"INTEGER": "INT64", "FLOAT": "DOUBLE", "FLOAT64": "DOUBLE", "BOOLEAN": "BOOL"}
-#: The analyzer does one thing at a time.
+#: The analyzer is not thread-safe.
 _turn = threading.RLock()
 
 
 class GoogleSqlError(Exception):
-    """What Google's analyzer says of a statement that it refuses."""
+    """Google's analyzer refused a statement."""
 
 
 def analyze(sql: str, tables: Mapping[tuple[str, ...], Columns], parameters: Mapping[str, str]) -> None:
-    """Have Google's analyzer look at a statement.
+    """Check a statement with Google's analyzer.
 
     Args:
         sql: The statement.
-        tables: The tables and views there are, by their names' parts.
+        tables: The existing tables and views, by the parts of their names.
         parameters: The query parameters' types.
 
     Raises:
@@ -46,7 +46,7 @@ def analyze(sql: str, tables: Mapping[tuple[str, ...], Columns], parameters: Map
 
 
 class _CachingConfig(wasmtime.Config):
-    """Keeps what was compiled in the user's cache: it takes half a minute at first, half a second from then on."""
+    """Keep the compiled module in the user's cache: it takes half a minute at first, half a second later."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class _CachingConfig(wasmtime.Config):
 
 @cache
 def _zetasql() -> tuple[ModuleType, ModuleType, Any]:
-    """Its two modules, loaded when they are needed, and the options of the language."""
+    """Load the analyzer's two modules and the language options, when first needed."""
     importlib.import_module("zetasql.core.wasm_client").Config = _CachingConfig
     types = importlib.import_module("zetasql.types")
     language = types.LanguageOptions.maximum_features()
@@ -73,7 +73,7 @@ def _refusal(
     for path, columns in tables:
         _add(catalog, path, columns)
         if len(path) > 1:
-            # Between one pair of backquotes, the whole path is one name.
+            # In backquotes, the whole path is one name.
             _add(catalog, (".".join(path),), columns)
     declared = [types.AnalyzerOptions.QueryParameter(name=name, type=_type(kind)) for name, kind in parameters]
     options = types.AnalyzerOptions(language_options=language, query_parameters=declared)

@@ -1,9 +1,9 @@
-"""Google's token endpoint on a socket, with a service account that only it knows.
+"""Google's token endpoint on a socket, with a service account of its own.
 
-Implements the JWT bearer grant (RFC 7523) as service account keys use it: an assertion that the account's key signed,
-for this endpoint, not expired and with a scope, is worth the bearer token; any other is refused with the
-``invalid_grant`` or ``invalid_scope`` that Google answers. It is also a proxy that lets nothing through: a client on
-the internet's doorstep (google-auth looks up where an account's tokens may be used) is turned away and noted.
+Implements the JWT bearer grant (RFC 7523) as service account keys use it: an assertion signed by the account's key, for
+this endpoint, not expired and with a scope, gets the bearer token; any other gets Google's ``invalid_grant`` or
+``invalid_scope``. It is also a proxy that refuses and records every connection, so that no client reaches the internet
+(google-auth looks up there where an account's tokens may be used).
 
 Does not implement: TLS, ID tokens, refresh tokens, impersonation, workload identity; tokens don't differ by scope and
 never expire.
@@ -28,19 +28,19 @@ from stand_ins.gcs import Gcs
 from stand_ins.serving import serving
 
 GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-#: Assertions are always for Google, wherever the key file says its endpoint is.
+#: The audience of assertions is always Google's endpoint, whatever the key file says.
 AUDIENCE = "https://oauth2.googleapis.com/token"
 
 
 class GoogleTokens:
-    """The stand-in.
+    """The stand-in for the token endpoint.
 
     Attributes:
         key: The service account's key file, parsed.
-        token: The bearer token an assertion of the account is worth.
-        assertions: Those it got, in order.
-        revoked: Whether the key is one that Google no longer takes.
-        turned_away: The ``host:port`` that clients wanted to reach through the proxy, in order.
+        token: The bearer token for an assertion of the account.
+        assertions: The assertions it got, in order.
+        revoked: Whether the key is no longer accepted.
+        turned_away: The ``host:port`` of each refused proxy connection, in order.
     """
 
     def __init__(self, project: str, token: str) -> None:
@@ -92,7 +92,7 @@ class GoogleTokens:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of a client that gets no further than here."""
+        """Return the environment of a client that can reach only this server."""
         return {"HTTPS_PROXY": self.url, "NO_PROXY": "127.0.0.1,localhost"}
 
     @contextmanager
@@ -126,14 +126,14 @@ class GoogleCloud:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of a client that takes this for Google."""
+        """Return the environment of a client that uses this as Google."""
         hosts = {"STORAGE_EMULATOR_HOST": self.gcs.url, "BIGQUERY_EMULATOR_HOST": self.bigquery.url}
         return self.tokens.environment | hosts
 
 
 @contextmanager
 def google_cloud(project: str, bucket: str, token: str) -> Iterator[GoogleCloud]:
-    """A project whose bucket and BigQuery take just that token."""
+    """Serve a project whose bucket and BigQuery accept only that token."""
 
     def read(_: str, name: str) -> bytes | None:
         return gcs.read(bucket, name) if name in gcs.names(bucket) else None

@@ -1,9 +1,9 @@
-"""A web server that publishes months as TLC's does, and fails as the internet does.
+"""A web server that publishes months like TLC's server, with faults.
 
-Implements, over real sockets: HEAD and GET with ETag, Last-Modified and Content-Length; Range with
-If-Range (206 and Content-Range); 403 for what it does not have, as TLC's CloudFront; and faults, one
-a request, in the order given: a status (with headers such as Retry-After), a body cut off, a body
-that stalls, a connection reset, another body with status 200.
+Implements, over real sockets: HEAD and GET with ETag, Last-Modified and Content-Length; Range with If-Range (206 and
+Content-Range); 403 for missing files, as TLC's CloudFront answers; and faults, one for each request, in order: a
+status (with headers such as Retry-After), a truncated body, a body that stalls, a connection reset, another body with
+status 200.
 
 Does not implement: TLS, HTTP/2, chunked bodies, several ranges in one request, conditional GETs.
 """
@@ -28,7 +28,7 @@ from stand_ins.serving import serving
 
 @dataclass
 class Fault:
-    """What goes wrong with one request.
+    """A fault that one request meets.
 
     Attributes:
         kind: ``status``: answer ``status``; ``cut``: close after ``after`` bytes of the body; ``reset``: the
@@ -46,7 +46,7 @@ class Fault:
 
 @dataclass
 class Request:
-    """One request the server got."""
+    """A request that the server got."""
 
     method: str
     path: str
@@ -56,7 +56,7 @@ class Request:
 
 @dataclass
 class PublishedFile:
-    """A file on the server; changing ``body`` changes the ETag unless that is fixed or None."""
+    """A file on the server. Another ``body`` gives another ETag, unless the ETag is fixed or None."""
 
     body: bytes
     last_modified: str | None = "Mon, 18 Mar 2024 15:30:12 GMT"
@@ -67,18 +67,18 @@ class PublishedFile:
     length_told: bool = True
 
     def headers(self) -> dict[str, str]:
-        """The validators as headers."""
+        """Return ETag and Last-Modified as headers."""
         etag = f'"{hashlib.md5(self.body).hexdigest()}"' if self.etag == "from the body" else self.etag
         told = {"ETag": etag, "Last-Modified": self.last_modified, "Content-Type": self.content_type}
         return {name: value for name, value in told.items() if value is not None}
 
 
 class HttpSource:
-    """The server; ``files`` maps paths to what is there.
+    """The server; ``files`` maps paths to files.
 
     Attributes:
-        requests: Those it got, in order.
-        release: Set to let stalled bodies go on.
+        requests: The requests it got, in order.
+        release: The test sets it to let stalled bodies continue.
         stalled: Set when a body has stalled.
     """
 
@@ -168,12 +168,12 @@ class HttpSource:
 
 @dataclass
 class RawAnswer:
-    """An answer byte for byte; the connection is closed after it.
+    """An answer that is sent byte for byte; then the connection is closed.
 
     Attributes:
         head: The status line and the headers.
-        body: What is sent after them; not after a HEAD.
-        seconds_a_byte: How slowly it is sent; 0 for all at once.
+        body: The body; not sent for HEAD.
+        seconds_a_byte: The pause after each byte; 0 to send all at once.
     """
 
     head: list[str]
@@ -182,7 +182,7 @@ class RawAnswer:
 
 
 class RawSource:
-    """A server that keeps no rule: it sends the answers it was given, in order, and the last one again and again.
+    """A server that breaks HTTP's rules: it sends the given answers in order, and then repeats the last one.
 
     Attributes:
         gets: The GET requests it got, in order.

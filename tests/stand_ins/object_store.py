@@ -1,8 +1,8 @@
-"""What stands in front of a store's stand-in: it counts requests, stops at them, and lets them go wrong.
+"""A proxy in front of a store's stand-in that records requests, runs hooks and adds faults.
 
-Requests take effect one after the other. Each can be looked at before and after that, and meet one fault, in the
-order given: a status with headers, a connection reset before or after the request took effect, a stall, a byte
-changed on the way.
+Requests take effect one after the other. A hook can run before and after each, and each can meet one fault, in the
+order given: a status with headers, a connection reset before or after the request took effect, a stall, a changed
+byte.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from stand_ins.gcs import Call, Fault
 from stand_ins.serving import serving
 
-#: What a client whose requests are to be stopped at has in its User-Agent header.
+#: Clients with this in their User-Agent header run the hooks.
 HELD = "held-run"
 
 
 class _QuietHandler(WSGIRequestHandler):
-    # One connection a request: then none is left open by a client that is garbage.
+    # One connection for each request, so that discarded clients leave none open.
     protocol_version = "HTTP/1.0"
 
     def log(self, *_: Any) -> None:
@@ -37,15 +37,15 @@ class _QuietHandler(WSGIRequestHandler):
 
 
 class ObjectStore:
-    """A store behind a socket.
+    """A store behind the proxy.
 
     Attributes:
         calls: The requests it got, in order.
-        faults: Those still to come.
+        faults: The faults still to come.
         before: Called with each request of a held run before it takes effect.
-        after: Called with each request of a held run when it has taken effect, before it is answered.
+        after: Called with each request of a held run after it took effect, before the answer.
         stalled: Set when a request has stalled.
-        release: Set to let it go on.
+        release: The test sets it to let the request continue.
     """
 
     def __init__(self, store: WSGIApplication) -> None:
@@ -65,13 +65,13 @@ class ObjectStore:
             yield self
 
     def refuse(self, status: int, headers: dict[str, str]) -> tuple[bytes, dict[str, str]]:
-        """The body and the headers of an error, as the store words it."""
+        """Return the body and the headers of an error of this store."""
         return b"", headers
 
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["RAW_URI"]
         self.calls.append(Call(method, path, environ.get("HTTP_RANGE") or environ.get("HTTP_X_MS_RANGE")))
-        # Read whatever becomes of it: a client that is still sending would not hear the answer.
+        # Always read the body: a client that is still sending does not read the answer.
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         held = HELD in environ.get("HTTP_USER_AGENT", "")
         if held:

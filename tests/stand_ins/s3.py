@@ -1,8 +1,8 @@
-"""Amazon S3 on a socket: moto's server in memory, with what it leaves out and what goes wrong in front.
+"""Amazon S3 on a socket: moto's server in memory, behind a proxy that adds missing features and faults.
 
 moto implements objects, their metadata, multipart uploads, ranges, listing, conditional writes and deletions of single
-objects, and ETags as S3 makes them. In front of it, this adds: Content-MD5 is checked, requests take effect one after
-the other, and faults. Neither checks signatures and rights, nor that a completed multipart upload has a condition.
+objects, and ETags like S3's. The proxy checks Content-MD5, lets requests take effect one after the other, and adds
+faults. Neither checks signatures and permissions, nor that a completed multipart upload has a condition.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mypy_boto3_s3.client import S3Client
 from nyc_tlc.lake.s3 import client_config
 from stand_ins.object_store import HELD, ObjectStore
 
-#: moto's state is the process's; a bucket of a test's own needs a name of its own.
+#: moto keeps one state for the whole process, so each test's bucket needs its own name.
 _numbers = iter(range(1, 1 << 30))
 _naming = threading.Lock()
 
@@ -31,7 +31,7 @@ def _moto() -> WSGIApplication:
 
 
 class S3(ObjectStore):
-    """The stand-in, with one bucket."""
+    """The stand-in for S3, with one bucket."""
 
     def __init__(self) -> None:
         super().__init__(_moto())
@@ -42,7 +42,7 @@ class S3(ObjectStore):
         self._backend.create_bucket(self.bucket, "us-east-1")
 
     def client(self, *, held: bool = False) -> S3Client:
-        """The real client, as a profile's block makes it; making one takes a tenth of a second, so they are kept."""
+        """Return the real client, as a profile's block makes it. Making one takes 0.1 seconds, so they are cached."""
         if held not in self._clients:
             session = boto3.Session("AKIAIOSFODNN7EXAMPLE", "a secret", region_name="us-east-1")
             config = client_config(Config(user_agent_extra=HELD if held else "test"))
@@ -50,19 +50,19 @@ class S3(ObjectStore):
         return self._clients[held]
 
     def names(self) -> set[str]:
-        """The objects of the bucket."""
+        """Return the names of the bucket's objects."""
         return set(self._backend.buckets[self.bucket].keys)
 
     def read(self, name: str) -> bytes:
-        """An object's content."""
+        """Return an object's content."""
         return bytes(self._backend.get_object(self.bucket, name).value)  # type: ignore[union-attr]
 
     def unfinished(self) -> int:
-        """How many multipart uploads wait for their last step."""
+        """Return the number of unfinished multipart uploads."""
         return len(self._backend.buckets[self.bucket].multiparts)
 
     def refuse(self, status: int, headers: dict[str, str]) -> tuple[bytes, dict[str, str]]:
-        """An error as S3 words it."""
+        """Return the body and the headers of an error of S3."""
         code = {503: "SlowDown", 400: "BadDigest", 403: "AccessDenied", 409: "ConditionalRequestConflict"}
         error = f"<Error><Code>{code.get(status, 'InternalError')}</Code><Message>injected</Message></Error>"
         return error.encode(), headers | {"Content-Type": "application/xml"}

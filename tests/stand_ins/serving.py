@@ -1,4 +1,4 @@
-"""How a stand-in serves while a test runs."""
+"""Serve a stand-in while a test runs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def serving(server: BaseServer, *released: threading.Event) -> Iterator[None]:
     """Serve in a thread while the block runs.
 
     Args:
-        server: What serves.
-        *released: Set at the end, before the server is shut down: what requests that are held wait for.
+        server: The server.
+        *released: Events that held requests wait for; set at the end, before the server is shut down.
     """
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:

@@ -159,7 +159,7 @@ def test_a_name_that_is_no_files_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_record_that_is_none_is_not_overwritten(tmp_path: Path) -> None:
     lake = FolderLake(tmp_path)
     lake.write("backfills/x.json", b"{}")
-    with pytest.raises(LakeError, match="take another name"):
+    with pytest.raises(LakeError, match="choose another --name"):
         read_runs(lake, "x")
 
 

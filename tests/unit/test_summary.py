@@ -72,7 +72,7 @@ def test_chunks_make_no_difference(lake: FolderLake, tmp_path: Path, monkeypatch
     write_sample("yellow", JANUARY, 40_000, source)
     manifest = make_month(lake, source.read_bytes(), tmp_path, color="yellow")
     at_once = count_month(lake, manifest)
-    monkeypatch.setattr(summary, "ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(summary, "SUMMARY_CHUNK_ROWS", 1)
     in_chunks = count_month(lake, manifest)
     assert at_once.drop("revenue", "distance").equals(in_chunks.drop("revenue", "distance"))
     assert at_once["revenue"].sum() == pytest.approx(in_chunks["revenue"].sum())

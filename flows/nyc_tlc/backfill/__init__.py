@@ -1,1 +1,1 @@
-"""Many months: what each needs, the plan, the record and the report."""
+"""Backfills: what each month needs, the plan, the record and the report."""

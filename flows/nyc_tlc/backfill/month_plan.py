@@ -1,4 +1,4 @@
-"""What has to be done with a month, and why: one look at its source, one at the lake."""
+"""Decide what has to be done with a month, and why, from its source and the lake."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from nyc_tlc.source.fetch import FetchedFile
 from nyc_tlc.source.location import RemoteFile, source_kind
 from nyc_tlc.source.published import find_newest, look_at, require_unpublished
 
-#: ``ingest``: new to the lake. ``reload``: there, but it would come out otherwise today. ``kept``: there, from another
-#: kind of source, which is not replaced unless that is asked for.
+#: ``ingest``: not in the lake. ``reload``: in the lake, but a run would give another result today. ``kept``: in the
+#: lake from another kind of source; only ``force`` replaces it.
 Action = Literal["ingest", "reload", "current", "kept", "unpublished"]
 
 
@@ -25,15 +25,15 @@ SOURCE_IS_SILENT = "the source does not tell whether it changed"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done with a month.
+    """What has to be done with a month.
 
     Attributes:
-        action: What.
-        why: Why, in words.
+        action: What has to be done.
+        why: The reason, for people.
         remote: The month at its source; None when it is not published.
-        manifest: The month in the lake, where it is and can be read.
-        base: The version of its manifest, which publication goes by; None when there is none.
-        may_be_current: Whether only the bytes can tell if the source changed, and the same bytes need nothing.
+        manifest: The month's manifest in the lake; None when there is none or it can't be read.
+        base: The version of the manifest that the publication replaces; None when there is none.
+        may_be_current: Whether only the file's bytes show if the source changed; the same bytes: the month is current.
     """
 
     action: Action
@@ -44,7 +44,7 @@ class Plan:
     may_be_current: bool = False
 
     def settled_by(self, fetched: FetchedFile) -> bool:
-        """Whether the bytes that came show that a month thought changed is current after all."""
+        """Return whether the fetched bytes show that the month is current."""
         known = self.manifest.source.sha256 if self.manifest else None
         return self.may_be_current and known == fetched.sha256
 
@@ -60,7 +60,7 @@ def plan_month(
     verify: bool = False,
     up_to: Month | None = None,
 ) -> Plan:
-    """Decide what is to be done with a month.
+    """Decide what has to be done with a month.
 
     Args:
         source: A source's name or a template.
@@ -68,13 +68,13 @@ def plan_month(
         month: The month; None for the newest the source has.
         lake: Where the month is kept.
         days: Whether daily folders are wanted.
-        force: Whether it is to be redone even when it is current.
-        verify: Whether the files in the lake are read and compared with their digests, and not only by their sizes.
-        up_to: The latest month that the newest may be.
+        force: Whether to make it again even when it is current.
+        verify: Whether to compare the lake's files with their digests, and not only their sizes.
+        up_to: The latest month to consider as the newest.
 
     Raises:
         TransientError: when the source doesn't answer.
-        SourceError: when it refuses a month that must be there.
+        SourceError: when it refuses a month that was published before.
     """
     try:
         remote = look_at(source, color, month) if month else find_newest(source, color, up_to)
@@ -103,7 +103,7 @@ def plan_month(
 
 
 def _find_damage(manifest: Manifest, lake: Lake) -> str | None:
-    """Which file of the month does not have the bytes that the manifest says, None when all have."""
+    """Return a message about the month's first damaged file; None if all digests are right."""
     for key, digest in manifest.digests.items():
         if digest and lake.digest(key) != digest:
             return f"{key} is damaged: its digest is not the manifest's"
@@ -111,7 +111,7 @@ def _find_damage(manifest: Manifest, lake: Lake) -> str | None:
 
 
 def _why_stale(manifest: Manifest, remote: RemoteFile, lake: Lake, contract: Contract, days: bool) -> str | None:
-    """Why a month in the lake would come out otherwise today, None when it would not."""
+    """Return why a run would give another result than the month in the lake; None if it would not."""
     if manifest.contract_version != contract.contract_version:
         return f"the contract changed from {manifest.contract_version} to {contract.contract_version}"
     if manifest.rules_version != contract.rules_version:
@@ -131,7 +131,7 @@ def _why_stale(manifest: Manifest, remote: RemoteFile, lake: Lake, contract: Con
     folders = [prefix for prefix in manifest.month_keys.prefixes if prefix.startswith("daily/")] if daily else []
     if missing := daily.difference(*map(lake.list_objects, folders)):
         return f"{min(missing)} is not what the manifest says"
-    # By etag, else by size and time of change; where the source tells neither, only its bytes can tell.
+    # Compare the ETag, else size and time of change. If the source gives neither, only its bytes can show a change.
     made_of = manifest.source
     if made_of.etag or remote.etag:
         same = made_of.etag == remote.etag

@@ -1,4 +1,4 @@
-"""Many months: what each needs and why, what became of it, and the record that is kept of both."""
+"""Plan many months: what each needs, and why."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from nyc_tlc.warehouse.warehouse import Kind, Load
 
 log = logging.getLogger(__name__)
 
-#: Besides what a month can need in the lake: ``load`` is there but not in a warehouse, ``unknown`` is not known.
+#: The actions, and ``load``: in the lake but not in a warehouse; ``unknown``: the source or the lake gave an error.
 Need = Action | Literal["load", "unknown"]
 
-#: How many months are looked at side by side: quick for us, and no more than a browser would ask of the source.
-LOOKS_AT_ONCE = 6
+#: How many months are looked at in parallel: no more connections than a browser opens to the source.
+PARALLEL_LOOKS = 6
 
 
 @dataclass(frozen=True)
 class BackfillOptions:
-    """What all months of a backfill have in common; the words are those of the flow's parameters."""
+    """The options of all months of a backfill, named as the flow's parameters."""
 
     source: str
     profile: str
@@ -46,10 +46,10 @@ class MonthPlan:
     Attributes:
         color: The colour.
         month: The month.
-        need: What is to be done.
-        why: Why, in words.
-        plan: What the look at source and lake found; None when it is not known.
-        warehouses: Those it is to be loaded into.
+        need: What has to be done.
+        why: The reason, for people.
+        plan: The plan for the lake; None when it could not be made.
+        warehouses: The warehouses to load it into.
     """
 
     color: Color
@@ -61,35 +61,35 @@ class MonthPlan:
 
     @property
     def name(self) -> str:
-        """What errors and log lines call the month."""
+        """The month's name in errors and log lines."""
         return f"{self.color} {self.month}"
 
     @property
     def is_due(self) -> bool:
-        """Whether anything is to be done."""
+        """Whether anything has to be done."""
         return self.need not in ("current", "kept", "unpublished")
 
 
 def list_months(
     colors: Iterable[Color], start: str | None, end: str | None, every: int, last: int | None, now: Month
 ) -> list[tuple[Color, Month]]:
-    """The colour-months of a range, oldest first.
+    """Return the colour-months of a range, oldest first.
 
     Args:
         colors: The colours.
-        start: The first month, ``YYYY-MM``; a colour's first one if left out.
+        start: The first month, ``YYYY-MM``; the colour's first one if left out.
         end: The last month; the newest that can be published if left out.
-        every: Take one month in so many, counted from the first.
-        last: Instead of start and end: so many months up to the newest that can be published.
-        now: The month it is, or that a late run was meant for.
+        every: Take only every n-th month, counted from the first.
+        last: Instead of start and end: the number of months up to the newest that can be published.
+        now: The current month, or the month that a late run was scheduled for.
 
     Raises:
-        ArgumentError: when there are no months in it.
+        ArgumentError: when the range has no months.
     """
     newest = now.plus(-PUBLICATION_LAG)
     if last is not None:
         if start or end:
-            raise ArgumentError("last goes without start and end")
+            raise ArgumentError("last can't be combined with start or end")
         first_asked: Month | None = newest.plus(1 - last)
         last_asked = newest
     else:
@@ -102,12 +102,12 @@ def list_months(
             asked.append((color, month))
             month = month.plus(every)
     if not asked:
-        raise ArgumentError(f"there are no months from {first_asked} to {last_asked}", fix="see --start and --end")
+        raise ArgumentError(f"there are no months from {first_asked} to {last_asked}", fix="check --start and --end")
     return sorted(asked, key=lambda each: (each[1], each[0]))
 
 
 def parse_months(names: Iterable[str]) -> list[tuple[Color, Month]]:
-    """The colour-months of a list like ``green-2024-01``, oldest first.
+    """Parse names like ``green-2024-01`` into colour-months, oldest first.
 
     Raises:
         ArgumentError: for a name that is not a colour and a month, or a month that is before the colour's first.
@@ -138,17 +138,17 @@ def plan_months(
     verify: bool = False,
     at_look: Callable[[int], None] = lambda _: None,
 ) -> list[MonthPlan]:
-    """Decide what every month needs: one look at its source each, side by side.
+    """Decide what each month needs; the months are looked at in parallel.
 
     Args:
         asked: The months.
-        source: Where they come from.
-        lake: Where they are kept.
-        loads: What each warehouse has.
+        source: A source's name or a template.
+        lake: The lake.
+        loads: Warehouse -> its loads.
         days: Whether daily folders are wanted.
-        force: Whether months are to be redone even when they are current.
-        verify: Whether the lake's files are compared with their digests.
-        at_look: Told how many were looked at.
+        force: Whether to make months again even when they are current.
+        verify: Whether to compare the lake's files with their digests.
+        at_look: Called with the number of months looked at so far.
     """
 
     def look(which: tuple[Color, Month]) -> MonthPlan:
@@ -160,7 +160,7 @@ def plan_months(
         return plan_loads(color, month, plan, loads, force=force)
 
     plans: list[MonthPlan] = []
-    with ContextPool(LOOKS_AT_ONCE, thread_name_prefix="look") as pool:
+    with ContextPool(PARALLEL_LOOKS, thread_name_prefix="look") as pool:
         for plan in pool.map(look, asked):
             plans.append(plan)
             at_look(len(plans))
@@ -175,7 +175,7 @@ def plan_loads(
     *,
     force: bool,
 ) -> MonthPlan:
-    """Decide which warehouses a month is to be loaded into, once it is known what the lake needs."""
+    """Decide which warehouses to load a month into, after the plan for the lake."""
     if plan.action in ("kept", "unpublished"):
         return MonthPlan(color, month, plan.action, plan.why, plan)
     if plan.action != "current" or plan.manifest is None:

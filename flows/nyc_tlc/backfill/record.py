@@ -1,4 +1,4 @@
-"""What became of a backfill's months, as the lake keeps it."""
+"""The record of a backfill in the lake: its runs, and the result of each month."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from nyc_tlc.months import Color
 from nyc_tlc.source.location import name_source
 from nyc_tlc.warehouse.warehouse import Kind
 
-#: What became of a month.
+#: The result of a month.
 Result = Literal["done", "current", "kept", "unpublished", "failed"]
 
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+BACKFILL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class MonthRecord(BaseModel):
-    """What became of one month."""
+    """What one month needed, and its result."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,7 +40,7 @@ class MonthRecord(BaseModel):
 
 
 class BackfillRun(BaseModel):
-    """One run of a backfill. ``finished_at`` is null when it never came to its end."""
+    """One run of a backfill. ``finished_at`` is null if it was interrupted."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -58,7 +58,7 @@ class BackfillRun(BaseModel):
 
 
 class BackfillRecord(BaseModel):
-    """A backfill as the lake keeps it under ``backfills/{name}.json``: all its runs, the last one last."""
+    """The content of ``backfills/{name}.json``: all runs of a backfill, oldest first."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -67,31 +67,33 @@ class BackfillRecord(BaseModel):
 
 
 def record_key(name: str) -> str:
-    """Where the lake keeps a backfill's record.
+    """Return the key of a backfill's record.
 
     Raises:
-        ArgumentError: for a name that can't be a file's.
+        ArgumentError: when the name can't be a file name.
     """
-    if not NAME.fullmatch(name):
+    if not BACKFILL_NAME.fullmatch(name):
         raise ArgumentError(f"{name!r} can't be a backfill's name", expected="letters, digits, dots, dashes")
     return f"backfills/{name}.json"
 
 
 def read_runs(lake: Lake, name: str) -> tuple[BackfillRun, ...]:
-    """The runs that a backfill of this name had.
+    """Read the earlier runs of a backfill.
 
     Raises:
-        LakeError: when its record can't be read.
+        LakeError: when the record can't be read.
     """
     content = lake.read(record_key(name))
     try:
         return BackfillRecord.model_validate_json(content).runs if content else ()
     except ValidationError as error:
-        raise LakeError(f"the record {lake.url(record_key(name))} can't be read", fix="take another name") from error
+        raise LakeError(
+            f"the record {lake.url(record_key(name))} can't be read", fix="choose another --name"
+        ) from error
 
 
 def write_run(lake: Lake, name: str, earlier: Sequence[BackfillRun], run: BackfillRun) -> None:
-    """Keep a run with the earlier ones of its name."""
+    """Write a run into the record, after the earlier ones."""
     record = BackfillRecord(name=name, runs=(*earlier, run))
     lake.write(record_key(name), record.model_dump_json(indent=2).encode() + b"\n")
 
@@ -103,7 +105,7 @@ def record_month(
     seconds: float | None = None,
     error: str | None = None,
 ) -> MonthRecord:
-    """The record of a month. One with nothing due has its result at once."""
+    """Return the record of a month. If nothing is due, its result is known already."""
     if not plan.is_due:
         result = "kept" if plan.need == "kept" else "unpublished" if plan.need == "unpublished" else "current"
         rows = plan.plan.manifest.clean.rows if plan.plan and plan.plan.manifest else None
@@ -122,7 +124,7 @@ def record_month(
 def start_run(
     plans: Sequence[MonthPlan], options: BackfillOptions, reason: str, started_at: datetime, flow_run_id: str | None
 ) -> BackfillRun:
-    """A run's record before its first month."""
+    """Return the record of a run before its first month."""
     return BackfillRun(
         reason=reason,
         flow_run_id=flow_run_id,
@@ -138,7 +140,7 @@ def start_run(
 
 
 def finish_run(run: BackfillRun, ended: Iterable[MonthRecord]) -> BackfillRun:
-    """The record once the months have ended."""
+    """Return the record of a run after its last month."""
     by_month = {(each.color, each.month): each for each in ended}
     months = tuple(by_month.get((each.color, each.month), each) for each in run.months)
     return run.model_copy(update={"months": months, "finished_at": datetime.now(UTC)})

@@ -1,4 +1,4 @@
-"""A backfill's plan and its outcome as tables, for a terminal and for an artifact."""
+"""Format a backfill's plan and results as Markdown tables, for a terminal and for an artifact."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nyc_tlc.backfill.record import BackfillRun
 
 
 def format_plan(plans: Sequence[MonthPlan]) -> str:
-    """The plan as Markdown, which reads well on a terminal too. Months that are not published are only counted."""
+    """Format the plan. Months that are not published are only counted."""
     shown = [plan for plan in plans if plan.need != "unpublished"]
     lines = [_count(plan.need for plan in plans)]
     if shown:
@@ -20,7 +20,7 @@ def format_plan(plans: Sequence[MonthPlan]) -> str:
 
 
 def format_report(name: str, run: BackfillRun) -> str:
-    """What became of every month, and the command that does what is left."""
+    """Format the result of every month, and the command for the months that are left."""
     rows = [
         (
             f"{month.color} {month.month}",
@@ -42,7 +42,7 @@ def format_report(name: str, run: BackfillRun) -> str:
 
 
 def format_command(name: str, run: BackfillRun) -> str:
-    """The shell command that does what a run has left, in the way it was to be done."""
+    """Return the shell command for the months that a run has left, with the same options."""
     left = [f"{month.color}-{month.month}" for month in run.months if month.result in ("failed", None)]
     words = ["python", "flows/backfill.py", "--months", *left, "--profile", run.profile, "--source", run.source]
     words += ["--warehouses", *run.warehouses] if run.warehouses else ["--lake-only"]

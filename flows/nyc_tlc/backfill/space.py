@@ -1,4 +1,4 @@
-"""How much space the months of a plan take, and how much there is."""
+"""Compare the disk space that a plan's months need with the free space."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind
 
 #: Bytes in the lake, and in a warehouse, for each byte that is fetched. Measured on a yellow month of 3,000,000 rows
-#: (lake 2.1, DuckDB 2.2, Postgres 10.1) and on green 2024-01 (1.9, 2.7, 7.5). BigQuery's are not on a disk of ours.
+#: (lake 2.1, DuckDB 2.2, Postgres 10.1) and on green 2024-01 (1.9, 2.7, 7.5). BigQuery needs no disk here.
 LAKE_RATIO = 2.1
 WAREHOUSE_RATIOS: dict[Kind, float] = {"duckdb": 2.7, "postgres": 10.2}
 
 
 def describe_space(plans: Sequence[MonthPlan], lake: Lake, kinds: Sequence[Kind]) -> str:
-    """What is due, in months and gigabytes, and the free space; one line.
+    """Return one line about the months and gigabytes that are due, and the free space.
 
     Args:
         plans: All planned months.
-        lake: Where they go.
-        kinds: The warehouses they go into.
+        lake: The lake.
+        kinds: The warehouses to load them into.
     """
     fetched, unknown = _bytes_to_fetch(plans)
     due = sum(plan.is_due for plan in plans)
@@ -39,20 +39,20 @@ def describe_space(plans: Sequence[MonthPlan], lake: Lake, kinds: Sequence[Kind]
     ]
     if unknown:
         parts.append(f"the source does not say how large {unknown} of them are")
-    free = shutil.disk_usage(_existing(read_settings().home)).free
+    free = shutil.disk_usage(_nearest_existing(read_settings().home)).free
     return f"{', '.join(parts)}; {_gigabytes(free)} are free at {read_settings().home}"
 
 
 def check_space(plans: Sequence[MonthPlan], lake: Lake, kinds: Sequence[Kind]) -> None:
-    """See that what is due fits on this machine's disk, as far as it goes there.
+    """Check that the months that are due fit on this machine's disk, if they are written to it.
 
     Raises:
-        ConfigurationError: when it doesn't.
+        ConfigurationError: when they don't.
     """
     fetched, _ = _bytes_to_fetch(plans)
     folder = lake.local_path("")
     needed = (LAKE_RATIO if folder else 0) + (WAREHOUSE_RATIOS["duckdb"] if "duckdb" in kinds else 0)
-    place = _existing(folder or read_settings().home)
+    place = _nearest_existing(folder or read_settings().home)
     free = shutil.disk_usage(place).free
     if needed * fetched > free:
         raise ConfigurationError(
@@ -64,15 +64,15 @@ def check_space(plans: Sequence[MonthPlan], lake: Lake, kinds: Sequence[Kind]) -
 
 
 def _bytes_to_fetch(plans: Sequence[MonthPlan]) -> tuple[int, int]:
-    """The bytes that are to be fetched, and the number of months whose size the source does not say."""
+    """Return the bytes to fetch, and the number of months whose size the source does not give."""
     remotes = [
         plan.plan.remote for plan in plans if plan.need in ("ingest", "reload") and plan.plan and plan.plan.remote
     ]
     return sum(remote.bytes or 0 for remote in remotes), sum(remote.bytes is None for remote in remotes)
 
 
-def _existing(path: Path) -> Path:
-    """A path, or the folder nearest to it that is there."""
+def _nearest_existing(path: Path) -> Path:
+    """Return the path, or its nearest parent folder that exists."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 

@@ -1,8 +1,8 @@
-"""What ``from nyc_tlc import trips, zones, codes, months`` gives.
+"""The functions for notebooks: ``from nyc_tlc import trips, zones, codes, months``.
 
-A filter and a choice of columns reach the files: DuckDB hands both to the Parquet reader, so a bucket is asked for the
-footers and for the row groups and columns that are needed. The profile ``local`` needs no Prefect; any other is a set
-of Prefect's blocks, so a Prefect server has to be there.
+DuckDB passes the filter and the columns to the Parquet reader, so only the footers and the needed row groups and
+columns are read from a bucket. The profile ``local`` works without Prefect; any other profile is a set of Prefect
+blocks and needs a Prefect server.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def trips(
     profile: str | None = None,
     as_: Shape = "pandas",
 ) -> Any:
-    """The clean trips of some months, straight from the lake, in the order of months and source rows.
+    """Read the clean trips of some months from the lake, in the order of months and source rows.
 
     Args:
         color: ``yellow``, ``green``, ``fhv`` or ``fhvhv``.
@@ -62,8 +62,8 @@ def trips(
         A ``pandas.DataFrame``, a ``pyarrow.Table``, a ``polars.DataFrame`` or an iterator of ``pyarrow.RecordBatch``.
 
     Raises:
-        ArgumentError: for an unknown colour, month or column, or an expression that is no SQL.
-        LakeError: when the lake lacks a month; it names the command that brings it.
+        ArgumentError: for an unknown colour, month or column, or an expression that is not valid SQL.
+        LakeError: when a month is not in the lake; it names the command that fetches it.
     """
     if as_ not in get_args(Shape):
         raise ArgumentError(f"as_ can't be {as_!r}", expected=", ".join(get_args(Shape)))
@@ -89,12 +89,12 @@ def trips(
 
 
 def zones() -> pd.DataFrame:
-    """TLC's taxi zones: ``location_id``, ``borough``, ``zone``, ``service_zone``. Join on a location id."""
+    """Return TLC's taxi zones: ``location_id``, ``borough``, ``zone``, ``service_zone``. Join on a location id."""
     return codes("zones")
 
 
 def codes(table: str) -> pd.DataFrame:
-    """A code table: what the codes of a column mean.
+    """Return a code table: what the codes of a column mean.
 
     Args:
         table: ``vendors``, ``rate_codes``, ``payment_types``, ``trip_types``, ``hvfhs_licenses`` or ``zones``.
@@ -111,7 +111,7 @@ def codes(table: str) -> pd.DataFrame:
 def months(
     color: Color | None = None, *, warehouses: Sequence[Kind] | None = None, profile: str | None = None
 ) -> pd.DataFrame:
-    """Which months there are: one row a colour and month, with where it is from and where it has got to.
+    """Return all known months: one row for each colour and month, with its source, its file and its loads.
 
     Args:
         color: One colour; all if left out.
@@ -152,7 +152,7 @@ def months(
 
 
 def open_lake(profile: str) -> Lake:
-    """A profile's lake. ``local`` is a folder and is opened without Prefect, which takes seconds to import.
+    """Open a profile's lake. ``local`` is a folder, opened without Prefect, which takes seconds to import.
 
     Raises:
         ConfigurationError: when the profile has none.
@@ -165,7 +165,7 @@ def open_lake(profile: str) -> Lake:
 
 
 def read_loads(profile: str, kinds: Sequence[Kind] | None = None) -> Loads:
-    """What a profile's warehouses have; for ``local`` without Prefect.
+    """Read the loads of a profile's warehouses; for ``local`` without Prefect.
 
     Args:
         profile: The profile.
@@ -180,11 +180,11 @@ def read_loads(profile: str, kinds: Sequence[Kind] | None = None) -> Loads:
 
 
 def _manifests(lake: Lake, color: Color, start: str, end: str | None, profile: str) -> list[Manifest]:
-    """The manifests of all months asked for.
+    """Read the manifests of all months from start to end.
 
     Raises:
-        ArgumentError: for months that are none.
-        LakeError: when the lake lacks one.
+        ArgumentError: when the months are not valid, or end is before start.
+        LakeError: when a month is not in the lake.
     """
     first, last = Month.parse(start), Month.parse(end or start)
     if last < first:
@@ -210,14 +210,14 @@ def _manifests(lake: Lake, color: Color, start: str, end: str | None, profile: s
 def _read(
     lake: Lake, manifests: Sequence[Manifest], contract: Contract, columns: Sequence[str] | None, where: str | None
 ) -> Iterator[pa.RecordBatch]:
-    """The rows, month by month.
+    """Read the rows, month by month.
 
     Raises:
-        ArgumentError: when ``where`` is no SQL or names an unknown column.
+        ArgumentError: when ``where`` is not valid SQL or names an unknown column.
     """
     schema = contract.clean_schema
     wanted = pa.schema([schema.field(name) for name in columns]) if columns else schema
-    # Before the first file is read, and with no row of it: is the expression one?
+    # Check the expression on an empty table, before the first file is read.
     _select(ds.dataset(schema.empty_table()), wanted, where).close()
 
     def rows() -> Iterator[pa.RecordBatch]:

@@ -1,1 +1,1 @@
-"""A profile's Prefect blocks: opened for a run, registered from YAML, checked."""
+"""A profile's Prefect blocks: open them for a run, register them from YAML, check them."""

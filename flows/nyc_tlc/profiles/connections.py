@@ -1,4 +1,4 @@
-"""Can a profile reach its lake and its warehouses? Each part is tried the way a run uses it."""
+"""Check that a profile can reach its lake and its warehouses, each in the way a run uses it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from nyc_tlc.warehouse.warehouse import Kind
 
 @dataclass(frozen=True)
 class Finding:
-    """How it is with one part of a profile.
+    """The result of checking one part of a profile.
 
     Attributes:
         part: The lake, or a kind of warehouse.
         fine: Whether it can be used.
-        message: What is fine, or what is not.
-        fix: The one thing to do.
+        message: What works, or what is wrong.
+        fix: What to do about it.
     """
 
     part: str
@@ -32,40 +32,42 @@ class Finding:
 
 
 def check_part(part: Literal["lake"] | Kind, profile: str) -> Finding:
-    """Try one part of a profile."""
+    """Check one part of a profile."""
     try:
         return Finding(part, True, _check_lake(profile) if part == "lake" else _check_warehouse(part, profile))
     except TlcError as error:
         evidence = {"expected": error.expected, "got": error.got}
         message = "; ".join([error.what, *(f"{word} {what}" for word, what in evidence.items() if what)])
-        return Finding(part, False, message, error.fix or _fix(profile))
+        return Finding(part, False, message, error.fix or _suggest_fix(profile))
 
 
-def _fix(profile: str) -> str:
-    """What to do about what the error itself has no advice for."""
+def _suggest_fix(profile: str) -> str:
+    """Return what to do when the error itself does not say it."""
     if profile == LOCAL:
         return "check that the folder TLC_HOME can be written"
     return f"correct blocks/profiles/{profile}.yaml, then run .venv/bin/python blocks/register.py {profile}"
 
 
 def _check_lake(profile: str) -> str:
-    """Write under a scratch key, read back, delete."""
+    """Write an object under a scratch key, read it back and delete it."""
     lake = open_lake(profile)
     key, content = f"scratch/{uuid.uuid4().hex}.txt", b"can be written and read"
     lake.write(key, content)
     try:
         if lake.read(key) != content:
-            raise LakeError(f"the lake {lake.url('')} gives back other bytes than it took")
+            raise LakeError(f"the lake {lake.url('')} returned other bytes than were written")
         _check_condition(lake, key)
     finally:
         lake.remove(key)
     if lake.read(key) is not None:
-        raise LakeError(f"the lake {lake.url('')} keeps what was deleted", fix=f"delete {lake.url(key)} by hand")
+        raise LakeError(
+            f"the lake {lake.url('')} still has an object that was deleted", fix=f"delete {lake.url(key)} by hand"
+        )
     return f"{lake.url('')}: wrote, read back, deleted"
 
 
 def _check_condition(lake: Lake, key: str) -> None:
-    """See that a write that must not replace anything is refused; a publication hangs on that."""
+    """Check that the store refuses a write that must not replace an object; a publication depends on that."""
     with contextlib.suppress(SwapRefusedError):
         lake.swap(key, b"must not be written", None, {})
         raise LakeError(
@@ -80,7 +82,7 @@ def _check_warehouse(kind: Kind, profile: str) -> str:
 
 
 def table(findings: Sequence[Finding]) -> str:
-    """What was found, for a terminal."""
+    """Format the findings for a terminal."""
     lines = []
     for finding in findings:
         lines.append(f"{'ok  ' if finding.fine else 'FAIL'}  {finding.part:<9} {finding.message}")

@@ -1,7 +1,7 @@
-"""What a profile's name stands for. ``local`` needs nothing: a folder and a DuckDB file under ``TLC_HOME``.
+"""Open a profile's lake and warehouses. ``local`` is a folder and a DuckDB file under ``TLC_HOME``.
 
-Any other is the Prefect blocks of that name; this is the one place that opens them. Their libraries take
-seconds to import, so only a profile that has such a block pays for it.
+Any other profile is the Prefect blocks ``taxi-{profile}``; only this module opens them. Their libraries take seconds
+to import, so a library is imported only for a profile that has such a block.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nyc_tlc.warehouse.warehouse import Kind, Warehouse
 
 LOCAL = "local"
 
-#: Where the blocks' classes are.
+#: Block type -> the module and name of its class.
 CLASSES = {
     "gcs-bucket": "prefect_gcp.cloud_storage:GcsBucket",
     "s3-bucket": "prefect_aws:S3Bucket",
@@ -38,7 +38,7 @@ CLASSES = {
     "sqlalchemy-connector": "prefect_sqlalchemy:SqlAlchemyConnector",
     "bigquery-warehouse": "prefect_gcp.bigquery:BigQueryWarehouse",
 }
-#: What installs the packages that only some profiles need.
+#: Block type -> the command that installs the packages it needs.
 INSTALL = {
     "s3-bucket": ".venv/bin/pip install --require-hashes -r requirements-aws.lock",
     "azure-blob-storage-container": ".venv/bin/pip install --require-hashes -r requirements-azure.lock",
@@ -47,10 +47,10 @@ WAREHOUSE_BLOCKS: dict[Kind, str] = {"postgres": "sqlalchemy-connector", "bigque
 
 
 def open_lake(profile: str) -> Lake:
-    """The profile's data lake: a bucket of Google, Amazon or Azure, else the folder of ``local-file-system/taxi-…``.
+    """Open the profile's lake: a bucket of Google, Amazon or Azure, else the folder of ``local-file-system/taxi-…``.
 
     Raises:
-        ConfigurationError: when the profile has neither, or what it has can't be opened.
+        ConfigurationError: when the profile has none of them, or its block can't be used.
     """
     if profile == LOCAL:
         return FolderLake(read_settings().home.absolute() / "lake")
@@ -68,7 +68,7 @@ def open_lake(profile: str) -> Lake:
 
 
 def open_warehouse(profile: str, kind: Kind) -> Warehouse:
-    """One of the profile's warehouses. DuckDB needs no block: it is a file under ``TLC_HOME``.
+    """Open one of the profile's warehouses. DuckDB needs no block: it is a file under ``TLC_HOME``.
 
     Raises:
         ConfigurationError: when the profile has none of that kind, or it can't be opened.
@@ -88,7 +88,7 @@ def open_warehouse(profile: str, kind: Kind) -> Warehouse:
             raise _missing(profile, "bigquery-warehouse")
         client = _opened(f"bigquery-warehouse/taxi-{profile}", block.gcp_credentials.get_bigquery_client)
         bucket = _bucket(profile)
-        opened = module.BigQueryWarehouse(client, bucket and partial(_location, bucket[0]))
+        opened = module.BigQueryWarehouse(client, bucket and partial(_read_location, bucket[0]))
     return opened
 
 
@@ -138,20 +138,20 @@ def _variables(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def list_warehouses(profile: str) -> list[Kind]:
-    """The warehouses a profile has: those with a block, DuckDB when there is none.
+    """Return the warehouses of a profile: those with a block, DuckDB if there is none.
 
     Raises:
-        ConfigurationError: when it has no lake either, or what it has can't be opened.
+        ConfigurationError: when it has no lake either, or its block can't be used.
     """
     kinds: list[Kind] = [kind for kind, slug in WAREHOUSE_BLOCKS.items() if _has(profile, slug)]
     if not kinds:
-        # A name that nobody registered is a mistake, not a profile with DuckDB.
+        # Without any block, the name is a mistake and not a profile with DuckDB: this raises.
         open_lake(profile)
     return kinds or ["duckdb"]
 
 
 def _bucket(profile: str) -> tuple[Any, str] | None:
-    """The profile's bucket with a client that may use it, and the folder in it."""
+    """Return the profile's bucket at Google, with its client, and the folder in it; None without a block."""
     block = _load(profile, "gcs-bucket")
     if block is None:
         return None
@@ -160,7 +160,7 @@ def _bucket(profile: str) -> tuple[Any, str] | None:
 
 
 def _s3_lake(profile: str, block: Any) -> Lake:
-    """The lake in a bucket of S3. Without keys in the block, boto3 finds out who the machine is."""
+    """Open a lake in an S3 bucket. Without keys in the block, boto3 looks for the machine's own credentials."""
     module = importlib.import_module("nyc_tlc.lake.s3")
     parameters = block.credentials.aws_client_parameters.get_params_override()
     parameters["config"] = module.client_config(parameters.get("config"))
@@ -180,7 +180,7 @@ def _s3_lake(profile: str, block: Any) -> Lake:
 
 
 def _azure_lake(profile: str, block: Any) -> Lake:
-    """The lake in a container of Azure. The block's own clients are for asyncio, so one is made of what it says."""
+    """Open a lake in an Azure container. The block's own clients are for asyncio, so a client is made here."""
     module = importlib.import_module("nyc_tlc.lake.azure")
     who, options = block.credentials, module.client_options()
 
@@ -202,12 +202,12 @@ def _azure_lake(profile: str, block: Any) -> Lake:
     return lake
 
 
-def _location(bucket: Any) -> str:
-    """Where a bucket is.
+def _read_location(bucket: Any) -> str:
+    """Return the location of a bucket.
 
     Raises:
-        ConfigurationError: when the credentials may not see that.
-        TransientError: when time can heal it.
+        ConfigurationError: when the credentials may not read it.
+        TransientError: when a later attempt can succeed.
     """
     gcs = importlib.import_module("nyc_tlc.lake.gcs")
     try:
@@ -216,7 +216,7 @@ def _location(bucket: Any) -> str:
         if not isinstance(error, Forbidden):
             raise gcs.explain(error, "the bucket's location", f"gs://{bucket.name}") from error
         raise ConfigurationError(
-            f"cannot see where gs://{bucket.name} is",
+            f"no permission to read the location of gs://{bucket.name}",
             got=_describe(error),
             fix="grant roles/storage.legacyBucketReader on the bucket",
         ) from error
@@ -224,7 +224,7 @@ def _location(bucket: Any) -> str:
 
 
 def _libpq(profile: str, connector: Any) -> dict[str, Any]:
-    """The connection parameters that the connector's block stands for, in libpq's words."""
+    """Return the connection parameters of a connector block, as libpq names them."""
     info = connector.connection_info
     url = info.create_url() if hasattr(info, "create_url") else make_url(str(info))
     if url.get_backend_name() != "postgresql":
@@ -243,10 +243,10 @@ def _has(profile: str, slug: str) -> bool:
 
 
 def _load(profile: str, slug: str) -> Any:
-    """A block of the profile, None when it has none of the kind.
+    """Load a block of the profile; None if it has none of this type.
 
     Raises:
-        ConfigurationError: when it can't be loaded; what it holds is not shown.
+        ConfigurationError: when it can't be loaded; its values are not shown.
     """
     if not _has(profile, slug):
         return None
@@ -260,14 +260,16 @@ def _load(profile: str, slug: str) -> Any:
         ) from None
     try:
         with warnings.catch_warnings():
-            # Loads and counts have no use for it.
+            # Loads and counts do not use that client.
             warnings.filterwarnings("ignore", message="Cannot create BigQuery Storage client")
             return block.load(f"taxi-{profile}")
     except RuntimeError as error:
         if not isinstance(error.__cause__, ValidationError):
             raise
-        mistakes = dict.fromkeys(map(_unfit, error.__cause__.errors(include_url=False, include_input=False)))
-        # Without its cause, which would show the values.
+        mistakes = dict.fromkeys(
+            map(_describe_invalid_value, error.__cause__.errors(include_url=False, include_input=False))
+        )
+        # Without the cause, which would show the values.
         raise ConfigurationError(
             f"the block {name} can't be used", got=", ".join(mistakes), fix=_register(profile)
         ) from None
@@ -291,16 +293,16 @@ def _missing(profile: str, *kinds: str) -> ConfigurationError:
 
 
 def _register(profile: str) -> str:
-    return f"make it: .venv/bin/python blocks/register.py {profile}"
+    return f"register it: .venv/bin/python blocks/register.py {profile}"
 
 
-def _unfit(mistake: Mapping[str, Any]) -> str:
-    """Which of a block's values is none, and why, but not the value."""
+def _describe_invalid_value(mistake: Mapping[str, Any]) -> str:
+    """Return which value of a block is invalid, and why, without showing the value."""
     cause = mistake.get("ctx", {}).get("error")
     why = _describe(cause) if isinstance(cause, Exception) else mistake["msg"]
     return ": ".join(filter(None, (".".join(map(str, mistake["loc"])), why)))
 
 
 def _describe(error: Exception) -> str:
-    # What an InvalidValue says is the value.
+    # The text of an InvalidValue is the value itself.
     return type(error).__name__ if isinstance(error, InvalidValue) else first_line(error)

@@ -1,4 +1,4 @@
-"""Register a profile's Prefect blocks: what its YAML file says they are, saved to the Prefect API where it differs."""
+"""Register a profile's Prefect blocks: read its YAML file and save the blocks that differ on the Prefect server."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from nyc_tlc.yaml_files import YamlFile
 
 
 def read_blocks(path: Path, variables: Mapping[str, str]) -> list[Block]:
-    """The blocks a profile's file describes, not saved yet; credentials come before the blocks that refer to them.
+    """Build the blocks of a profile's file, without saving them; credentials come before blocks that refer to them.
 
     Args:
         path: The YAML file.
-        variables: What ``${VAR}`` stands for. A value that comes out empty is as good as left out.
+        variables: The values for ``${VAR}``. A key whose value becomes empty counts as left out.
 
     Raises:
         ConfigurationError: naming file, line and key, the keys that are allowed and the variables that aren't set.
@@ -52,15 +52,15 @@ def read_blocks(path: Path, variables: Mapping[str, str]) -> list[Block]:
 
 
 def register(profile: str, blocks: list[Block], *, check: bool = False) -> list[Comparison]:
-    """Make the Prefect API's blocks of a profile what they should be; what is so already isn't touched.
+    """Create or update a profile's blocks on the Prefect server; blocks that already match are not changed.
 
     Args:
         profile: The profile's name.
-        blocks: Its blocks, those that others refer to first.
-        check: Change nothing, only compare.
+        blocks: Its blocks; a block comes after those it refers to.
+        check: Only compare, change nothing.
 
     Raises:
-        ConfigurationError: when there is no Prefect API.
+        ConfigurationError: when no Prefect server is set.
     """
     if not PREFECT_API_URL.value() and not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
         raise ConfigurationError("no Prefect API to keep the blocks", fix="set PREFECT_API_URL")
@@ -70,7 +70,7 @@ def register(profile: str, blocks: list[Block], *, check: bool = False) -> list[
 
 
 def find_notification_block(profile: str, client: SyncPrefectClient) -> UUID | None:
-    """The block that takes a profile's notifications, None when it has none."""
+    """Return the id of the block that sends a profile's notifications; None if it has none."""
     saved = (_saved_block(slug, f"taxi-{profile}", client) for slug in NOTIFICATIONS)
     return next((block.id for block in saved if block), None)
 
@@ -85,7 +85,7 @@ def _compare_all(blocks: list[Block], name: str, client: SyncPrefectClient) -> I
 
 
 def _saved_block(slug: str, name: str, client: SyncPrefectClient) -> BlockDocument | None:
-    """A block with its secrets, None when there is none of that type and name."""
+    """Read a block with its secrets; None if there is none of this type and name."""
     try:
         return client.read_block_document_by_name(name, slug, include_secrets=True)
     except ObjectNotFound:
@@ -112,7 +112,7 @@ def _compare_block(block: Block, name: str, client: SyncPrefectClient) -> Compar
 
 
 def _without_empty(value: Any) -> Any:
-    """A value without its empty parts, of which the Prefect API keeps some and drops others."""
+    """Remove a value's empty parts: the Prefect API keeps some of them and drops others."""
     if not isinstance(value, dict):
         return value
     return {key: part for key, each in value.items() if (part := _without_empty(each)) not in (None, {})} or None
@@ -122,16 +122,16 @@ def _save(block: Block, name: str) -> None:
     for field in type(block).model_fields:
         nested = getattr(block, field)
         if isinstance(nested, Block):
-            # What was loaded is saved as a reference, so new credentials reach the blocks that use them.
+            # A loaded block is saved as a reference, so that new credentials reach the blocks that use them.
             setattr(block, field, type(nested).load(name))
     block.save(name, overwrite=True)
 
 
 def _build_block(file: YamlFile, slug: str, section: type[Section], built: Mapping[str, Block]) -> Block:
-    """One section's block, with the credentials among those that are built already.
+    """Build the block of a section, with its credentials from the blocks that are built already.
 
     Raises:
-        ConfigurationError: when the section isn't right, or the block can't be used on this machine.
+        ConfigurationError: when the section has a mistake, or the block can't be used on this machine.
     """
     fields = file.validate(section, file.content[slug] or {}, (slug,)).fields()
     for (referring, field), credentials in CREDENTIALS.items():
@@ -142,7 +142,7 @@ def _build_block(file: YamlFile, slug: str, section: type[Section], built: Mappi
         fields[field] = built[credentials]
     try:
         with warnings.catch_warnings():
-            # Loads and counts have no use for it.
+            # Loads and counts do not use that client.
             warnings.filterwarnings("ignore", message="Cannot create BigQuery Storage client")
             return section.block(**fields)
     except ValidationError as error:
@@ -157,6 +157,6 @@ def _build_block(file: YamlFile, slug: str, section: type[Section], built: Mappi
             fix="run gcloud auth application-default login; blocks/README.md has the other ways",
         ) from None
     except (GoogleAuthError, ValueError, TypeError, AttributeError) as error:
-        # What a parser says about a key may quote it.
+        # The parser's text may quote the key.
         what = "its values are" if slug in NOTIFICATIONS else "the Google credentials are"
         raise file.mistake((slug,), f"{slug}: {what} not usable", got=type(error).__name__) from None

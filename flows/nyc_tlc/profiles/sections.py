@@ -1,4 +1,4 @@
-"""What a profile's YAML file can say: a section a block, named as the block's type, with the block's fields as keys."""
+"""The sections of a profile's YAML file: one for each block, named after its type, with the block's fields as keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nyc_tlc.yaml_files import StrictModel
 
 def _absolute_path(path: str) -> str:
     if not path.startswith(("/", "~")):
-        raise ValueError("a path has to start with / or ~, or every working directory would give another one")
+        raise ValueError("a path has to start with / or ~, so that it does not depend on the working directory")
     return path
 
 
@@ -37,7 +37,7 @@ def _parse_key(text: str) -> SecretDict:
 
 
 def _slack_url(url: SecretStr) -> SecretStr:
-    # To another address Prefect's block would send nothing and say nothing.
+    # For any other address Prefect's block sends nothing, without an error.
     if not re.match(r"https://hooks\.slack(-gov)?\.com/services/", url.get_secret_value()):
         raise ValueError("not an incoming webhook of Slack, which starts with https://hooks.slack.com/services/")
     return url
@@ -45,7 +45,7 @@ def _slack_url(url: SecretStr) -> SecretStr:
 
 def _web_address(url: SecretStr) -> SecretStr:
     if not url.get_secret_value().startswith(("https://", "http://")):
-        raise ValueError("not an address, which starts with https://")
+        raise ValueError("not a web address: it has to start with https:// or http://")
     return url
 
 
@@ -54,19 +54,19 @@ ServiceAccountKey = Annotated[SecretDict, BeforeValidator(_parse_key)]
 
 
 class OptionalBlock:
-    """The class of a block whose package only some profiles need: it is imported when it is asked for."""
+    """A block class from an optional package; it is imported when it is used."""
 
     def __init__(self, path: str, extra: str) -> None:
-        """Name a class.
+        """Describe the class.
 
         Args:
-            path: Its module and its name.
-            extra: The extra of this project that installs it.
+            path: Its module and name, ``module:name``.
+            extra: The name in ``requirements-{extra}.lock``, which installs it.
         """
         self._path, self._extra = path, extra
 
     def __get__(self, _: object, owner: type) -> type[Block]:
-        """The class.
+        """Import the class.
 
         Raises:
             ConfigurationError: when its package is not installed.
@@ -84,17 +84,17 @@ class OptionalBlock:
 
 
 class Section(StrictModel):
-    """What a profile can say about one block; ``gcp_credentials`` are always the profile's own."""
+    """The keys for one block. Credentials are no key: they are always the profile's own block."""
 
     block: ClassVar[type[Block]]
 
     def fields(self) -> dict[str, Any]:
-        """The block's fields."""
+        """Return the block's fields."""
         return {key: dict(part) if isinstance(part, BaseModel) else part for key, part in self}
 
 
 class GcpCredentialsSection(Section):
-    """Who the profile is at Google; without a key, the application default credentials of each machine."""
+    """The profile's credentials at Google; without a key, each machine's application default credentials."""
 
     block = GcpCredentials
     project: str
@@ -103,7 +103,7 @@ class GcpCredentialsSection(Section):
 
 
 class GcsBucketSection(Section):
-    """A lake in a bucket."""
+    """A lake in a bucket of Google Cloud Storage."""
 
     block = GcsBucket
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*[a-z0-9]$")]
@@ -111,13 +111,13 @@ class GcsBucketSection(Section):
 
 
 class AwsClientParameters(StrictModel):
-    """Where the store is, if it is not Amazon's."""
+    """The address of a store that is not Amazon's."""
 
     endpoint_url: Annotated[str, Field(pattern=r"^https?://")] | None = None
 
 
 class AwsCredentialsSection(Section):
-    """Who the profile is at Amazon; without keys, who boto3 finds the machine to be."""
+    """The profile's credentials at Amazon; without keys, those that boto3 finds on the machine."""
 
     block = cast("type[Block]", OptionalBlock("prefect_aws:AwsCredentials", "aws"))
     aws_access_key_id: str | None = None
@@ -127,12 +127,12 @@ class AwsCredentialsSection(Section):
     aws_client_parameters: AwsClientParameters | None = None
 
     def fields(self) -> dict[str, Any]:
-        """The block's fields; it has no place for one that is not set."""
+        """Return the block's fields that are set; the block does not accept empty ones."""
         return {key: value for key, value in super().fields().items() if value is not None}
 
 
 class S3BucketSection(Section):
-    """A lake in a bucket of S3."""
+    """A lake in an S3 bucket."""
 
     block = cast("type[Block]", OptionalBlock("prefect_aws:S3Bucket", "aws"))
     bucket_name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*[a-z0-9]$")]
@@ -140,7 +140,7 @@ class S3BucketSection(Section):
 
 
 class AzureCredentialsSection(Section):
-    """Who the profile is at Azure; with no more than the account's address, who the machine is found to be."""
+    """The profile's credentials at Azure; with only the account's address, those found on the machine."""
 
     block = cast("type[Block]", OptionalBlock("prefect_azure:AzureBlobStorageCredentials", "azure"))
     account_url: Annotated[str, Field(pattern=r"^https?://")] | None = None
@@ -166,7 +166,7 @@ class LocalFileSystemSection(Section):
 
 
 class ConnectionInfo(StrictModel):
-    """A Postgres database. In parts and not as a URL: so Prefect keeps the password, and nothing else, as a secret."""
+    """A Postgres database, in parts and not as a URL: Prefect then stores only the password as a secret."""
 
     driver: Literal["postgresql+psycopg2"] = "postgresql+psycopg2"
     host: str
@@ -191,7 +191,7 @@ class BigQueryWarehouseSection(Section):
 
 
 class SlackWebhookSection(Section):
-    """Notifications in a channel of Slack."""
+    """Notifications in a Slack channel."""
 
     block = SlackWebhook
     url: Annotated[SecretStr, AfterValidator(_slack_url)]
@@ -207,14 +207,14 @@ class SendgridEmailSection(Section):
 
 
 class CustomWebhookSection(Section):
-    """Notifications to anything that takes JSON with ``subject`` and ``body``; Prefect keeps the address secret."""
+    """Notifications to a web address, as JSON with ``subject`` and ``body``; Prefect keeps the address secret."""
 
     block = CustomWebhookNotificationBlock
     url: Annotated[SecretStr, AfterValidator(_web_address)]
     token: SecretStr | None = None
 
     def fields(self) -> dict[str, Any]:
-        """The block's fields, with the address and the token among its secrets."""
+        """Return the block's fields; the address and the token are among its secrets."""
         secrets = {key: value.get_secret_value() for key, value in self if value}
         return {
             "name": "nyc-tlc",
@@ -240,7 +240,7 @@ SECTIONS: dict[str, type[Section]] = {
     "sendgrid-email": SendgridEmailSection,
     "custom-webhook": CustomWebhookSection,
 }
-#: The blocks' fields that refer to credentials, and the credentials they refer to.
+#: (Block type, field) -> the credentials block that the field refers to.
 CREDENTIALS = {
     ("gcs-bucket", "gcp_credentials"): "gcp-credentials",
     ("bigquery-warehouse", "gcp_credentials"): "gcp-credentials",
@@ -248,5 +248,5 @@ CREDENTIALS = {
     ("azure-blob-storage-container", "credentials"): "azure-blob-storage-credentials",
 }
 LAKES = ("gcs-bucket", "s3-bucket", "azure-blob-storage-container", "local-file-system")
-#: The blocks that take notifications; a profile has one of them at most.
+#: The blocks that send notifications; a profile has at most one of them.
 NOTIFICATIONS = ("slack-webhook", "sendgrid-email", "custom-webhook")

@@ -1,1 +1,1 @@
-"""What people look at: summaries of months, the pages made of them, trends, warnings about odd months, the catalog."""
+"""Reports for people: summaries of months, HTML pages, trends, warnings about odd months, the catalog."""

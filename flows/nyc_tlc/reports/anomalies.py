@@ -1,9 +1,9 @@
-"""Is a month like those before it? Its rows and each rule's share, beside the trailing twelve months.
+"""Compare a month with the twelve months before it: its number of rows, and the share of each rule.
 
-A value's distance from the usual is its robust z-score: ``0.6745 * (value - median) / MAD``, where MAD is the median of
-the absolute differences from the median. It is what a z-score would be for values spread normally, but one odd month
-among the twelve moves neither median. From ODD on (3.5, the limit of Iglewicz and Hoaglin, 1993) a value is odd. The
-spread counts as at least a share of the median, so that months that hardly differ do not make a small difference odd.
+The distance is the robust z-score: ``0.6745 * (value - median) / MAD``, where MAD is the median of the absolute
+differences from the median. For normally distributed values it equals the z-score, but one odd month among the twelve
+hardly moves either median. From ODD_Z_SCORE on (3.5, the limit of Iglewicz and Hoaglin, 1993) a value is odd. The MAD
+counts as at least a share of the median, so that a small difference is not odd when the months before hardly differ.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from nyc_tlc.months import Month
 from nyc_tlc.reports.summary import read_each
 from nyc_tlc.source.location import source_kind
 
-#: How many months before it a month is compared with.
+#: The number of months before a month that it is compared with.
 TRAILING_MONTHS = 12
-#: With fewer months before it, nothing is said of a month.
-KNOWN_MONTHS = 6
+#: With fewer known months before it, a month is not judged.
+MIN_KNOWN_MONTHS = 6
 #: The robust z-score from which on a value is odd.
-ODD = 3.5
-#: Rows below or above so many times the trailing median stop a load.
+ODD_Z_SCORE = 3.5
+#: A number of rows below or above these multiples of the median stops a load.
 SEVERE_BELOW, SEVERE_ABOVE = 0.2, 5.0
-#: The least spread that is believed: of the rows, a share of their median; of a rule's share, also in itself.
+#: The smallest MAD used: as a share of the median; for a rule's share, also as a value.
 LEAST_SPREAD, LEAST_SHARE_SPREAD = 0.05, 0.001
 
 
 class VolumeError(ReconciliationError):
-    """A month has so few or so many rows that it is not loaded unless that is forced."""
+    """A month has so few or so many rows that it is loaded only with force."""
 
 
 @dataclass(frozen=True)
 class Trend:
-    """One value of a month beside the same value of the months before it.
+    """One value of a month, compared with the months before it.
 
     Attributes:
         name: What it is: ``rows``, ``rejected`` or a rule.
@@ -56,32 +56,32 @@ class Trend:
 
     @property
     def is_odd(self) -> bool:
-        """Whether it is far outside of what is usual, with enough months known."""
-        return self.months >= KNOWN_MONTHS and abs(self.z) >= ODD
+        """Whether it is far from the median, with enough months known."""
+        return self.months >= MIN_KNOWN_MONTHS and abs(self.z) >= ODD_Z_SCORE
 
     def show(self, value: float) -> str:
-        """A value of this kind for people: rows as a number, everything else as a share."""
+        """Format a value: rows as a number, everything else as a percentage."""
         return f"{value:,.0f}" if self.name == "rows" else f"{value:.2%}"
 
 
 def read_trailing(lake: Lake, manifest: Manifest) -> list[Manifest]:
-    """The manifests of the months before one, oldest first: up to TRAILING_MONTHS, of the same kind of source.
-
-    A sample's months are compared with samples of the same size only: their number of rows is a setting.
-    """
+    """Read the manifests of up to TRAILING_MONTHS months before one, oldest first, that can be compared with it."""
     month = Month.parse(manifest.month)
     trailing = read_each(lake, [Keys(manifest.color, month.plus(-ago)) for ago in range(TRAILING_MONTHS, 0, -1)])
     return [each for each in trailing if is_comparable(each, manifest)]
 
 
 def is_comparable(one: Manifest, other: Manifest) -> bool:
-    """Whether two months' numbers of rows mean the same: a sample's is a setting."""
+    """Return whether the row counts of two months can be compared.
+
+    The number of rows of a sample is a setting, so a sample is compared only with samples of the same size.
+    """
     kinds = {source_kind(one.source.url), source_kind(other.source.url)}
     return "sample" not in kinds or (len(kinds) == 1 and one.source.rows == other.source.rows)
 
 
 def compute_trends(manifest: Manifest, trailing: Sequence[Manifest]) -> list[Trend]:
-    """A month's rows, its share of rejected rows and the share of each of its rules, beside the months before it.
+    """Compare a month's rows, its share of rejected rows and the share of each rule with the months before it.
 
     Args:
         manifest: The month.
@@ -115,7 +115,7 @@ def _rule_share(manifest: Manifest, rule: str) -> float:
 
 
 def find_anomalies(manifest: Manifest, trailing: Sequence[Manifest]) -> list[str]:
-    """What is odd about a month, one line each, with the numbers; empty when nothing is.
+    """Return one line about each odd value of a month, with the numbers.
 
     Args:
         manifest: The month.
@@ -130,17 +130,17 @@ def find_anomalies(manifest: Manifest, trailing: Sequence[Manifest]) -> list[str
 
 
 def check_volume(manifest: Manifest, trailing: Sequence[Manifest], *, force: bool = False) -> None:
-    """Stop a month that is far too small or too large before it reaches a warehouse.
+    """Raise an error for a month that is far too small or too large to be loaded.
 
     Args:
         manifest: The month.
-        trailing: The months before it; with fewer than KNOWN_MONTHS nothing is checked.
-        force: Whether it is to be loaded all the same.
+        trailing: The months before it; with fewer than MIN_KNOWN_MONTHS nothing is checked.
+        force: Whether to load it anyway.
 
     Raises:
         VolumeError: when it has less than a fifth or more than five times the median's rows.
     """
-    if force or len(trailing) < KNOWN_MONTHS:
+    if force or len(trailing) < MIN_KNOWN_MONTHS:
         return
     rows, median = manifest.source.rows, statistics.median(each.source.rows for each in trailing)
     if not SEVERE_BELOW * median <= rows <= SEVERE_ABOVE * median:
@@ -154,7 +154,7 @@ def check_volume(manifest: Manifest, trailing: Sequence[Manifest], *, force: boo
 
 
 def format_trend(manifest: Manifest, trailing: Sequence[Manifest]) -> str:
-    """The trend as a section of the month's report, Markdown; empty when no month before it is known.
+    """Format the trends as a Markdown section of the month's report; empty if no month before it is known.
 
     Args:
         manifest: The month.
@@ -179,5 +179,5 @@ def format_trend(manifest: Manifest, trailing: Sequence[Manifest]) -> str:
     lines += [
         f"| {each.month} | {each.source.rows:,} | {_rejected_share(each):.2%} |" for each in (*trailing, manifest)
     ]
-    lines += ["", f"A robust z-score is odd from {ODD} on, up or down, with {KNOWN_MONTHS} months known."]
+    lines += ["", f"A robust z-score is odd from {ODD_Z_SCORE} on, up or down, with {MIN_KNOWN_MONTHS} months known."]
     return "\n".join(lines) + "\n"

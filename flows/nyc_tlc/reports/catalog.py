@@ -1,7 +1,7 @@
 """The lake's catalog: ``datapackage.json``, a Data Package (version 2), written from the contracts and manifests.
 
-A month is a resource: its file, digest, size and rows. What its columns are is said once a colour, in
-``schema/{color}.json`` (a Table Schema), which the resources name.
+A month is a resource: its file, digest, size and rows. The columns of a colour are described once, in
+``schema/{color}.json`` (a Table Schema), which the resources refer to.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CATALOG = "datapackage.json"
 PACKAGE_PROFILE = "https://datapackage.org/profiles/2.0/datapackage.json"
 SCHEMA_PROFILE = "https://datapackage.org/profiles/2.0/tableschema.json"
 
-#: The contract's types in Table Schema's words.
+#: The contract's types -> Table Schema's types.
 TYPES = {
     "int8": "integer",
     "int16": "integer",
@@ -35,13 +35,13 @@ REQUIRED = ("pickup_datetime", "file_month", "source_row")
 
 
 def write_catalog(lake: Lake) -> str:
-    """Write the catalog and the schemas it names into the lake.
+    """Write the catalog and its schemas into the lake.
 
     Args:
         lake: The lake.
 
     Returns:
-        Where the catalog is, for people.
+        The address of the catalog, for people.
     """
     manifests = read_manifests(lake, COLORS)
     for color in {each.color for each in manifests}:
@@ -51,7 +51,7 @@ def write_catalog(lake: Lake) -> str:
 
 
 def describe_lake(manifests: list[Manifest]) -> dict[str, Any]:
-    """The package: all months as resources."""
+    """Return the Data Package: all months as resources."""
     return {
         "$schema": PACKAGE_PROFILE,
         "name": "nyc-tlc-trip-records",
@@ -69,7 +69,7 @@ def describe_lake(manifests: list[Manifest]) -> dict[str, Any]:
 
 
 def describe_schema(contract: Contract) -> dict[str, Any]:
-    """A colour's columns as a Table Schema."""
+    """Return a colour's columns as a Table Schema."""
     return {
         "$schema": SCHEMA_PROFILE,
         "fields": [_describe_column(column) for column in contract.columns],

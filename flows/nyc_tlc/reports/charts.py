@@ -1,9 +1,8 @@
-"""Charts as static SVG, drawn here in a few lines: bars and lines, with what each shows as a tooltip.
+"""Draw charts as static SVG: bars and lines, with tooltips.
 
-A plotting library was considered and left out. What matplotlib or Vega draw has its colours fixed, so it is
-unreadable on a dark page; Plotly and Bokeh bring megabytes of script a page. These take their colours from the
-page's style sheet, need no script and no network, and stay small enough to mail. Every chart has its numbers in a
-table beside it.
+No plotting library is used. The colours of charts by matplotlib or Vega are fixed, so they are unreadable on a dark
+page; Plotly and Bokeh add megabytes of script to each page. These charts take their colours from the page's style
+sheet, need no script and no network, and are small enough to mail. Each chart's numbers are in a table beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 720, 220
 LEFT, RIGHT, TOP, BOTTOM = 56, 24, 12, 30
-#: Lines of one chart that can be told apart: by colour, by dash and by the label at their end.
+#: The dash pattern of each line of a chart. Lines differ in colour, in pattern and in the label at their end.
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 
 
@@ -24,9 +23,9 @@ class Line:
     """A line of a chart.
 
     Attributes:
-        label: What it is.
-        values: One a place from left to right; None is a gap.
-        titles: What the tooltip of each place says; none if left out.
+        label: Its name.
+        values: The values from left to right; None is a gap.
+        titles: The tooltip of each value; none if left out.
     """
 
     label: str
@@ -35,12 +34,12 @@ class Line:
 
 
 def draw_bars(title: str, labels: Sequence[str], values: Sequence[float], *, unit: str = "trips") -> Markup:
-    """Bars side by side.
+    """Draw a bar chart.
 
     Args:
-        title: What a screen reader calls the chart.
-        labels: What is under each bar.
-        values: How high each is.
+        title: The chart's name for a screen reader.
+        labels: The text under each bar.
+        values: The height of each bar.
         unit: What is counted.
     """
     top = _round_up(max(values, default=0))
@@ -61,12 +60,12 @@ def draw_bars(title: str, labels: Sequence[str], values: Sequence[float], *, uni
 def draw_lines(
     title: str, lines: Sequence[Line], ticks: Sequence[tuple[int, str]], *, labelled: bool = False
 ) -> Markup:
-    """Lines over the same places; a gap in the values is a gap in the line.
+    """Draw a line chart; a gap in the values is a gap in the line.
 
     Args:
-        title: What a screen reader calls the chart.
+        title: The chart's name for a screen reader.
         lines: The lines, the most important last: it is drawn on top.
-        ticks: Place -> what is under it.
+        ticks: Positions, and the text under each.
         labelled: Whether each line's label is written at its end.
     """
     places = max((len(line.values) for line in lines), default=0)
@@ -102,7 +101,7 @@ def draw_lines(
 
 
 def _path(points: Sequence[tuple[float, float] | None]) -> str:
-    """An SVG path that lifts the pen at a gap."""
+    """Return an SVG path that is interrupted at gaps."""
     commands, down = [], False
     for point in points:
         if point:
@@ -112,7 +111,7 @@ def _path(points: Sequence[tuple[float, float] | None]) -> str:
 
 
 def _lone(points: Sequence[tuple[float, float] | None]) -> list[tuple[float, float]]:
-    """The points between two gaps, which no line goes through."""
+    """Return the points between two gaps: no line is drawn through them."""
     around = [None, *points, None]
     return [point for index, point in enumerate(points) if point and not around[index] and not around[index + 2]]
 
@@ -123,7 +122,7 @@ def _svg(title: str, parts: Sequence[str]) -> Markup:
 
 
 def _axis(top: float, right: int = RIGHT) -> list[str]:
-    """The horizontal rules and what they stand for."""
+    """Draw the horizontal rules and their values."""
     parts = []
     for part in range(5):
         value = top * part / 4
@@ -134,7 +133,7 @@ def _axis(top: float, right: int = RIGHT) -> list[str]:
 
 
 def _below(x: float, label: str, *, second: bool) -> str:
-    """A label under the axis. On a phone, where there is no room for all, the style sheet hides every second one."""
+    """Draw a label under the axis. On narrow screens the style sheet hides every second one."""
     kind = ' class="second"' if second else ""
     return f'<text x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="middle"{kind}>{escape(label)}</text>'
 
@@ -144,7 +143,7 @@ def _height(value: float, top: float) -> float:
 
 
 def _round_up(value: float) -> float:
-    """The next number whose quarters read well: 4, 8, 12, 20, 40, 80 and so on."""
+    """Round up to a number with simple quarters: 4, 8, 12, 20, 40, 80 and so on."""
     power = 1.0
     while True:
         for factor in (4, 8, 12, 20):
@@ -154,7 +153,7 @@ def _round_up(value: float) -> float:
 
 
 def shorten(value: float) -> str:
-    """A number for a narrow place: ``950``, ``56.6k``, ``3.1M``."""
+    """Format a number briefly: ``950``, ``56.6k``, ``3.1M``."""
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
             scaled = value / limit

@@ -1,4 +1,4 @@
-"""Which months there are: in the lake, in each warehouse, and at the source where that was asked."""
+"""List the months in the lake, in each warehouse and, if it was asked, at the source."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from nyc_tlc.reports.summary import read_manifests
 from nyc_tlc.source.location import source_kind
 from nyc_tlc.warehouse.warehouse import Kind, Load
 
-#: What the warehouses have: warehouse -> month -> its row of ``loads``.
+#: Warehouse -> month -> its row of ``loads``.
 Loads = Mapping[Kind, Mapping[tuple[Color, Month], Load]]
 
-#: ``changed``: in the lake, but it would come out otherwise today. ``missing``: published, not in the lake.
+#: ``changed``: in the lake, but a run would give another result today. ``missing``: published, not in the lake.
 State = Literal["in lake", "changed", "missing", "unpublished", "unknown"]
 
 
@@ -31,7 +31,7 @@ class CoveredMonth:
         month: The month.
         manifest: Its manifest; None when the lake does not have it.
         loads: Warehouse -> its row of ``loads`` there.
-        plan: What the source says of it; None when it was not asked.
+        plan: What it needs by its source; None when the source was not asked.
     """
 
     color: Color
@@ -42,19 +42,19 @@ class CoveredMonth:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The month's name for people."""
         return f"{self.color} {self.month}"
 
     @property
     def rejected_share(self) -> float | None:
-        """Quarantined rows as a share of the source's, 0 to 1."""
+        """The share of the source's rows that are quarantined, 0 to 1."""
         if self.manifest is None:
             return None
         return self.manifest.quarantine.rows / max(1, self.manifest.source.rows)
 
     @property
     def state(self) -> State:
-        """Where it is, in a word or two."""
+        """Where the month is, in a word or two."""
         need = self.plan.need if self.plan else None
         if self.manifest:
             return "changed" if need == "reload" and self._same_source else "in lake"
@@ -64,12 +64,12 @@ class CoveredMonth:
 
     @property
     def _same_source(self) -> bool:
-        """Whether the source that was asked is the one the month was made of."""
+        """Whether the month was made from the source that was asked."""
         remote = self.plan.plan.remote if self.plan and self.plan.plan else None
         return bool(remote and self.manifest and source_kind(remote.url) == source_kind(self.manifest.source.url))
 
     def describe_load(self, kind: Kind) -> str:
-        """How a warehouse stands to the lake: ``current``, ``outdated`` (it has rows of another file) or empty."""
+        """Compare a warehouse with the lake: ``current``, ``outdated`` (loaded from another file) or empty."""
         load = self.loads.get(kind)
         if load is None:
             return ""
@@ -79,13 +79,13 @@ class CoveredMonth:
 def read_coverage(
     lake: Lake, loads: Loads, plans: Sequence[MonthPlan] = (), colors: Sequence[Color] = COLORS
 ) -> list[CoveredMonth]:
-    """All months that the lake or a warehouse has, or that were asked of the source, by colour and month.
+    """Return all months in the lake, in a warehouse or in the plans, by colour and month.
 
     Args:
-        lake: The lake; its manifests are read, nothing else.
-        loads: What each warehouse has.
-        plans: What the source said of months.
-        colors: Which colours.
+        lake: The lake; only its manifests are read.
+        loads: The loads of each warehouse.
+        plans: The plans of the months that the source was asked about.
+        colors: The colours.
     """
     manifests = {(each.color, Month.parse(each.month)): each for each in read_manifests(lake, colors)}
     asked = {(plan.color, plan.month): plan for plan in plans}
@@ -104,17 +104,17 @@ def read_coverage(
 
 
 def name_source(url: str) -> str:
-    """A source's short name: ``tlc``, ``dtc``, ``sample``, else the host or ``file``."""
+    """Return a source's short name: ``tlc``, ``dtc``, ``sample``, else the host or ``file``."""
     kind = source_kind(url)
     return kind if kind != "template" else urlsplit(url).hostname or "file"
 
 
 def format_coverage(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> str:
-    """The months as a Markdown table, which reads well on a terminal too.
+    """Format the months as a Markdown table, also for a terminal.
 
     Args:
         months: The months.
-        kinds: The warehouses that were asked: a column each.
+        kinds: The warehouses, a column each.
     """
     found = [each for each in months if each.manifest or each.loads]
     header = ("Month", "Rows", "Rejected", "Source", "Made (UTC)", *kinds)
@@ -135,7 +135,7 @@ def format_coverage(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> st
 
 
 def _counts(months: Sequence[CoveredMonth]) -> list[str]:
-    """One line a colour: how many months, from when to when, how many rows."""
+    """Return a line for each colour: its months and its number of rows."""
     lines = []
     for color in COLORS:
         made = [each for each in months if each.color == color and each.manifest]

@@ -21,9 +21,9 @@ from nyc_tlc.reports.rendering import COVERAGE_PAGE, to_json, write_page
 from nyc_tlc.reports.summary import read_summaries
 from nyc_tlc.warehouse.warehouse import Kind
 
-#: The shades of the calendar: up to so large a share of quarantined rows.
+#: The shades of the calendar: each is used up to this share of quarantined rows.
 SHADES = (0.005, 0.01, 0.02, 0.05)
-#: Odd months listed on the page; older ones are in their months' details.
+#: Warnings about odd months listed on the page; older ones are in the months' details.
 ODD_LISTED = 25
 STATES = {
     "in lake": "in the lake",
@@ -43,11 +43,11 @@ def write_coverage_page(
         lake: The lake.
         months: The months, by colour and month.
         kinds: The warehouses that were asked.
-        notes: What could not be asked, for the top of the page.
-        runs_url: Where flow runs can be looked at: what comes before their id; no links if left out.
+        notes: Lines for the top of the page, about what could not be asked.
+        runs_url: The address of flow runs, without the id; no links if left out.
 
     Returns:
-        Where the page is, for people.
+        The address of the page, for people.
     """
     odd = _find_odd(months)
     summaries = read_summaries(lake, [each.manifest for each in months if each.manifest])
@@ -89,7 +89,7 @@ def _id(month: CoveredMonth) -> str:
 
 
 def _cards(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> list[dict[str, str]]:
-    """The totals, and each colour's newest month."""
+    """Return the totals, and each colour's newest month."""
     made = [each.manifest for each in months if each.manifest]
     rows, rejected = sum(each.clean.rows for each in made), sum(each.quarantine.rows for each in made)
     source_rows = max(1, sum(each.source.rows for each in made))
@@ -117,7 +117,7 @@ def _months_between(first: Month, last: Month) -> int:
 def _calendar(
     months: Sequence[CoveredMonth], kinds: Sequence[Kind]
 ) -> dict[Color, dict[int, list[dict[str, Any] | None]]]:
-    """Colour -> year -> twelve cells; the newest year first."""
+    """Return colour -> year -> twelve cells; the newest year first."""
     calendar: dict[Color, dict[int, list[dict[str, Any] | None]]] = {}
     for color in COLORS:
         of_color = {each.month: each for each in months if each.color == color}
@@ -157,7 +157,7 @@ def _listed(month: CoveredMonth, kinds: Sequence[Kind]) -> dict[str, Any]:
 
 
 def _drift(months: Sequence[CoveredMonth]) -> dict[str, list[str]]:
-    """Column -> the months that have it."""
+    """Return unexpected column -> the months that have it."""
     columns: defaultdict[str, list[str]] = defaultdict(list)
     for each in months:
         for column in each.manifest.drift if each.manifest else ():
@@ -166,7 +166,7 @@ def _drift(months: Sequence[CoveredMonth]) -> dict[str, list[str]]:
 
 
 def _find_odd(months: Sequence[CoveredMonth]) -> dict[str, list[str]]:
-    """Month -> what is odd about it beside the months before it."""
+    """Return month -> its warnings from the comparison with the months before it."""
     made = {(each.color, each.month): each.manifest for each in months if each.manifest}
     odd = {}
     for (color, month), manifest in made.items():
@@ -178,7 +178,7 @@ def _find_odd(months: Sequence[CoveredMonth]) -> dict[str, list[str]]:
 
 
 def _examples(summaries: pl.DataFrame) -> dict[str, list[tuple[str, str]]]:
-    """Month -> its rejected rows that the summary keeps: rule and JSON."""
+    """Return month -> the rejected rows in its summary: rule and JSON."""
     examples: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     rows = summaries.filter(pl.col("part") == "example").select("color", "month", "key", "text")
     for color, month, rule, text in rows.iter_rows():
@@ -197,7 +197,7 @@ def _detail(
     examples: Sequence[tuple[str, str]],
     odd: Sequence[str],
 ) -> dict[str, Any]:
-    """A month's detail, as the page's script shows it."""
+    """Return a month's details for the page's script."""
     manifest = month.manifest
     state = STATES[month.state] + (f": {month.plan.why}" if month.plan and month.state != "in lake" else "")
     detail: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Templates to self-contained HTML: style and script are in the page, and nothing in it is asked of the network."""
+"""Render templates to self-contained HTML: style and script are in the page, and it loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ENVIRONMENT = Environment(
 
 
 def trips_page(color: Color) -> str:
-    """The file name of a colour's page about its trips. All pages are in one folder, and link to each other."""
+    """Return the file name of a colour's page about its trips. All pages are in one folder and link to each other."""
     return f"trips-{color}.html"
 
 
@@ -29,14 +29,14 @@ def write_page(lake: Lake, name: str, template: str, title: str, **content: Any)
     """Render a page and write it into the lake's folder ``reports/``.
 
     Args:
-        lake: Where the page goes.
-        name: Its file name.
+        lake: The lake.
+        name: The page's file name.
         template: The template.
-        title: What it is headed with.
-        content: What the template shows.
+        title: The page's heading.
+        content: The template's variables.
 
     Returns:
-        Where the page is, for people.
+        The address of the page, for people.
     """
     html = _ENVIRONMENT.get_template(template).render(
         title=title,
@@ -55,5 +55,5 @@ def write_page(lake: Lake, name: str, template: str, title: str, **content: Any)
 
 
 def to_json(value: object) -> Markup:
-    """A value as JSON that can stand in a page's script element: nothing in it ends the element."""
+    """Return a value as JSON for a page's script element: nothing in it can end the element."""
     return Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c"))  # noqa: S704  it has no <

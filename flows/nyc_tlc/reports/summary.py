@@ -1,7 +1,7 @@
-"""A month in numbers: a Parquet file of a few kilobytes that pages, trends and checks read instead of the trips.
+"""A month's summary: a Parquet file of a few kilobytes that the pages read instead of the trips.
 
-It is kept in the lake under ``summary/{color}/{YYYY-MM}.parquet`` and says which clean file it was counted from, so
-one that belongs to an older clean file is counted again when it is next asked for. It is a long table:
+It is in the lake under ``summary/{color}/{YYYY-MM}.parquet`` and has the digest of the clean file that it was counted
+from; if the clean file has changed, the month is counted again when the summary is next read. It is a long table:
 
 ========== =================================== =================================================================
 part       key                                 the row counts
@@ -16,8 +16,8 @@ warned     a rule                              rows of the source that a warning
 example    a rule                              ``text`` is a rejected row as JSON
 ========== =================================== =================================================================
 
-Revenue is all the passenger paid, in US dollars. Distance is in miles and leaves out trips of more than LONGEST_TRIP:
-the one of 259,777 miles that a sensor reported would outweigh a month of others. A colour without them has nulls.
+Revenue is all that passengers paid, in US dollars. Distance is in miles, without trips longer than LONGEST_TRIP: the
+one of 259,777 miles that a sensor reported would outweigh a month of others. A colour without them has nulls.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ from nyc_tlc.months import Color
 
 log = logging.getLogger(__name__)
 
-#: Raised when the same clean file would give another summary.
+#: Increase it when the same clean file would give another summary.
 SUMMARY_VERSION = "1"
-#: Rows counted at once: few enough for the memory, enough for the engine.
-ROWS_AT_ONCE = 1 << 18
-#: Miles; what is longer counts as a trip and adds no distance (the rule long_distance warns of it).
+#: Rows counted at once: few enough for the memory, enough for polars to be fast.
+SUMMARY_CHUNK_ROWS = 1 << 18
+#: Miles; a longer trip is counted, but adds no distance (the rule long_distance warns of it).
 LONGEST_TRIP = 100
-#: Rejected rows kept a rule, to be looked at.
+#: Rejected rows kept for each rule as examples.
 EXAMPLES_PER_RULE = 2
-#: Small files are read side by side: a bucket answers each after some 50 milliseconds.
-READS_AT_ONCE = 16
+#: Small files read in parallel: a bucket needs some 50 milliseconds for each.
+PARALLEL_READS = 16
 
 SCHEMA = pl.Schema(
     {
@@ -71,11 +71,11 @@ SCHEMA = pl.Schema(
 
 @dataclass(frozen=True)
 class Key:
-    """What a trip is counted under.
+    """The key that trips are grouped by.
 
     Attributes:
-        value: A number or a date: millions of texts would take most of the time.
-        to_text: The text that stands for it in the summary.
+        value: A number or a date: grouping by text would take most of the time.
+        to_text: Turns it into the text in the summary.
     """
 
     value: pl.Expr
@@ -84,13 +84,13 @@ class Key:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Bins of equal width from 0 up, one for what is below and one for what is above.
+    """Bins of equal width from 0 up, one bin for smaller and one for larger values.
 
     Attributes:
-        title: What is counted.
+        title: The name of the value.
         unit: Its unit.
         width: The width of a bin.
-        bins: How many there are.
+        bins: The number of bins of that width.
     """
 
     title: str
@@ -100,12 +100,12 @@ class Histogram:
 
     @property
     def labels(self) -> list[str]:
-        """The keys in order: ``<0``, ``0``, ``5``, … and ``60+`` for what is above."""
+        """The keys in order: ``<0``, ``0``, ``5``, … and ``60+`` for larger values."""
         edges = [str(self.width * index) for index in range(self.bins)]
         return ["<0", *edges, f"{self.width * self.bins}+"]
 
     def key(self, value: pl.Expr) -> Key:
-        """What a value is counted under: its bin's place among the labels; null for a null."""
+        """Return the key of a value: the index of its bin among the labels; null for a null."""
         place = (value / self.width).floor().clip(-1, self.bins).cast(pl.Int16, strict=False) + 1
         return Key(place, lambda key: key.replace_strict(dict(enumerate(self.labels)), return_dtype=pl.String))
 
@@ -120,7 +120,7 @@ HISTOGRAMS = {
 
 @dataclass(frozen=True)
 class Measures:
-    """Which columns of a colour hold what a summary is about; empty where it has none."""
+    """The columns of a colour that a summary uses; empty where the colour has none."""
 
     distance: str = ""
     fare: str = ""
@@ -154,15 +154,15 @@ MEASURES: dict[Color, Measures] = {
 
 
 def summary_key(manifest: Manifest) -> str:
-    """Where the lake keeps a month's summary."""
+    """Return the key of a month's summary."""
     return f"summary/{manifest.color}/{manifest.month}.parquet"
 
 
 def read_summary(lake: Lake, manifest: Manifest) -> pl.DataFrame:
-    """A month's summary; counted and kept when the lake has none of the month's clean file.
+    """Read a month's summary. If there is none for the month's clean file, count it and write it.
 
     Args:
-        lake: Where the month is.
+        lake: The lake.
         manifest: The month.
 
     Raises:
@@ -171,14 +171,14 @@ def read_summary(lake: Lake, manifest: Manifest) -> pl.DataFrame:
     content = lake.read(summary_key(manifest))
     if content is not None:
         table = pq.read_table(io.BytesIO(content))
-        if _made_of(table.schema) == (manifest.clean.sha256, SUMMARY_VERSION):
+        if _read_metadata(table.schema) == (manifest.clean.sha256, SUMMARY_VERSION):
             return _to_frame(table)
     return write_summary(lake, manifest)
 
 
 def read_summaries(lake: Lake, manifests: Sequence[Manifest]) -> pl.DataFrame:
-    """The summaries of many months as one table, with the columns ``color`` and ``month`` before a summary's own."""
-    with ThreadPoolExecutor(READS_AT_ONCE, thread_name_prefix="summary") as pool:
+    """Read the summaries of many months as one table, with the columns ``color`` and ``month`` in front."""
+    with ThreadPoolExecutor(PARALLEL_READS, thread_name_prefix="summary") as pool:
         tables = list(pool.map(partial(read_summary, lake), manifests))
     named = [
         table.select(pl.lit(manifest.color).alias("color"), pl.lit(manifest.month).alias("month"), pl.all())
@@ -188,10 +188,10 @@ def read_summaries(lake: Lake, manifests: Sequence[Manifest]) -> pl.DataFrame:
 
 
 def write_summary(lake: Lake, manifest: Manifest) -> pl.DataFrame:
-    """Count a month's clean rows and keep the summary in the lake.
+    """Count a month's clean rows and write the summary into the lake.
 
     Args:
-        lake: Where the month is.
+        lake: The lake.
         manifest: The month.
 
     Raises:
@@ -207,7 +207,7 @@ def write_summary(lake: Lake, manifest: Manifest) -> pl.DataFrame:
 
 
 def count_month(lake: Lake, manifest: Manifest) -> pl.DataFrame:
-    """Count a month's clean rows, chunk by chunk: the memory it takes does not grow with the month.
+    """Count a month's clean rows, chunk by chunk, so that memory does not grow with the month.
 
     Raises:
         ReconciliationError: when the clean file has another number of rows than the manifest says.
@@ -236,11 +236,11 @@ def count_month(lake: Lake, manifest: Manifest) -> pl.DataFrame:
 
 
 def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
-    """Batches put together to chunks that the engine is quick with."""
+    """Join batches into chunks that polars counts fast."""
     held: list[pa.RecordBatch] = []
     for batch in batches:
         held.append(batch)
-        if sum(each.num_rows for each in held) >= ROWS_AT_ONCE:
+        if sum(each.num_rows for each in held) >= SUMMARY_CHUNK_ROWS:
             yield _frame(held)
             held = []
     if held:
@@ -254,7 +254,7 @@ def _frame(batches: list[pa.RecordBatch]) -> pl.DataFrame:
 
 
 def _keys_of(measures: Measures) -> dict[str, Key]:
-    """Part -> what a trip is counted under."""
+    """Return part -> the key that trips are grouped by."""
     pickup, dropoff = pl.col("pickup_datetime"), pl.col("dropoff_datetime")
     minutes = (dropoff - pickup).dt.total_seconds() / 60
     keys = {
@@ -280,7 +280,7 @@ def _weekday_and_hour(key: pl.Expr) -> pl.Expr:
 
 
 def _sums_of(measures: Measures) -> tuple[pl.Expr, pl.Expr]:
-    """A trip's revenue and distance; none for a distance that a broken sensor made up."""
+    """Return the expressions for a trip's revenue and distance; the distance is null if it is too long."""
     revenue = pl.sum_horizontal(measures.revenue) if measures.revenue else pl.lit(None, pl.Float64)
     miles = pl.col(measures.distance) if measures.distance else pl.lit(None, pl.Float64)
     distance = pl.when(miles <= LONGEST_TRIP).then(miles)
@@ -303,7 +303,7 @@ def _sum_or_null(name: str) -> pl.Expr:
 
 
 def _add_up(counted: list[pl.DataFrame]) -> pl.DataFrame:
-    """The sums over all chunks, in the order of parts and keys; a null key is ``unknown``."""
+    """Sum up all chunks, in the order of parts and keys; a null key is ``unknown``."""
     return (
         pl.concat(counted)
         .group_by("part", "key")
@@ -321,19 +321,19 @@ def _rules(part: str, rules: dict[str, int]) -> pl.DataFrame:
 
 
 def _examples(lake: Lake, manifest: Manifest) -> pl.DataFrame:
-    """The first rejected rows of every rule."""
+    """Return the first rejected rows of each rule."""
     wanted = Counter({rule: min(EXAMPLES_PER_RULE, rows) for rule, rows in manifest.quarantine.rules.items() if rows})
     rows: list[dict[str, Any]] = []
     if wanted:
         with lake.open(manifest.quarantine.key) as source, pq.ParquetFile(source) as file:
             for batch in file.iter_batches(1 << 12):
-                rows += _first_of(batch, wanted)
+                rows += _take_examples(batch, wanted)
                 if not +wanted:
                     break
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def _first_of(batch: pa.RecordBatch, wanted: Counter[str]) -> Iterator[dict[str, Any]]:
+def _take_examples(batch: pa.RecordBatch, wanted: Counter[str]) -> Iterator[dict[str, Any]]:
     rules = batch["rejection_rule"].to_pylist()
     for index, rule in enumerate(rules):
         if wanted[rule] > 0:
@@ -343,8 +343,8 @@ def _first_of(batch: pa.RecordBatch, wanted: Counter[str]) -> Iterator[dict[str,
             yield {"part": "example", "key": rule, "text": json.dumps(values, default=str)}
 
 
-def _made_of(schema: pa.Schema) -> tuple[str, str]:
-    """The clean file's digest and the summary version that a file was made with."""
+def _read_metadata(schema: pa.Schema) -> tuple[str, str]:
+    """Return the clean file's digest and the summary version from a summary file's metadata."""
     labels = schema.metadata or {}
     names = (b"nyc_tlc.clean_sha256", b"nyc_tlc.summary_version")
     sha256, version = (labels.get(name, b"").decode() for name in names)
@@ -358,14 +358,14 @@ def _to_frame(table: pa.Table) -> pl.DataFrame:
 
 
 def read_manifests(lake: Lake, colors: Iterable[Color]) -> list[Manifest]:
-    """The manifests of all months of the colours that can be read, by colour and month."""
+    """Read the manifests of all months of the colours, by colour and month."""
     return read_each(lake, [Keys(color, month) for color in colors for month in lake.months(color)])
 
 
 def read_each(lake: Lake, keys: Sequence[Keys]) -> list[Manifest]:
-    """The manifests of months that the lake has, side by side.
+    """Read manifests in parallel. Months that are not in the lake are left out.
 
-    One that can't be read is left out with a line in the log: it does not hide the others.
+    So is a manifest that can't be read, with a warning in the log.
     """
 
     def read(month: Keys) -> Manifest | None:
@@ -375,5 +375,5 @@ def read_each(lake: Lake, keys: Sequence[Keys]) -> list[Manifest]:
             log.warning("%s", error)
             return None
 
-    with ThreadPoolExecutor(READS_AT_ONCE, thread_name_prefix="manifest") as pool:
+    with ThreadPoolExecutor(PARALLEL_READS, thread_name_prefix="manifest") as pool:
         return [manifest for manifest in pool.map(read, keys) if manifest]

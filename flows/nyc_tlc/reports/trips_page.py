@@ -1,4 +1,4 @@
-"""A page a colour about its trips, made of the months' summaries: charts without script, and their numbers."""
+"""Write a page about each colour's trips from the months' summaries: charts without script, and their numbers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from nyc_tlc.reports.rendering import MONTH_NAMES, trips_page, write_page
 from nyc_tlc.reports.summary import HISTOGRAMS, read_manifests, read_summaries
 from nyc_tlc.warehouse.lookups import read_lookups
 
-#: How many months the distributions, zones and shares are about.
+#: The number of newest months that distributions, zones and shares cover.
 RECENT_MONTHS = 12
-#: How many zones are named.
+#: The number of zones listed.
 ZONES_SHOWN = 20
-#: Days without a trip that are named.
+#: The number of days without a trip that are listed.
 EMPTY_DAYS_NAMED = 10
-#: Heat map cells from this share of the busiest hour on are written in the page's colour.
-STRONG = 0.6
+#: From this share of the busiest hour on, a heat map cell is dark and its text has the page's colour.
+STRONG_FROM = 0.6
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -36,7 +36,7 @@ def write_trips_page(lake: Lake, color: Color) -> str | None:
         color: The colour.
 
     Returns:
-        Where the page is, for people; None when the lake has no month of the colour.
+        The address of the page, for people; None when the lake has no month of the colour.
     """
     manifests = read_manifests(lake, [color])
     if not manifests:
@@ -45,7 +45,7 @@ def write_trips_page(lake: Lake, color: Color) -> str | None:
     recent = [each.month for each in manifests[-RECENT_MONTHS:]]
     latest = summaries.filter(pl.col("month").is_in(recent))
     days = _days(summaries, manifests)
-    per_day = {month: trips / _length(month) for month, trips in _by_month(summaries, "trips").items()}
+    per_day = {month: trips / _days_in(month) for month, trips in _by_month(summaries, "trips").items()}
     return write_page(
         lake,
         trips_page(color),
@@ -66,25 +66,25 @@ def write_trips_page(lake: Lake, color: Color) -> str | None:
     )
 
 
-def _length(month: str) -> int:
-    """How many days a month has."""
+def _days_in(month: str) -> int:
+    """Return the number of days of a month."""
     return (Month.parse(month).end - Month.parse(month).start).days
 
 
 def _counts(summaries: pl.DataFrame, part: str) -> dict[str, int]:
-    """Key -> trips, over all months."""
+    """Return key -> trips, over all months."""
     counted = summaries.filter(pl.col("part") == part).group_by("key", maintain_order=True).agg(pl.col("trips").sum())
     return dict(counted.iter_rows())
 
 
 def _by_month(summaries: pl.DataFrame, column: str) -> dict[str, float]:
-    """Month -> a column's sum over its days."""
+    """Return month -> a column's sum over its days."""
     days = summaries.filter((pl.col("part") == "day") & pl.col(column).is_not_null())
     return dict(days.group_by("month", maintain_order=True).agg(pl.col(column).sum()).iter_rows())
 
 
 def _cards(manifests: Sequence[Manifest], summaries: pl.DataFrame) -> list[dict[str, str]]:
-    trips, days = sum(each.clean.rows for each in manifests), sum(_length(each.month) for each in manifests)
+    trips, days = sum(each.clean.rows for each in manifests), sum(_days_in(each.month) for each in manifests)
     cards = [
         {
             "label": "Months in the lake",
@@ -104,7 +104,7 @@ def _cards(manifests: Sequence[Manifest], summaries: pl.DataFrame) -> list[dict[
 
 
 def _days(summaries: pl.DataFrame, manifests: Sequence[Manifest]) -> dict[date, int | None]:
-    """Every day from the first month to the last -> its trips; None in a month that is not in the lake."""
+    """Return each day from the first month to the last -> its trips; None if its month is not in the lake."""
     known = {each.month for each in manifests}
     counted = {date.fromisoformat(day): trips for day, trips in _counts(summaries, "day").items() if day != "unknown"}
     day, end = Month.parse(manifests[0].month).first_day, Month.parse(manifests[-1].month).end.date()
@@ -137,7 +137,7 @@ def _month_rows(summaries: pl.DataFrame) -> list[dict[str, str]]:
         {
             "month": month,
             "trips": f"{trips:,.0f}",
-            "per_day": f"{trips / _length(month):,.0f}",
+            "per_day": f"{trips / _days_in(month):,.0f}",
             "revenue": f"{revenue[month]:,.0f}" if month in revenue else "",
             "distance": f"{distance[month]:,.0f}" if month in distance else "",
         }
@@ -159,7 +159,7 @@ def _years_chart(color: Color, per_day: dict[str, float]) -> str:
 
 
 def _year_rows(per_day: dict[str, float]) -> dict[str, list[tuple[str, str] | None]]:
-    """Year -> its months: trips a day, and the change to the year before; the newest year first."""
+    """Return year -> its months: trips a day, and the change from the year before; the newest year first."""
     rows: dict[str, list[tuple[str, str] | None]] = {}
     for year in sorted({month[:4] for month in per_day}, reverse=True):
         rows[year] = []
@@ -171,10 +171,10 @@ def _year_rows(per_day: dict[str, float]) -> dict[str, list[tuple[str, str] | No
 
 
 def _heat(latest: pl.DataFrame, months: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Weekday -> 24 cells: trips an hour on average, and how strong the colour is."""
+    """Return weekday -> 24 cells: average trips an hour, and the strength of the colour."""
     weekdays = [0] * 7
     for month in months:
-        for day in range(_length(month)):
+        for day in range(_days_in(month)):
             weekdays[(Month.parse(month).first_day + timedelta(days=day)).weekday()] += 1
     counted = _counts(latest, "hour")
     averages = {
@@ -184,11 +184,11 @@ def _heat(latest: pl.DataFrame, months: Sequence[str]) -> dict[str, list[dict[st
     top = max(max(row) for row in averages.values()) or 1
     return {
         name: [
-            # From 0 to 0.3, then from 0.8 to 1: on a colour between, no text can be read well.
+            # From 0 to 0.3, then from 0.8 to 1: text can't be read well on a colour between.
             {
                 "text": f"{value:.1f}" if top < 100 else f"{value:,.0f}" if top < 10_000 else shorten(value),
-                "alpha": f"{(value / top + 1) / 2 if value >= STRONG * top else value / top / 2:.2f}",
-                "strong": value >= STRONG * top,
+                "alpha": f"{(value / top + 1) / 2 if value >= STRONG_FROM * top else value / top / 2:.2f}",
+                "strong": value >= STRONG_FROM * top,
             }
             for value in row
         ]
@@ -199,7 +199,7 @@ def _heat(latest: pl.DataFrame, months: Sequence[str]) -> dict[str, list[dict[st
 def _histograms(latest: pl.DataFrame) -> Iterator[dict[str, Any]]:
     for name, histogram in HISTOGRAMS.items():
         counted = _counts(latest, name)
-        # What has no value, as the tip of a trip without a fare, has no place on the axis.
+        # Trips without a value, such as the tip share without a fare, are not on the axis.
         total = sum(counted.get(label, 0) for label in histogram.labels)
         if not total:
             continue

@@ -1,1 +1,1 @@
-"""What a Prefect server has for the deployments: work pools, limits and automations, as YAML says."""
+"""Prepare a Prefect server for the deployments: work pools, limits and automations from YAML files."""

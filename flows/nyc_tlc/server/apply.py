@@ -1,7 +1,7 @@
-"""Prepare a Prefect server for the deployments: make it have what the files of ``deployments/`` say.
+"""Prepare a Prefect server for the deployments, as the files of ``deployments/`` describe it.
 
-Each object is found by its name, compared, and made or changed only where it differs. What is removed is ours:
-automations that have left their file, schedules that have left ``prefect.yaml``, deployments of earlier versions.
+Each object is found by its name, and created or updated only if it is missing or differs. Only objects of this project
+are removed: automations and schedules that are no longer in their file, and deployments of earlier versions.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from nyc_tlc.server.schedules import Deployment, DeploymentsFile, find_former_de
 from nyc_tlc.server.work_pools import WorkPool, compare_work_pool
 from nyc_tlc.yaml_files import StrictModel, YamlFile
 
-#: Where a server keeps its leases when nothing is set: they end with it.
+#: Prefect's default storage of leases; they are lost when the server stops.
 LEASES_IN_MEMORY = "prefect.server.concurrency.lease_storage.memory"
-#: The server's setting that keeps them.
+#: The server's setting that keeps leases over a restart.
 LEASES_IN_FILES = "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=prefect.server.concurrency.lease_storage.filesystem"
 
 
@@ -47,13 +47,13 @@ class Wanted:
 
 
 def read_wanted(root: Path) -> Wanted:
-    """What the files of a checkout say that its server should have.
+    """Read what a checkout's files say a server should have.
 
     Args:
         root: The checkout.
 
     Raises:
-        ConfigurationError: naming the file and the mistake.
+        ConfigurationError: when a file has a mistake; it names both.
     """
     server, deployments = YamlFile(root / "deployments/server.yaml"), YamlFile(root / "prefect.yaml")
     return Wanted(
@@ -71,16 +71,16 @@ def prepare_server(
     pools: Sequence[WorkPool] = (),
     check: bool = False,
 ) -> list[Comparison]:
-    """Make a server what it should be; what is so already isn't touched.
+    """Create, update and remove a server's objects; objects that already match are not changed.
 
     Args:
-        wanted: What that is.
-        client: The server's.
-        notification: The block that takes notifications; without one they are left out.
-        pools: Work pools that it should have besides.
-        check: Change nothing, only compare.
+        wanted: What the server should have.
+        client: The server's client.
+        notification: The block that sends notifications; without one, notifications are left out.
+        pools: Additional work pools.
+        check: Only compare, change nothing.
     """
-    # All of it is compared before the first change: a mistake changes nothing.
+    # Everything is compared before the first change, so that a mistake changes nothing.
     comparisons = [
         *(compare_work_pool(pool, client) for pool in [*wanted.server.work_pools, *pools]),
         *(compare_limit(limit, client) for limit in wanted.server.concurrency_limits),
@@ -92,7 +92,7 @@ def prepare_server(
 
 
 def loses_leases(client: SyncPrefectClient) -> bool:
-    """Whether a restart of the server loses the leases of concurrency limits, as far as it tells."""
+    """Return whether a restart of the server loses the leases of concurrency limits; False if it does not say."""
     with contextlib.suppress(httpx.HTTPStatusError, KeyError, ValueError):
         settings = client.request("GET", "/admin/settings").json()
         return bool(settings["server"]["concurrency"]["lease_storage"] == LEASES_IN_MEMORY)

@@ -1,7 +1,7 @@
-"""Automations: what the server does by itself, as ``deployments/automations.yaml`` says.
+"""Automations: what the server does by itself, from ``deployments/automations.yaml``.
 
-They are found by their names, all of which begin alike; so those that have left the file can be removed, and nothing
-else is.
+Their names all begin with NAME_PREFIX. So automations that are no longer in the file can be found and removed, and no
+others are.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 from nyc_tlc.comparison import Comparison, compare
 from nyc_tlc.yaml_files import Location, StrictModel, YamlFile
 
-#: How the names of this project's automations begin.
+#: The names of this project's automations begin with it.
 NAME_PREFIX = "nyc-tlc: "
-#: What an automation says besides its name.
+#: The fields of an automation that are compared.
 FIELDS = ("description", "enabled", "tags", "trigger", "actions", "actions_on_trigger", "actions_on_resolve")
 
 
@@ -32,10 +32,10 @@ class AutomationsFile(StrictModel):
 
 
 def read_automations(path: Path) -> list[AutomationCore]:
-    """The automations of a file.
+    """Read the automations of a file.
 
     Raises:
-        ConfigurationError: naming the mistake; a key that Prefect would ignore is one.
+        ConfigurationError: when it has a mistake, such as a key that Prefect would ignore.
     """
     file = YamlFile(path)
     automations = file.validate(AutomationsFile, file.content)
@@ -53,7 +53,7 @@ def read_automations(path: Path) -> list[AutomationCore]:
 
 
 def unknown_keys(given: object, understood: object) -> Iterator[Location]:
-    """Where the keys are that a lenient model has left out of what it was given."""
+    """Return the locations of the keys that a model without strict checks has ignored."""
     pairs: list[tuple[str | int, object, object]] = []
     if isinstance(given, dict) and isinstance(understood, dict):
         yield from ((key,) for key in given if key not in understood)
@@ -67,18 +67,18 @@ def unknown_keys(given: object, understood: object) -> Iterator[Location]:
 def compare_automations(
     wanted: list[AutomationCore], notification: UUID | None, client: SyncPrefectClient
 ) -> Iterator[Comparison]:
-    """Compare automations with the server's; ours that have left the file, or are there twice, are stale.
+    """Compare automations with the server's. Those no longer in the file, and second ones of a name, are stale.
 
     Args:
-        wanted: What the file says.
-        notification: The block that takes notifications; without one they are left out.
-        client: The server's.
+        wanted: The automations of the file.
+        notification: The block that sends notifications; without one, notifications are left out.
+        client: The server's client.
     """
     saved: dict[str, list[Automation]] = defaultdict(list)
     for automation in _all_automations(client):
         saved[automation.name].append(automation)
     for core in wanted:
-        # There are several of a name when some were made by hand from the file.
+        # A name is there twice if someone also created the automation by hand from the file.
         same = saved[core.name]
         yield _compare(core, same.pop(0) if same else None, notification, client)
     for name, stale in saved.items():
@@ -99,7 +99,7 @@ def _compare(
         for action, is_notification in zip(automation.actions, notifies, strict=True)
         if notification or not is_notification
     ]
-    # All fields are set, because an update sends no other; but an update may not say who the owner is.
+    # An update sends only fields that are set, so all are set; except the owner, which an update may not send.
     complete = AutomationCore.model_validate(automation.model_dump(exclude={"owner_resource"}) | {"actions": actions})
     return compare(
         f"automation {automation.name}",

@@ -1,4 +1,4 @@
-"""Concurrency limits: how many may hold a name at the same time, over all runs and machines."""
+"""Concurrency limits: how many runs, on all machines, may hold a name's slots at the same time."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from nyc_tlc.yaml_files import StrictModel
 
 
 class ConcurrencyLimit(StrictModel):
-    """How many may hold a name at the same time."""
+    """A name, and how many of its slots there are."""
 
     name: str
     limit: Annotated[int, Field(ge=1)]
 
 
 def compare_limit(limit: ConcurrencyLimit, client: SyncPrefectClient) -> Comparison:
-    """Compare a limit with the server's; one that was switched off is switched on."""
+    """Compare a limit with the server's; an inactive one is activated."""
 
     def create() -> None:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=limit.name, limit=limit.limit))

@@ -1,4 +1,4 @@
-"""What deploying leaves behind: schedules that have left ``prefect.yaml``, and deployments of earlier versions."""
+"""Find what a deploy does not remove: schedules no longer in ``prefect.yaml``, and deployments of earlier versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nyc_tlc.comparison import Comparison
 
 
 class Deployment(BaseModel):
-    """What identifies a deployment, and its schedules by their slugs."""
+    """A deployment's name, entrypoint and schedules, as in ``prefect.yaml``."""
 
     name: str
     entrypoint: str
@@ -24,18 +24,18 @@ class Deployment(BaseModel):
 
     @property
     def full_name(self) -> str:
-        """Flow and deployment: ``etl-month/green``."""
+        """The names of flow and deployment: ``etl-month/green``."""
         return f"{self.entrypoint.rpartition(':')[2].replace('_', '-')}/{self.name}"
 
 
 class DeploymentsFile(BaseModel):
-    """What is deployed; the rest of ``prefect.yaml`` is Prefect's."""
+    """The deployments of ``prefect.yaml``; Prefect reads the rest of the file."""
 
     deployments: list[Deployment]
 
 
 def find_stale_schedules(deployment: Deployment, client: SyncPrefectClient) -> Iterator[Comparison]:
-    """The server's schedules of a deployment that its file no longer has; one without a slug was made by hand."""
+    """Find a deployment's schedules that its file no longer has. One without a slug was made by hand and stays."""
     slugs = {None, *(schedule["slug"] for schedule in deployment.schedules)}
     if saved := _saved_deployment(deployment.full_name, client):
         for schedule in saved.schedules:
@@ -45,7 +45,7 @@ def find_stale_schedules(deployment: Deployment, client: SyncPrefectClient) -> I
 
 
 def find_former_deployments(names: list[str], client: SyncPrefectClient) -> Iterator[Comparison]:
-    """The deployments of earlier versions that the server still has; their schedules would go on."""
+    """Find deployments of earlier versions on the server; their schedules would continue to run."""
     for name in names:
         if saved := _saved_deployment(name, client):
             yield Comparison(f"deployment {name}", "stale", change=partial(client.delete_deployment, saved.id))

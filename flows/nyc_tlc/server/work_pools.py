@@ -1,7 +1,7 @@
-"""Work pools: ``taxi`` with Prefect's own base job template, and those of ``deployments/pools/*.yaml`` over it.
+"""Work pools: ``taxi`` with Prefect's own base job template, and those of ``deployments/pools/*.yaml``.
 
-A file has the defaults of a template's variables, and what its job configuration has besides. ``${VAR}`` and
-``${VAR:-default}`` are filled in, and what comes out empty is left to Prefect.
+A file has defaults for the template's variables, and additions to its job configuration. ``${VAR}`` and
+``${VAR:-default}`` are replaced; a key whose value becomes empty is left out, so Prefect's default applies.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from nyc_tlc.yaml_files import StrictModel, YamlFile
 
 
 class WorkPool(StrictModel):
-    """A work pool; ``type`` is for making it, because a pool can't change it.
+    """A work pool. ``type`` is used only to create it, because a pool's type can't be changed.
 
-    Without a ``base_job_template``, Prefect's own is for making it, and what became of that is left alone.
+    Without a ``base_job_template``, the pool is created with Prefect's own, and later changes of that stay.
     """
 
     name: str
@@ -40,15 +40,15 @@ class WorkPool(StrictModel):
 
 
 def read_pool(path: Path, variables: Mapping[str, str]) -> WorkPool:
-    """The work pool that a file describes, with its whole base job template.
+    """Read a work pool from a file, with its complete base job template.
 
     Args:
         path: The YAML file.
-        variables: What ``${VAR}`` stands for.
+        variables: The values for ``${VAR}``.
 
     Raises:
-        ConfigurationError: naming file, line and mistake: a variable that isn't set, one that Prefect's template
-            doesn't have, or a value that it doesn't take.
+        ConfigurationError: when a variable is not set, is not in Prefect's template, or has a value that the template
+            does not accept; it names file and line.
     """
     file = YamlFile(path, variables)
     pool = file.validate(WorkPool, file.content)
@@ -70,7 +70,7 @@ def compare_work_pool(pool: WorkPool, client: SyncPrefectClient) -> Comparison:
     """Compare a work pool with the server's.
 
     Raises:
-        ConfigurationError: when the server's is of another type than its template is for.
+        ConfigurationError: when the server's pool has another type.
     """
     wanted = pool.model_dump(include={"description", "base_job_template"}, exclude_none=True)
 
@@ -95,13 +95,13 @@ def compare_work_pool(pool: WorkPool, client: SyncPrefectClient) -> Comparison:
 
 
 def default_template(type_: str) -> dict[str, Any]:
-    """Prefect's own base job template for a type of work pool.
+    """Return Prefect's own base job template for a type of work pool.
 
-    An integration that is installed brings its own; for others, Prefect has a copy. It is read here and not asked of
-    the server, which would look on the internet first.
+    An installed integration has its own; for others, Prefect has a copy. The copy is read here, because the server
+    would look on the internet first.
 
     Raises:
-        ConfigurationError: when there is no such type.
+        ConfigurationError: when Prefect does not know the type.
     """
     if worker := BaseWorker.get_worker_class_from_type(type_):
         return worker.get_default_base_job_template()
@@ -116,7 +116,7 @@ def default_template(type_: str) -> dict[str, Any]:
 
 
 def _merge(ours: Any, over: Any) -> Any:
-    """Mappings are merged; anything else is replaced."""
+    """Merge mappings key by key; replace any other value."""
     if isinstance(ours, dict) and isinstance(over, dict):
         return ours | {key: _merge(ours.get(key), value) for key, value in over.items()}
     return over

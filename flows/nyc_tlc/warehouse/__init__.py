@@ -1,1 +1,1 @@
-"""What is queried: tables, lookups and loads, the same for DuckDB, Postgres and BigQuery."""
+"""Warehouses: tables, lookup tables and loads, the same for DuckDB, Postgres and BigQuery."""

@@ -1,7 +1,8 @@
 """BigQuery: one load job a month, straight from the bucket, into the month's partition; then its row of ``loads``.
 
-A load job is atomic, and its id is used once. The ids of a month count up from what ``loads`` says of it: two runs at
-once ask for the same job and share it, and a run that finds the work of one that died goes on from there.
+A load job is atomic, and its id can be used only once. The id is made from the month's row of ``loads``: two runs of a
+month at the same time ask for the same job and share its result, and a run that finds the job of a run that died
+continues from there.
 """
 
 from __future__ import annotations
@@ -76,19 +77,19 @@ TRANSIENT = (
 )
 
 
-#: What BigQuery answers when others write the ledger at the same time: two statements run, twenty wait.
+#: What BigQuery answers when others write ``loads`` at the same time: two statements run, twenty wait.
 LEDGER_IS_BUSY = ("Could not serialize access", "Too many DML statements outstanding")
 #: Right after a job id was refused as taken, BigQuery may not find that job yet (python-bigquery #2134).
 NEW_JOB_RETRY = retry.Retry(retry.if_exception_type(api.NotFound, *TRANSIENT), initial=0.1, maximum=5, timeout=30)
 
 OLD_ROWS_STAY = "the old rows stay"
-JOB_IS_IN_DOUBT = "its load job may still end; load it again to see"
-LEDGER_LACKS_ROWS = "the new rows are in the table, and its row of loads is not; load it again"
+JOB_IS_IN_DOUBT = "its load job may still finish; load the month again to find out"
+LEDGER_LACKS_ROWS = "the new rows are in the table, but the month's row of loads is missing; load the month again"
 
 
 @dataclass(frozen=True)
 class _ParquetFile:
-    """A file for a load job: read by BigQuery where it is in a bucket, else uploaded."""
+    """A Parquet file for a load job. BigQuery reads it from its bucket; a file elsewhere is uploaded."""
 
     url: str
     size: int
@@ -105,48 +106,48 @@ class BigQueryWarehouse:
 
         Args:
             client: A client with the roles ``bigquery.jobUser`` on the project and ``bigquery.dataEditor`` on the
-                dataset, or on the project for the dataset to be made.
-            bucket_location: Tells where the lake's bucket is: a dataset that is made is made there.
+                dataset; on the project if the dataset does not exist yet.
+            bucket_location: Returns the location of the lake's bucket; a missing dataset is created there.
         """
         self._client, self._bucket_location = client, bucket_location
         self.place = f"bigquery://{client.project}/{SCHEMA}"
         self._dataset = bigquery.DatasetReference(client.project, SCHEMA)
 
     def loads(self) -> dict[tuple[Color, Month], Load]:
-        """The months it has."""
-        with self._explained("the list of loads"):
-            found = self._found(LOADS.name)
+        """Return the loaded months."""
+        with self._translate_errors("the list of loads"):
+            found = self._find_table(LOADS.name)
             return self._read_ledger(LOADS, [field.name for field in found.schema]) if found else {}
 
     def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
         """Create what is missing. Trip tables are partitioned by month and clustered by pick-up time."""
-        with self._explained("the tables"):
+        with self._translate_errors("the tables"):
             self._prepare_dataset()
             changed = [self._prepare(table) for table in tables]
             for lookup in lookups:
-                if self._found(lookup.table.name) is None:
+                if self._find_table(lookup.table.name) is None:
                     self._replace_lookup(lookup)
             for view in views:
                 self._prepare_view(view, anew=any(changed))
 
     def replace_month(self, file: CleanFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
-        """Make the month's rows exactly those of the files: a load job each, then the row of ``loads``.
+        """Replace the month's rows by those of the files: one load job for each file, then the row of ``loads``.
 
-        The old rows stay when a job fails. When what comes after it fails, the new ones are there without their row
-        of ``loads``, and the error says so; the next load of the month finds the job done.
+        If the job of the trips fails, the old rows stay. If a later step fails, the new rows are there without their
+        row of ``loads``, and the error says so; the next load of the month finds the finished job.
         """
         trips, quarantine = trip_table(file.contract), quarantine_table(file.contract)
-        with self._explained(file.name, OLD_ROWS_STAY):
+        with self._translate_errors(file.name, OLD_ROWS_STAY):
             known = self._read_ledger().get((file.manifest.color, file.month))
             if known and known.is_of(file.manifest) and not force:
                 counts = (self._count(trips, file.month), self._count(quarantine, file.month))
                 if counts == (known.row_count, known.quarantine_rows):
                     return known, False
-        with self._explained(file.name, OLD_ROWS_STAY, in_doubt=JOB_IS_IN_DOUBT):
-            job = self._run(file, trips, known)
-        with self._explained(file.name, LEDGER_LACKS_ROWS):
+        with self._translate_errors(file.name, OLD_ROWS_STAY, in_doubt=JOB_IS_IN_DOUBT):
+            job = self._run_load_job(file, trips, known)
+        with self._translate_errors(file.name, LEDGER_LACKS_ROWS):
             self._reconcile(job, file, trips)
-            self._reconcile(self._run(file.quarantine, quarantine, known), file.quarantine, quarantine)
+            self._reconcile(self._run_load_job(file.quarantine, quarantine, known), file.quarantine, quarantine)
             load = Load.of(file, job.ended, flow_run_id, job.job_id)
             self._record(load)
         return load, True
@@ -156,20 +157,20 @@ class BigQueryWarehouse:
         reconcile(file, self.place, outcome="the month there is neither the old nor the new one", **counted)
 
     def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
-        """Make the lookup tables exactly these rows."""
-        with self._explained("the lookups"):
+        """Replace all rows of the lookup tables."""
+        with self._translate_errors("the lookups"):
             for lookup in lookups:
                 self._replace_lookup(lookup)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows of a SELECT; tables without a dataset's name in front are not found."""
-        with self._explained("a query"):
+        """Return the rows of a SELECT. Table names need the dataset: ``ny_taxi.loads``."""
+        with self._translate_errors("a query"):
             return [tuple(row.values()) for row in self._client.query_and_wait(sql)]
 
     def check(self, lake: Lake) -> str:
-        """Load one row from the lake into a scratch table and a scratch ledger, as a load does; then drop all of it."""
+        """Load one row from the lake into a scratch table and a scratch ``loads``, as a real load does; drop both."""
         name = f"connection_check_{uuid.uuid4().hex}"
-        with self._explained("a check"), contextlib.ExitStack() as scratch:
+        with self._translate_errors("a check"), contextlib.ExitStack() as scratch:
             self._client.query_and_wait("SELECT 1")
             location, made = self._prepare_dataset()
             if made:
@@ -188,18 +189,18 @@ class BigQueryWarehouse:
             load = Load("green", month, job.output_rows or 0, 1, 0, "none", "none", datetime.now(UTC), job_id=name)
             self._record(load, ledger)
             if (self._count(trips, month), self._read_ledger(ledger)) != (1, {("green", month): load}):
-                raise TlcError(f"a check: {self.place} gives back other rows than it took")
+                raise TlcError(f"a check: {self.place} returned other rows than were written")
         where = f"will be made in {location} by the first load" if made else f"is in {location}"
         return f"answers, and tables can be made; a row was loaded from {lake.url('')}; the dataset {where}"
 
     def _check_location(self, location: str) -> None:
-        """See that BigQuery can load from the bucket into the dataset.
+        """Check that BigQuery can load from the bucket into the dataset.
 
         Raises:
-            ConfigurationError: when they are too far apart.
+            ConfigurationError: when their locations do not fit.
         """
         bucket = self._bucket_location() if self._bucket_location else location
-        if not _together(location, bucket):
+        if not _can_load(location, bucket):
             raise ConfigurationError(
                 f"{self.place} and the lake's bucket are in different places",
                 expected=f"a dataset in {bucket}",
@@ -208,29 +209,29 @@ class BigQueryWarehouse:
             )
 
     def _prepare_dataset(self) -> tuple[str, bool]:
-        """Create the dataset if it is missing; where it is, and whether it was created."""
+        """Create the dataset if it is missing. Return its location, and whether it was created."""
         try:
             return str(self._client.get_dataset(self._dataset).location), False
         except api.NotFound:
             dataset = bigquery.Dataset(self._dataset)
-            dataset.location = self._location()
+            dataset.location = self._choose_location()
             return str(self._client.create_dataset(dataset, exists_ok=True).location), True
 
-    def _location(self) -> str:
-        """Where the dataset is to be made: with the bucket, else as configured."""
+    def _choose_location(self) -> str:
+        """Return the location for a new dataset: the bucket's, else the configured one."""
         return self._bucket_location() if self._bucket_location else read_settings().bigquery_location
 
-    def _at(self, name: str) -> str:
+    def _qualify(self, name: str) -> str:
         return f"`{self._dataset.project}.{SCHEMA}.{name}`"
 
-    def _found(self, name: str) -> bigquery.Table | None:
+    def _find_table(self, name: str) -> bigquery.Table | None:
         with contextlib.suppress(api.NotFound):
             return self._client.get_table(self._dataset.table(name))
         return None
 
     def _prepare(self, table: Table) -> bool:
-        """Create or extend a table; whether it was."""
-        found = self._found(table.name)
+        """Create a table, or add its missing columns. Return whether the table changed."""
+        found = self._find_table(table.name)
         if found is None:
             made = bigquery.Table(self._dataset.table(table.name), _schema(table))
             made.description = table.description
@@ -241,7 +242,7 @@ class BigQueryWarehouse:
             self._client.create_table(made, exists_ok=True)
             return True
         renamed = self._rename(table, found)
-        there = {renamed.get(field.name, field.name): _legacy(field.field_type) for field in found.schema}
+        there = {renamed.get(field.name, field.name): _name_in_types(field.field_type) for field in found.schema}
         gained = missing_fields(table, there, TYPES, self.place)
         if renamed:
             found = self._client.get_table(found)
@@ -254,11 +255,11 @@ class BigQueryWarehouse:
         return bool(gained)
 
     def _rename(self, table: Table, found: bigquery.Table) -> dict[str, str]:
-        """Give columns that have an old name the new one; both."""
+        """Rename columns that have an old name. Return old name -> new name."""
         renamed = renamed_fields(table, [field.name for field in found.schema])
         for old, new in renamed.items():
             try:
-                self._client.query_and_wait(f"ALTER TABLE {self._at(table.name)} RENAME COLUMN `{old}` TO `{new}`")
+                self._client.query_and_wait(f"ALTER TABLE {self._qualify(table.name)} RENAME COLUMN `{old}` TO `{new}`")
                 log.info("%s: the column %s of %s.%s is now called %s", self.place, old, SCHEMA, table.name, new)
             except api.BadRequest:
                 # Another load may have done it in the meantime.
@@ -267,21 +268,23 @@ class BigQueryWarehouse:
         return renamed
 
     def _prepare_view(self, view: View, *, anew: bool) -> None:
-        """Create a view, or put another in its place: it is never away, as another load may just stand on it."""
-        found = self._found(view.name)
+        """Create or replace a view. It is never dropped first, because another load may be using it."""
+        found = self._find_table(view.name)
         if found is None:
             made = bigquery.Table(self._dataset.table(view.name))
-            made.view_query, made.description = view.sql(self._at), view.description
+            made.view_query, made.description = view.sql(self._qualify), view.description
             self._client.create_table(made, exists_ok=True)
         elif anew or tuple(field.name for field in found.schema) != view.columns:
-            self._client.query_and_wait(f"CREATE OR REPLACE VIEW {self._at(view.name)} AS {view.sql(self._at)}")
+            self._client.query_and_wait(
+                f"CREATE OR REPLACE VIEW {self._qualify(view.name)} AS {view.sql(self._qualify)}"
+            )
 
-    def _run(self, file: CleanFile, table: Table, known: Load | None) -> bigquery.LoadJob:
-        """Run the month's load job, or find that another run did.
+    def _run_load_job(self, file: CleanFile, table: Table, known: Load | None) -> bigquery.LoadJob:
+        """Run the month's load job, or return the job of another run that did the same.
 
-        The ids of a month's jobs count up from what the ledger says that they replace, so that jobs of other files,
-        and jobs of a dataset that was dropped, are met here and not overlooked: ids outlive the tables. A job that is
-        found counts if nothing came after it, it loaded this very file, and the partition has its rows.
+        A job's id is made from the load that it replaces and a number. BigQuery keeps ids longer than tables, so an id
+        may belong to a job of another file or of a dropped dataset. A job that exists already is accepted only if it
+        is the last one, loaded this very file, and the partition has the file's rows; otherwise the number goes up.
         """
         manifest, month = file.manifest, file.month
         replaces = known.job_id or known.clean_sha256 if known else "nothing"
@@ -315,7 +318,7 @@ class BigQueryWarehouse:
             is_the_last = found.labels == labels and not self._has_job(next_id, location)
             if is_the_last and self._count(table, month) == file.rows:
                 return found
-        raise AssertionError("numbers do not end")
+        raise AssertionError("unreachable: itertools.count() never ends")
 
     def _size(self, file: CleanFile) -> int:
         size = file.record.bytes or file.lake.size(file.record.key)
@@ -333,10 +336,10 @@ class BigQueryWarehouse:
     def _submit(
         self, source: _ParquetFile, table: Table, month: Month, job_id: str, labels: dict[str, str], location: str
     ) -> bigquery.LoadJob:
-        """Ask for a load job that replaces a month's partition.
+        """Submit a load job that replaces a month's partition.
 
         Raises:
-            Conflict: when a job has that id.
+            Conflict: when a job with this id exists.
         """
         target = self._dataset.table(f"{table.name}${month.year:04d}{month.month:02d}")
         parquet_options = bigquery.ParquetOptions()  # type: ignore[no-untyped-call]
@@ -350,7 +353,7 @@ class BigQueryWarehouse:
             clustering_fields=["pickup_datetime"],
             labels=labels,
         )
-        # A list is an array of texts, not a record of records.
+        # Without this, BigQuery would read a Parquet list as nested records and not as an array.
         config.parquet_options = parquet_options
         if source.url.startswith("gs://"):
             return self._client.load_table_from_uri(
@@ -362,27 +365,27 @@ class BigQueryWarehouse:
             )
 
     def _count(self, table: Table, month: Month) -> int:
-        sql = f"SELECT COUNT(*) FROM {self._at(table.name)} WHERE file_month = DATE '{month.first_day}'"
+        sql = f"SELECT COUNT(*) FROM {self._qualify(table.name)} WHERE file_month = DATE '{month.first_day}'"
         return int(next(iter(self._client.query_and_wait(sql)))[0])
 
     def _read_ledger(
         self, ledger: Table = LOADS, columns: Collection[str] = LOADS.names
     ) -> dict[tuple[Color, Month], Load]:
-        """All months; a ledger that no load has touched yet may have a column by its old name."""
+        """Return all loads. The table may still have a column's old name until the next load renames it."""
         old_names = {name: old for old, name in renamed_fields(ledger, columns).items()}
         there = {name: old_names.get(name, name) for name in ledger.names}
         names = ", ".join(f"`{there[name]}`" if there[name] in columns else "NULL" for name in ledger.names)
-        rows = self._client.query_and_wait(f"SELECT {names} FROM {self._at(ledger.name)}")
+        rows = self._client.query_and_wait(f"SELECT {names} FROM {self._qualify(ledger.name)}")
         return {(load.color, load.month): load for load in (Load.from_row(row.values()) for row in rows)}
 
     def _record(self, load: Load, ledger: Table = LOADS) -> None:
-        """Write the ledger's row, unless a later job has written it; wait while others write theirs."""
+        """Write a month's row of ``loads``, unless a later load wrote it. Wait while other loads write theirs."""
         parameters = [
             bigquery.ScalarQueryParameter(field.name, PARAMETERS.get(TYPES[field.type], TYPES[field.type]), value)
             for field, value in zip(ledger.fields, load.to_row(), strict=True)
         ]
         sql = (
-            f"MERGE INTO {self._at(ledger.name)} t"
+            f"MERGE INTO {self._qualify(ledger.name)} t"
             " USING (SELECT @color AS new_color, @file_month AS new_month) s"
             " ON t.color = s.new_color AND t.file_month = s.new_month"
             " WHEN MATCHED AND t.loaded_at <= @loaded_at"
@@ -407,13 +410,13 @@ class BigQueryWarehouse:
         self._client.load_table_from_file(content, target, rewind=True, job_config=config).result()
 
     @contextlib.contextmanager
-    def _explained(self, what: str, outcome: str = "", in_doubt: str | None = None) -> Iterator[None]:
-        """Turn what the client raises into an error that says what to do.
+    def _translate_errors(self, what: str, outcome: str = "", in_doubt: str | None = None) -> Iterator[None]:
+        """Translate the client's errors into errors that say what to do.
 
         Args:
-            what: What was done.
-            outcome: What of it stands when BigQuery has refused it.
-            in_doubt: What of it stands when BigQuery did not answer; the same if left out.
+            what: What was being done.
+            outcome: The state of the data if BigQuery refused it.
+            in_doubt: The state of the data if BigQuery did not answer; ``outcome`` if left out.
         """
         try:
             yield
@@ -421,7 +424,7 @@ class BigQueryWarehouse:
             raise _explain(error, what, self.place, outcome, outcome if in_doubt is None else in_doubt) from error
 
 
-#: What query parameters call a type that tables call otherwise.
+#: Types that have another name in query parameters than in tables.
 PARAMETERS = {"INTEGER": "INT64", "FLOAT": "FLOAT64"}
 
 
@@ -437,19 +440,19 @@ def _schema(table: Table) -> list[bigquery.SchemaField]:
     ]
 
 
-def _legacy(kind: str) -> str:
-    """The one of a type's two names that ``TYPES`` has."""
+def _name_in_types(kind: str) -> str:
+    """Return the name that ``TYPES`` uses for a type with two names."""
     return {"INT64": "INTEGER", "FLOAT64": "FLOAT"}.get(kind, kind)
 
 
-def _together(dataset: str, bucket: str) -> bool:
-    """Whether BigQuery loads from a bucket into a dataset: from the same place, any into US, Europe's into EU."""
+def _can_load(dataset: str, bucket: str) -> bool:
+    """Return whether BigQuery can load: from the same location, from any into US, from Europe's into EU."""
     dataset, bucket = dataset.upper(), bucket.upper()
     return dataset == bucket or dataset == "US" or (dataset == "EU" and bucket.startswith("EUROPE-"))
 
 
 def _scratch_table(name: str) -> Table:
-    """A table that is partitioned and clustered as those of trips are."""
+    """Return a table that is partitioned and clustered like the tables of trips."""
     fields = (
         Field("file_month", "date", "First day of the month", required=True),
         Field("source_row", "int32", "Its number", required=True),
@@ -459,7 +462,7 @@ def _scratch_table(name: str) -> Table:
 
 
 def _scratch_rows() -> bytes:
-    """One row for that table, as a Parquet file."""
+    """Return one row for the scratch table, as a Parquet file."""
     month, content = Month(2024, 1), io.BytesIO()
     columns = {
         "file_month": pa.array([month.first_day], pa.date32()),
@@ -475,7 +478,7 @@ def _ledger_is_busy(error: BaseException) -> bool:
 
 
 def _explain(error: Exception, what: str, place: str, outcome: str, in_doubt: str) -> TlcError:
-    """What a client's error means for a person."""
+    """Return the error to raise for a client's error."""
     message = first_line(error) if isinstance(error, auth.GoogleAuthError) else str(error).partition("\n")[0][:300]
     reasons = {each.get("reason") for each in getattr(error, "errors", []) if isinstance(each, dict)}
     refused, unanswered = (f"; {state}" if state else "" for state in (outcome, in_doubt))
@@ -483,10 +486,12 @@ def _explain(error: Exception, what: str, place: str, outcome: str, in_doubt: st
         return TransientError(
             f"{what}: {place}: a quota is used up{refused}",
             got=message,
-            fix="run this again when the quota is free again, at the latest after a day, or have it raised",
+            fix="run this again when the quota is reset, after a day at the latest, or ask Google to raise it",
         )
     if "rateLimitExceeded" in reasons or _ledger_is_busy(error):
-        return TransientError(f"{what}: {place} is asked too much at once{refused}", got=message, fix="try again later")
+        return TransientError(
+            f"{what}: too many requests to {place} at once{refused}", got=message, fix="try again later"
+        )
     if isinstance(error, TRANSIENT):
         return TransientError(f"{what}: {place} did not answer{unanswered}", got=message, fix="try again later")
     if isinstance(error, auth.GoogleAuthError | api.Unauthorized):
@@ -494,7 +499,7 @@ def _explain(error: Exception, what: str, place: str, outcome: str, in_doubt: st
         return ConfigurationError(f"{what}: the credentials for {place} are refused", got=message, fix=fix)
     if isinstance(error, api.Forbidden):
         return ConfigurationError(
-            f"{what}: a right is missing in {place}{refused}",
+            f"{what}: a permission is missing in {place}{refused}",
             got=message,
             fix=f"grant roles/bigquery.jobUser on the project and roles/bigquery.dataEditor on the dataset {SCHEMA}",
         )

@@ -46,13 +46,13 @@ TYPES: dict[Type, str] = {
     "string": "VARCHAR",
     "timestamp": "TIMESTAMP",
     "date": "DATE",
-    # Time zones are an extension, and extensions are downloaded; so an instant is its time in UTC.
+    # Types with a time zone need an extension that would be downloaded; so an instant is stored as its time in UTC.
     "instant": "TIMESTAMP",
     "strings": "VARCHAR[]",
 }
 
-#: Threads of one process share a database; they take turns at writing it.
-_turns: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
+#: One lock for each file: DuckDB lets the threads of one process share a file, and two writers would conflict.
+_write_locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 
 
 class DuckDbWarehouse:
@@ -61,21 +61,21 @@ class DuckDbWarehouse:
     kind: Kind = "duckdb"
 
     def __init__(self, path: Path) -> None:
-        """Use a file, which need not exist yet."""
+        """Use a DuckDB file; the first write creates it."""
         self._path = path.absolute()
         here = Path.cwd()
         self.place = str(self._path.relative_to(here) if self._path.is_relative_to(here) else self._path)
 
     def loads(self) -> dict[tuple[Color, Month], Load]:
-        """The months it has."""
+        """Return the loaded months."""
         if not self._path.exists():
             return {}
         with self._connected("the list of loads") as connection:
             columns = _columns(connection, LOADS.name)
-            return read_loads(_executor(connection), columns) if columns else {}
+            return read_loads(_make_execute(connection), columns) if columns else {}
 
     def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
-        """Create what is missing."""
+        """Create missing tables, columns, lookup tables and views."""
         with self._transaction("the tables") as connection:
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
             changed = [self._prepare(connection, table) for table in tables]
@@ -84,14 +84,14 @@ class DuckDbWarehouse:
                     self._replace_lookup(connection, lookup)
             for view in views:
                 if any(changed) or tuple(_columns(connection, view.name)) != view.columns:
-                    connection.execute(f"CREATE OR REPLACE VIEW {_at(view.name)} AS {view.sql(_at)}")
-                    connection.execute(f"COMMENT ON VIEW {_at(view.name)} IS {_text(view.description)}")
+                    connection.execute(f"CREATE OR REPLACE VIEW {_qualify(view.name)} AS {view.sql(_qualify)}")
+                    connection.execute(f"COMMENT ON VIEW {_qualify(view.name)} IS {_quote(view.description)}")
 
     def replace_month(self, file: CleanFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
-        """Make the month's rows exactly those of the files."""
+        """Replace the month's rows by those of the files."""
         tables = (trip_table(file.contract), file), (quarantine_table(file.contract), file.quarantine)
         with self._transaction(file.name) as connection:
-            known = read_loads(_executor(connection), LOADS.names).get((file.manifest.color, file.month))
+            known = read_loads(_make_execute(connection), LOADS.names).get((file.manifest.color, file.month))
             if known and known.is_of(file.manifest) and not force:
                 counts = [_count(connection, table, file.month) for table, _ in tables]
                 if counts == [known.row_count, known.quarantine_rows]:
@@ -99,39 +99,41 @@ class DuckDbWarehouse:
             for table, rows in tables:
                 self._replace_rows(connection, table, rows)
             load = Load.of(file, datetime.now(UTC), flow_run_id)
-            write_load(_executor(connection), load)
+            write_load(_make_execute(connection), load)
         return load, True
 
     def _replace_rows(self, connection: duckdb.DuckDBPyConnection, table: Table, file: CleanFile) -> None:
-        name = _at(table.name)
+        name = _qualify(table.name)
         connection.execute(f"DELETE FROM {name} WHERE file_month = ?", [file.month.first_day])
         with contextlib.ExitStack() as opened:
-            rows = _one(connection, f"INSERT INTO {name} BY NAME SELECT * FROM {_rows(connection, file, opened)}")
+            rows = _fetch_number(
+                connection, f"INSERT INTO {name} BY NAME SELECT * FROM {_source_of_rows(connection, file, opened)}"
+            )
         reconcile(file, self.place, inserted=rows, found=_count(connection, table, file.month))
 
     def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
-        """Make the lookup tables exactly these rows."""
+        """Replace all rows of the lookup tables."""
         with self._transaction("the lookups") as connection:
             for lookup in lookups:
                 self._replace_lookup(connection, lookup)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows of a SELECT."""
+        """Return the rows of a SELECT."""
         with self._connected("a query") as connection:
             return connection.execute(sql).fetchall()
 
     def check(self, lake: Lake) -> str:
-        """See that the file can be written."""
+        """Check that the file can be written."""
         with self._transaction("a check") as connection:
             connection.execute("SELECT 1")
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
-            connection.execute(f"CREATE TABLE {_at('connection_check')} (one INTEGER)")
-            connection.execute(f"DROP TABLE {_at('connection_check')}")
+            connection.execute(f"CREATE TABLE {_qualify('connection_check')} (one INTEGER)")
+            connection.execute(f"DROP TABLE {_qualify('connection_check')}")
         return "answers, and tables can be made"
 
     def _prepare(self, connection: duckdb.DuckDBPyConnection, table: Table) -> bool:
-        """Create or extend a table; whether it was."""
-        name, found = _at(table.name), _columns(connection, table.name)
+        """Create a table, or add its missing columns. Return whether the table changed."""
+        name, found = _qualify(table.name), _columns(connection, table.name)
         renamed = renamed_fields(table, found)
         for old, new in renamed.items():
             connection.execute(f'ALTER TABLE {name} RENAME COLUMN "{old}" TO "{new}"')
@@ -141,25 +143,25 @@ class DuckDbWarehouse:
             fields = (f"{each.name} {TYPES[each.type]}{' NOT NULL' * each.required}" for each in table.fields)
             connection.execute(f"CREATE TABLE {name} ({', '.join(fields)})")
         if not found or renamed:
-            connection.execute(f"COMMENT ON TABLE {name} IS {_text(table.description)}")
+            connection.execute(f"COMMENT ON TABLE {name} IS {_quote(table.description)}")
         gained = missing_fields(table, found, TYPES, self.place)
         for field in gained:
             if found:
                 connection.execute(f"ALTER TABLE {name} ADD COLUMN {field.name} {TYPES[field.type]}")
-            connection.execute(f"COMMENT ON COLUMN {name}.{field.name} IS {_text(field.description)}")
+            connection.execute(f"COMMENT ON COLUMN {name}.{field.name} IS {_quote(field.description)}")
         return bool(gained)
 
     def _replace_lookup(self, connection: duckdb.DuckDBPyConnection, lookup: Lookup) -> None:
         self._prepare(connection, lookup.table)
-        connection.execute(f"DELETE FROM {_at(lookup.table.name)}")
+        connection.execute(f"DELETE FROM {_qualify(lookup.table.name)}")
         connection.register("lookup_rows", lookup.rows)
-        connection.execute(f"INSERT INTO {_at(lookup.table.name)} BY NAME SELECT * FROM lookup_rows")
+        connection.execute(f"INSERT INTO {_qualify(lookup.table.name)} BY NAME SELECT * FROM lookup_rows")
         connection.unregister("lookup_rows")
 
     @contextlib.contextmanager
     def _transaction(self, what: str) -> Iterator[duckdb.DuckDBPyConnection]:
-        """All or nothing, in a turn of one's own."""
-        with _turns[self._path], self._connected(what) as connection:
+        """Open a transaction, while no other thread of this process writes."""
+        with _write_locks[self._path], self._connected(what) as connection:
             connection.begin()
             try:
                 yield connection
@@ -181,7 +183,7 @@ class DuckDbWarehouse:
             connection.close()
 
     def _connect(self, what: str) -> duckdb.DuckDBPyConnection:
-        """Open the file, waiting while another process has it."""
+        """Open the file; wait while another process has it open."""
         patience = read_settings().warehouse_wait
         deadline, warned = time.monotonic() + patience, False
         while True:
@@ -190,46 +192,48 @@ class DuckDbWarehouse:
             except duckdb.IOException as error:
                 if not str(error).startswith("IO Error: Could not set lock on file"):
                     raise ConfigurationError(f"{what}: cannot open {self.place}", got=first_line(error)) from error
-                holder = _holder(error)
+                holder = _find_holder(error)
                 if time.monotonic() > deadline:
                     raise TransientError(
-                        f"{what}: {self.place} is held by {holder}",
-                        got=f"no turn within {patience:g} seconds",
-                        fix="end that, or run this again later",
+                        f"{what}: {self.place} is locked by {holder}",
+                        got=f"still locked after {patience:g} seconds",
+                        fix="end that process, or run this again later",
                     ) from error
                 if not warned:
-                    log.warning("%s: waiting for %s to let go of %s", what, holder, self.place)
+                    log.warning("%s: waiting for %s to close %s", what, holder, self.place)
                 warned = True
                 time.sleep(0.1)
             except duckdb.Error as error:
                 raise ConfigurationError(f"{what}: cannot open {self.place}", got=first_line(error)) from error
 
 
-def _at(name: str) -> str:
+def _qualify(name: str) -> str:
     return f"{SCHEMA}.{name}"
 
 
-def _text(text: str) -> str:
+def _quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _holder(error: Exception) -> str:
-    """Who has the file, as DuckDB tells it."""
+def _find_holder(error: Exception) -> str:
+    """Return the process that has the file open, from DuckDB's error."""
     found = re.search(r"held in (.+?) \(PID (\d+)\)", str(error))
     return f"process {found[2]} ({found[1]})" if found else "another process"
 
 
-def _one(connection: duckdb.DuckDBPyConnection, sql: str, values: list[Any] | None = None) -> int:
+def _fetch_number(connection: duckdb.DuckDBPyConnection, sql: str, values: list[Any] | None = None) -> int:
     row = connection.execute(sql, values).fetchone()
     return int(row[0]) if row else 0
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: Table, month: Month) -> int:
-    return _one(connection, f"SELECT count(*) FROM {_at(table.name)} WHERE file_month = ?", [month.first_day])
+    return _fetch_number(
+        connection, f"SELECT count(*) FROM {_qualify(table.name)} WHERE file_month = ?", [month.first_day]
+    )
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
-    """A table's or view's columns and types, empty when there is none."""
+    """Return the columns of a table or view and their types; empty if it does not exist."""
     sql = (
         "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database()"
         " AND schema_name = ? AND table_name = ? ORDER BY column_index"
@@ -237,19 +241,19 @@ def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str
     return dict(connection.execute(sql, [SCHEMA, table]).fetchall())
 
 
-def _executor(connection: duckdb.DuckDBPyConnection) -> Execute:
+def _make_execute(connection: duckdb.DuckDBPyConnection) -> Execute:
     def execute(sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        # Moments are kept without a zone.
+        # The columns have no time zone: values are stored in UTC.
         naive = [value.replace(tzinfo=None) if isinstance(value, datetime) else value for value in values]
         return connection.execute(sql, naive).fetchall()
 
     return execute
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, file: CleanFile, opened: contextlib.ExitStack) -> str:
-    """What to select a file's rows from: the file itself, or its batches when it is in a bucket."""
+def _source_of_rows(connection: duckdb.DuckDBPyConnection, file: CleanFile, opened: contextlib.ExitStack) -> str:
+    """Return what to select a file's rows FROM: a local file, or its batches when it is in a bucket."""
     if file.path:
-        return f"read_parquet({_text(str(file.path))}, hive_partitioning = false)"
+        return f"read_parquet({_quote(str(file.path))}, hive_partitioning = false)"
     reader = pa.RecordBatchReader.from_batches(file.schema, file.batches())
     connection.register("clean_rows", reader)
     opened.callback(connection.unregister, "clean_rows")

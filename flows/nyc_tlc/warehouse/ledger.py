@@ -9,16 +9,16 @@ from nyc_tlc.months import Color, Month
 from nyc_tlc.warehouse.tables import LOADS, SCHEMA, renamed_fields
 from nyc_tlc.warehouse.warehouse import Load
 
-#: Runs a statement, a ``?`` for each value, in the caller's transaction; returns the rows of a SELECT.
+#: Runs a statement with a ``?`` for each value, in the caller's transaction; returns the rows of a SELECT.
 Execute = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
 
 
 def read_loads(execute: Execute, columns: Collection[str]) -> dict[tuple[Color, Month], Load]:
-    """All months.
+    """Return all loads.
 
     Args:
         execute: Runs a statement.
-        columns: The columns that the table has; an old one has an old name, and lacks some.
+        columns: The columns that the table has. An old table lacks some, and has another name for one.
     """
     old_names = {name: old for old, name in renamed_fields(LOADS, columns).items()}
     there = {name: old_names.get(name, name) for name in LOADS.names}
@@ -28,7 +28,7 @@ def read_loads(execute: Execute, columns: Collection[str]) -> dict[tuple[Color, 
 
 
 def write_load(execute: Execute, load: Load) -> None:
-    """Make a month's row this one."""
+    """Replace a month's row of ``loads``."""
     row = load.to_row()
     execute(f"DELETE FROM {SCHEMA}.{LOADS.name} WHERE color = ? AND file_month = ?", row[:2])
     names, marks = ", ".join(LOADS.names), ", ".join("?" * len(row))

@@ -1,4 +1,4 @@
-"""A month in the lake -> a warehouse."""
+"""Load a month from the lake into a warehouse."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 
 
 def find_published(lake: Lake, color: Color, month: Month | None, profile: str) -> Manifest:
-    """A month that the lake has.
+    """Return the manifest of a month in the lake.
 
     Args:
         lake: The lake.
         color: The colour.
-        month: The month; None for the newest the lake has.
-        profile: Named in what the error says to do.
+        month: The month; None for the newest in the lake.
+        profile: The profile's name, for the command in the error.
 
     Raises:
-        LakeError: when the lake doesn't have it.
+        LakeError: when the month is not in the lake.
     """
     newest = max(lake.months(color), default=None) if month is None else month
     manifest = lake.manifest(Keys(color, newest)) if newest else None
@@ -44,22 +44,22 @@ def find_published(lake: Lake, color: Color, month: Month | None, profile: str) 
 def load_month(
     file: CleanFile, warehouse: Warehouse, flow_run_id: str | None = None, *, force: bool = False
 ) -> tuple[Load, bool]:
-    """Make a month's rows in a warehouse exactly those in the lake.
+    """Replace a month's rows in a warehouse by those in the lake.
 
     Args:
         file: The month in the lake.
-        warehouse: Where it goes.
-        flow_run_id: The flow run at work.
-        force: Whether to load it even when just that file is loaded.
+        warehouse: The warehouse.
+        flow_run_id: The flow run that loads it.
+        force: Whether to load a file that is already loaded.
 
     Returns:
         The month's row of ``loads``, and whether it is new.
 
     Raises:
-        LakeError: when the lake's file is not the manifest's.
-        ContractError: when the table there is not the contract's.
-        ReconciliationError: when the counts don't agree.
-        TransientError: when time can heal it.
+        LakeError: when a file in the lake differs from its manifest.
+        ContractError: when a table in the warehouse differs from the contract.
+        ReconciliationError: when the row counts differ.
+        TransientError: when a later attempt can succeed.
     """
     file.check()
     file.quarantine.check()
@@ -68,20 +68,20 @@ def load_month(
     if new:
         log.info("%s: %s rows loaded into %s", file.name, f"{load.row_count:,}", warehouse.place)
     else:
-        log.info("%s: just this file is loaded in %s already", file.name, warehouse.place)
+        log.info("%s: this file is already loaded into %s", file.name, warehouse.place)
     return load, new
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A loaded month, and the first question anyone has, asked of its warehouse.
+    """A loaded month, and an example query on it with its result.
 
     Attributes:
         place: The warehouse.
         load: The month's row of ``loads``.
-        new: Whether it was loaded just now.
-        sql: The question: where most trips began.
-        rows: The answer: borough, zone, trips.
+        new: Whether this run loaded it.
+        sql: The query: the zones where most trips began.
+        rows: Its rows: borough, zone, trips.
     """
 
     place: str
@@ -92,7 +92,7 @@ class Answer:
 
 
 def ask_where_trips_began(load: Load, new: bool, warehouse: Warehouse) -> Answer:
-    """Ask a warehouse where most of a month's trips began."""
+    """Query a warehouse for the zones where most of a month's trips began."""
     at = f"{SCHEMA}.{load.color}_trip_data"
     sql = (
         f"SELECT z.borough, z.zone, COUNT(*) AS trips FROM {at} t LEFT JOIN {SCHEMA}.zones z"

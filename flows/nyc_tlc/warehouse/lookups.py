@@ -20,9 +20,9 @@ from nyc_tlc.warehouse.warehouse import Lookup
 
 log = logging.getLogger(__name__)
 
-#: Where TLC publishes its zones, linked from its page "TLC Trip Record Data".
+#: TLC's file of zones, linked from its page "TLC Trip Record Data".
 ZONES_URL = "https://d37ci6vzurychx.cloudfront.net/misc/taxi_zone_lookup.csv"
-#: The same rows, for when there is no way there.
+#: A copy of the file, used when TLC's can't be fetched.
 EMBEDDED_ZONES = Path(__file__).parents[1] / "contract" / "datasets" / "zones.csv"
 
 ZONES = Table(
@@ -49,29 +49,29 @@ CODE_COLUMNS = {
 
 
 def read_lookups(zones_csv: bytes | None = None) -> tuple[Lookup, ...]:
-    """All lookup tables with their rows.
+    """Return all lookup tables with their rows.
 
     Args:
         zones_csv: The zones as TLC publishes them; the embedded copy if left out.
 
     Raises:
-        SourceError: when that is not TLC's zones.
+        SourceError: when ``zones_csv`` does not have the layout of TLC's file.
     """
     codes = (_codes(name, table) for name, table in code_tables().items())
     return (_zones(EMBEDDED_ZONES.read_bytes() if zones_csv is None else zones_csv), *codes)
 
 
 def fetch_zones(url: str = ZONES_URL) -> bytes | None:
-    """TLC's zones as published now, None when there is no way there, which the log tells."""
+    """Fetch TLC's file of zones. Return None, and log why, when that fails."""
     configured = read_settings()
     retries = urllib3.Retry(configured.http_retries, backoff_factor=configured.http_backoff, backoff_jitter=1)
     try:
         answer = urllib3.request("GET", url, timeout=configured.http_timeout, retries=retries)
     except urllib3.exceptions.HTTPError as error:
-        log.warning("zones: %s did not answer (%s); taking the embedded copy", url, type(error).__name__)
+        log.warning("zones: %s did not answer (%s); using the embedded copy", url, type(error).__name__)
         return None
     if answer.status != 200:
-        log.warning("zones: %s answered %s; taking the embedded copy", url, answer.status)
+        log.warning("zones: %s answered %s; using the embedded copy", url, answer.status)
         return None
     return answer.data
 
@@ -80,7 +80,11 @@ def _zones(text: bytes) -> Lookup:
     header, *rows = list(csv.reader(io.StringIO(text.decode("utf-8-sig")))) or [[]]
     ids = [row[0] for row in rows]
     if header != ZONE_HEADER or any(len(row) != 4 for row in rows) or ids != [str(n) for n in range(1, len(ids) + 1)]:
-        raise SourceError("these are not TLC's zones", expected=",".join(ZONE_HEADER), got=",".join(header)[:100])
+        raise SourceError(
+            "the file does not have the layout of TLC's taxi zones",
+            expected=",".join(ZONE_HEADER),
+            got=",".join(header)[:100],
+        )
     return Lookup(ZONES, _arrow([[int(row[0]), *row[1:]] for row in rows], ZONES))
 
 
@@ -101,6 +105,6 @@ def _codes(name: str, table: CodeTable) -> Lookup:
 
 
 def _arrow(rows: Sequence[Sequence[object]], table: Table) -> pa.Table:
-    """Rows as an Arrow table. By way of polars: pyarrow would import pandas to look at them."""
+    """Return rows as an Arrow table. They go through polars, because pyarrow would import pandas here."""
     schema = pa.schema([pa.field(field.name, COLUMN_TYPES[field.type]) for field in table.fields])
     return pl.DataFrame(rows, schema=list(table.names), orient="row").to_arrow().cast(schema)

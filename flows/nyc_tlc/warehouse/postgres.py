@@ -1,7 +1,7 @@
-"""Postgres: a month is a partition, filled aside by binary COPY and swapped in, all in one transaction.
+"""Postgres: a month is a partition. A new table is filled by binary COPY and replaces it, in one transaction.
 
-The rows are frozen as they are copied: they are visible to every transaction once the swap is, so that one
-that began before it and looks at the month only afterwards finds the new rows and not an empty month.
+COPY writes the rows FREEZE: after the commit every transaction sees them. Without that, a transaction that began
+before the swap and reads the month after it would find an empty month.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ TYPES: dict[Type, str] = {
     "strings": "text[]",
 }
 
-#: How long a statement waits for a table's lock before it lets those behind it pass. Less than the second after which
-#: Postgres looks for deadlocks: so no reader is ever ended for one with us.
+#: How long a statement waits for a table's lock; queries that queue behind it can then continue. It is less than the
+#: second after which Postgres looks for deadlocks, so no reader is ever cancelled because of a load.
 SWAP_LOCK_TIMEOUT = "500ms"
 #: Seconds between two attempts at a lock, at least and at most.
 LOCK_PAUSE = (0.5, 2.0)
-#: Rows that are encoded and sent in one piece, about a megabyte.
+#: Rows that are encoded and sent together, about a megabyte.
 COPY_BATCH_ROWS = 1 << 12
-#: How many pieces may wait for the network.
+#: How many encoded batches may wait to be sent.
 COPY_BATCHES_AHEAD = 8
-#: How a connection finds out that the server is away; what the profile's block says goes before.
+#: How fast a connection notices that the server is gone. Values in the profile's block override these.
 CONNECTION_DEFAULTS: dict[str, Any] = {
     "connect_timeout": 10,
     "keepalives": 1,
@@ -76,7 +76,8 @@ CONNECTION_DEFAULTS: dict[str, Any] = {
     "keepalives_count": 6,
     "tcp_user_timeout": 120_000,
 }
-#: SQLSTATE classes and codes that time can heal: connection, rollback, resources, locks, shutdown and start, I/O.
+#: SQLSTATE classes and codes of errors that a later attempt can avoid: connection, rollback, resources, locks,
+#: shutdown and start, I/O.
 TRANSIENT_STATES = ("08", "40", "53", "55006", "55P03", "57014", "57P", "58")
 
 
@@ -89,22 +90,23 @@ class PostgresWarehouse:
         """Use a database.
 
         Args:
-            parameters: libpq's connection parameters by name, the password among them.
+            parameters: libpq's connection parameters by name, including the password.
         """
         self._parameters = dict(parameters)
         host, port = parameters.get("host", "localhost"), parameters.get("port") or 5432
         self.place = f"postgresql://{host}:{port}/{parameters.get('dbname', '')}"
 
     def loads(self) -> dict[tuple[Color, Month], Load]:
-        """The months it has."""
+        """Return the loaded months."""
         with self._transaction("the list of loads") as cursor:
             columns = _columns(cursor, LOADS.name)
-            return read_loads(_executor(cursor), columns) if columns else {}
+            return read_loads(_make_execute(cursor), columns) if columns else {}
 
     def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
-        """Create what is missing. Trip tables are partitioned by month, with a BRIN index on the pick-up time.
+        """Create missing tables, columns, lookup tables and views.
 
-        Where nothing is missing, nothing is locked. What changes waits for others no longer than TLC_WAREHOUSE_WAIT.
+        Trip tables are partitioned by month, with a BRIN index on the pick-up time. If nothing is missing, nothing is
+        locked. A change waits for other transactions for TLC_WAREHOUSE_WAIT at most.
         """
         with self._transaction("the tables") as cursor:
             if self._is_complete(cursor, tables, lookups, views):
@@ -127,7 +129,7 @@ class PostgresWarehouse:
     def _create_missing(
         self, cursor: extensions.cursor, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]
     ) -> None:
-        # Two creating the same thing at once would not wait for each other but fail.
+        # Without the lock, two transactions that create the same object would fail.
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"nyc_tlc {SCHEMA}"])
         cursor.execute("SELECT to_regnamespace(%s)", [SCHEMA])
         if cursor.fetchone() == (None,):
@@ -140,11 +142,11 @@ class PostgresWarehouse:
         self._replace_views(cursor, views)
 
     def replace_month(self, file: CleanFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
-        """Make the month's rows exactly those of the files."""
+        """Replace the month's rows by those of the files."""
         tables = (trip_table(file.contract), file), (quarantine_table(file.contract), file.quarantine)
         with self._transaction(file.name, kept="the old rows stay") as cursor:
-            self._take_turn(cursor, file)
-            known = read_loads(_executor(cursor), LOADS.names).get((file.manifest.color, file.month))
+            self._lock_month(cursor, file)
+            known = read_loads(_make_execute(cursor), LOADS.names).get((file.manifest.color, file.month))
             if known and known.is_of(file.manifest) and not force:
                 cursor.execute("SAVEPOINT look")
                 if [_count(cursor, table, file.month) for table, _ in tables] == [
@@ -152,39 +154,39 @@ class PostgresWarehouse:
                     known.quarantine_rows,
                 ]:
                     return known, False
-                # Whoever has looked at the table holds up other months' swaps until the end, unless taken back.
+                # The counts locked the table, which would block the swaps of other months until the commit.
                 cursor.execute("ROLLBACK TO SAVEPOINT look")
             filled = [self._fill_and_check(cursor, rows, table) for table, rows in tables]
             self._lock_for_swap(cursor, file, [table for table, _ in tables])
             for (table, rows), name in zip(tables, filled, strict=True):
                 self._swap(cursor, rows, table, name)
             load = Load.of(file, datetime.now(UTC), flow_run_id)
-            write_load(_executor(cursor), load)
+            write_load(_make_execute(cursor), load)
         return load, True
 
     def _fill_and_check(self, cursor: extensions.cursor, file: CleanFile, table: Table) -> str:
-        """Fill a table aside with the file's rows; its name."""
-        # A name of its own kind: a table of the user's that happens to be there is not dropped.
+        """Fill a new table with the file's rows, and check their number. Return the table's name."""
+        # An unusual name, and nothing with that name is dropped: it may be a table of the user.
         filled = f"{_partition(table, file.month)}_filling"
-        copied = self._fill(cursor, file, table, filled)
-        found = _one(cursor, sql.SQL("SELECT count(*) FROM {}").format(_at(filled)))
+        copied = self._fill_table(cursor, file, table, filled)
+        found = _fetch_number(cursor, sql.SQL("SELECT count(*) FROM {}").format(_qualify(filled)))
         reconcile(file, self.place, copied=copied, found=found)
         return filled
 
     def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
-        """Make the lookup tables exactly these rows."""
+        """Replace all rows of the lookup tables."""
         with self._transaction("the lookups") as cursor:
             for lookup in lookups:
                 self._replace_lookup(cursor, lookup)
 
     def query(self, query: str) -> list[tuple[Any, ...]]:
-        """The rows of a SELECT."""
+        """Return the rows of a SELECT."""
         with self._transaction("a query") as cursor:
             cursor.execute(query)
             return list(cursor.fetchall())
 
     def check(self, lake: Lake) -> str:
-        """See that it answers and that tables can be made in its schema."""
+        """Check that the server answers and that the user may create tables in the schema."""
         with self._transaction("a check") as cursor:
             cursor.execute("SELECT 1")
             cursor.execute(
@@ -197,14 +199,14 @@ class PostgresWarehouse:
         if not may:
             right = f"CREATE ON SCHEMA {SCHEMA}" if exists else f"CREATE ON DATABASE {database}"
             raise ConfigurationError(
-                f"{self.place}: {user} may not make {'tables' if exists else f'the schema {SCHEMA}'}",
+                f"{self.place}: {user} may not create {'tables' if exists else f'the schema {SCHEMA}'}",
                 fix=f"as its owner: GRANT {right} TO {user}",
             )
         return f"answers, and {user} may make tables"
 
     def _prepare(self, cursor: extensions.cursor, table: Table) -> None:
-        """Create or extend a table."""
-        name, found = _at(table.name), _columns(cursor, table.name)
+        """Create a table, or add its missing columns."""
+        name, found = _qualify(table.name), _columns(cursor, table.name)
         renamed = renamed_fields(table, found)
         for old, new in renamed.items():
             command = sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}")
@@ -215,7 +217,7 @@ class PostgresWarehouse:
         if not found:
             fields = _definitions(table)
             if not partitioned:
-                fields.append(sql.SQL("PRIMARY KEY ({})").format(_names(table.key)))
+                fields.append(sql.SQL("PRIMARY KEY ({})").format(_join_names(table.key)))
             cursor.execute(
                 sql.SQL("CREATE TABLE {} ({}) {}").format(
                     name,
@@ -235,19 +237,20 @@ class PostgresWarehouse:
                 cursor.execute(sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(name, column, kind))
             cursor.execute(sql.SQL("COMMENT ON COLUMN {}.{} IS %s").format(name, column), [field.description])
         if self._lacks_primary_key(cursor, table):
-            cursor.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(name, _names(table.key)))
+            cursor.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(name, _join_names(table.key)))
 
     def _lacks_primary_key(self, cursor: extensions.cursor, table: Table) -> bool:
         asked_for = table.key == TRIP_KEY and read_settings().postgres_primary_key
         return asked_for and not _has_primary_key(cursor, table.name)
 
     def _replace_views(self, cursor: extensions.cursor, views: Sequence[View]) -> None:
-        """Create or change the views that are not as they should be; their grants stay.
+        """Create or replace the views that are missing or differ; their grants stay.
 
-        A view can gain columns at its end where it is. Any other change drops it, with those of ours that use it.
+        Postgres can add columns at the end of a view. For any other change the view is dropped and created again,
+        together with the views of this project that use it.
 
         Raises:
-            ConfigurationError: when a view of someone else's uses one that must be dropped.
+            ConfigurationError: when a view of the user uses one that must be dropped.
         """
         found = {view.name: tuple(_columns(cursor, view.name)) for view in views}
         ours = {f"{SCHEMA}.{view.name}" for view in views}
@@ -255,80 +258,82 @@ class PostgresWarehouse:
         for view in views:
             if view.name not in dropped:
                 continue
-            users = _views_on(cursor, view.name)
+            users = _list_views_on(cursor, view.name)
             if others := sorted(users - ours):
                 raise ConfigurationError(
                     f"{self.place}: the view {SCHEMA}.{view.name} must change, and {', '.join(others)} uses it",
                     fix=f"keep its definition, run DROP VIEW {', '.join(others)}; load again, then create it again",
                 )
             dropped |= {name.removeprefix(f"{SCHEMA}.") for name in users}
-        grants = [grant for view in views if view.name in dropped for grant in _grants(cursor, view.name)]
+        grants = [grant for view in views if view.name in dropped for grant in _list_grants(cursor, view.name)]
         for view in reversed(views):
             if view.name in dropped:
-                cursor.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(_at(view.name)))
+                cursor.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(_qualify(view.name)))
         for view in views:
             if view.name in dropped or found[view.name] != view.columns:
                 query = view.sql(lambda name: f"{SCHEMA}.{name}")
-                cursor.execute(sql.SQL("CREATE OR REPLACE VIEW {} AS {}").format(_at(view.name), sql.SQL(query)))
-                cursor.execute(sql.SQL("COMMENT ON VIEW {} IS %s").format(_at(view.name)), [view.description])
+                cursor.execute(sql.SQL("CREATE OR REPLACE VIEW {} AS {}").format(_qualify(view.name), sql.SQL(query)))
+                cursor.execute(sql.SQL("COMMENT ON VIEW {} IS %s").format(_qualify(view.name)), [view.description])
         for grant in grants:
             cursor.execute(grant)
 
     def _replace_lookup(self, cursor: extensions.cursor, lookup: Lookup) -> None:
         self._prepare(cursor, lookup.table)
-        cursor.execute(sql.SQL("DELETE FROM {}").format(_at(lookup.table.name)))
+        cursor.execute(sql.SQL("DELETE FROM {}").format(_qualify(lookup.table.name)))
         _copy(cursor, lookup.table.name, lookup.rows.schema, iter(lookup.rows.to_batches()), frozen=False)
 
-    def _take_turn(self, cursor: extensions.cursor, file: CleanFile) -> None:
-        """Wait while another load of the same month is at work."""
+    def _lock_month(self, cursor: extensions.cursor, file: CleanFile) -> None:
+        """Lock the month against other loads of it; wait while one is running."""
         lock = [f"nyc_tlc {SCHEMA}.{file.name}"]
         cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", lock)
         if cursor.fetchone() == (True,):
             return
         patience = read_settings().warehouse_wait
-        log.warning("%s: waiting for another load of it into %s", file.name, self.place)
+        log.warning("%s: waiting for another load of this month into %s", file.name, self.place)
         cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{max(1, int(1000 * patience))}ms"])
         try:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", lock)
         except errors.LockNotAvailable as error:
             raise TransientError(
-                f"{file.name}: another load of it into {self.place} is still at work",
-                got=f"no turn within {patience:g} seconds",
+                f"{file.name}: another load of this month into {self.place} is still running",
+                got=f"no lock within {patience:g} seconds",
                 fix="run this again later",
             ) from error
         cursor.execute("SET LOCAL lock_timeout = 0")
 
-    def _fill(self, cursor: extensions.cursor, file: CleanFile, table: Table, filled: str) -> int:
-        """Make a table of the month, with the check that spares ATTACH its scan, and the rows; tells how many.
+    def _fill_table(self, cursor: extensions.cursor, file: CleanFile, table: Table, filled: str) -> int:
+        """Create a table with the file's rows, and a CHECK so that ATTACH need not scan it. Return the number of rows.
 
-        It is made without a look at the partitioned table, so that other months' swaps need not wait for the rows.
+        The partitioned table is not read, because that would block the swaps of other months.
         """
         cursor.execute(
             sql.SQL("CREATE TABLE {} ({}, CONSTRAINT is_its_month CHECK (file_month = {}))").format(
-                _at(filled), sql.SQL(", ").join(_definitions(table)), sql.Literal(file.month.first_day)
+                _qualify(filled), sql.SQL(", ").join(_definitions(table)), sql.Literal(file.month.first_day)
             )
         )
         copied = _copy(cursor, filled, file.schema, file.batches(), frozen=True)
         _create_index(cursor, filled)
         if _has_primary_key(cursor, table.name):
-            cursor.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(_at(filled), _names(table.key)))
+            cursor.execute(
+                sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(_qualify(filled), _join_names(table.key))
+            )
         return copied
 
     def _lock_for_swap(self, cursor: extensions.cursor, file: CleanFile, tables: Sequence[Table]) -> None:
-        """Lock the tables for the swap: against readers only where an old partition has to go."""
+        """Lock the tables for the swap. Readers are blocked only if an old partition must be dropped."""
 
         def lock() -> None:
             for table in tables:
                 old = _columns(cursor, _partition(table, file.month))
                 mode = sql.SQL("ACCESS EXCLUSIVE" if old else "SHARE UPDATE EXCLUSIVE")
-                cursor.execute(sql.SQL("LOCK TABLE {} IN {} MODE").format(_at(table.name), mode))
+                cursor.execute(sql.SQL("LOCK TABLE {} IN {} MODE").format(_qualify(table.name), mode))
 
         self._wait_for_locks(cursor, file.name, " and ".join(f"{SCHEMA}.{table.name}" for table in tables), lock)
 
     def _wait_for_locks(self, cursor: extensions.cursor, what: str, busy: str, act: Callable[[], None]) -> None:
-        """Do what needs locks, again and again with a pause, until nobody is in the way.
+        """Run ``act``, which needs locks; try again after a pause while other transactions hold them.
 
-        Whoever waits for a lock holds up all who come after, so an attempt is short and gives back all it got.
+        A statement that waits for a lock blocks all later ones, so an attempt is short and then releases its locks.
         """
         patience = read_settings().warehouse_wait
         deadline, warned = time.monotonic() + patience, False
@@ -344,50 +349,54 @@ class PostgresWarehouse:
                 if time.monotonic() + pause > deadline:
                     raise TransientError(
                         f"{what}: {self.place}: others keep {busy} busy; nothing was changed",
-                        got=f"no turn within {patience:g} seconds",
+                        got=f"no lock within {patience:g} seconds",
                         fix="end their transactions, or run this again later",
                     ) from error
                 if not warned:
-                    log.warning("%s: waiting for the readers of %s", what, busy)
+                    log.warning("%s: waiting for a lock on %s", what, busy)
                 warned = True
                 time.sleep(pause)
         cursor.execute("SET LOCAL lock_timeout = 0")
 
     def _swap(self, cursor: extensions.cursor, file: CleanFile, table: Table, filled: str) -> None:
-        """Put the filled table in the old partition's place; the locks are there."""
+        """Replace the old partition by the filled table. The caller holds the locks."""
         partition = _partition(table, file.month)
         if _columns(cursor, partition):
-            cursor.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(_at(table.name), _at(partition)))
-            cursor.execute(sql.SQL("DROP TABLE {}").format(_at(partition)))
-        cursor.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(_at(filled), sql.Identifier(partition)))
-        _rename_parts(cursor, partition)
+            cursor.execute(
+                sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(_qualify(table.name), _qualify(partition))
+            )
+            cursor.execute(sql.SQL("DROP TABLE {}").format(_qualify(partition)))
+        cursor.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(_qualify(filled), sql.Identifier(partition)))
+        _rename_indexes_and_constraints(cursor, partition)
         cursor.execute(
             sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
-                _at(table.name), _at(partition), *_bounds(file.month)
+                _qualify(table.name), _qualify(partition), *_bounds(file.month)
             )
         )
-        cursor.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT is_its_month").format(_at(partition)))
+        cursor.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT is_its_month").format(_qualify(partition)))
         comment = f"{file.name}: the partition of {SCHEMA}.{table.name} for {file.month}; every load replaces it whole"
-        cursor.execute(sql.SQL("COMMENT ON TABLE {} IS %s").format(_at(partition)), [comment])
+        cursor.execute(sql.SQL("COMMENT ON TABLE {} IS %s").format(_qualify(partition)), [comment])
 
     @contextlib.contextmanager
     def _transaction(self, what: str, kept: str = "") -> Iterator[extensions.cursor]:
-        """All or nothing, on a connection of its own.
+        """Open a transaction on a new connection.
 
         Args:
-            what: What for, which the server's list of connections shows too.
-            kept: What is certain when it fails before the commit.
+            what: What it is for; ``pg_stat_activity`` shows it too.
+            kept: The state of the data if it fails before the commit.
         """
         connection = self._connect(what)
         kept = f"; {kept}" if kept else ""
         try:
             with connection.cursor() as cursor:
                 yield cursor
-            kept = "; it is done or not at all, run this again to know" if kept else ""
+            kept = "; it is not known whether the commit succeeded, run this again to find out" if kept else ""
             connection.commit()
         except errors.InsufficientPrivilege as error:
             raise ConfigurationError(
-                f"{what}: {self.place}: a right is missing", got=first_line(error), fix="grant it, or take another user"
+                f"{what}: {self.place}: a permission is missing",
+                got=first_line(error),
+                fix="grant it, or use another user",
             ) from error
         except errors.DiskFull as error:
             raise TransientError(
@@ -395,7 +404,7 @@ class PostgresWarehouse:
             ) from error
         except psycopg2.Error as error:
             if connection.closed or (error.pgcode or "").startswith(TRANSIENT_STATES):
-                raise TransientError(f"{what}: {self.place} broke off{kept}", got=first_line(error)) from error
+                raise TransientError(f"{what}: {self.place}: interrupted{kept}", got=first_line(error)) from error
             raise TlcError(f"{what}: {self.place} failed{kept}", got=first_line(error)) from error
         finally:
             connection.close()
@@ -413,7 +422,7 @@ class PostgresWarehouse:
                 raise TransientError(
                     f"{what}: no connection to {self.place}",
                     got=first_line(error),
-                    fix="see that the server runs, or try again later",
+                    fix="check that the server runs, or try again later",
                 ) from error
             raise ConfigurationError(
                 f"{what}: {self.place} refuses the connection",
@@ -422,13 +431,13 @@ class PostgresWarehouse:
             ) from error
         except psycopg2.Error as error:
             raise ConfigurationError(
-                f"{what}: {self.place} can't be asked for a connection", got=first_line(error)
+                f"{what}: the connection parameters of {self.place} are not valid", got=first_line(error)
             ) from error
         return connection
 
 
 class _Connection(extensions.connection):  # type: ignore[misc]  # untyped to mypy
-    """A connection that can still be asked about its server when it was refused."""
+    """A connection that stays readable when the server refuses it, so that its host and port are known."""
 
     def __init__(self, dsn: str, refused: list[_Connection], **how: Any) -> None:
         try:
@@ -439,10 +448,10 @@ class _Connection(extensions.connection):  # type: ignore[misc]  # untyped to my
 
 
 def _is_transient_refusal(info: extensions.ConnectionInfo) -> bool:
-    """Whether time can heal a refused connection: nobody answers, or the server says that it is starting or full.
+    """Return whether a later attempt can succeed: nobody answers, or the server says that it is starting or full.
 
-    psycopg2 has no SQLSTATE for a refused connection, and the server's text may be in any language. So the server is
-    asked once more with the first message of the protocol; it answers with a code, or asks for the password.
+    psycopg2 has no SQLSTATE for a refused connection, and the server's text may be in any language. So the first
+    message of the protocol is sent once more; the server answers with a code, or asks for the password.
     """
     start = b"".join(each.encode() + b"\0" for each in ("user", info.user or "", "database", info.dbname or ""))
     message = struct.pack("!i", 3 << 16) + start + b"\0"
@@ -465,7 +474,7 @@ def _is_transient_refusal(info: extensions.ConnectionInfo) -> bool:
 def _answers_transient(server: socket.socket, message: bytes) -> bool:
     server.sendall(struct.pack("!i", len(message) + 4) + message)
     answer = b""
-    # An error is the last that it sends; a question for the password waits for us.
+    # After an error the server sends nothing more; after it asks for the password it waits for the client.
     while part := server.recv(4096):
         answer += part
         if answer.startswith(b"R") and not answer.startswith(b"R\0\0\0\x08\0\0\0\0"):
@@ -475,12 +484,12 @@ def _answers_transient(server: socket.socket, message: bytes) -> bool:
         if b"\0C" in answer and answer.endswith(b"\0\0"):
             break
     state = answer.partition(b"\0C")[2].partition(b"\0")[0].decode("ascii", "replace")
-    # No answer at all: it went away just now.
+    # No answer at all: the server is shutting down.
     return not answer or state.startswith(TRANSIENT_STATES)
 
 
-class _Encoded:
-    """Batches as the file that COPY reads: encoded in a thread of their own, a few ahead."""
+class _CopyStream:
+    """The file that COPY reads: a thread encodes a few batches ahead."""
 
     def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
         self._schema, self._batches = schema, batches
@@ -491,7 +500,7 @@ class _Encoded:
         self._thread.start()
 
     def read(self, size: int) -> bytes:
-        """The next batch whatever its size, nothing at the end; what failed in encoding fails the COPY here."""
+        """Return the next batch whatever its size, nothing at the end. Raise the error that stopped the encoding."""
         ready = b"" if self._ended else self._ready.get()
         if isinstance(ready, BaseException):
             raise ready
@@ -499,14 +508,14 @@ class _Encoded:
         return ready
 
     def stop(self) -> None:
-        """Let the thread end, whether all was read or not."""
+        """Stop the thread, even if not all batches were read."""
         self._stopped.set()
         while self._thread.is_alive():
             with contextlib.suppress(queue.Empty):
                 self._ready.get(timeout=0.05)
 
     def _put(self, encoded: bytes) -> None:
-        # What is empty would be taken for the end.
+        # COPY takes an empty result for the end.
         if encoded:
             self._ready.put(encoded)
 
@@ -529,9 +538,9 @@ def _copy(
     cursor: extensions.cursor, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, frozen: bool
 ) -> int:
     command = sql.SQL("COPY {} ({}) FROM STDIN WITH (FORMAT binary{})").format(
-        _at(table), _names(schema.names), sql.SQL(", FREEZE" if frozen else "")
+        _qualify(table), _join_names(schema.names), sql.SQL(", FREEZE" if frozen else "")
     )
-    encoded = _Encoded(schema, batches)
+    encoded = _CopyStream(schema, batches)
     try:
         cursor.copy_expert(command, encoded)
     finally:
@@ -539,12 +548,12 @@ def _copy(
     return int(cursor.rowcount)
 
 
-def _at(name: str) -> sql.Identifier:
+def _qualify(name: str) -> sql.Identifier:
     return sql.Identifier(SCHEMA, name)
 
 
 def _definitions(table: Table) -> list[sql.Composed]:
-    """A table's columns as CREATE TABLE takes them."""
+    """Return a table's column definitions for CREATE TABLE."""
     required = {True: sql.SQL(" NOT NULL"), False: sql.SQL("")}
     return [
         sql.SQL("{} {}{}").format(sql.Identifier(each.name), sql.SQL(TYPES[each.type]), required[each.required])
@@ -552,7 +561,7 @@ def _definitions(table: Table) -> list[sql.Composed]:
     ]
 
 
-def _names(names: Sequence[str]) -> sql.Composed:
+def _join_names(names: Sequence[str]) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, names))
 
 
@@ -560,19 +569,19 @@ def _bounds(month: Month) -> tuple[sql.Literal, sql.Literal]:
     return sql.Literal(month.first_day), sql.Literal(month.plus(1).first_day)
 
 
-def _one(cursor: extensions.cursor, query: sql.Composable, *values: object) -> int:
+def _fetch_number(cursor: extensions.cursor, query: sql.Composable, *values: object) -> int:
     cursor.execute(query, values)
     row = cursor.fetchone()
     return int(row[0]) if row else 0
 
 
 def _count(cursor: extensions.cursor, table: Table, month: Month) -> int:
-    count = sql.SQL("SELECT count(*) FROM {} WHERE file_month = %s").format(_at(table.name))
-    return _one(cursor, count, month.first_day)
+    count = sql.SQL("SELECT count(*) FROM {} WHERE file_month = %s").format(_qualify(table.name))
+    return _fetch_number(cursor, count, month.first_day)
 
 
 def _columns(cursor: extensions.cursor, table: str) -> dict[str, str]:
-    """A table's or view's columns and types, empty when there is none."""
+    """Return the columns of a table or view and their types; empty if it does not exist."""
     cursor.execute(
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
         " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
@@ -587,18 +596,18 @@ def _partition(table: Table, month: Month) -> str:
 
 def _create_index(cursor: extensions.cursor, table: str) -> None:
     index = sql.Identifier(f"{table}_pickup_datetime_brin")
-    cursor.execute(sql.SQL("CREATE INDEX {} ON {} USING brin (pickup_datetime)").format(index, _at(table)))
+    cursor.execute(sql.SQL("CREATE INDEX {} ON {} USING brin (pickup_datetime)").format(index, _qualify(table)))
 
 
-def _rename_parts(cursor: extensions.cursor, partition: str) -> None:
-    """Name a filled table's indexes and constraints after its partition."""
+def _rename_indexes_and_constraints(cursor: extensions.cursor, partition: str) -> None:
+    """Rename a filled table's indexes and constraints after its partition."""
     at = f"{SCHEMA}.{partition}"
     cursor.execute(
         "SELECT conname FROM pg_constraint WHERE conrelid = to_regclass(%s) AND conname LIKE '%%\\_filling\\_%%'", [at]
     )
     for (name,) in cursor.fetchall():
         old, new = sql.Identifier(name), sql.Identifier(name.replace("_filling_", "_"))
-        cursor.execute(sql.SQL("ALTER TABLE {} RENAME CONSTRAINT {} TO {}").format(_at(partition), old, new))
+        cursor.execute(sql.SQL("ALTER TABLE {} RENAME CONSTRAINT {} TO {}").format(_qualify(partition), old, new))
     cursor.execute(
         "SELECT relname FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid"
         " WHERE indrelid = to_regclass(%s) AND relname LIKE '%%\\_filling\\_%%'",
@@ -606,11 +615,11 @@ def _rename_parts(cursor: extensions.cursor, partition: str) -> None:
     )
     for (name,) in cursor.fetchall():
         new = sql.Identifier(name.replace("_filling_", "_"))
-        cursor.execute(sql.SQL("ALTER INDEX {} RENAME TO {}").format(_at(name), new))
+        cursor.execute(sql.SQL("ALTER INDEX {} RENAME TO {}").format(_qualify(name), new))
 
 
-def _views_on(cursor: extensions.cursor, view: str) -> set[str]:
-    """The views that use a view directly, with their schemas."""
+def _list_views_on(cursor: extensions.cursor, view: str) -> set[str]:
+    """Return the views that use a view directly, as ``schema.name``."""
     cursor.execute(
         "SELECT DISTINCT format('%%I.%%I', nspname, relname) FROM pg_depend"
         " JOIN pg_rewrite ON pg_rewrite.oid = objid AND classid = 'pg_rewrite'::regclass"
@@ -621,8 +630,8 @@ def _views_on(cursor: extensions.cursor, view: str) -> set[str]:
     return {name for (name,) in cursor.fetchall()}
 
 
-def _grants(cursor: extensions.cursor, view: str) -> list[str]:
-    """The commands that grant again what others may do with a view."""
+def _list_grants(cursor: extensions.cursor, view: str) -> list[str]:
+    """Return the GRANT commands that restore a view's permissions."""
     cursor.execute(
         "SELECT format('GRANT %%s%%s ON %%s TO %%s%%s', privilege_type, '(' || quote_ident(part) || ')', oid::regclass,"
         " CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,"
@@ -641,7 +650,7 @@ def _has_primary_key(cursor: extensions.cursor, table: str) -> bool:
     return cursor.fetchone() is not None
 
 
-def _executor(cursor: extensions.cursor) -> Execute:
+def _make_execute(cursor: extensions.cursor) -> Execute:
     def execute(query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         cursor.execute(query.replace("?", "%s"), values)
         return cursor.fetchall() if cursor.description else []

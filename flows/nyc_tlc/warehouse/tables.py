@@ -1,4 +1,4 @@
-"""What is in a warehouse, the same in all three: tables and views, described once, by the contract where it can."""
+"""The tables and views of every warehouse. Those of trips are made from the contract."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nyc_tlc.months import COLORS, Color
 #: The schema or dataset that holds everything.
 SCHEMA = "ny_taxi"
 
-#: The contract's types, and three that only tables of ours have: ``strings`` is an array.
+#: The contract's types, and ``int64``, ``instant`` and ``strings`` (an array), which only other tables have.
 Type = Literal["int8", "int16", "int32", "int64", "float64", "string", "timestamp", "date", "instant", "strings"]
 
 
@@ -27,7 +27,7 @@ class Field:
         type: The type of its values.
         description: What it holds, with the unit.
         required: Whether every row has a value.
-        old_name: What it was called before; a table that still calls it so is changed by the next load.
+        old_name: Its name in earlier versions; the next load renames it in an existing table.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Table:
         name: Its name in the schema.
         description: What a row is.
         fields: Its columns.
-        key: The columns that tell its rows apart.
+        key: The columns that identify a row.
     """
 
     name: str
@@ -84,7 +84,7 @@ LOADS = Table(
 
 
 def trip_table(contract: Contract) -> Table:
-    """The table of a colour's trips: the clean columns, as the contract describes them."""
+    """Return the table of a colour's trips: the clean columns of the contract."""
     fields = tuple(
         Field(
             column.name,
@@ -99,7 +99,7 @@ def trip_table(contract: Contract) -> Table:
 
 
 def quarantine_table(contract: Contract) -> Table:
-    """The table of a colour's rejected rows: the clean columns, and why each row was rejected."""
+    """Return the table of a colour's rejected rows: the clean columns, and why each row was rejected."""
     trips = trip_table(contract)
     fields = (
         *trips.fields,
@@ -112,20 +112,20 @@ def quarantine_table(contract: Contract) -> Table:
 
 
 def month_tables(contract: Contract | None = None) -> tuple[Table, ...]:
-    """All tables that are loaded month by month, and the ledger.
+    """Return all tables that are loaded month by month, and ``loads``.
 
     Args:
-        contract: Taken instead of the contract of its colour.
+        contract: Used instead of the contract of its colour.
     """
     known = {color: read_contract(color) for color in COLORS} | ({contract.color: contract} if contract else {})
     return (*(make(each) for make in (trip_table, quarantine_table) for each in known.values()), LOADS)
 
 
 def trip_tables(contract: Contract | None = None) -> dict[Color, Table]:
-    """The tables of all colours' trips.
+    """Return the tables of all colours' trips.
 
     Args:
-        contract: Taken instead of the contract of its colour.
+        contract: Used instead of the contract of its colour.
     """
     known = {color: read_contract(color) for color in COLORS} | ({contract.color: contract} if contract else {})
     return {color: trip_table(each) for color, each in known.items()}
@@ -133,7 +133,7 @@ def trip_tables(contract: Contract | None = None) -> dict[Color, Table]:
 
 @dataclass(frozen=True)
 class View:
-    """A view; ``sql`` is the same for all warehouses but for how they write a table's name."""
+    """A view. ``sql`` is the same for all warehouses, except how they write a table's name."""
 
     name: str
     description: str
@@ -142,7 +142,7 @@ class View:
 
 
 def list_views(tables: Mapping[Color, Table]) -> tuple[View, ...]:
-    """The views over the trips, each after those it is made of."""
+    """Return the views on the trips; a view comes after those it uses."""
     taxis: tuple[Color, ...] = ("yellow", "green")
     merged = tuple(dict.fromkeys(name for color in taxis for name in tables[color].names))
     zones = ("pickup_borough", "pickup_zone", "dropoff_borough", "dropoff_zone")
@@ -157,9 +157,11 @@ def list_views(tables: Mapping[Color, Table]) -> tuple[View, ...]:
 
     def trips_by_zone(at: Callable[[str], str]) -> str:
         columns = ", ".join(f"t.{name}" for name in ("color", *merged))
-        named = ", ".join(f"{end}.{column} AS {way}_{column}" for end, way in _ENDS for column in ("borough", "zone"))
+        named = ", ".join(
+            f"{end}.{column} AS {way}_{column}" for end, way in _TRIP_ENDS for column in ("borough", "zone")
+        )
         joins = " ".join(
-            f"LEFT JOIN {at('zones')} {end} ON {end}.location_id = t.{way}_location_id" for end, way in _ENDS
+            f"LEFT JOIN {at('zones')} {end} ON {end}.location_id = t.{way}_location_id" for end, way in _TRIP_ENDS
         )
         return f"SELECT {columns}, {named} FROM {at('trips')} t {joins}"
 
@@ -190,11 +192,11 @@ def list_views(tables: Mapping[Color, Table]) -> tuple[View, ...]:
     )
 
 
-_ENDS = (("p", "pickup"), ("d", "dropoff"))
+_TRIP_ENDS = (("p", "pickup"), ("d", "dropoff"))
 
 
 def renamed_fields(table: Table, found: Collection[str]) -> dict[str, str]:
-    """The columns that an existing table still calls by their old names, and their names now."""
+    """Return the columns of an existing table that have an old name: old name -> new name."""
     return {
         field.old_name: field.name
         for field in table.fields
@@ -203,22 +205,22 @@ def renamed_fields(table: Table, found: Collection[str]) -> dict[str, str]:
 
 
 def missing_fields(table: Table, found: Mapping[str, str], types: Mapping[Type, str], place: str) -> Sequence[Field]:
-    """The columns that an existing table has yet to gain.
+    """Return the columns that an existing table lacks.
 
     Args:
-        table: What it should be.
-        found: Its columns and their types, in the warehouse's words.
-        types: The warehouse's word for each type.
-        place: The warehouse, for people.
+        table: The table as it should be.
+        found: Its columns and their types, as the warehouse names them.
+        types: The warehouse's name for each type.
+        place: The warehouse, for messages.
 
     Raises:
-        ContractError: when it differs otherwise.
+        ContractError: when it has an unknown column or another type.
     """
     expected = {field.name: types[field.type] for field in table.fields}
     wrong = [name for name, kind in found.items() if expected.get(name) != kind]
     if wrong:
         raise ContractError(
-            f"{place}: the table {SCHEMA}.{table.name} is not the contract's",
+            f"{place}: the table {SCHEMA}.{table.name} differs from the contract",
             expected=", ".join(f"{name} {expected.get(name, '(no such column)')}" for name in wrong),
             got=", ".join(f"{name} {found[name]}" for name in wrong),
             fix="drop or rename the table, and load its months again",

@@ -1,7 +1,7 @@
-"""The warehouse: a month's rows there are exactly the lake file's, or what they were before.
+"""The protocol of a warehouse. A load replaces a month's rows by those of the lake's file, or changes nothing.
 
-Three modules implement one protocol: ``duckdb``, ``postgres`` and ``bigquery``. The table ``loads`` says what
-is in the warehouse: DuckDB and Postgres write it in one transaction with the rows, BigQuery after the load job.
+Three modules implement it: ``duckdb``, ``postgres`` and ``bigquery``. The table ``loads`` lists the loaded months:
+DuckDB and Postgres write it in one transaction with the rows, BigQuery after the load job.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Load:
     Attributes:
         color: The colour.
         month: The month.
-        row_count: How many rows it has.
-        source_rows: How many the source file has; None if an earlier version loaded it.
-        quarantine_rows: How many of them are in the quarantine table; None if an earlier version loaded it.
+        row_count: The number of its trips.
+        source_rows: The number of rows in the source file; None if an earlier version loaded it.
+        quarantine_rows: The number of them in the quarantine table; None if an earlier version loaded it.
         clean_sha256: The digest of the lake's clean file.
-        source_sha256: The digest of the source file that was made of.
-        loaded_at: When, in UTC.
-        flow_run_id: Which flow run did it.
+        source_sha256: The digest of the source file that the clean file was made from.
+        loaded_at: When it was loaded, in UTC.
+        flow_run_id: The flow run that loaded it.
         job_id: BigQuery's load job.
         source_kind: The kind of source.
-        source_url: The source file's URL, without what can be secret.
+        source_url: The source file's URL, without secret parts.
     """
 
     color: Color
@@ -59,7 +59,7 @@ class Load:
 
     @classmethod
     def of(cls, file: CleanFile, loaded_at: datetime, flow_run_id: str | None, job_id: str | None = None) -> Load:
-        """The row that says a file was loaded."""
+        """Return the row for a file that was loaded."""
         manifest = file.manifest
         return cls(
             color=manifest.color,
@@ -78,13 +78,13 @@ class Load:
 
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Load:
-        """Read a row of ``loads``, its columns in order."""
+        """Read a row of ``loads`` with the columns in order."""
         values: list[Any] = [_in_utc(value) if isinstance(value, datetime) else value for value in row]
         color, file_month, *rest = values
         return cls(color, Month(file_month.year, file_month.month), *rest)
 
     def to_row(self) -> tuple[Any, ...]:
-        """The row of ``loads``, its columns in order."""
+        """Return the row of ``loads`` with the columns in order."""
         return (
             self.color,
             self.month.first_day,
@@ -101,7 +101,7 @@ class Load:
         )
 
     def is_of(self, manifest: Manifest) -> bool:
-        """Whether this is the load of just that month's files."""
+        """Return whether exactly the files of this manifest were loaded."""
         return (self.clean_sha256, self.quarantine_rows) == (manifest.clean.sha256, manifest.quarantine.rows)
 
 
@@ -114,84 +114,84 @@ class Lookup:
 
 
 class Warehouse(Protocol):
-    """Where months are queried.
+    """A database that months are loaded into and queried in.
 
     Attributes:
-        kind: Which of the three.
-        place: Where it is, for people, without secrets.
+        kind: DuckDB, Postgres or BigQuery.
+        place: Its address for messages, without secrets.
     """
 
     kind: Kind
     place: str
 
     def loads(self) -> dict[tuple[Color, Month], Load]:
-        """The months it has; none when it has no tables yet."""
+        """Return the loaded months; none if the tables do not exist yet."""
 
     def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
-        """Create what is missing: tables, columns that tables have yet to gain, lookups with their rows, views.
+        """Create missing tables, columns, lookup tables with their rows, and views.
 
         Raises:
-            ContractError: when a table there differs otherwise.
+            ContractError: when a table there has an unknown column or another type.
         """
 
     def replace_month(self, file: CleanFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
-        """Make the month's rows in the prepared tables of trips and of quarantine exactly those of the lake's files.
+        """Replace the month's rows in the prepared tables of trips and of quarantine by those of the lake's files.
 
         Args:
             file: The month in the lake.
-            flow_run_id: The flow run at work.
+            flow_run_id: The flow run that loads it.
             force: Whether to load a file that is already loaded.
 
         Returns:
             The month's row of ``loads``, and whether it is new.
 
         Raises:
-            ReconciliationError: when the counts don't agree.
-            TransientError: when time can heal it.
-            ConfigurationError: when a right or a block is missing.
+            ReconciliationError: when the row counts differ.
+            TransientError: when a later attempt can succeed.
+            ConfigurationError: when a permission or a block is missing.
         """
 
     def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
-        """Make the lookup tables exactly these rows."""
+        """Replace all rows of the lookup tables."""
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows of a SELECT."""
+        """Return the rows of a SELECT."""
 
     def check(self, lake: Lake) -> str:
-        """See that loads are possible: an answer to ``SELECT 1`` and the rights that a load needs.
+        """Check that loads are possible: ``SELECT 1`` works and the user has the permissions that a load needs.
 
         Args:
-            lake: Where loads come from.
+            lake: The lake that months are loaded from.
 
         Returns:
-            What was found to be fine.
+            A message about what works.
 
         Raises:
-            ConfigurationError: naming the one thing to do.
+            ConfigurationError: when something is missing; it says what to do.
         """
 
 
 def _in_utc(moment: datetime) -> datetime:
-    """A moment in UTC; one without a zone is in UTC already, as DuckDB keeps them."""
+    """Return a time in UTC. One without a zone is in UTC already: DuckDB stores it so."""
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def reconcile(file: CleanFile, place: str, *, outcome: str = "the month there stays as it was", **counted: int) -> None:
-    """See that everyone counted the manifest's rows.
+    """Check that every count equals the manifest's number of rows.
 
     Args:
         file: The month in the lake.
-        place: The warehouse, for people.
-        outcome: What the warehouse has if the counts don't agree.
-        **counted: What was counted, and how many.
+        place: The warehouse, for messages.
+        outcome: The state of the month there if a count differs.
+        **counted: How the rows were counted -> their number.
 
     Raises:
-        ReconciliationError: naming who did not.
+        ReconciliationError: naming the count that differs.
     """
     for who, rows in counted.items():
         if rows != file.rows:
             raise ReconciliationError(
-                f"{file.name}: {place}: rows {who} are not the manifest's; {outcome}",
+                f"{file.name}: {place}: the number of rows {who} differs from the manifest; {outcome}",
                 expected=f"{file.rows:,}",
                 got=f"{rows:,}",
             )
