@@ -12,7 +12,7 @@
             false
         {%- else -%}
             {%- for color, months in found.items() %}
-        {{ 'or ' if not loop.first }}(trips.color = '{{ color }}' and trips.file_month in (
+        {{ 'or ' if not loop.first }}(trip.color = '{{ color }}' and trip.file_month in (
             {%- for month in months %}date '{{ month }}'{{ ', ' if not loop.last }}{% endfor -%}
         ))
             {%- endfor -%}

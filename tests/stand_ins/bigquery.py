@@ -8,9 +8,12 @@ Implements, for one project:
 * load jobs of one Parquet file, from ``gs://`` or from multipart and resumable uploads, that replace a table or a
   partition. A job runs in its own thread and takes effect in one transaction, or fails and changes nothing.
 * job ids of the client's choice: 409 when repeated, also when the tables are gone.
+* datasets and tables: list.
 * queries (jobs.query with ``requestId``) with named scalar parameters: SELECT, INSERT, MERGE, UPDATE, DELETE, CREATE OR
-  REPLACE VIEW and ALTER TABLE. **Google's own analyzer looks at each first** (``google_sql``), with the tables there
-  are; sqlglot puts it into DuckDB's words.
+  REPLACE VIEW, CREATE TABLE AS and ALTER TABLE. **Google's own analyzer looks at each first** (``google_sql``), with
+  the tables there are; sqlglot puts it into DuckDB's words.
+* query jobs, which are done when they are answered. A script may DECLARE and SET variables: they are parameters of the
+  statements after them. The OPTIONS of tables and views are not looked at.
 * concurrent DML: of two MERGE, UPDATE or DELETE on one table at once the later one fails, and no more than
   ``dml_limit`` may run and wait. (BigQuery tries a few times itself before it answers so.)
 * what goes wrong: bearer tokens (401), denied permissions (403), and faults, one a request, in the order given.
@@ -21,6 +24,7 @@ Everything else is refused: 501.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 import socket
@@ -123,6 +127,7 @@ class Job:
     error: ApiError | None = None
     running: threading.Event = field(default_factory=threading.Event)
     finished: threading.Event = field(default_factory=threading.Event)
+    answer: Resource = field(default_factory=dict)
 
     def finish(self, error: ApiError | None = None, **statistics: Resource | str) -> None:
         self.error = error
@@ -330,6 +335,13 @@ class BigQuery:
     def _get_dataset(self, request: Request) -> Resource:
         return self._dataset(request.names["dataset"])
 
+    def _list_datasets(self, _: Request) -> Resource:
+        return {"datasets": [each for name, each in self.datasets.items() if not name.startswith("_")]}
+
+    def _list_tables(self, request: Request) -> Resource:
+        self._dataset(request.names["dataset"])
+        return {"tables": [each for (name, _), each in list(self.tables.items()) if name == request.names["dataset"]]}
+
     def _delete_dataset(self, request: Request) -> None:
         dataset = request.names["dataset"]
         with self._transaction() as cursor:
@@ -398,7 +410,7 @@ class BigQuery:
     def _get_table(self, request: Request) -> Resource:
         dataset, table = request.names["dataset"], request.names["table"]
         resource = self._table(dataset, table)
-        if resource["type"] == "VIEW":
+        if resource["type"] == "VIEW" or dataset == _RESULTS:
             return resource
         with self._writing, closing(self._duck.cursor()) as cursor:
             rows = cursor.execute(f'SELECT count(*) FROM "{dataset}"."{table}"').fetchall()
@@ -467,6 +479,8 @@ class BigQuery:
         configuration, reference = resource["configuration"], dict(resource.get("jobReference", {}))
         load = configuration.get("load")
         _check_labels(configuration)
+        if "query" in configuration:
+            return self._run_script(configuration, reference)
         if not load:
             raise ApiError("notImplemented", f"The stand-in has no jobs of {', '.join(configuration)}")
         if load.get("sourceFormat") != "PARQUET" or load.get("writeDisposition") != "WRITE_TRUNCATE":
@@ -603,6 +617,50 @@ class BigQuery:
             self._requests[request_id] = self._run(statement, values, job, query.get("formatOptions", {}))
         return self._requests[request_id]
 
+    def _run_script(self, configuration: Resource, reference: Resource) -> Job:
+        """Run the statements of a query job, one after the other; the answer is the last one's."""
+        texts = _split(configuration["query"]["query"])
+        kinds, values = dict[str, str](), dict[str, Any]()
+        job = self._new_job({"location": "US", **reference}, configuration)
+        statement, answer = None, dict[str, Any]()
+        for text in texts:
+            if declared := re.fullmatch(r"declare (\w+) (\S+)", text, re.IGNORECASE):
+                kinds[declared[1]] = declared[2].upper()
+                continue
+            # A variable is a parameter whose value is known.
+            text = re.sub(rf"\b({'|'.join(kinds) or '^$'})\b", r"@\1", text)
+            if assigned := re.fullmatch(r"set \(@(\w+)\) = \((.*)\)", text, re.IGNORECASE | re.DOTALL):
+                self._analyze_query(assigned[2], kinds)
+                query = re.sub(r"^\s*select as struct", "select", assigned[2], flags=re.IGNORECASE)
+                with self._transaction(writes=False) as cursor:
+                    ((values[assigned[1]],),) = cursor.execute(self._statement(query, kinds).sql).fetchall()
+                continue
+            statement = self._statement(text, kinds)
+            used = {name: value for name, value in values.items() if f"${name}" in statement.sql}
+            answer = self._run(statement, used, job, {"useInt64Timestamp": True})
+        kind = "SCRIPT" if len(texts) > 1 or statement is None else _STATEMENT_TYPES.get(statement.kind, statement.kind)
+        told = {"statementType": kind, "numDmlAffectedRows": answer.get("numDmlAffectedRows")}
+        if statement and kind in ("SELECT", "CREATE_TABLE_AS_SELECT"):
+            dataset, table = (_RESULTS, job.reference["jobId"]) if kind == "SELECT" else statement.target
+            target = {"projectId": self.project, "datasetId": dataset, "tableId": table}
+            job.configuration = {"query": {**configuration["query"], "destinationTable": target}}
+            if kind == "SELECT":
+                self.datasets.setdefault(_RESULTS, self._new_dataset(_RESULTS, {}))
+                made = {"numRows": answer["totalRows"]}
+                self.tables[dataset, table] = self._new_table(dataset, table, answer["schema"]["fields"], made)
+        job.finish(query=told, totalBytesProcessed="0")
+        job.answer = {**answer, "totalRows": answer.get("totalRows", "0"), "kind": "bigquery#getQueryResultsResponse"}
+        return job
+
+    def _get_query_results(self, request: Request) -> Resource:
+        answer = self._job(request).answer
+        # Who asks for no rows wants to know whether the job is done.
+        return {name: part for name, part in answer.items() if name != "rows"} if _asks_for_none(request) else answer
+
+    def _analyze_query(self, text: str, parameters: dict[str, str]) -> None:
+        statement = Statement(text, self.project, parameters)
+        self._analyze(text, statement.reads, parameters)
+
     def _statement(self, text: str, parameters: dict[str, str]) -> Statement:
         """A statement that Google's analyzer takes, in DuckDB's words."""
         self.statements.append(text)
@@ -675,6 +733,18 @@ class BigQuery:
         """Run DDL."""
         (dataset, name), tree = statement.target, statement.tree
         with self._transaction() as cursor:
+            if statement.kind == "SCHEMA":
+                if tree.this.db not in self.datasets:
+                    cursor.execute(f'CREATE SCHEMA "{tree.this.db}"')
+                    self.datasets[tree.this.db] = self._new_dataset(tree.this.db, {})
+                return
+            if statement.kind == "TABLE":
+                self._make_table(cursor, statement)
+                return
+            if statement.kind == "DROP":
+                cursor.execute(f'DROP TABLE IF EXISTS "{dataset}"."{name}"')
+                self.tables.pop((dataset, name), None)
+                return
             cursor.execute(statement.sql)
             if statement.kind == "VIEW":
                 view = {"view": {"query": tree.expression.sql("bigquery"), "useLegacySql": False}}
@@ -687,6 +757,29 @@ class BigQuery:
                 new_names[action.this.name] = action.args["to"].name
             fields = [{**f, "name": new_names.get(f["name"], f["name"])} for f in table["schema"]["fields"]]
             self.tables[dataset, name] = _stamped({**table, "schema": {"fields": fields}})
+
+    def _make_table(self, cursor: duckdb.DuckDBPyConnection, statement: Statement) -> None:
+        """Run CREATE OR REPLACE TABLE AS."""
+        (dataset, name), tree = statement.target, statement.tree
+        self._dataset(dataset)
+        columns = [each for each in tree.this.expressions if isinstance(each, exp.ColumnDef)]
+        query = tree.expression.sql("duckdb")
+        asked: Resource = {}
+        if by := tree.find(exp.PartitionedByProperty):
+            unit, of = by.this.args.get("unit"), by.this.this
+            asked["timePartitioning"] = {"type": unit.name.upper() if unit else "DAY", "field": of.name}
+        found = self.tables.get((dataset, name))
+        if found and found.get("timePartitioning") != asked.get("timePartitioning"):
+            raise ApiError("invalid", "Cannot replace a table with a different partitioning spec. Instead, DROP it")
+        if columns:
+            kinds = ((each.name, each.args["kind"].sql("bigquery")) for each in columns)
+            fields = _checked_fields([{"name": column, "type": kind} for column, kind in kinds])
+            cursor.execute(_create(dataset, name, fields, replace=True))
+            cursor.execute(f'INSERT INTO "{dataset}"."{name}" {query}')
+        else:
+            cursor.execute(f'CREATE OR REPLACE TABLE "{dataset}"."{name}" AS {query}')
+            fields = _columns(cursor, dataset, name)
+        self.tables[dataset, name] = self._new_table(dataset, name, fields, asked)
 
 
 class ParquetSource:
@@ -739,7 +832,7 @@ class Statement:
     """A GoogleSQL statement in DuckDB's words.
 
     Attributes:
-        kind: SELECT, MERGE, INSERT, UPDATE, DELETE, VIEW (it creates one) or ALTER.
+        kind: SELECT, MERGE, INSERT, UPDATE, DELETE, VIEW, TABLE or SCHEMA (it creates one), DROP or ALTER.
         tree: What sqlglot read.
         sql: The statement for DuckDB.
         tables: The tables and views that it names, each a dataset and a name.
@@ -750,24 +843,35 @@ class Statement:
     def __init__(self, text: str, project: str, parameters: dict[str, str]) -> None:
         self.tree = sqlglot.parse_one(text, read="bigquery")
         self.kind = next((kind for kind, of in _STATEMENTS.items() if isinstance(self.tree, of)), "")
-        if not self.kind or (self.kind == "VIEW" and self.tree.args["kind"] != "VIEW"):
+        if self.kind == "VIEW":
+            self.kind = {"VIEW": "VIEW", "SCHEMA": "SCHEMA"}.get(self.tree.args["kind"], "")
+            if self.tree.args["kind"] == "TABLE" and self.tree.expression:
+                self.kind = "TABLE"
+        if not self.kind or (self.kind == "DROP" and self.tree.args["kind"] != "TABLE"):
             raise sqlglot.ParseError(f"The stand-in has no {type(self.tree).__name__}")
         names = {cte.alias for cte in self.tree.find_all(exp.CTE)}
         named = [table for table in self.tree.find_all(exp.Table) if table.db or table.name not in names]
+        if self.kind == "SCHEMA":
+            named = []
         for table in named:
             if table.catalog not in ("", project) or not table.db:
                 raise ApiError("accessDenied", f"Access Denied: Table {table.sql()}: it may not exist")
             table.set("catalog", None)
         self.tables = list(dict.fromkeys((table.db, table.name) for table in named))
-        target = self.tree.this.find(exp.Table) if self.kind != "SELECT" else None
+        changed = self.tree.args["tables"][0] if self.kind == "DROP" else self.tree.this
+        target = changed.find(exp.Table) if self.kind != "SELECT" else None
         self.target = (target.db, target.name) if target else ("", "")
-        self.reads = [key for key in self.tables if self.kind != "VIEW" or key != self.target]
+        self.reads = [key for key in self.tables if self.kind not in _NEED_NO_TARGET or key != self.target]
         for parameter in list(self.tree.find_all(exp.Parameter)):
             kind = parameters.get(parameter.name)
             if kind:
-                kind = _TYPES[_NEW_NAMES.get(kind, kind)][0]
+                element = kind.removeprefix("ARRAY<").removesuffix(">")
+                kind = _TYPES[_NEW_NAMES.get(element, element)][0] + "[]" * (element != kind)
                 parameter.replace(exp.cast(parameter.copy(), kind, dialect="duckdb"))
-        self.sql = self.tree.sql("duckdb")
+        words = self.tree.copy()
+        # DuckDB has no partitions and no OPTIONS.
+        words.set("properties", None)
+        self.sql = words.sql("duckdb")
 
 
 _STATEMENTS: dict[str, type[exp.Expr]] = {
@@ -778,7 +882,29 @@ _STATEMENTS: dict[str, type[exp.Expr]] = {
     "DELETE": exp.Delete,
     "VIEW": exp.Create,
     "ALTER": exp.Alter,
+    "DROP": exp.Drop,
 }
+_NEED_NO_TARGET = ("VIEW", "TABLE", "SCHEMA", "DROP")
+#: What the API calls a statement that has another name here.
+_STATEMENT_TYPES = {"VIEW": "CREATE_VIEW", "TABLE": "CREATE_TABLE_AS_SELECT", "SCHEMA": "CREATE_SCHEMA"}
+#: Where the results of queries are: a hidden dataset.
+_RESULTS = "_results"
+
+
+def _split(script: str) -> list[str]:
+    """The statements of a script, without the comments before them."""
+    tokens = sqlglot.tokenize(script, read="bigquery")
+    ends = [token.start for token in tokens if token.token_type == sqlglot.TokenType.SEMICOLON]
+    texts = []
+    for start, end in itertools.pairwise([-1, *ends, len(script)]):
+        inside = [token for token in tokens if start < token.start < end]
+        if inside:
+            texts.append(script[inside[0].start : inside[-1].end + 1])
+    return texts
+
+
+def _asks_for_none(request: Request) -> bool:
+    return request.query.get("maxResults") == "0"
 
 
 def _job_key(reference: Resource) -> Key:
@@ -915,8 +1041,11 @@ _TABLE = _DATASET + r"/tables/(?P<table>[^/:]+)"
 # Methods, path, the permission, who answers.
 _ROUTES: list[tuple[str, str, str, Callable[[BigQuery, Request], Any]]] = [
     ("POST", "/datasets", "datasets.create", BigQuery._insert_dataset),
+    ("GET", "/datasets", "datasets.get", BigQuery._list_datasets),
     ("GET", _DATASET, "datasets.get", BigQuery._get_dataset),
     ("DELETE", _DATASET, "datasets.delete", BigQuery._delete_dataset),
+    ("GET", _DATASET + "/tables", "tables.list", BigQuery._list_tables),
+    ("GET", _DATASET + "/routines", "routines.list", lambda *_: {"routines": []}),
     ("POST", _DATASET + "/tables", "tables.create", BigQuery._insert_table),
     ("GET", _TABLE, "tables.get", BigQuery._get_table),
     ("PATCH", _TABLE, "tables.update", BigQuery._patch_table),
@@ -925,4 +1054,5 @@ _ROUTES: list[tuple[str, str, str, Callable[[BigQuery, Request], Any]]] = [
     ("PUT", "/jobs", "jobs.create", BigQuery._upload_chunk),
     ("GET", "/jobs/(?P<job>[^/]+)", "jobs.get", BigQuery._get_job),
     ("POST", "/queries", "jobs.create", BigQuery._query_now),
+    ("GET", "/queries/(?P<job>[^/]+)", "jobs.get", BigQuery._get_query_results),
 ]

@@ -1,24 +1,24 @@
 {{ monthly_config() }}
 {#- The month is the file's. A trip whose zone is not known counts under zone 0. #}
 select
-    trips.color,
-    trips.file_month,
+    trip.color,
+    trip.file_month,
     loads.clean_sha256,
-    cast(coalesce(trips.pickup_location_id, 0) as {{ integer_type() }}) as pickup_location_id,
+    cast(coalesce(trip.pickup_location_id, 0) as {{ integer_type() }}) as pickup_location_id,
     coalesce(max(zones.zone), 'Unknown Zone') as pickup_zone,
-    trips.file_month as revenue_month,
-    trips.service_type,
+    trip.file_month as revenue_month,
+    trip.service_type,
     {%- for name, column in {'fare': 'fare_amount', 'extra': 'extra', 'mta_tax': 'mta_tax', 'tip_amount': 'tip_amount',
             'tolls_amount': 'tolls_amount', 'ehail_fee': 'ehail_fee', 'improvement_surcharge': 'improvement_surcharge',
             'total_amount': 'total_amount'}.items() %}
-    cast(sum(trips.{{ column }}) as {{ float_type() }}) as revenue_monthly_{{ name }},
+    cast(sum(trip.{{ column }}) as {{ float_type() }}) as revenue_monthly_{{ name }},
     {%- endfor %}
     cast(count(*) as {{ integer_type() }}) as total_monthly_trips,
-    cast(avg(trips.passenger_count) as {{ float_type() }}) as avg_monthly_passenger_count,
-    cast(avg(trips.trip_distance) as {{ float_type() }}) as avg_monthly_trip_distance
-from {{ ref('int_trips_unioned') }} as trips
+    cast(avg(trip.passenger_count) as {{ float_type() }}) as avg_monthly_passenger_count,
+    cast(avg(trip.trip_distance) as {{ float_type() }}) as avg_monthly_trip_distance
+from {{ ref('int_trips_unioned') }} as trip
 inner join {{ source('ny_taxi', 'loads') }} as loads
-    on loads.color = trips.color and loads.file_month = trips.file_month
-left join {{ ref('dim_zones') }} as zones on zones.location_id = trips.pickup_location_id
+    on loads.color = trip.color and loads.file_month = trip.file_month
+left join {{ ref('dim_zones') }} as zones on zones.location_id = trip.pickup_location_id
 where {{ where_due() }}
-group by trips.color, trips.file_month, loads.clean_sha256, coalesce(trips.pickup_location_id, 0), trips.service_type
+group by trip.color, trip.file_month, loads.clean_sha256, coalesce(trip.pickup_location_id, 0), trip.service_type
