@@ -19,10 +19,12 @@ from nyc_tlc.errors import ArgumentError, ReportedError
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.orchestration import command_line, tasks
+from nyc_tlc.orchestration.dbt import find_dbt
 from nyc_tlc.orchestration.month_report import Outcome
 from nyc_tlc.orchestration.run_here import run_here
 from nyc_tlc.orchestration.run_names import backfill_name, nothing_published, scheduled_month
 from nyc_tlc.orchestration.run_on_workers import run_on_workers
+from nyc_tlc.orchestration.transforming import transform_warehouses
 from nyc_tlc.profiles.opening import list_warehouses, open_lake
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind
@@ -48,6 +50,7 @@ def backfill(
     force: bool = False,
     verify: bool = False,
     plan_only: bool = False,
+    models: bool = False,
     via: str | None = None,
     at_once: Annotated[int, Field(ge=1, le=64)] = 2,
     name: str | None = None,
@@ -74,11 +77,14 @@ def backfill(
         force: Redo and reload months even when they are current.
         verify: Read the lake's files and compare their digests before a month counts as current.
         plan_only: Say what would be done, and stop.
+        models: Build dbt's models in the warehouses afterwards, in the months that changed; needs make dbt.
         via: A flow with a deployment for each colour, etl-month: one deployment run a month, on any worker.
         at_once: How many months are under way at once; with via, how many runs are submitted and not yet ended.
         name: What its record in the lake is called; the flow run's name if left out.
         reason: Why it is run, for whoever reads the record in a year.
     """
+    if models and not plan_only:
+        find_dbt()
     started_at = datetime.now(UTC)
     profile, source = profile or read_settings().profile, source or read_settings().source
     lake, name = open_lake(profile), name or backfill_name()
@@ -105,7 +111,11 @@ def backfill(
 
     report = format_report(name, run)
     tasks.report_backfill(name, report)
-    if failed := [month for month in run.months if month.result == "failed"]:
+    failed = [month for month in run.months if month.result == "failed"]
+    # What could be loaded gets its models, whatever became of the other months.
+    if models and any(month.result in ("done", "current", "kept") for month in run.months):
+        report = f"{report}\n{transform_warehouses(profile, kinds)}"
+    if failed:
         raise ReportedError(f"backfill {name}: {len(failed)} of {len(run.months)} months failed", report)
     if all(month.result == "unpublished" for month in run.months):
         return nothing_published(report)

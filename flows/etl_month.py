@@ -12,8 +12,10 @@ from pydantic import Field
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
+from nyc_tlc.orchestration.dbt import find_dbt
 from nyc_tlc.orchestration.month_report import Outcome, format_answers, format_summary, format_unchanged
 from nyc_tlc.orchestration.run_names import name_run, not_published, run_name
+from nyc_tlc.orchestration.transforming import transform_warehouses
 from nyc_tlc.profiles.opening import list_warehouses, open_lake
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import scratch_folder
@@ -33,6 +35,7 @@ def etl_month(
     layout: Layout = "month",
     force: bool = False,
     verify: bool = False,
+    models: bool = False,
 ) -> Outcome | State[None]:
     """Bring one month of trip records into the data lake and from there into warehouses.
 
@@ -49,7 +52,10 @@ def etl_month(
         layout: month writes one clean file, day also a folder per pick-up date.
         force: Redo and reload the month even when it is current.
         verify: Read the lake's files and compare their digests before the month counts as current.
+        models: Build dbt's models in the warehouses afterwards, in the months that changed; needs make dbt.
     """
+    if models:
+        find_dbt()
     started_at = datetime.now(UTC)
     profile, source = profile or read_settings().profile, source or read_settings().source
     lake, asked = open_lake(profile), read_requested_month(color, year, month)
@@ -71,7 +77,8 @@ def etl_month(
     tasks.report_load(manifest, answers)
     describe = format_unchanged if manifest == plan.manifest else format_summary
     lines = describe(manifest, lake, profile)
-    return Outcome("\n".join(filter(None, (lines, format_answers(manifest, answers)))), manifest)
+    built = transform_warehouses(profile, kinds) if models else ""
+    return Outcome("\n".join(filter(None, (lines, format_answers(manifest, answers), built))), manifest)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def transform(*, warehouses: list[Kind] | None = None, profile: str | None = Non
     """
     profile = profile or read_settings().profile
     kinds = list_warehouses(profile) if warehouses is None else warehouses
-    return Outcome("\n".join(transforming.transform_warehouse(profile, kind, force) for kind in kinds))
+    return Outcome(transforming.transform_warehouses(profile, kinds, force=force))
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ DEPLOYMENTS = {f"{flow}/{color}" for flow in ("etl-web-to-gcs", "etl-month") for
     "backfill/backfill",
     "etl-gcs-to-bq/any-color",
     "etl-gcs-to-postgres/any-color",
+    "transform/models",
 }
 SCHEDULED = {
     "backfill/catch-up",
