@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 
 from factories import JANUARY, green_parquet, make_month, trip
@@ -18,6 +21,7 @@ from nyc_tlc.months import Month
 from nyc_tlc.orchestration import dbt
 from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.warehouse import Kind, Warehouse
+from waiting import eventually
 
 FEBRUARY = Month(2024, 2)
 MODELS = dbt.MODELS_SCHEMA
@@ -40,7 +44,7 @@ def build(
         url = request.getfixturevalue("big_query").url
         output = {"type": kind, "method": "oauth-secrets", "token": "any", "project": "test", "api_endpoint": url}
     monkeypatch.setattr(dbt, "open_dbt_target", lambda *_: (dict(output), {}))
-    return lambda command: dbt.run_dbt("test", kind, command)
+    return lambda *arguments: dbt.run_dbt("test", kind, *arguments)
 
 
 @pytest.fixture
@@ -87,6 +91,38 @@ def test_models_follow_what_is_loaded(
     assert warehouse.query(DAYS) == [(FEBRUARY.first_day, 3, 43.5)]
     for model in ("fct_monthly_zone_revenue", "fct_hourly_zone_demand"):
         assert warehouse.query(f"SELECT DISTINCT file_month FROM {MODELS}.{model}") == [(FEBRUARY.first_day,)]
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("kind", ["postgres"])
+def test_of_two_runs_that_find_a_month_due_one_adds_it(
+    build: Callable[..., list[dbt.NodeResult]],
+    load: Callable[..., None],
+    warehouse: Warehouse,
+    postgres: dict[str, str],
+) -> None:
+    load(JANUARY, 2)
+    assert not dbt.find_bad(build("run"))
+    load(FEBRUARY, 3)
+    held = f'SELECT pg_advisory_xact_lock(hashtext(\'"{postgres["dbname"]}"."{MODELS}"."fct_daily_trips"\'))'
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    select = ("run", "--select", "fct_daily_trips")
+    with closing(psycopg2.connect(**postgres)) as connection, connection.cursor() as cursor:
+        cursor.execute(held)
+        with ThreadPoolExecutor() as side_by_side:
+            runs = [side_by_side.submit(build, *select) for _ in range(2)]
+            # Both have read what is due, and wait.
+            eventually(lambda: warehouse.query(waiting) == [(2,)], 120)
+            connection.commit()
+        assert [dbt.find_bad(run.result()) for run in runs] == [[], []]
+    assert warehouse.query(DAYS) == [(JANUARY.first_day, 2, 29.0), (FEBRUARY.first_day, 3, 43.5)]
+
+
+@pytest.mark.torture
+def test_the_documentation_can_be_made(build: Callable[..., list[dbt.NodeResult]], load: Callable[..., None]) -> None:
+    load(JANUARY, 2)
+    build("run")
+    assert {"fct_trips", "dim_zones"} <= {result.name for result in build("docs", "generate")}
 
 
 @pytest.mark.torture

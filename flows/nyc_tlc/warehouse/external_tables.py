@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
 
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.months import COLORS, Color
@@ -46,7 +45,7 @@ def list_statements() -> list[str]:
     ]
 
 
-def _create(folder: Literal["clean", "quarantine"], color: Color, table: Table) -> str:
+def _create(folder: str, color: Color, table: Table) -> str:
     columns = ",\n".join(f"  {_column(field)}" for field in table.fields)
     prefix = f"{BUCKET}/{folder}/{color}"
     return (
