@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DBT_VENV := .venv-dbt
 DBT_SOURCES := dbt/models/staging/sources.yml
+EXTERNAL_TABLES := docs/external-tables-bigquery.sql
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --require-virtualenv
 ARGS ?=
 export PYTHONPATH := flows
@@ -49,11 +50,14 @@ check: $(VENV)/.dev ## Lint, types, docs in step
 		|| { echo "error: docs/data-dictionary.md is not what the contracts say; run make docs"; exit 1; }
 	@$(BIN)/python -m nyc_tlc.warehouse.dbt_sources $(VENV)/sources.yml && diff $(DBT_SOURCES) $(VENV)/sources.yml \
 		|| { echo "error: $(DBT_SOURCES) is not what the contracts say; run make docs"; exit 1; }
+	@$(BIN)/python -m nyc_tlc.warehouse.external_tables $(VENV)/external.sql && diff $(EXTERNAL_TABLES) $(VENV)/external.sql \
+		|| { echo "error: $(EXTERNAL_TABLES) is not what the contracts say; run make docs"; exit 1; }
 
 .PHONY: docs
-docs: $(VENV)/.dev ## Write the data dictionary and dbt's sources from the contracts
+docs: $(VENV)/.dev ## Write the data dictionary, dbt's sources and the external tables from the contracts
 	@$(BIN)/python -m nyc_tlc.contract.dictionary docs/data-dictionary.md
 	@$(BIN)/python -m nyc_tlc.warehouse.dbt_sources $(DBT_SOURCES)
+	@$(BIN)/python -m nyc_tlc.warehouse.external_tables $(EXTERNAL_TABLES)
 
 .PHONY: notebook
 notebook: $(VENV)/.dev ## Run docs/first-hour.ipynb over sample months and keep what it shows

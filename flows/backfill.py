@@ -72,7 +72,7 @@ def backfill(
         every: Take one month in so many.
         warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
         lake_only: Load nothing into a warehouse.
-        models: Build the dbt models in these warehouses when the months are there.
+        models: Build the dbt models in these warehouses afterwards, in the months that changed; needs make dbt.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
         source: As for the main job; TLC_SOURCE or tlc if left out.
         layout: month writes one clean file, day also a folder per pick-up date.
@@ -84,6 +84,8 @@ def backfill(
         name: What its record in the lake is called; the flow run's name if left out.
         reason: Why it is run, for whoever reads the record in a year.
     """
+    if models and not plan_only:
+        find_dbt()
     started_at = datetime.now(UTC)
     profile, source = profile or read_settings().profile, source or read_settings().source
     lake, name = open_lake(profile), name or backfill_name()
@@ -93,8 +95,6 @@ def backfill(
     options = BackfillOptions(source, profile, kinds, layout, force, verify, via)
     if not (start or end or last or months or all_months):
         raise ArgumentError("which months?", fix="say --start (and --end), --last, --months or --all-months")
-    if models:
-        find_dbt()
     now = scheduled_month() or Month.current()
     asked = parse_months(months) if months else list_months(colors, start, end, every, last, now)
     earlier = read_runs(lake, name)
@@ -113,12 +113,14 @@ def backfill(
     report = format_report(name, run)
     tasks.report_backfill(name, report)
     tasks.list_months(profile, sorted({plan.color for plan in plans}, key=COLORS.index), kinds)
-    built = build_models(profile, kinds) if models else ""
+    # What could be loaded gets its models, whatever became of the other months.
+    if models and any(month.result in ("done", "current", "kept") for month in run.months):
+        report = f"{report}\n{build_models(profile, kinds)}"
     if failed := [month for month in run.months if month.result == "failed"]:
         raise ReportedError(f"backfill {name}: {len(failed)} of {len(run.months)} months failed", report)
     if all(month.result == "unpublished" for month in run.months):
         return nothing_published(report)
-    return Outcome(f"{report}\n{built}".rstrip())
+    return Outcome(report)
 
 
 if __name__ == "__main__":

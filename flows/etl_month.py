@@ -47,7 +47,7 @@ def etl_month(
         year: The month's year; leave year and month out for the newest month the source has.
         month: The month, 1 to 12.
         warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
-        models: Build the dbt models in these warehouses afterwards.
+        models: Build the dbt models in these warehouses afterwards, in the months that changed; needs make dbt.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
         source: tlc, dtc (the frozen CSV.gz releases), sample (generated, offline) or a URL template with
             {color}, {year} and {month}, or $NAME for one in that environment variable; TLC_SOURCE or tlc if left out.
@@ -55,11 +55,11 @@ def etl_month(
         force: Redo and reload the month even when it is current.
         verify: Read the lake's files and compare their digests before the month counts as current.
     """
+    if models:
+        find_dbt()
     started_at = datetime.now(UTC)
     profile, source = profile or read_settings().profile, source or read_settings().source
     lake, asked = open_lake(profile), read_requested_month(color, year, month)
-    if models:
-        find_dbt()
 
     plan = tasks.look(color, asked, source, profile, layout, force, verify)
     if plan.remote is None:

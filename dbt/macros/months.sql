@@ -64,6 +64,25 @@
     )
 {%- endmacro %}
 
+{#
+    What the trips are joined with. Two runs at once may both have read that a month is due; the one that waited for
+    lock_model finds here that it no longer is. BigQuery's partitions are replaced, so they need all of their months.
+#}
+{% macro due_loads() -%}
+    {%- if is_incremental() and target.type != 'bigquery' -%}
+        (select loads.* from {{ source('ny_taxi', 'loads') }} as loads where not exists ({{ built('loads') }}))
+    {%- else -%}
+        {{ source('ny_taxi', 'loads') }}
+    {%- endif -%}
+{%- endmacro %}
+
+{# Held until the model's transaction ends. DuckDB's file has one writer anyway. #}
+{% macro lock_model() -%}
+    {%- if target.type == 'postgres' -%}
+        select pg_advisory_xact_lock(hashtext('{{ this }}'))
+    {%- endif -%}
+{%- endmacro %}
+
 {# How an aggregate is materialized. #}
 {% macro monthly_config() %}
     {% if target.type == 'bigquery' %}
@@ -75,7 +94,7 @@
     {% else %}
         {{ config(
             materialized='incremental', incremental_strategy='append',
-            on_schema_change='fail', post_hook="{{ delete_unloaded() }}",
+            on_schema_change='fail', pre_hook="{{ lock_model() }}", post_hook="{{ delete_unloaded() }}",
         ) }}
     {% endif %}
 {% endmacro %}

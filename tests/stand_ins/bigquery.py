@@ -867,7 +867,10 @@ class Statement:
                 element = kind.removeprefix("ARRAY<").removesuffix(">")
                 kind = _TYPES[_NEW_NAMES.get(element, element)][0] + "[]" * (element != kind)
                 parameter.replace(exp.cast(parameter.copy(), kind, dialect="duckdb"))
-        self.sql = self.tree.sql("duckdb")
+        words = self.tree.copy()
+        # DuckDB has no partitions and no OPTIONS.
+        words.set("properties", None)
+        self.sql = words.sql("duckdb")
 
 
 _STATEMENTS: dict[str, type[exp.Expr]] = {

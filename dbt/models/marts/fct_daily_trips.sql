@@ -13,7 +13,7 @@ select
     {{ share_where('trip.payment_type = 1') }} as share_credit_card,
     {{ share_where('trip.payment_type = 2') }} as share_cash
 from {{ ref('int_all_trips') }} as trip
-inner join {{ source('ny_taxi', 'loads') }} as loads
+inner join {{ due_loads() }} as loads
     on loads.color = trip.color and loads.file_month = trip.file_month
 where {{ where_due() }}
 group by trip.color, trip.file_month, loads.clean_sha256, cast(trip.pickup_datetime as date)

@@ -9,7 +9,7 @@ select
     cast(extract(hour from trip.pickup_datetime) as {{ integer_type() }}) as pickup_hour,
     cast(count(*) as {{ integer_type() }}) as trips
 from {{ ref('int_all_trips') }} as trip
-inner join {{ source('ny_taxi', 'loads') }} as loads
+inner join {{ due_loads() }} as loads
     on loads.color = trip.color and loads.file_month = trip.file_month
 where {{ where_due() }}
 group by

@@ -17,7 +17,7 @@ select
     cast(avg(trip.passenger_count) as {{ float_type() }}) as avg_monthly_passenger_count,
     cast(avg(trip.trip_distance) as {{ float_type() }}) as avg_monthly_trip_distance
 from {{ ref('int_trips_unioned') }} as trip
-inner join {{ source('ny_taxi', 'loads') }} as loads
+inner join {{ due_loads() }} as loads
     on loads.color = trip.color and loads.file_month = trip.file_month
 left join {{ ref('dim_zones') }} as zones on zones.location_id = trip.pickup_location_id
 where {{ where_due() }}

@@ -108,9 +108,8 @@ def run_dbt(profile: str, kind: Kind, *arguments: str, threads: int = 2) -> list
         )
         results = folder / "target" / "run_results.json"
         if done.returncode not in (0, 1) or not results.exists():
-            raise ReportedError(
-                f"dbt {arguments[0]} ended with status {done.returncode}", _without(secrets, done.stdout + done.stderr)
-            )
+            said = _without(secrets, done.stdout + done.stderr)
+            raise ReportedError(f"{kind}: dbt {arguments[0]} failed: {_find_error(said)}", said)
         return read_results(json.loads(results.read_text(encoding="utf-8")))
 
 
@@ -150,6 +149,13 @@ def format_results(results: Sequence[NodeResult]) -> str:
         if result.sql:
             lines += ["", "```sql", result.sql.strip(), "```"]
     return "\n".join(lines)
+
+
+def _find_error(said: str) -> str:
+    """The error in what dbt said, in one line; the last line if it names none."""
+    lines = said.strip().splitlines()
+    after = [number for number, line in enumerate(lines, 1) if "Encountered an error" in line]
+    return " ".join(" ".join(lines[after[-1] :][:2] if after else lines[-1:]).split())[:300]
 
 
 def _without(secrets: dict[str, str], text: str) -> str:

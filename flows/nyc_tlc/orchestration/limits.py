@@ -24,6 +24,11 @@ def place_in_warehouse(kind: Kind) -> AbstractContextManager[None]:
     return _place(f"taxi-warehouse-{kind}")
 
 
+def place_for_models() -> AbstractContextManager[None]:
+    """Wait for the one place to build models."""
+    return _place("taxi-models")
+
+
 def _place(limit: str) -> AbstractContextManager[None]:
     """Wait for a place, where the server has such a limit.
 

@@ -8,9 +8,11 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from nyc_tlc.errors import ReportedError
+from nyc_tlc.errors import ConfigurationError, ReportedError
 from nyc_tlc.orchestration.dbt import NodeResult, find_bad, format_results, run_dbt
+from nyc_tlc.orchestration.limits import place_for_models, place_in_warehouse
 from nyc_tlc.orchestration.tasks import artifact_key
+from nyc_tlc.profiles.opening import open_warehouse
 from nyc_tlc.warehouse.warehouse import Kind
 
 
@@ -26,20 +28,30 @@ def build_models(profile: str, kinds: Sequence[Kind], *, force: bool = False) ->
         What was done, for people: a line a warehouse.
 
     Raises:
-        ConfigurationError: when dbt is not installed.
+        ConfigurationError: when dbt is not installed, or a warehouse has no months yet.
         ReportedError: when a model failed or a test did not pass.
     """
     return "\n".join(_build(profile, kind, force) for kind in kinds)
 
 
 def _build(profile: str, kind: Kind, force: bool) -> str:
-    results = dbt("run", profile, kind, ["--full-refresh"] if force else [])
-    if not find_bad(results):
-        results += dbt("test", profile, kind, [])
+    with place_for_models(), place_in_warehouse(kind):
+        # dbt does not wait for a DuckDB file that another process has open; opening it here does.
+        warehouse = open_warehouse(profile, kind)
+        if not warehouse.loads():
+            raise ConfigurationError(
+                f"{warehouse.place} has no months to build models of", fix="load some: flows/etl_month.py"
+            )
+        results = dbt("run", profile, kind, ["--full-refresh"] if force else [])
+        if not find_bad(results):
+            results += dbt("test", profile, kind, [])
     report_models(profile, kind, results)
     models = [result for result in results if result.kind == "model"]
     if bad := find_bad(results):
-        raise ReportedError(f"{kind}: {len(bad)} of {len(results)} models and tests failed", format_results(bad))
+        names = ", ".join(result.name for result in bad)
+        raise ReportedError(
+            f"{kind}: {len(bad)} of {len(results)} models and tests failed: {names}", format_results(bad)
+        )
     return f"models      {kind}: {len(models)} models are built and {len(results) - len(models)} tests pass"
 
 

@@ -118,6 +118,8 @@ def open_dbt_target(profile: str, kind: Kind) -> tuple[dict[str, Any], dict[str,
     client = _opened(f"bigquery-warehouse/taxi-{profile}", block.gcp_credentials.get_bigquery_client)
     credentials = block.gcp_credentials
     output: dict[str, Any] = {"type": kind, "method": "oauth", "project": client.project}
+    # BigQuery joins nothing across locations: the models' dataset has to be where the tables are.
+    output["location"] = importlib.import_module("nyc_tlc.warehouse.bigquery").find_location(client)
     values = {}
     if credentials.service_account_info:
         key = dict(credentials.service_account_info.get_secret_value())

@@ -428,6 +428,19 @@ class BigQueryWarehouse:
 PARAMETERS = {"INTEGER": "INT64", "FLOAT": "FLOAT64"}
 
 
+def find_location(client: bigquery.Client) -> str:
+    """Where the tables are.
+
+    Raises:
+        TlcError: when there are none yet, or BigQuery does not tell.
+    """
+    place = f"bigquery://{client.project}/{SCHEMA}"
+    try:
+        return str(client.get_dataset(bigquery.DatasetReference(client.project, SCHEMA)).location)
+    except FAILURES as error:
+        raise _explain(error, "the location of the tables", place, "", "") from error
+
+
 def _schema(table: Table) -> list[bigquery.SchemaField]:
     return [
         bigquery.SchemaField(
