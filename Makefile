@@ -36,6 +36,10 @@ browser: ## Chromium for the tests of the pages, by apt where it is missing (Deb
 		else echo "there is no Chromium with its driver, so the tests of the pages are skipped"; fi; \
 	fi
 
+.PHONY: containers
+containers: ## What torture builds and runs the image with, by apt (Debian, as root)
+	@apt-get update -qq && apt-get install -y -qq --no-install-recommends buildah podman runc catatonit debootstrap >/dev/null
+
 .PHONY: torture
 torture: $(VENV)/.dev $(DBT_VENV)/.ready ## What takes minutes: kills, fuzzers, lost machines, models by dbt, the image
 	@$(BIN)/python -m pytest -m torture $(ARGS)
@@ -105,6 +109,7 @@ $(VENV)/.run: requirements.lock | $(BIN)/python
 	@echo "installing the locked versions into $(VENV) (a minute or two, once)"
 	@$(PIP) install "pip>=24"
 	@$(PIP) install --require-hashes -r requirements.lock
+	@sh docker/prune.sh $(VENV)/lib/python3.*/site-packages
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.run

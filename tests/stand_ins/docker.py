@@ -157,9 +157,7 @@ class Machine:
     def run(self, service: str, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a service to its end, or another command in its place: ``docker compose run``."""
         return subprocess.run(
-            self._command(service, command),
-            cwd=self.here("/app"),
-            env=self.environment(service, **more),
+            **self.prepare(service, command, more),
             capture_output=True,
             text=True,
             timeout=300,
@@ -171,26 +169,23 @@ class Machine:
         """Start a service and yield when it is healthy; its output is in the folder."""
         log = folder / f"{service}.log"
         with log.open("wb") as out:
-            process = subprocess.Popen(
-                self._command(service),
-                cwd=self.here("/app"),
-                env=self.environment(service),
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
+            process = subprocess.Popen(**self.prepare(service, (), {}), stdout=out, stderr=subprocess.STDOUT)
         try:
-            wait_for(lambda: self._is_healthy(service), process, log, every=1)
+            wait_for(lambda: self.is_healthy(service), process, log, every=1)
             yield process
         finally:
             process.terminate()
             process.wait(30)
 
-    def _command(self, service: str, command: Sequence[str] = ()) -> list[str]:
+    def prepare(self, service: str, command: Sequence[str], more: Mapping[str, str]) -> dict[str, Any]:
+        """Return the command that runs a service, or another command in its place, and where it is run."""
         (entrypoint,) = self.stage.all("ENTRYPOINT")
         words = [*json.loads(entrypoint), *(command or self.compose["services"][service]["command"])]
-        return [self.here(word) for word in words]
+        args = [self.here(word) for word in words]
+        return {"args": args, "cwd": self.here("/app"), "env": self.environment(service, **more)}
 
-    def _is_healthy(self, service: str) -> bool:
+    def is_healthy(self, service: str) -> bool:
+        """Whether the image's health check says so."""
         check = [self.here(word) for word in self.stage.health_check]
         done = subprocess.run(check, env=self.environment(service), capture_output=True, check=False, timeout=60)
         return done.returncode == 0

