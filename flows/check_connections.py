@@ -9,14 +9,14 @@ from nyc_tlc.errors import ReportedError
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.month_report import Outcome
-from nyc_tlc.orchestration.run_names import connections_name
+from nyc_tlc.orchestration.run_names import profile_run_name
 from nyc_tlc.profiles.connections import table
 from nyc_tlc.profiles.opening import list_warehouses
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind
 
 
-@flow(flow_run_name=connections_name, on_running=[end_lost_tasks])
+@flow(flow_run_name=profile_run_name, on_running=[end_lost_tasks])
 def check_connections(*, warehouses: list[Kind] | None = None, profile: str | None = None) -> Outcome:
     """Try the lake and the warehouses of a profile the way a run uses them.
 

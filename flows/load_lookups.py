@@ -7,13 +7,14 @@ from prefect import flow
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.month_report import Outcome
+from nyc_tlc.orchestration.run_names import profile_run_name
 from nyc_tlc.profiles.opening import list_warehouses
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.lookups import fetch_zones
 from nyc_tlc.warehouse.warehouse import Kind
 
 
-@flow(on_running=[end_lost_tasks])
+@flow(flow_run_name=profile_run_name, on_running=[end_lost_tasks])
 def load_lookups(*, warehouses: list[Kind] | None = None, profile: str | None = None, offline: bool = False) -> Outcome:
     """Load the taxi zones as published now, and what the codes of the trip records mean.
 

@@ -7,12 +7,13 @@ from prefect import flow
 from nyc_tlc.months import COLORS, Color
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.month_report import Outcome
+from nyc_tlc.orchestration.run_names import profile_run_name
 from nyc_tlc.profiles.opening import list_warehouses
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind
 
 
-@flow
+@flow(flow_run_name=profile_run_name)
 def months(
     *,
     colors: list[Color] = list(COLORS),  # noqa: B006  the form in the UI shows it

@@ -15,6 +15,7 @@ from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.orchestration import command_line
 from nyc_tlc.orchestration.month_report import Outcome
+from nyc_tlc.orchestration.run_names import profile_run_name
 from nyc_tlc.profiles.opening import list_warehouses, open_lake, open_warehouse
 from nyc_tlc.reports.catalog import write_catalog
 from nyc_tlc.reports.coverage import Loads, read_coverage
@@ -27,7 +28,7 @@ from nyc_tlc.warehouse.warehouse import Kind, Load
 log = logging.getLogger("nyc_tlc.report")
 
 
-@flow
+@flow(flow_run_name=profile_run_name)
 def report(*, profile: str | None = None, source: str | None = None, offline: bool = False) -> Outcome:
     """Write the coverage page, a page of trips a colour and the catalog into the lake.
 

@@ -10,6 +10,8 @@ from subprocess import CompletedProcess
 
 import psycopg2
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from conftest import Profile
 from factories import without_version
@@ -139,6 +141,13 @@ def test_check_connections_lists_what_a_profile_has(runs: Runs) -> None:
     lake, postgres = done(runs["check dev"]).splitlines()
     assert lake.startswith("ok    lake      /")
     assert postgres.startswith("ok    postgres  postgresql://")
+
+
+@pytest.mark.usefixtures("runs")
+def test_runs_without_a_month_are_named_by_what_they_do_and_the_profile(dev: Profile) -> None:
+    with temporary_settings({PREFECT_API_URL: dev.server.url}), get_client(sync_client=True) as client:
+        names = {run.name for run in client.read_flow_runs(limit=200)}
+    assert {"check-connections-dev", "check-connections-gcp", "load-lookups-gcp", "load-lookups-nobody"} <= names
 
 
 @pytest.mark.usefixtures("runs")

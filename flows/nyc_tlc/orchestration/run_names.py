@@ -44,9 +44,9 @@ def backfill_name() -> str:
     return f"{which}-{flow_run.scheduled_start_time:%Y%m%dT%H%M%S}"
 
 
-def connections_name() -> str:
-    """What a check of a profile is called."""
-    return f"connections-{flow_run.parameters.get('profile') or read_settings().profile}"
+def profile_run_name() -> str:
+    """Return the name of a run that is about a profile and no month: ``check-connections-local``."""
+    return f"{flow_run.flow_name}-{flow_run.parameters.get('profile') or read_settings().profile}"
 
 
 def run_name() -> str:
