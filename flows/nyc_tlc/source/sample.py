@@ -81,12 +81,12 @@ def write_sample(color: Color, month: Month, rows: int, path: Path, file_format:
 def _write_csv(chunks: Iterator[dict[str, pa.Array]], layout: FileLayout, path: Path) -> None:
     quote = '"' if layout.quoted else ""
     header = ",".join(f"{quote}{name}{quote}" for name in layout.columns)
-    surplus = [pl.lit(None, pl.String).alias(f"_{index}") for index in range(layout.extra_fields)]
+    extra_columns = [pl.lit(None, pl.String).alias(f"_{index}") for index in range(layout.extra_fields)]
     with gzip.open(path, "wb", compresslevel=1) as packed:
         file = cast(BinaryIO, packed)
         file.write((header + ("\n\r\n" if layout.blank_line else "\r\n")).encode())
         for chunk in chunks:
-            pl.DataFrame(chunk).with_columns(surplus).write_csv(
+            pl.DataFrame(chunk).with_columns(extra_columns).write_csv(
                 file,
                 include_header=False,
                 line_terminator="\r\n",
