@@ -1,4 +1,4 @@
-"""What a file says of a server's objects, compared with what the server has, and made so where it differs."""
+"""Compare a server's objects with those that a file describes, and change what differs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 Status = Literal["created", "updated", "removed", "unchanged", "missing", "differs", "stale", "unused", "left out"]
-#: What a change makes of the status of an object.
+#: The status of an object before its change -> its status after it.
 STATUS_AFTER_CHANGE: dict[Status, Status] = {"missing": "created", "differs": "updated", "stale": "removed"}
 
 Saved = TypeVar("Saved")
@@ -16,13 +16,13 @@ Saved = TypeVar("Saved")
 
 @dataclass(frozen=True)
 class Comparison:
-    """How an object of the server compares with its file, or what was done about it.
+    """How an object of the server compares with its file, or the outcome of its change.
 
     Attributes:
         name: The object's kind and name, ``concurrency-limit taxi-warehouse-duckdb``.
-        status: ``unused`` is one that a file no longer mentions and that is kept, ``left out`` one that isn't made.
-        fields: What differed.
-        change: Makes the object what it should be; None when there is nothing to do.
+        status: ``unused`` is an object that a file no longer has and that stays, ``left out`` one that is not created.
+        fields: The fields that differ.
+        change: Creates, updates or removes the object; None if it needs no change.
     """
 
     name: str
@@ -38,7 +38,7 @@ def compare(
     create: Callable[[], object],
     update: Callable[[Saved], object],
 ) -> Comparison:
-    """Compare the fields of the server's object, None if it has none, with those that are wanted."""
+    """Compare the wanted fields with those of the server's object, which is None if it does not exist."""
     if saved is None:
         return Comparison(name, "missing", change=create)
     fields = tuple(field for field, value in wanted.items() if getattr(saved, field) != value)
@@ -46,7 +46,7 @@ def compare(
 
 
 def make_changes(comparisons: Iterable[Comparison]) -> list[Comparison]:
-    """Carry out what there is to do, and tell what was done."""
+    """Make the changes, and return the comparisons with their new statuses."""
     done = []
     for each in comparisons:
         if each.change:
@@ -56,12 +56,12 @@ def make_changes(comparisons: Iterable[Comparison]) -> list[Comparison]:
 
 
 def needs_change(comparisons: Sequence[Comparison]) -> bool:
-    """Whether anything is not as it should be."""
+    """Return whether any object needs a change."""
     return any(each.status in STATUS_AFTER_CHANGE for each in comparisons)
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> str:
-    """What was found or done, for a terminal: a line an object."""
+    """Return a table for a terminal, with a line for each object."""
     statuses = [f"{each.status} ({', '.join(each.fields)})" if each.fields else each.status for each in comparisons]
     width = max(map(len, statuses), default=0)
     return "".join(f"{status:{width}}  {each.name}\n" for status, each in zip(statuses, comparisons, strict=True))

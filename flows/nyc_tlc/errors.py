@@ -1,7 +1,7 @@
-"""One tree of errors. Each is one line a person can act on: what, which month, expected, got, what to do.
+"""The errors that this project expects, with ``TlcError`` as their base class.
 
-``TlcError`` is the root: every failure this project expects. What is not a ``TlcError`` is a bug and
-keeps its traceback.
+Each message is one line that a person can act on: what, which month, expected, got, what to do. An error that is not a
+``TlcError`` is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ class TlcError(Exception):
     """An expected failure.
 
     Args:
-        what: What went wrong, with the colour and month where there is one.
+        what: What went wrong, with colour and month if it is about one.
         expected: What should have been there.
         got: What was there instead.
         fix: The next thing a person should do.
@@ -31,7 +31,7 @@ class TlcError(Exception):
         super().__init__("; ".join(" ".join(part.split()) for part in parts))
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Survive pickling with the evidence: keyword-only arguments would otherwise be lost."""
+        """Return how to unpickle it: by default, the keyword-only arguments would be lost."""
         return (_rebuild, (type(self), self.what, self.expected, self.got, self.fix))
 
 
@@ -40,7 +40,7 @@ def _rebuild(kind: type[TlcError], what: str, expected: str, got: str, fix: str)
 
 
 class ArgumentError(TlcError):
-    """What was asked for cannot be: no such month, colour or option."""
+    """An argument is not valid: there is no such month, colour or option."""
 
     exit_status = 2
 
@@ -52,23 +52,23 @@ class NotPublished(TlcError):  # noqa: N818 - also the name of a run's state
 
 
 class ConfigurationError(TlcError):
-    """A setting, profile or source is not usable as it is configured."""
+    """A setting, profile or source can't be used."""
 
 
 class TransientError(TlcError):
-    """Time can heal it: time-outs, resets, 429 and 5xx, after all retries."""
+    """A later attempt can succeed: time-outs, resets, 429 and 5xx, after all retries."""
 
 
 class SourceError(TlcError):
-    """What came is not the month that was asked for: cut, corrupt or something else altogether."""
+    """The source refused, or its file is not the month: incomplete, corrupt or something else."""
 
 
 class ContractError(TlcError):
-    """The file breaks the contract: a required column is missing, or strict mode met an unknown one."""
+    """The file breaks the contract: a required column is missing, or one is unknown in strict mode."""
 
 
 class ReconciliationError(TlcError):
-    """Counts that must be equal are not; nothing was published."""
+    """Counts that must be equal differ; nothing was published."""
 
 
 class LakeError(TlcError):
@@ -80,18 +80,18 @@ class ConflictError(LakeError):
 
 
 def first_line(error: BaseException, length: int = 300) -> str:
-    """What a client's error says, in one line of at most so many characters."""
-    # Google's clients put what they got behind the message; a client's other errors have one argument.
+    """Return the first line of a client's error, cut to ``length`` characters."""
+    # The text of an error of Google's clients also has the response; its first argument is only the message.
     message = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
     return " ".join(message.strip().partition("\n")[0].split())[:length]
 
 
 class ReportedError(TlcError):
-    """Parts of what was asked for failed.
+    """Parts of a run failed.
 
     Args:
-        what: How many, or which.
-        report: What became of every part, in many lines, for the terminal.
+        what: Which parts, or how many.
+        report: The outcome of every part, in many lines, for the terminal.
     """
 
     def __init__(self, what: str, report: str) -> None:
@@ -99,5 +99,5 @@ class ReportedError(TlcError):
         self.report = report
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Survive pickling with the report."""
+        """Return how to unpickle it with the report."""
         return (ReportedError, (self.what, self.report))

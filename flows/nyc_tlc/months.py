@@ -1,4 +1,4 @@
-"""A month of one colour is the unit of everything: these are the values that name it."""
+"""Colours and months: one month of one colour is fetched, cleaned, published and loaded as a unit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Month:
 
     @classmethod
     def parse(cls, text: str) -> Month:
-        """Read ``2024-01``."""
+        """Read a month from text like ``2024-01``."""
         match = re.fullmatch(r"(\d{4})-(\d{2})", text)
         if not match:
             raise ArgumentError(f"not a month: {text!r}", expected="YYYY-MM")
@@ -46,44 +46,44 @@ class Month:
 
     @classmethod
     def current(cls) -> Month:
-        """The month it is now in New York."""
+        """Return the current month in New York."""
         now = datetime.now(NEW_YORK)
         return cls(now.year, now.month)
 
     def plus(self, months: int) -> Month:
-        """The month so many months later; earlier when negative."""
+        """Return the month that is ``months`` later; earlier if negative."""
         index = self.year * 12 + self.month - 1 + months
         return Month(index // 12, index % 12 + 1)
 
     @property
     def start(self) -> datetime:
-        """Midnight of the first, New York wall-clock time."""
+        """Midnight of the first day, New York wall-clock time."""
         return datetime(self.year, self.month, 1)  # noqa: DTZ001  TLC's times are naive wall-clock
 
     @property
     def end(self) -> datetime:
-        """Midnight of the next month's first."""
+        """Midnight of the next month's first day."""
         return self.plus(1).start
 
     @property
     def first_day(self) -> date:
-        """The first: what ``file_month`` holds."""
+        """The first day, which is the value of ``file_month``."""
         return self.start.date()
 
     @property
     def dst_end(self) -> datetime:
-        """When the hour that occurs twice begins in the month's year: 01:00 of the night DST ends.
+        """The start of the hour that occurs twice in the month's year: 01:00 of the night DST ends.
 
-        In that hour a drop-off can truly read earlier than its pick-up (TLC green 2025-11:
+        In that hour the drop-off of a correct record can be before its pick-up (TLC green 2025-11:
         01:58:21 -> 01:09:31).
         """
         july = datetime(self.year, 7, 1, 1)  # noqa: DTZ001
         nights = (july + timedelta(days=day) for day in range(184))
-        never = datetime.max  # noqa: DTZ901  should the law abolish DST
-        return next((night for night in nights if _repeats(night)), never)
+        never = datetime.max  # noqa: DTZ901  for years without DST
+        return next((night for night in nights if _occurs_twice(night)), never)
 
 
-def _repeats(wall_clock: datetime) -> bool:
-    """Whether a New York wall-clock time occurs twice: its two readings differ in their offset."""
+def _occurs_twice(wall_clock: datetime) -> bool:
+    """Return whether a New York wall-clock time occurs twice, with two UTC offsets."""
     first, second = (wall_clock.replace(tzinfo=NEW_YORK, fold=fold) for fold in (0, 1))
     return first.utcoffset() != second.utcoffset()

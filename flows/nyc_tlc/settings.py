@@ -1,4 +1,4 @@
-"""Settings: from the environment with the prefix ``TLC_``, or ``.env`` in the working directory."""
+"""Settings: variables with the prefix ``TLC_``, from the environment or from ``.env`` in the working directory."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from nyc_tlc.errors import ConfigurationError
 
 
 class Settings(BaseSettings):
-    """What a run needs to know beyond its parameters; ``TLC_HOME`` sets ``home`` and so on."""
+    """The settings of a run besides its parameters; ``TLC_HOME`` sets ``home`` and so on."""
 
     model_config = SettingsConfigDict(env_prefix="TLC_", env_file=".env", extra="ignore", frozen=True)
 
     home: Path = Field(Path("data"), description="Folder of the local profile: lake, warehouse and scratch space")
-    source: str = Field("tlc", description="Where months come from, unless a flow is given another")
-    profile: str = Field("local", description="Which set of blocks to use, unless a flow is given another")
+    source: str = Field("tlc", description="Where months come from, unless a flow's parameter says otherwise")
+    profile: str = Field("local", description="Which set of blocks to use, unless a flow's parameter says otherwise")
     strict: bool = Field(False, description="Fail on columns the contract doesn't know instead of reporting them")
     max_rejected: float = Field(
-        50, ge=0, le=100, description="Percent of a month's rows that may be rejected before it is not published"
+        50, ge=0, le=100, description="Percent of a month's rows that may be rejected; more, and it is not published"
     )
     sample_rows: int = Field(100_000, ge=0, le=2**31 - 1, description="Rows of a month from the source `sample`")
     max_expansion: int = Field(50, ge=1, description="How many times its size a file may unpack to")
     verbose: bool = Field(False, description="Show every log line of a backfill at a terminal instead of bars")
     http_timeout: float = Field(60, gt=0, description="Seconds without a byte before a request counts as stalled")
-    http_retries: int = Field(6, ge=0, description="Attempts after the first, without any progress between them")
+    http_retries: int = Field(6, ge=0, description="Retries in a row, without any progress between them")
     http_backoff: float = Field(1, ge=0, description="Seconds before the second attempt; doubles, with jitter")
-    http_deadline: float = Field(21_600, gt=0, description="Seconds after which one look or transfer is given up")
+    http_deadline: float = Field(21_600, gt=0, description="Seconds after which a request or a download fails")
     source_schemes: str = Field(
-        "https,http,file,sample", description="Schemes of URLs that months may come from, with commas between"
+        "https,http,file,sample", description="Schemes of URLs that months may come from, separated by commas"
     )
     gcs_chunk_mib: float = Field(8, gt=0, description="MiB of a chunk of an upload to Google Cloud Storage")
-    gcs_give_up: float = Field(300, ge=0, description="Seconds after which a failing call to Google is given up")
-    warehouse_wait: float = Field(600, ge=0, description="Seconds to wait for others at work on a warehouse")
+    gcs_give_up: float = Field(300, ge=0, description="Seconds after which a failing call to Google is not retried")
+    warehouse_wait: float = Field(600, ge=0, description="Seconds to wait for other users of a warehouse")
     postgres_primary_key: bool = Field(
-        False, description="Give trip tables in Postgres a primary key: an index to pay for"
+        False, description="Give trip tables in Postgres a primary key; its index costs load time"
     )
-    bigquery_location: str = Field("US", description="Where the dataset is made when it is missing and no bucket tells")
+    bigquery_location: str = Field("US", description="Where a missing dataset is created if there is no bucket")
 
     @field_validator("home")
     @classmethod
@@ -47,20 +47,20 @@ class Settings(BaseSettings):
 
     @field_validator("source_schemes")
     @classmethod
-    def _name_known_schemes(cls, schemes: str) -> str:
+    def _check_schemes(cls, schemes: str) -> str:
         names = [name.strip() for name in schemes.split(",")]
-        if unknown := set(names) - {"https", "http", "file", "sample"}:
-            raise ValueError(f"some of https, http, file, sample, and not {', '.join(sorted(unknown)) or 'nothing'}")
+        if set(names) - {"https", "http", "file", "sample"}:
+            raise ValueError("some of https, http, file, sample, separated by commas")
         return ",".join(names)
 
     @property
     def scratch(self) -> Path:
-        """Where downloads are kept while a month is made."""
+        """The folder for downloads while a month is cleaned."""
         return self.home / "nyc-tlc-scratch"
 
 
 def read_settings() -> Settings:
-    """The settings as the environment has them now.
+    """Read the current settings.
 
     Raises:
         ConfigurationError: naming the variable that can't be used.

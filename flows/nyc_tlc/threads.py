@@ -1,4 +1,4 @@
-"""Threads whose log lines reach the run that started them."""
+"""A thread pool whose log lines are sent to the flow run that started it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ R = TypeVar("R")
 
 
 class ContextPool(ThreadPoolExecutor):
-    """A thread pool that runs each call in the context it was submitted in: Prefect finds the run there."""
+    """A thread pool that runs each call in the context of its ``submit``, where Prefect finds the current run."""
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Have a call made by a thread."""
+        """Run a call in a thread."""
         return super().submit(copy_context().run, fn, *args, **kwargs)  # type: ignore[arg-type]

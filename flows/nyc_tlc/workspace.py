@@ -1,4 +1,4 @@
-"""Folders that belong to one running process, and locks that end with it. Made for POSIX file systems."""
+"""Folders that belong to one running process, and locks that end with the process. For POSIX file systems."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-#: A file in each folder that is ours to remove.
+#: A file in each workspace; folders without it are not removed.
 MARK = ".nyc-tlc-workspace"
-_NAME = re.compile(r"run-[0-9a-f]{12}")
+FOLDER_NAME = re.compile(r"run-[0-9a-f]{12}")
 
 
 class Workspace:
-    """A new folder, this process's own until it is removed or the process ends.
+    """A new folder that only this process uses until it removes the folder or ends.
 
-    A killed process can't clear up after itself, so whoever makes the next workspace in the same place does. A folder
-    is abandoned when it has a workspace's name and mark, and nobody holds its lock. The lock is on the folder itself.
+    A killed process can't remove its folder, so the next process that creates a workspace in the same place does. A
+    folder is abandoned if it has a workspace's name and mark, and nobody holds its lock. The lock is on the folder.
 
     Attributes:
         path: The folder.
     """
 
     def __init__(self, parent: Path) -> None:
-        """Make a folder in ``parent`` and remove the abandoned ones there.
+        """Create a folder in ``parent`` and remove the abandoned ones there.
 
         Raises:
-            OSError: when the folder can't be made.
+            OSError: when the folder can't be created.
         """
         self._parent = parent
         while True:
             parent.mkdir(parents=True, exist_ok=True)
-            # Another process may remove the parent it left empty in this very moment.
+            # Another process may remove the empty parent at this moment.
             with contextlib.suppress(FileNotFoundError), exclusive(parent):
                 for sibling in parent.iterdir():
                     _remove_if_abandoned(sibling)
@@ -46,10 +46,10 @@ class Workspace:
                 return
 
     def remove(self, *, up_to: Path) -> None:
-        """Remove the folder, and those it is in as far as they are empty.
+        """Remove the folder, and its parent folders that are then empty.
 
         Args:
-            up_to: The folder to stop at.
+            up_to: The parent folder to stop at; it stays.
         """
         _remove(self.path)
         os.close(self._lock)
@@ -58,7 +58,7 @@ class Workspace:
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock; others that want it wait."""
+    """Hold a folder's lock; other processes wait for it."""
     lock = _lock(folder)
     try:
         yield
@@ -67,7 +67,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def remove_empty(folder: Path, up_to: Path) -> None:
-    """Remove a folder and those it is in, as far as they are empty, up to but not including ``up_to``."""
+    """Remove a folder and its parent folders if they are empty, up to but not including ``up_to``."""
     while folder != up_to:
         try:
             folder.rmdir()
@@ -77,7 +77,7 @@ def remove_empty(folder: Path, up_to: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make a file's bytes, or the names in a folder, outlast a power failure."""
+    """Write a file's bytes, or the names in a folder, to the disk, so that a power failure can't lose them."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -92,7 +92,7 @@ def _lock(folder: Path) -> int:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a workspace, its mark last: killed on the way, it still is one that the next process removes."""
+    """Remove a workspace, its mark last: if this process is killed meanwhile, the next process can remove the rest."""
     for child in folder.iterdir():
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child, ignore_errors=True)
@@ -102,7 +102,7 @@ def _remove(folder: Path) -> None:
 
 
 def _remove_if_abandoned(folder: Path) -> None:
-    if not _NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+    if not FOLDER_NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -113,7 +113,7 @@ def _remove_if_abandoned(folder: Path) -> None:
         if (folder / MARK).is_file():
             _remove(folder)
         else:
-            # Killed before it had its mark: empty, or someone else's.
+            # Its process was killed before it wrote the mark, so it is empty; or someone else created it.
             with contextlib.suppress(OSError):
                 folder.rmdir()
     finally:

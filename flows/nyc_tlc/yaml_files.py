@@ -1,7 +1,7 @@
-"""Our YAML files: ``${VAR}`` filled in, checked against a model, and every mistake shown with its file and line.
+"""Read this project's YAML files: replace ``${VAR}``, check them with a model, and report errors with their line.
 
-A variable is filled in after the YAML was parsed, so a value can't break it. Errors name the file, the line and the
-key but never a value, because a value may be a secret.
+Variables are replaced after the YAML is parsed, so a value can't break it. Errors name the file, the line and the key
+but never a value, because a value may be a secret.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nyc_tlc.errors import ConfigurationError
 
-#: Where something is in a file: the keys and list indexes that lead there.
+#: A place in a file: the keys and list indexes that lead to it.
 Location = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
-#: ``${NAME}`` or ``${NAME:-default}``; without a name it is a mistake.
+#: ``${NAME}`` or ``${NAME:-default}``; also ``${`` alone, which is an error.
 VARIABLE = re.compile(r"\$\{(?:(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^{}]*))?\})?")
 
 
 class StrictModel(BaseModel):
-    """A part of a file of ours: unknown keys are mistakes, and no error shows a value."""
+    """A part of a YAML file: unknown keys are errors, and no error shows a value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def read_variables() -> dict[str, str]:
-    """What ``${VAR}`` can name: the environment, then ``.env`` in the working directory."""
+    """Return the values for ``${VAR}``: from the environment, then from ``.env`` in the working directory."""
     from_file = {name: value for name, value in dotenv_values(".env").items() if value is not None}
     return from_file | dict(os.environ)
 
@@ -43,20 +43,20 @@ class YamlFile:
 
     Attributes:
         path: The file.
-        content: What is in it. When variables are filled in, what comes out empty is left out, and so is a section of
-            which nothing is left; a key of the top level that was written without a value stays.
+        content: Its content. If variables are replaced, a value that becomes empty is left out, and so is a section
+            that becomes empty; a key of the top level that was written without a value stays.
     """
 
     def __init__(self, path: Path, variables: Mapping[str, str] | None = None, *, as_text: bool = False) -> None:
-        """Read it.
+        """Read the file.
 
         Args:
             path: The file.
-            variables: What ``${VAR}`` stands for; nothing is filled in without them.
-            as_text: Take all values as text: a password of digits is not a number.
+            variables: The values for ``${VAR}``; None to replace nothing.
+            as_text: Read all values as text: a password of digits is not a number.
 
         Raises:
-            ConfigurationError: when it can't be read or isn't YAML, a key is there twice, or a variable is not set.
+            ConfigurationError: when it can't be read or isn't YAML, has a key twice, or a variable is not set.
         """
         self.path, self._variables = path, variables
         self._lines: dict[Location, int] = {(): 1}
@@ -77,15 +77,15 @@ class YamlFile:
             names = " and ".join(dict.fromkeys(name for name, _ in self._unset))
             raise ConfigurationError(missing, fix=f"export {names} or write it into .env, then run this again")
         if variables is not None and isinstance(self.content, dict):
-            filled = ((key, value, _without_empty(value)) for key, value in self.content.items())
+            filled = ((key, value, _remove_empty(value)) for key, value in self.content.items())
             self.content = {key: part for key, value, part in filled if part != "" or value == ""}
 
     def mistake(self, location: Location, what: str, **evidence: str) -> ConfigurationError:
-        """An error with the file and the line of a key."""
+        """Return an error with the file and the line of a key."""
         return ConfigurationError(f"{self._place(location)}: {what}", **evidence)
 
     def validate(self, model: type[Model], content: Any, location: Location = ()) -> Model:
-        """A part of the file as a model.
+        """Return a part of the file as a model.
 
         Args:
             model: Its class.
@@ -101,7 +101,7 @@ class YamlFile:
             raise self.explain(error, model, location) from None
 
     def explain(self, error: ValidationError, model: type[BaseModel], location: Location = ()) -> ConfigurationError:
-        """The first mistake in a part of the file, without the value."""
+        """Return the error for the first mistake in a part of the file, without the value."""
         mistakes = error.errors(include_url=False, include_input=False, include_context=False)
         # A misspelt key comes before the one that is missing because of it.
         first = min(mistakes, key=lambda mistake: mistake["type"] != "extra_forbidden")
@@ -118,21 +118,21 @@ class YamlFile:
         return self.mistake(where, f"{key}: {first['msg'].removeprefix('Value error, ')}")
 
     def _place(self, location: Location) -> str:
-        """File and line of a key, or of the nearest one around it."""
+        """Return file and line of a key, or of the nearest key around it."""
         while location not in self._lines:
             location = location[:-1]
         return f"{self.path}:{self._lines[location]}"
 
     def _visit(self, node: yaml.Node, location: Location) -> None:
-        """Note the lines of a node's keys, and fill in the variables of its values."""
+        """Record the lines of a node's keys, and replace the variables in its values."""
         if id(node) in self._seen:
-            return  # an alias: it was visited where it was written
+            return  # an alias of a node that was visited before
         self._seen.add(id(node))
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 inner, line = (*location, str(key.value)), key.start_mark.line + 1
                 if inner in self._lines:
-                    raise self.mistake(inner, f"the key {key.value!r} a second time, in line {line}")
+                    raise self.mistake(inner, f"the key {key.value!r} is repeated in line {line}")
                 self._lines[inner] = line
                 self._visit(value, inner)
         elif isinstance(node, yaml.SequenceNode):
@@ -140,12 +140,12 @@ class YamlFile:
                 self._lines[*location, index] = item.start_mark.line + 1
                 self._visit(item, (*location, index))
         elif self._variables is not None and node.tag == "tag:yaml.org,2002:str":
-            node.value = VARIABLE.sub(lambda match: self._value(match, location), node.value)
+            node.value = VARIABLE.sub(lambda match: self._replace_variable(match, location), node.value)
 
-    def _value(self, match: re.Match[str], location: Location) -> str:
+    def _replace_variable(self, match: re.Match[str], location: Location) -> str:
         name, default = match["name"], match["default"]
         if name is None:
-            raise self.mistake(location, "a ${ that begins no variable", expected="${NAME} or ${NAME:-default}")
+            raise self.mistake(location, "a ${ without a variable", expected="${NAME} or ${NAME:-default}")
         value = (self._variables or {}).get(name) or default
         if value is None:
             self._unset.append((name, location))
@@ -154,24 +154,24 @@ class YamlFile:
     def _not_yaml(self, error: yaml.YAMLError) -> ConfigurationError:
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
             self._lines[()] = error.problem_mark.line + 1
-        # Of other kinds of errors the text quotes the file.
+        # The text of other errors quotes the file.
         problem = error.problem if isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError) else None
         return self.mistake((), "not valid YAML", got=problem or type(error).__name__)
 
 
-def _without_empty(part: Any) -> Any:
-    """A part without what came out empty; ``""`` if nothing is left. What was written as ``{}`` is meant."""
+def _remove_empty(part: Any) -> Any:
+    """Return a part without empty values; ``""`` if nothing is left. A value that was written as ``{}`` stays."""
     if isinstance(part, dict):
-        kept: Any = {key: value for key, each in part.items() if (value := _without_empty(each)) != ""}
+        kept: Any = {key: value for key, each in part.items() if (value := _remove_empty(each)) != ""}
     elif isinstance(part, list):
-        kept = [value for each in part if (value := _without_empty(each)) != ""]
+        kept = [value for each in part if (value := _remove_empty(each)) != ""]
     else:
         return part
     return kept if kept or not part else ""
 
 
 def _allowed_keys(model: type[BaseModel], location: Location) -> str:
-    """The keys that a model takes at a place, nothing where it is not ours that is there."""
+    """Return the keys that a model allows at a location; empty if the value there has no model."""
     annotation: Any = model
     try:
         for key in location:

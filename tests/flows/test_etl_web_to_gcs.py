@@ -227,7 +227,7 @@ def test_an_expected_failure_has_its_line_and_no_traceback_in_the_run(
     month.body = MONTH[:2000]
     state = run_flow(color="green", year=2024, month=1, source=http_source.template)
     assert state.is_failed()
-    assert "a Parquet file cut short" in str(state.message)
+    assert "an incomplete Parquet file" in str(state.message)
     send_logs()
     wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[state.state_details.flow_run_id]))
     assert not [log for log in client.read_logs(wanted) if "Traceback" in log.message]
@@ -273,7 +273,7 @@ def test_a_real_month_by_environment_and_flags(
 @pytest.mark.parametrize(
     ("file", "color", "year", "month", "named"),
     [
-        ("truncated-download.parquet", "yellow", 2021, 1, "a Parquet file cut short (1,918,543 bytes, no footer)"),
+        ("truncated-download.parquet", "yellow", 2021, 1, "an incomplete Parquet file (1,918,543 bytes, no footer)"),
         ("lfs-pointer.parquet", "green", 2022, 1, "a Git-LFS pointer to a file of 1,254,291 bytes"),
         ("lfs-pointer.csv.gz", "green", 2019, 9, "a Git-LFS pointer to a file of 7,854,533 bytes"),
     ],

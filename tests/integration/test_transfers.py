@@ -112,7 +112,7 @@ def test_what_nothing_verifies_is_said(tmp_path: Path, caplog: pytest.LogCapture
     bare = ["HTTP/1.1 200 OK", "Connection: close"]
     with RawSource([RawAnswer(bare)], [RawAnswer(bare, CSV)]).running() as source:
         assert get(source, tmp_path).verified_by == "nothing"
-    assert "nothing tells whether the file is whole" in caplog.text
+    assert "cannot check that the file is complete" in caplog.text
 
 
 HOSTILE = {

@@ -156,7 +156,7 @@ def test_a_transfer_that_breaks_without_progress_is_given_up_on(
             b"version https://git-lfs.github.com/spec/v1\noid sha256:55\nsize 7854533\n",
             "a Git-LFS pointer to a file of 7,854,533",
         ),
-        (MONTH[:100_000], "a Parquet file cut short (100,000 bytes, no footer)"),
+        (MONTH[:100_000], "an incomplete Parquet file (100,000 bytes, no footer)"),
         (b"", "an empty file"),
         (b'{"message": "rate limited"}', "beginning with"),
         (b"\x1f\x8b\x08\x00 not gzip at all", "a gzip file that can't be unpacked"),
@@ -175,7 +175,7 @@ def test_bytes_missing_at_the_end_are_noticed_without_a_length(
     http_source: HttpSource, get: Callable[[], FetchedFile]
 ) -> None:
     http_source.files[PATH] = PublishedFile(MONTH, length_told=False, faults=[Fault("cut", after=100_000)])
-    with pytest.raises(SourceError, match="cut short"):
+    with pytest.raises(SourceError, match="incomplete"):
         get()
 
 

@@ -47,7 +47,7 @@ def test_what_comes_out_empty_is_left_out_and_what_is_written_empty_stays(file: 
         ("leaves: 7\n", "file.yaml:1: leaves: Input should be a valid list"),
         ("", "file.yaml:1: the file has to have keys; expected leaves"),
         ("a: *b\n", "file.yaml:1: not valid YAML; got ComposerError"),
-        ("a: 1\nb: 2\na: 3\n", "file.yaml:1: the key 'a' a second time, in line 3"),
+        ("a: 1\nb: 2\na: 3\n", "file.yaml:1: the key 'a' is repeated in line 3"),
     ],
 )
 def test_a_mistake_has_its_line_and_the_keys_that_are_allowed(file: Path, text: str, message: str) -> None:

@@ -1,1 +1,1 @@
-"""A fetched month becomes clean and quarantined rows: read, conform, judge, write, publish."""
+"""Cleaning: read a fetched month, conform its columns, judge its rows, write the files, publish them."""

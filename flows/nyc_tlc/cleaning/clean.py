@@ -1,7 +1,7 @@
-"""A fetched month -> files of its clean and quarantined rows, in one pass with a bounded part in memory.
+"""Write a fetched month's clean and quarantined rows to files, in one pass and with limited memory.
 
-While one row group is being encoded and written, the next is read and judged. Which engine does what
-was measured (tests/benchmarks): polars compiles casts and rules, pyarrow reads and writes Parquet.
+While one row group is encoded and written, the next is read and judged. The libraries were chosen by measurements
+(tests/benchmarks): polars compiles casts and rules, pyarrow reads and writes Parquet.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from nyc_tlc.source.fetch import FetchedFile
 
 log = logging.getLogger(__name__)
 
-#: One month at a time is cleaned in a process: it has the processor's cores and the memory to itself.
-_cleaning = threading.Lock()
+#: A process cleans one month at a time, because each one can use all cores and much memory.
+_cleaning_lock = threading.Lock()
 
-#: Rows of a day that are gathered before they are written: a month can be in any order.
+#: The number of a day's rows to collect before they are written: the rows of a month can be in any order.
 DAY_ROWS = 1 << 14
 
-#: Columns besides the times by whose least and greatest values readers can skip row groups.
+#: Columns, besides times, whose minimum and maximum let readers skip row groups.
 STATISTICS_COLUMNS = frozenset({"pickup_location_id", "dropoff_location_id", "file_month", "source_row"})
 
 
@@ -51,18 +51,18 @@ class CleanedMonth:
     """A cleaned month, in files on this machine.
 
     Attributes:
-        fetched: What it was made of.
-        files: The files to be published, the untouched source file first.
-        labels: What they say of themselves.
-        source_rows: Rows in the source file, by its own footer or its lines.
+        fetched: The source file.
+        files: The files to publish; the unchanged source file is the first.
+        labels: The key-value metadata of the files.
+        source_rows: The number of rows in the source file, from its footer or its lines.
         columns: The source's column names.
         clean: The clean file.
         quarantine: The quarantine file.
-        daily: The day files, with the layout ``day``.
+        daily: The day files, if the layout is ``day``.
         warnings: Warning rule -> rows.
         drift: Columns the contract doesn't know.
-        missing: Clean columns that the layout has and the file lacks.
-        seconds: How long it took.
+        missing: Clean columns that the month's layout has but the file lacks.
+        seconds: How long the cleaning took.
     """
 
     fetched: FetchedFile
@@ -82,13 +82,13 @@ class CleanedMonth:
 def clean_month(
     fetched: FetchedFile, contract: Contract, folder: Path, *, layout: Layout = "month", strict: bool = False
 ) -> CleanedMonth:
-    """Clean a month into files.
+    """Clean a month: write its clean and quarantined rows to files.
 
     Args:
         fetched: The source file.
         contract: The colour's contract.
-        folder: Where the files go.
-        layout: ``day`` also writes a file per pick-up date.
+        folder: The folder to write to.
+        layout: ``day`` also writes a file for each pick-up date.
         strict: Whether a column unknown to the contract is an error.
 
     Raises:
@@ -112,8 +112,8 @@ def clean_month(
     }
     file_keys = keys.of_version(files_version(labels))
     try:
-        with _cleaning:
-            clean_file, quarantine_file, days = _write(folder, file_keys, reader, judge, labels, layout)
+        with _cleaning_lock:
+            clean_file, quarantine_file, days = _write_files(folder, file_keys, reader, judge, labels, layout)
     except OSError as error:
         raise ConfigurationError(
             f"{keys.name}: cannot write to {folder}", got=error.strerror or str(error), fix="make room, or set TLC_HOME"
@@ -151,33 +151,33 @@ def clean_month(
 
 
 def files_version(labels: Mapping[str, str]) -> str:
-    """A digest of all that decides the bytes of a month's files: what they are made of, and by which versions.
+    """Return a digest of everything that decides the bytes of a month's files: the source, and all versions.
 
     Args:
-        labels: The source's digest, and the versions of contract and rules.
+        labels: The key-value metadata: the source's digest, and the versions of contract and rules.
     """
     writers = {name: version(name) for name in ("polars", "pyarrow")} | {"nyc_tlc": __version__}
     return hashlib.sha256(json.dumps([dict(labels), writers], sort_keys=True).encode()).hexdigest()[:12]
 
 
 class DigestedFile(io.BufferedIOBase):
-    """A file that is written from its beginning to its end, counted and digested on the way.
+    """A file that is written from start to end, and counts and digests its bytes.
 
     Attributes:
-        path: Where it is.
-        bytes: What was written so far.
-        sha256: Its digest, once closed.
+        path: Its path.
+        bytes: The number of bytes written so far.
+        sha256: Its digest, after it is closed.
     """
 
     def __init__(self, path: Path) -> None:
-        """Begin a file, and the folder it is in."""
+        """Create the file and its folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.bytes, self.sha256 = path, 0, ""
         self._file, self._digest = path.open("wb"), hashlib.sha256()
         self._abandoned = False
 
     def writable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def write(self, data: object) -> int:
@@ -190,11 +190,11 @@ class DigestedFile(io.BufferedIOBase):
         return view.nbytes
 
     def abandon(self) -> None:
-        """Let what is still written go nowhere: the file has failed, but its writer has to be closed."""
+        """Ignore later writes: the file has failed, but its writer must still be closed."""
         self._abandoned = True
 
     def close(self) -> None:
-        """End the file."""
+        """Close the file and set its digest."""
         if not self.closed:
             self._file.close()
             self.sha256 = self._digest.hexdigest()
@@ -202,28 +202,28 @@ class DigestedFile(io.BufferedIOBase):
 
 
 class ParquetSink:
-    """Writes frames of one schema to a Parquet file.
+    """Writes data frames of one schema to a Parquet file.
 
     Attributes:
-        rows: The rows in the file's footer, once finished.
+        rows: The number of rows in the footer, after the file is closed.
     """
 
     def __init__(self, folder: Path, key: str, schema: pa.Schema, labels: Mapping[str, str], gather: int = 0) -> None:
-        """Begin a file.
+        """Create the file.
 
         Args:
-            folder: Where it goes.
-            key: Its key in the lake, and its place in the folder.
+            folder: The folder to write to.
+            key: Its key in the lake, which is also its path in the folder.
             schema: Its columns.
-            labels: What it says of itself.
-            gather: How many rows to gather before they are written as a row group.
+            labels: Its key-value metadata.
+            gather: The number of rows to collect before they are written as a row group.
         """
         self._key, self._file, self.rows = key, DigestedFile(folder.joinpath(*key.split("/"))), 0
         self._schema, self._gather = schema, gather
         self._gathered: list[pl.DataFrame] = []
         self._footer: list[pq.FileMetaData] = []
-        # A dictionary of distinct seconds or row numbers only costs time and space. The encodings are
-        # the oldest: every reader knows them, BigQuery too.
+        # Times and row numbers rarely repeat, so their dictionaries would only cost time and space. The encodings are
+        # the oldest ones, which every reader knows, also BigQuery.
         times = {field.name for field in schema if pa.types.is_timestamp(field.type)}
         self._writer = pq.ParquetWriter(
             self._file,
@@ -231,7 +231,7 @@ class ParquetSink:
             compression="zstd",
             compression_level=1,
             use_dictionary=[name for name in schema.names if name not in times | {"source_row"}],
-            # Amounts span their outliers everywhere: their least and greatest would let no reader skip anything.
+            # Every row group has extreme amounts, so their minimum and maximum would not let a reader skip any.
             write_statistics=[name for name in schema.names if name in times | STATISTICS_COLUMNS],
             store_schema=False,
             metadata_collector=self._footer,
@@ -239,7 +239,7 @@ class ParquetSink:
         self._writer.add_key_value_metadata({f"nyc_tlc.{name}": label for name, label in labels.items()})
 
     def write(self, frame: pl.DataFrame) -> None:
-        """Take rows."""
+        """Add rows."""
         self._gathered.append(frame)
         if sum(map(len, self._gathered)) >= self._gather:
             self._flush()
@@ -252,18 +252,18 @@ class ParquetSink:
         self._gathered = []
 
     def __enter__(self) -> ParquetSink:
-        """Finish the file when the block ends."""
+        """Return the sink; the end of the block closes the file."""
         return self
 
     def describe(self) -> NewFile:
-        """The file, once finished."""
+        """Return the closed file."""
         return NewFile(self._key, self._file.path, self._file.bytes, self._file.sha256)
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        """Write what is still gathered, and the footer."""
+        """Write the remaining rows and the footer, and close the file."""
         if failure:
             self._file.abandon()
-            # After a write that failed there is no footer to collect.
+            # After a failed write there is no footer to collect.
             with suppress(RuntimeError):
                 self._writer.close()
         else:
@@ -274,26 +274,26 @@ class ParquetSink:
 
 
 class DaySinks:
-    """The clean rows once more, a file per pick-up date, with few rows of each day in memory."""
+    """Writes the clean rows to a file for each pick-up date, with few rows of each day in memory."""
 
     def __init__(
         self, files: ExitStack, folder: Path, keys: FileKeys, schema: pa.Schema, labels: Mapping[str, str]
     ) -> None:
-        """Begin; the files are finished when ``files`` unwinds.
+        """Prepare to write; the files are closed when ``files`` is closed.
 
         Args:
-            files: Owns the open files.
-            folder: Where they go.
+            files: Closes the files.
+            folder: The folder to write to.
             keys: Their keys in the lake.
             schema: The clean schema.
-            labels: What the files say of themselves.
+            labels: The key-value metadata of the files.
         """
         self._files, self._folder, self._keys = files, folder, keys
         self._schema, self._labels = schema, labels
         self.sinks: dict[date, ParquetSink] = {}
 
     def write(self, frame: pl.DataFrame) -> None:
-        """Take rows of any days."""
+        """Add rows of any dates."""
         by_day = frame.with_columns(pl.col("pickup_datetime").dt.date().alias("day")).partition_by(
             "day", as_dict=True, include_key=False
         )
@@ -304,21 +304,21 @@ class DaySinks:
             self.sinks[day].write(rows)
 
 
-def _write(
+def _write_files(
     folder: Path, keys: FileKeys, reader: MonthReader, judge: Judge, labels: Mapping[str, str], layout: Layout
 ) -> tuple[ParquetSink, ParquetSink, dict[date, ParquetSink]]:
-    """Read, judge and write the month in one pass."""
-    clean_schema = pa.schema([_dictionary_encoded(field) for field in reader.contract.clean_schema])
+    """Read, judge and write the month in one pass. Return the sinks of clean, quarantine and days."""
+    clean_schema = pa.schema([_encode_as_dictionary(field) for field in reader.contract.clean_schema])
     with ExitStack() as files:
         clean_sink = files.enter_context(ParquetSink(folder, keys.clean, clean_schema, labels))
-        rejects = files.enter_context(
+        quarantine_sink = files.enter_context(
             ParquetSink(folder, keys.quarantine, reader.contract.quarantine_schema, labels, gather=READ_BATCH_ROWS)
         )
         days = DaySinks(files, folder, keys, clean_schema, labels) if layout == "day" else None
 
         def encode(verdict: Verdict) -> None:
             clean_sink.write(verdict.clean)
-            rejects.write(verdict.quarantine)
+            quarantine_sink.write(verdict.quarantine)
             if days:
                 days.write(verdict.clean)
 
@@ -330,10 +330,10 @@ def _write(
                 pending = encoder.submit(encode, verdict)
             if pending:
                 pending.result()
-    return clean_sink, rejects, days.sinks if days else {}
+    return clean_sink, quarantine_sink, days.sinks if days else {}
 
 
-def _dictionary_encoded(field: pa.Field) -> pa.Field:
-    """Texts go to the encoder as dictionaries, as polars keeps them; in the file they are texts."""
+def _encode_as_dictionary(field: pa.Field) -> pa.Field:
+    """Return a text field as a dictionary, which is how polars stores texts; in the file they are texts."""
     texts = pa.types.is_string(field.type)
     return field.with_type(pa.dictionary(pa.uint32(), pa.large_string())) if texts else field

@@ -1,4 +1,4 @@
-"""One era's columns -> the contract's: names, types and codes, vectorised, with what can't be cast marked."""
+"""Convert a file's columns to the contract's names, types and codes, and mark the values that can't be cast."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ POLARS_TYPES: dict[str, pl.DataType] = {
     "timestamp": pl.Datetime("us"),
     "date": pl.Date(),
 }
-#: What is around a value and no part of it.
+#: Blanks around a value, which are not a part of it.
 BLANKS = " \t"
-#: A number as text: no words like nan, no other base.
+#: A number as text: decimal digits, no words like nan.
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-#: A time as TLC writes it, with or without a fraction, and with ISO's T. There is no year 0.
+#: A time as TLC writes it, with or without a fraction, or with ISO's T. There is no year 0.
 TIME = (
     r"^([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])-[0-9]{2}-[0-9]{2}"
     r"[ T]([01][0-9]|2[0-3])(:[0-5][0-9]){2}(\.[0-9]{1,6})?$"
 )
 SHORTEST_TIME = len("2024-01-01 00:00:00")
-#: The first and the last second there is, since 1970: years 1 to 9999.
+#: The first and the last second of the years 1 to 9999, counted from 1970.
 FIRST_SECOND = int(datetime(1, 1, 1, tzinfo=UTC).timestamp())
 LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
-#: The longest text that is a value. Real ones have a few letters.
+#: The most bytes of a text value. Real ones have a few letters.
 LONGEST_TEXT = 256
 
 
@@ -46,12 +46,12 @@ class Batch:
     """Consecutive rows of a file, in the contract's columns.
 
     Attributes:
-        frame: The clean columns, ``file_month`` and ``source_row`` included.
-        bad_values: Column -> which rows hold a value there that can't be cast; it is null in ``frame``.
-        raw: The text of rows that aren't records at all (null in every column), null for the others;
-            None where all are records.
-        bad_texts: What stood in the source where a value can't be cast: a JSON object by clean column, null for the
-            rows without such a value; None where all have none.
+        frame: The clean columns, including ``file_month`` and ``source_row``.
+        bad_values: Column -> mask of the rows whose value can't be cast; it is null in ``frame``.
+        raw: The text of lines that are not records, whose columns are all null; null for records. None if all are
+            records.
+        bad_texts: The source's text of values that can't be cast, as a JSON object by clean column; null for rows
+            without such values. None if no row has one.
     """
 
     frame: pl.DataFrame
@@ -61,7 +61,7 @@ class Batch:
 
 
 def join_batches(batches: Sequence[Batch]) -> Batch:
-    """Consecutive batches as one."""
+    """Join consecutive batches into one."""
     if len(batches) == 1:
         return batches[0]
 
@@ -84,10 +84,10 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
 
 
 class Conformer:
-    """Casts the batches of one file to the contract. Built once a file, called once a batch."""
+    """Casts the batches of one file to the contract: created for a file, called for each batch."""
 
     def __init__(self, contract: Contract, column_map: ColumnMap, schema: pa.Schema, month: Month) -> None:
-        """Look at the types.
+        """Check the types of the file's columns.
 
         Args:
             contract: The colour's contract.
@@ -96,13 +96,13 @@ class Conformer:
             month: The file's month.
 
         Raises:
-            ContractError: when a column's type can't hold what the contract wants there.
+            ContractError: when values of a column's type can't be read as the contract's type.
         """
         self._sources, self._month = column_map.sources, month
         self._columns = contract.columns[: -len(OUR_COLUMNS)]
         for column in self._columns:
             for name in column_map.sources[column.name]:
-                if not _readable(schema.field(name).type, column.type):
+                if not _is_readable(schema.field(name).type, column.type):
                     raise ContractError(
                         f"{contract.color} {month}: the column {name} can't be read as {column.type}",
                         got=str(schema.field(name).type),
@@ -112,9 +112,9 @@ class Conformer:
         """Cast a batch.
 
         Args:
-            data: Rows with the file's columns, texts as dictionaries or not.
-            first_row: The ordinal of the first of them in the file.
-            raw: As ``Batch.raw``.
+            data: Rows with the file's columns; texts may be dictionaries.
+            first_row: The position of the first row in the file, from 0.
+            raw: See ``Batch``.
         """
         rows, values, bad_values = data.num_rows, {}, {}
         for column in self._columns:
@@ -126,14 +126,14 @@ class Conformer:
             file_month=pl.lit(self._month.first_day),
             source_row=pl.int_range(first_row, first_row + rows, dtype=pl.Int32),
         )
-        return Batch(clean, bad_values, raw, self._bad_texts(data, bad_values) if bad_values else None)
+        return Batch(clean, bad_values, raw, self._collect_bad_texts(data, bad_values) if bad_values else None)
 
-    def _bad_texts(self, data: pa.RecordBatch | pa.Table, bad_values: dict[str, pl.Series]) -> pl.Series:
+    def _collect_bad_texts(self, data: pa.RecordBatch | pa.Table, bad_values: dict[str, pl.Series]) -> pl.Series:
         texts: dict[int, dict[str, str]] = {}
         for name, mask in bad_values.items():
             rows = mask.arg_true().to_list()
             for source in reversed(self._sources[name]):
-                for row, text in zip(rows, _source_texts(data[source].take(pa.array(rows, pa.int64()))), strict=True):
+                for row, text in zip(rows, _to_texts(data[source].take(pa.array(rows, pa.int64()))), strict=True):
                     if text is not None:
                         texts.setdefault(row, {})[name] = text
         objects: list[str | None] = [None] * data.num_rows
@@ -143,7 +143,7 @@ class Conformer:
 
 
 def dictionary_columns(contract: Contract, column_map: ColumnMap, schema: pa.Schema) -> list[str]:
-    """The file's columns to read as dictionaries: those of few distinct texts."""
+    """Return the file's columns to read as dictionaries: those with few distinct texts."""
     few = {column.name for column in contract.columns if column.type == "string" or column.text_codes}
     return [
         name
@@ -156,7 +156,7 @@ def dictionary_columns(contract: Contract, column_map: ColumnMap, schema: pa.Sch
 def csv_types(
     contract: Contract, column_map: ColumnMap, dictionaries: Sequence[str], dictionary: pa.DataType
 ) -> dict[str, pa.DataType]:
-    """What the wanted columns of a CSV file hold: few distinct texts, other texts, or numbers."""
+    """Return the types for a CSV file's wanted columns: dictionaries of few distinct texts, texts, or numbers."""
     types = {}
     for column in contract.columns:
         for name in column_map.sources.get(column.name, ()):
@@ -166,7 +166,7 @@ def csv_types(
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether an Arrow type is one of texts."""
+    """Return whether an Arrow type has texts as its values."""
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value))
 
@@ -175,8 +175,8 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal128(kind))
 
 
-def _readable(kind: pa.DataType, wanted: str) -> bool:
-    """Whether an Arrow type can hold a contract type's values."""
+def _is_readable(kind: pa.DataType, wanted: str) -> bool:
+    """Return whether values of an Arrow type can be read as a contract type."""
     if pa.types.is_null(kind) or is_text(kind):
         return True
     if wanted == "timestamp":
@@ -185,55 +185,55 @@ def _readable(kind: pa.DataType, wanted: str) -> bool:
 
 
 def _conform(arrays: list[pa.Array | pa.ChunkedArray], column: Column, rows: int) -> tuple[pl.Series, pl.Series | None]:
-    """A clean column, and where its value can't be read. Of several sources the first with a value counts."""
+    """Return a clean column, and a mask of values that can't be read. Of several sources the first value is used."""
     kind = POLARS_TYPES[column.type]
     if not arrays:
         return pl.repeat(None, rows, dtype=kind, eager=True).alias(column.name), None
-    values, bad = _conform_one(arrays[0], column)
+    values, bad = _conform_array(arrays[0], column)
     for array in arrays[1:]:
-        more, more_bad = _conform_one(array, column)
+        more, more_bad = _conform_array(array, column)
         faults = [mask for mask in (bad, more_bad) if mask is not None]
         values = pl.select(pl.coalesce(values, more)).to_series()
         bad = pl.select(pl.any_horizontal(faults)).to_series() & values.is_null() if faults else None
     return values.alias(column.name), bad
 
 
-def _conform_one(array: pa.Array | pa.ChunkedArray, column: Column) -> tuple[pl.Series, pl.Series | None]:
+def _conform_array(array: pa.Array | pa.ChunkedArray, column: Column) -> tuple[pl.Series, pl.Series | None]:
     if not pa.types.is_dictionary(array.type):
         return _cast(array, column)
-    # Only the few distinct texts are looked at.
+    # Only the few distinct texts are cast, not each row.
     chunks = array.unify_dictionaries().chunks if isinstance(array, pa.ChunkedArray) else [array]
     if not chunks:
         return _cast(pa.array([], array.type.value_type), column)
     values, bad = _cast(chunks[0].dictionary, column)
-    rows = pl.concat(_series(chunk.indices) for chunk in chunks)
-    # pyarrow does not look at them: a damaged file can have indexes that its dictionary lacks.
+    rows = pl.concat(_to_series(chunk.indices) for chunk in chunks)
+    # pyarrow does not check the indexes: in a damaged file they can be outside the dictionary.
     if not rows.is_between(0, len(values) - 1).all():
         raise pa.ArrowInvalid(f"{column.name}: an index that is not in the column's dictionary")
     return values.gather(rows), bad.gather(rows).fill_null(value=False) if bad is not None and bad.any() else None
 
 
 def _cast(array: pa.Array | pa.ChunkedArray, column: Column) -> tuple[pl.Series, pl.Series | None]:
-    """The contract's values, null where there is none or it can't be read, and where the latter is."""
+    """Return the contract's values, null if missing or unreadable, and a mask of the unreadable ones."""
     if pa.types.is_null(array.type):
         return pl.repeat(None, len(array), dtype=POLARS_TYPES[column.type], eager=True), None
     if column.type == "timestamp" and is_text(array.type):
         times = _cast_times(array)
         if times is not None:
             return times, None
-    kind, frame = array.type, pl.DataFrame({"value": _series(array)})
-    value = _value("value", kind, column)
+    kind, frame = array.type, pl.DataFrame({"value": _to_series(array)})
+    value = _read_value("value", kind, column)
     values = frame.select(value=value).to_series()
-    # As many nulls after the cast as before: then nothing was lost, and no row need be looked at.
+    # If the cast adds no nulls, all values were readable, and no mask is needed.
     if values.null_count() == frame["value"].null_count():
         return values, None
-    return values, frame.select(bad=_present("value", kind) & pl.lit(values).is_null()).to_series()
+    return values, frame.select(bad=_has_value("value", kind) & pl.lit(values).is_null()).to_series()
 
 
 def _cast_times(array: pa.Array | pa.ChunkedArray) -> pl.Series | None:
-    """Times in one go, or None where a text needs a closer look.
+    """Cast texts to times all at once. Return None if one of them needs the slower check.
 
-    Arrow also takes dates without a time and times without seconds; they are shorter.
+    Arrow also accepts dates without a time and times without seconds; these are found by their length.
     """
     lengths = pc.min_max(pc.binary_length(array)).as_py()
     if lengths["min"] is None or lengths["min"] < SHORTEST_TIME:
@@ -242,39 +242,39 @@ def _cast_times(array: pa.Array | pa.ChunkedArray) -> pl.Series | None:
         times = pc.cast(array, pa.timestamp("us"))
     except pa.ArrowInvalid:
         return None
-    return _series(times) if pc.min_max(times.cast(pa.int64()))["min"].as_py() >= FIRST_SECOND * 10**6 else None
+    return _to_series(times) if pc.min_max(times.cast(pa.int64()))["min"].as_py() >= FIRST_SECOND * 10**6 else None
 
 
-def _series(array: pa.Array | pa.ChunkedArray) -> pl.Series:
+def _to_series(array: pa.Array | pa.ChunkedArray) -> pl.Series:
     series = pl.from_arrow(array)
     assert isinstance(series, pl.Series)
     return series
 
 
-def _text(name: str) -> pl.Expr:
-    """A text column without the blanks around it; nothing but blanks is null."""
+def _strip_text(name: str) -> pl.Expr:
+    """Return a text column without blanks around its values; a value of only blanks is null."""
     text = pl.col(name).str.strip_chars(BLANKS)
     return pl.when(text != "").then(text)
 
 
-def _present(name: str, kind: pa.DataType) -> pl.Expr:
-    """Whether there is a value to read."""
+def _has_value(name: str, kind: pa.DataType) -> pl.Expr:
+    """Return an expression that is true where there is a value."""
     if is_text(kind):
-        return _text(name).is_not_null()
+        return _strip_text(name).is_not_null()
     if pa.types.is_floating(kind):
         return pl.col(name).fill_nan(None).is_not_null()
     return pl.col(name).is_not_null()
 
 
-def _value(name: str, kind: pa.DataType, column: Column) -> pl.Expr:
-    """The contract's value, null where there is none or it can't be read."""
+def _read_value(name: str, kind: pa.DataType, column: Column) -> pl.Expr:
+    """Return the contract's value, null if missing or unreadable."""
     wanted = POLARS_TYPES[column.type]
     if column.type == "timestamp":
-        return _time(name, kind)
+        return _read_time(name, kind)
     if is_text(kind):
-        value = _text(name)
+        value = _strip_text(name)
     elif column.type == "string":
-        value = _whole(pl.col(name), pl.Int64()).cast(pl.String)
+        value = _to_integer(pl.col(name), pl.Int64()).cast(pl.String)
     else:
         value = pl.col(name).fill_nan(None) if pa.types.is_floating(kind) else pl.col(name)
     if column.text_codes and (is_text(kind) or column.type == "string"):
@@ -282,21 +282,21 @@ def _value(name: str, kind: pa.DataType, column: Column) -> pl.Expr:
         codes = value.str.to_uppercase().replace_strict(known, list(column.text_codes.values()), default=None)
         value = pl.coalesce([codes, value])
     if column.type == "string":
-        # Postgres takes no text with a NUL.
-        sound = (value.str.len_bytes() <= LONGEST_TEXT) & ~value.str.contains("\0", literal=True)
-        return pl.when(sound).then(value).cast(wanted)
+        # Postgres accepts no text with a NUL.
+        valid = (value.str.len_bytes() <= LONGEST_TEXT) & ~value.str.contains("\0", literal=True)
+        return pl.when(valid).then(value).cast(wanted)
     if is_text(kind):
         value = pl.when(value.str.contains(NUMBER)).then(value).cast(pl.Float64, strict=False)
     if is_text(kind) or pa.types.is_floating(kind):
         value = pl.when(value.is_finite()).then(value)
     if column.type == "float64":
         return value.cast(wanted, strict=False)
-    return value.cast(wanted, strict=False) if pa.types.is_integer(kind) else _whole(value, wanted)
+    return value.cast(wanted, strict=False) if pa.types.is_integer(kind) else _to_integer(value, wanted)
 
 
-def _time(name: str, kind: pa.DataType) -> pl.Expr:
+def _read_time(name: str, kind: pa.DataType) -> pl.Expr:
     if is_text(kind):
-        text = _text(name)
+        text = _strip_text(name)
         text = pl.when(text.str.contains(TIME)).then(text.str.replace("T", " ", literal=True))
         return text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
     second = {"s": 1_000, "ms": 1_000, "us": 10**6, "ns": 10**9}[kind.unit]
@@ -305,16 +305,16 @@ def _time(name: str, kind: pa.DataType) -> pl.Expr:
     return pl.when(within).then(pl.col(name)).cast(pl.Datetime("us"), strict=False)
 
 
-def _whole(value: pl.Expr, wanted: pl.DataType) -> pl.Expr:
-    """A number as an integer, null where it has a fraction or doesn't fit."""
+def _to_integer(value: pl.Expr, wanted: pl.DataType) -> pl.Expr:
+    """Return a number as an integer, null if it has a fraction or doesn't fit."""
     whole = value.cast(wanted, strict=False)
     return pl.when(whole.cast(pl.Float64) == value.cast(pl.Float64)).then(whole)
 
 
-def _source_texts(values: pa.Array | pa.ChunkedArray) -> list[str | None]:
-    """Values as text, null where there is none."""
+def _to_texts(values: pa.Array | pa.ChunkedArray) -> list[str | None]:
+    """Return values as texts, null if missing."""
     if pa.types.is_timestamp(values.type):
-        # A time that is no value can be one that has no text either.
+        # A time that can't be a value may have no text form either.
         values = values.cast(pa.int64())
     texts = [None if value is None else str(value) for value in values.to_pylist()]
     return [text[:LONGEST_TEXT] if text and text.strip(BLANKS) else None for text in texts]

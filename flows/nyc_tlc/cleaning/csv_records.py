@@ -1,9 +1,9 @@
-"""TLC's CSV files -> tables, whatever their line ends, quotes, blank lines and row widths.
+"""Read TLC's CSV files as tables, with any line ends, quotes, blank lines and row widths.
 
-TLC's records never span lines, so a line is a record. What a line is does not depend on the lines beside it:
-``_line_by_line`` says what each is. Arrow parses lines by the million, straight to numbers, but only where
-it provably reads what ``_line_by_line`` would: ``_is_plain`` says where. A block in which something is in doubt
-is cut into parts, and only the part with the doubtful line is read slowly.
+TLC's records never span lines, so each line is a record, and is read without regard to the other lines.
+``_parse_line_by_line`` defines how. Arrow parses many lines at once, directly to numbers, but only if it is certain
+that the result is the same: ``_is_plain`` checks that. A block that is not plain is cut into parts, and only the part
+with the unusual line is parsed line by line.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-#: Bytes that are parsed together, and the most lines: a block of short lines has too many rows for one batch.
+#: The bytes that are parsed together, and the most lines: a block of short lines has too many rows for one batch.
 BLOCK_BYTES = 1 << 24
 BLOCK_LINES = 1 << 18
-#: The longest line. Real ones have less than 300 bytes.
+#: The most bytes of a line. Real ones have less than 300.
 LONGEST_LINE = 1 << 16
-#: A block in doubt is cut into so many parts, until they are as small as this: then it goes line by line.
+#: A block that is not plain is cut into PARTS again and again; at SMALL_BYTES or less it is parsed line by line.
 PARTS = 16
 SMALL_BYTES = 2 * LONGEST_LINE
-#: How many empty fields a record can have beyond the header's. Real ones have two at most.
-MOST_SURPLUS = 100
+#: The most extra fields that a record can have after those of the header. Real ones have two at most.
+MAX_EXTRA_FIELDS = 100
 
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
-#: A field is quoted from end to end or has no quote at all.
+#: A field has quotes around all of it, or no quotes.
 FIELD = r'(?:"(?:[^"]|"")*"|[^",]*)'
 RECORD = re.compile(f"{FIELD}(?:,{FIELD})*")
 
 
 def read_header(file: BinaryIO) -> list[str]:
-    """The column names: the first line of a CSV file.
+    """Read the column names from the first line of a CSV file.
 
     Raises:
-        OSError: when the line is longer than any header.
+        OSError: when the line is too long for a header.
     """
     line = file.readline(LONGEST_LINE + 1)
     if len(line) > LONGEST_LINE:
@@ -49,26 +49,26 @@ def read_header(file: BinaryIO) -> list[str]:
 
 
 class CsvRecords:
-    """The records of a CSV file as tables, empty fields null.
+    """Reads the records of a CSV file as tables; empty fields are null.
 
-    A record has the header's fields. Fields beyond those are dropped where they are empty, as in the
-    files of 2013-2016 whose rows are two wider than their header. A line with other fields beyond the
-    header's, with fewer, with broken quotes or bytes, with a carriage return inside, or cut off at the end of the
-    file is no record: all its columns are null and its text is kept.
+    A record has the header's fields. Extra fields are dropped if they are empty: the rows of 2013-2016 have two more
+    fields than their header. A line is not a record if an extra field is not empty, a field is missing, its quotes or
+    bytes are not valid, it contains a carriage return, or the end of the file cuts it off. Then all its columns are
+    null and its text is kept.
     """
 
     def __init__(
         self, file: BinaryIO, columns: Sequence[str], types: dict[str, pa.DataType], *, whole: bool, most_bytes: int
     ) -> None:
-        """Take a file that stands behind its header line.
+        """Use a file whose header line was read.
 
         Args:
             file: The decompressed bytes.
             columns: The header's names.
-            types: Those of them that are wanted, and what they hold: doubles, texts or ``DICTIONARY``. A
-                column of doubles is a column of texts where a text in it may be no number.
-            whole: Whether the file is known to be all there, so that a last line without an end is a line.
-            most_bytes: More bytes than this are not read.
+            types: The wanted columns -> their types: doubles, texts or ``DICTIONARY``. A table has texts instead of
+                doubles if one of them may not be a number.
+            whole: Whether the file is known to be complete, so that a last line without a line end is complete.
+            most_bytes: The most bytes to read.
         """
         self._file, self._columns, self._types = file, list(columns), types
         self._texts = {name: pa.string() if kind == pa.float64() else kind for name, kind in types.items()}
@@ -76,10 +76,10 @@ class CsvRecords:
         self._row_width: int | None = None
 
     def blocks(self) -> Iterator[bytes]:
-        """Runs of whole lines, none of them blank, and last what has no line end.
+        """Yield blocks of complete lines without blank lines, and at the end a last line without a line end.
 
         Raises:
-            OSError: when a line is too long to be a record, or the file unpacks to too much.
+            OSError: when a line is too long for a record, or the file unpacks to too many bytes.
         """
         rest, read = b"", 0
         while block := self._file.read(BLOCK_BYTES):
@@ -88,16 +88,16 @@ class CsvRecords:
                 raise OSError(f"more than {self._most_bytes:,} bytes unpacked, which TLC_MAX_EXPANSION forbids")
             rest += block
             end = rest.rfind(b"\n") + 1
-            _refuse_long_lines(rest)
-            yield from self._pieces(rest[:end])
+            _check_line_lengths(rest)
+            yield from self._split_block(rest[:end])
             rest = rest[end:]
-        yield from self._pieces(rest)
+        yield from self._split_block(rest)
 
-    def _pieces(self, lines: bytes) -> Iterator[bytes]:
-        lines = _without_blank_lines(lines)
+    def _split_block(self, lines: bytes) -> Iterator[bytes]:
+        lines = _remove_blank_lines(lines)
         if lines and self._row_width is None:
-            first, width = _fields(lines.partition(b"\n")[0]) or [], len(self._columns)
-            self._row_width = len(first) if width <= len(first) <= width + MOST_SURPLUS else width
+            first, width = _split_line(lines.partition(b"\n")[0]) or [], len(self._columns)
+            self._row_width = len(first) if width <= len(first) <= width + MAX_EXTRA_FIELDS else width
         while lines.count(b"\n") > BLOCK_LINES:
             ends = np.flatnonzero(np.frombuffer(lines, np.uint8) == ord("\n"))
             end = int(ends[BLOCK_LINES - 1]) + 1
@@ -107,39 +107,39 @@ class CsvRecords:
             yield lines
 
     def parse(self, lines: bytes) -> Iterator[tuple[bytes, pa.Table, pl.Series | None]]:
-        """A block's tables in order: their lines, their rows, and the text of lines that are no records, if any."""
+        """Yield a block's tables in order: the lines, the table, and the text of lines that are not records, if any."""
         if _is_plain(lines):
-            table = self._at_once(lines, self._types)
+            table = self._parse_at_once(lines, self._types)
             if table is None:
-                table = self._at_once(lines, self._texts)
+                table = self._parse_at_once(lines, self._texts)
             if table is not None:
                 yield lines, table, None
                 return
         if len(lines) <= SMALL_BYTES:
-            yield lines, *self._line_by_line(lines)
+            yield lines, *self._parse_line_by_line(lines)
             return
-        for part in _cut(lines):
+        for part in _cut_into_parts(lines):
             yield from self.parse(part)
 
     def parse_texts(self, lines: bytes) -> pa.Table:
-        """The rows of lines that were parsed without a doubt, once more, with numbers as the texts they were."""
-        table = self._at_once(lines, self._texts)
+        """Parse plain lines again, with numbers as texts."""
+        table = self._parse_at_once(lines, self._texts)
         assert table is not None
         return table
 
-    def _at_once(self, lines: bytes, types: dict[str, pa.DataType]) -> pa.Table | None:
-        """Plain lines as one table, or None where one of them needs a closer look."""
+    def _parse_at_once(self, lines: bytes, types: dict[str, pa.DataType]) -> pa.Table | None:
+        """Parse plain lines as one table. Return None if they must be parsed another way."""
         assert self._row_width is not None
         width = len(self._columns)
-        surplus = [str(index) for index in range(width, self._row_width)]
+        extra = [str(index) for index in range(width, self._row_width)]
         wanted = {str(self._columns.index(name)): kind for name, kind in types.items()}
         try:
             table = pa_csv.read_csv(
                 pa.BufferReader(lines),
                 pa_csv.ReadOptions(column_names=[str(index) for index in range(self._row_width)], use_threads=False),
                 convert_options=pa_csv.ConvertOptions(
-                    column_types=wanted | dict.fromkeys(surplus, pa.string()),
-                    include_columns=[*wanted, *surplus],
+                    column_types=wanted | dict.fromkeys(extra, pa.string()),
+                    include_columns=[*wanted, *extra],
                     null_values=[""],
                     strings_can_be_null=True,
                     quoted_strings_can_be_null=True,
@@ -147,32 +147,32 @@ class CsvRecords:
             )
         except pa.ArrowInvalid:
             return None
-        if table.num_rows != lines.count(b"\n") or any(table[name].null_count < len(table) for name in surplus):
+        if table.num_rows != lines.count(b"\n") or any(table[name].null_count < len(table) for name in extra):
             return None
         for column in table.columns:
-            # Words like nan and inf are numbers for Arrow, not for us.
+            # Arrow reads words like nan and inf as numbers; here they are bad values.
             if pa.types.is_floating(column.type) and pc.all(pc.is_finite(column)).as_py() is False:
                 return None
         return table.select(list(wanted)).rename_columns(list(types))
 
-    def _line_by_line(self, lines: bytes) -> tuple[pa.Table, pl.Series]:
-        """The same for any lines."""
+    def _parse_line_by_line(self, lines: bytes) -> tuple[pa.Table, pl.Series]:
+        """Parse any lines. Return the table, and the texts of lines that are not records."""
         width = len(self._columns)
         wanted = [self._columns.index(name) for name in self._types]
         records: list[list[str | None]] = []
         places: list[int | None] = []
         raw: list[str | None] = []
         for line in lines.removesuffix(b"\n").split(b"\n"):
-            # With too few commas it is no record, whatever else is in it.
-            fields = (_fields(line) or []) if line.count(b",") >= width - 1 else []
-            surplus = fields[width:]
-            sound = len(fields) >= width and len(surplus) <= MOST_SURPLUS and not any(map(_without_blanks, surplus))
-            if sound and not lines.endswith(b"\n"):
-                sound = self._whole and len(fields) == self._row_width
-            if sound:
+            # With too few commas it is not a record, so it need not be split.
+            fields = (_split_line(line) or []) if line.count(b",") >= width - 1 else []
+            extra = fields[width:]
+            is_record = len(fields) >= width and len(extra) <= MAX_EXTRA_FIELDS and not any(map(_strip_blanks, extra))
+            if is_record and not lines.endswith(b"\n"):
+                is_record = self._whole and len(fields) == self._row_width
+            if is_record:
                 records.append([fields[index] or None for index in wanted])
-            places.append(len(records) - 1 if sound else None)
-            raw.append(None if sound else _shown(line))
+            places.append(len(records) - 1 if is_record else None)
+            raw.append(None if is_record else _to_text(line))
         columns = zip(*records, strict=True) if records else [()] * len(wanted)
         rows = pa.array(places, pa.int32())
         arrays = [pa.array(values, kind).take(rows) for values, kind in zip(columns, self._texts.values(), strict=True)]
@@ -180,11 +180,11 @@ class CsvRecords:
 
 
 def count_lines(lines: bytes) -> int:
-    """How many lines a block has."""
+    """Return the number of lines in a block."""
     return lines.count(b"\n") + (not lines.endswith(b"\n"))
 
 
-def _refuse_long_lines(lines: bytes) -> None:
+def _check_line_lengths(lines: bytes) -> None:
     start = 0
     while len(lines) - start > LONGEST_LINE:
         start = lines.rfind(b"\n", start, start + LONGEST_LINE + 1) + 1
@@ -192,7 +192,7 @@ def _refuse_long_lines(lines: bytes) -> None:
             raise OSError(f"a line of more than {LONGEST_LINE:,} bytes")
 
 
-def _without_blank_lines(block: bytes) -> bytes:
+def _remove_blank_lines(block: bytes) -> bytes:
     start = 0
     while block.startswith((b"\n", b"\r\n"), start):
         start += 1 + block.startswith(b"\r", start)
@@ -202,8 +202,8 @@ def _without_blank_lines(block: bytes) -> bytes:
     return b"" if block == b"\r" else block
 
 
-def _cut(lines: bytes) -> Iterator[bytes]:
-    """Lines in parts of about the same size."""
+def _cut_into_parts(lines: bytes) -> Iterator[bytes]:
+    """Yield lines in parts of about the same size."""
     start = 0
     for part in range(1, PARTS + 1):
         end = lines.find(b"\n", max(start, len(lines) * part // PARTS - 1)) + 1 or len(lines)
@@ -213,10 +213,10 @@ def _cut(lines: bytes) -> Iterator[bytes]:
 
 
 def _is_plain(lines: bytes) -> bool:
-    """Whether Arrow can only see the lines and fields that ``_fields`` sees.
+    """Return whether Arrow finds the same lines and fields as ``_split_line``.
 
-    That is: valid text that Arrow takes for no byte order mark, whole lines, no carriage return but in a line
-    end, no NUL, and quotes only around whole fields, without quotes or line ends inside.
+    That is: valid UTF-8 that does not start with a byte order mark, complete lines, carriage returns only in line ends,
+    no NUL, and quotes only around whole fields, without quotes or line ends inside.
     """
     if not lines.endswith(b"\n") or b"\0" in lines or lines.count(b"\r") != lines.count(b"\r\n"):
         return False
@@ -244,8 +244,8 @@ def _is_plainly_quoted(lines: bytes) -> bool:
     return bool((np.searchsorted(ends, opening) == np.searchsorted(ends, closing)).all())
 
 
-def _fields(line: bytes) -> list[str] | None:
-    """The fields of one line, None where it is no CSV."""
+def _split_line(line: bytes) -> list[str] | None:
+    """Return the fields of a line, None if it is not valid CSV."""
     try:
         text = line.decode().removesuffix("\r")
     except UnicodeDecodeError:
@@ -257,10 +257,10 @@ def _fields(line: bytes) -> list[str] | None:
     return next(csv.reader([text])) if RECORD.fullmatch(text) else None
 
 
-def _without_blanks(field: str) -> str:
+def _strip_blanks(field: str) -> str:
     return field.strip(" \t")
 
 
-def _shown(line: bytes) -> str:
-    """A line that is no record, as text that any warehouse takes."""
+def _to_text(line: bytes) -> str:
+    """Return a line that is not a record as text that every warehouse accepts."""
     return line.decode("utf-8", "backslashreplace").removesuffix("\r").replace("\0", r"\x00")

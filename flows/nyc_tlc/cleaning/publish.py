@@ -1,4 +1,4 @@
-"""A cleaned month becomes the month: its manifest is made, which is where the accounts must add up."""
+"""Publish a cleaned month: check its rows, make its manifest, and write its files to the lake."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def publish_month(
     *,
     force: bool = False,
 ) -> Manifest:
-    """Publish a cleaned month in place of the one in the lake.
+    """Publish a cleaned month; it replaces the one in the lake.
 
     Args:
         cleaned: The month.
-        contract: The contract it was cleaned to.
-        lake: Where it goes.
-        base: The version of the month's manifest when the run began, None when there was none.
+        contract: The contract that it was cleaned with.
+        lake: The lake to publish it in.
+        base: The version of the month's manifest when the run began; None if there was no manifest.
         started_at: When work on the month began.
-        flow_run_id: The flow run that did it.
-        force: Whether to publish a month without rows, or with a larger share of rejected ones than is allowed.
+        flow_run_id: The flow run that publishes it.
+        force: Whether to publish a month that has no rows, or more rejected rows than are allowed.
 
     Returns:
         The manifest now in the lake.
 
     Raises:
-        SourceError: when the month has no rows or too many rejected ones; the lake keeps what it had.
-        ReconciliationError: when the counts don't add up; the lake keeps what it had.
-        ConflictError: when another run published the month in the meantime.
-        TransientError: when the lake stopped answering; the month is the old one or the new one.
+        SourceError: when the month has no rows or too many rejected rows; the lake is not changed.
+        ReconciliationError: when the row counts differ; the lake is not changed.
+        ConflictError: when another run published the month since this one began.
+        TransientError: when the lake stopped answering; it has the old month or the new one.
         LakeError: when the lake can't be written.
     """
     if not force:
@@ -88,14 +88,14 @@ def publish_month(
 
 
 def _check_rows(cleaned: CleanedMonth, contract: Contract) -> None:
-    """See that the file can be the month: October under January's name has rows too, and all of them are rejected."""
+    """Check that the file can be the month's: if it is another month's, nearly all its rows are rejected."""
     name, rows, quarantine = cleaned.fetched.remote.name, cleaned.source_rows, cleaned.quarantine
-    fix = "the lake keeps what it had; look at the file, and publish it with --force if it is right"
+    fix = "the lake is not changed; look at the file, and publish it with --force if it is right"
     if rows == 0:
         raise SourceError(f"{name}: the file has no rows", fix=fix)
-    own = contract.max_rejected
-    allowed, says = (
-        (read_settings().max_rejected, "TLC_MAX_REJECTED") if own is None else (own, f"{contract.color}.yaml")
+    limit = contract.max_rejected
+    allowed, setting = (
+        (read_settings().max_rejected, "TLC_MAX_REJECTED") if limit is None else (limit, f"{contract.color}.yaml")
     )
     share = 100 * quarantine.rows / rows
     if share > allowed:
@@ -105,7 +105,7 @@ def _check_rows(cleaned: CleanedMonth, contract: Contract) -> None:
         values = ", ".join(f"{column}={value}" for column, value in example.items() if value is not None)
         raise SourceError(
             f"{name}: {share:.1f} % of its {rows:,} rows are rejected",
-            expected=f"at most {allowed:g} % ({says})",
+            expected=f"at most {allowed:g} % ({setting})",
             got=f"{counts}; the first one: {values[:400]}",
             fix=fix,
         )

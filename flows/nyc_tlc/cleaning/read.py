@@ -1,6 +1,6 @@
-"""File -> stream of contract-typed batches. Nothing is dropped: all batches together are the file's rows.
+"""Read a file in batches with the contract's types. All batches together have all rows of the file.
 
-What is read next is unpacked and parsed in other threads while the rows before it are judged and written.
+Other threads unpack and parse the next rows while the previous ones are judged and written.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from nyc_tlc.errors import ContractError, SourceError
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import FetchedFile
 
-#: Rows of a batch: what is read, judged and written together, a row group of the clean file.
+#: The rows of a batch, which are read, judged and written together, as a row group of the clean file.
 READ_BATCH_ROWS = 1 << 18
-#: Rows that are read together where a text can be much longer in memory than in the file.
+#: The rows that are read together if their texts can be much longer in memory than in the file.
 TEXT_BATCH_ROWS = 1 << 13
-#: Read column chunks through a small buffer, not whole: one row group can hold the entire month.
+#: The bytes to buffer of a column chunk. It is not read whole, because a row group can hold the entire month.
 READ_BUFFER = 1 << 20
-#: What a file may unpack to, whatever its size: small files of few different values can shrink to very little.
+#: The bytes that a file of any size may unpack to: a file with few different values can be very small.
 HARMLESS_BYTES: dict[FileFormat, int] = {"parquet": 1 << 26, "csv": 1 << 22}
-#: How blocks are parsed side by side, and how many may wait to be judged.
+#: The number of blocks that are parsed at the same time, and of those that may wait to be judged.
 PARSE_THREADS = 2
 
-#: What reading raises where a file is damaged. A flipped bit in a column's name is no text.
-DAMAGED: tuple[type[Exception], ...] = (
+#: The errors of reading a damaged file. UnicodeError is raised for a flipped bit in a column's name.
+DAMAGE_ERRORS: tuple[type[Exception], ...] = (
     pa.ArrowException,
     OSError,
     EOFError,
@@ -62,14 +62,14 @@ class MonthReader:
     """Reads one fetched month.
 
     Attributes:
-        contract: The contract it is read to.
+        contract: The contract that gives the types.
         columns: The file's own column names.
-        column_map: How they map onto the contract.
-        rows: Rows in the file: by its footer where it is Parquet, else the lines read so far.
+        column_map: How they map onto the contract's columns.
+        rows: The number of rows in a Parquet file; of a CSV file, the lines read so far.
     """
 
     def __init__(self, fetched: FetchedFile, contract: Contract, *, strict: bool = False) -> None:
-        """Look at the file's columns and map them.
+        """Read the names of the file's columns and map them.
 
         Args:
             fetched: The file.
@@ -77,8 +77,8 @@ class MonthReader:
             strict: Whether a column unknown to the contract is an error.
 
         Raises:
-            ContractError: when a required column is missing, or when strict and one is unknown.
-            SourceError: when the file is damaged, or unpacks to more than the settings allow.
+            ContractError: when a required column is missing, or a column is unknown and ``strict`` is set.
+            SourceError: when the file is damaged, or unpacks to more bytes than the settings allow.
         """
         self._fetched, self.contract, month = fetched, contract, fetched.remote.month
         layout_format: FileFormat = "parquet" if fetched.format == "parquet" else "csv"
@@ -87,13 +87,13 @@ class MonthReader:
             if fetched.format == "parquet":
                 footer = pq.read_metadata(fetched.path)
                 schema, self.rows = footer.schema.to_arrow_schema(), footer.num_rows
-                self._refuse_expansion(footer)
+                self._check_expansion(footer)
             else:
                 with _open_text(fetched.path) as file:
                     schema, self.rows = pa.schema([(name, pa.string()) for name in read_header(file)]), 0
             self.columns = schema.names
-        except DAMAGED as error:
-            raise self._damaged("the file is damaged", error) from error
+        except DAMAGE_ERRORS as error:
+            raise self._explain_damage("the file is damaged", error) from error
         self.column_map = contract.map_columns(self.columns, month, layout_format)
         published = contract.layout(month, layout_format).columns
         unexpected = [name for name in self.column_map.drift if name not in published]
@@ -108,44 +108,44 @@ class MonthReader:
         self._conform = Conformer(contract, self.column_map, schema, month)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The file's rows in order.
+        """Yield the file's rows in order.
 
         Raises:
-            SourceError: when the file turns out to be damaged.
+            SourceError: when the file is damaged.
         """
         row = 0
         try:
-            for batch in self._parquet() if self._fetched.format == "parquet" else self._csv():
+            for batch in self._read_parquet() if self._fetched.format == "parquet" else self._read_csv():
                 yield batch
                 row += len(batch.frame)
-        except DAMAGED as error:
-            raise self._damaged(f"the file is damaged after row {row:,}", error) from error
+        except DAMAGE_ERRORS as error:
+            raise self._explain_damage(f"the file is damaged after row {row:,}", error) from error
 
-    def _damaged(self, what: str, error: Exception) -> SourceError:
+    def _explain_damage(self, what: str, error: Exception) -> SourceError:
         return SourceError(
             f"{self._fetched.remote.name}: {what}",
             got=str(error)[:500],
             fix="nothing was written to the lake; fetch it again",
         )
 
-    def _refuse_expansion(self, footer: pq.FileMetaData) -> None:
+    def _check_expansion(self, footer: pq.FileMetaData) -> None:
         unpacked = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
-        # A column of one value takes no space in the file; in memory each of its rows does.
+        # A column with a single value takes no space in the file, but in memory each row does.
         if max(unpacked, footer.num_rows * footer.num_columns) > self._most_bytes:
             raise OSError(f"more than {self._most_bytes:,} bytes unpacked, which TLC_MAX_EXPANSION forbids")
 
-    def _parquet(self) -> Iterator[Batch]:
+    def _read_parquet(self) -> Iterator[Batch]:
         row = 0
-        for data in _one_ahead(_gathered(self._record_batches())):
+        for data in _prefetch(_join_small_batches(self._read_record_batches())):
             yield self._conform(data, row)
             row += data.num_rows
 
-    def _record_batches(self) -> Iterator[pa.RecordBatch]:
+    def _read_record_batches(self) -> Iterator[pa.RecordBatch]:
         wanted = [name for sources in self.column_map.sources.values() for name in sources]
         texts = [name for name in wanted if is_text(self._schema.field(name).type)]
         with pq.ParquetFile(self._fetched.path) as file:
-            shared = _in_dictionaries(file.metadata, texts)
-            dictionaries = [name for name in self._dictionaries if name in shared]
+            readable = _find_dictionary_columns(file.metadata, texts)
+            dictionaries = [name for name in self._dictionaries if name in readable]
             wide = [name for name in wanted if _is_int96(file, name)]
         rows = READ_BATCH_ROWS if set(texts) <= set(dictionaries) else TEXT_BATCH_ROWS
         with (
@@ -160,9 +160,9 @@ class MonthReader:
             batches = file.iter_batches(rows, columns=wanted, use_threads=False)
             for batch, times in zip(batches, exact_times, strict=False):
                 _check_texts(batch, texts)
-                yield batch if times is None else _with_wrapped_times_marked(batch, times)
+                yield batch if times is None else _replace_wrapped_times(batch, times)
 
-    def _csv(self) -> Iterator[Batch]:
+    def _read_csv(self) -> Iterator[Batch]:
         remote, whole = self._fetched.remote, self._fetched.format == "csv.gz"
         with _open_text(self._fetched.path) as file:
             read_header(file)
@@ -170,7 +170,7 @@ class MonthReader:
                 file,
                 self.columns,
                 csv_types(self.contract, self.column_map, self._dictionaries, DICTIONARY),
-                # A gzip file says itself whether it is whole, and raises where it is not.
+                # A gzip file has its size and checksum: reading an incomplete one is an error.
                 whole=whole or remote.bytes == self._fetched.bytes,
                 most_bytes=self._most_bytes,
             )
@@ -186,24 +186,24 @@ class MonthReader:
                 for part, table, raw in records.parse(lines):
                     batch = self._conform(table, row, raw)
                     if batch.bad_values and raw is None:
-                        # Quarantine keeps what stood in the file, and not the number that was made of it.
+                        # Quarantine keeps the text in the file, not the number that was read from it.
                         batch = self._conform(records.parse_texts(part), row)
                     batches.append(batch)
                     row += table.num_rows
                 return join_batches(batches)
 
-            yield from _side_by_side(parse, _one_ahead(number_rows()))
+            yield from _map_in_threads(parse, _prefetch(number_rows()))
 
 
 def _open_text(path: Path) -> BinaryIO:
-    """A CSV file's bytes, unpacked where it is packed."""
+    """Open a CSV file; one that is gzipped is unpacked while it is read."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     return cast(BinaryIO, cast(Any, igzip).open(path)) if packed else path.open("rb")
 
 
-def _one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same, each made in another thread while the one before is worked on."""
+def _prefetch(items: Iterator[T]) -> Iterator[T]:
+    """Yield the items; another thread makes the next one while the caller uses the one before."""
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
         coming: Future[T | None] = reader.submit(next, items, None)
         while (item := coming.result()) is not None:
@@ -211,8 +211,8 @@ def _one_ahead(items: Iterator[T]) -> Iterator[T]:
             yield item
 
 
-def _side_by_side(work: Callable[[T], Result], items: Iterable[T]) -> Iterator[Result]:
-    """The results in order; a few items are worked on at once."""
+def _map_in_threads(work: Callable[[T], Result], items: Iterable[T]) -> Iterator[Result]:
+    """Yield the results in order; threads work on a few items at the same time."""
     with ThreadPoolExecutor(PARSE_THREADS, thread_name_prefix="parse") as parsers:
         pending: deque[Future[Result]] = deque()
         for item in items:
@@ -223,8 +223,8 @@ def _side_by_side(work: Callable[[T], Result], items: Iterable[T]) -> Iterator[R
             yield pending.popleft().result()
 
 
-def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Small batches together: a file can have a row group for every few rows."""
+def _join_small_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Yield small batches joined: a file can have a row group for every few rows."""
     held: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
@@ -237,19 +237,19 @@ def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(held)
 
 
-def _in_dictionaries(footer: pq.FileMetaData, names: list[str]) -> set[str]:
-    """Those of the columns whose texts Arrow can read as dictionaries: not the ones stored as differences."""
+def _find_dictionary_columns(footer: pq.FileMetaData, names: list[str]) -> set[str]:
+    """Return the columns whose texts Arrow can read as dictionaries: all that are not stored as differences."""
     positions = {footer.schema.column(index).path: index for index in range(footer.num_columns)}
-    fine = set(names) & set(positions)
+    found = set(names) & set(positions)
     for group in range(footer.num_row_groups):
-        fine -= {
+        found -= {
             name
-            for name in fine
+            for name in found
             if any(
                 encoding.startswith("DELTA") for encoding in footer.row_group(group).column(positions[name]).encodings
             )
         }
-    return fine
+    return found
 
 
 def _is_int96(file: pq.ParquetFile, name: str) -> bool:
@@ -258,11 +258,11 @@ def _is_int96(file: pq.ParquetFile, name: str) -> bool:
 
 
 def _check_texts(batch: pa.RecordBatch, names: list[str]) -> None:
-    """Refuse texts that are none, and those that are no values of trip records but fill the memory.
+    """Check that texts are valid and not too long for a trip record; long ones could fill the memory.
 
     Raises:
-        OSError: naming the column.
-        ArrowInvalid: where bytes are no UTF-8.
+        OSError: naming the column of a text that is too long.
+        ArrowInvalid: when a text is not valid UTF-8.
     """
     for name in names:
         column = batch[name]
@@ -273,8 +273,8 @@ def _check_texts(batch: pa.RecordBatch, names: list[str]) -> None:
             raise OSError(f"a text of {longest:,} bytes in the column {name}, where a value has at most {LONGEST_TEXT}")
 
 
-def _with_wrapped_times_marked(batch: pa.RecordBatch, exact: pa.RecordBatch) -> pa.RecordBatch:
-    """Times that nanoseconds can't hold (before 1677, after 2262) come out in another century: make them no time."""
+def _replace_wrapped_times(batch: pa.RecordBatch, exact: pa.RecordBatch) -> pa.RecordBatch:
+    """Replace times that nanoseconds can't hold (before 1677, after 2262), which Arrow misreads, by an invalid time."""
     for name in exact.schema.names:
         nanoseconds, milliseconds = batch[name].cast(pa.int64()), exact[name].cast(pa.int64())
         floor = pc.cast(pc.floor(pc.divide(pc.cast(nanoseconds, pa.float64(), safe=False), 1e6)), pa.int64())

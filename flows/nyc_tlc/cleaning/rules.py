@@ -1,4 +1,4 @@
-"""The contract's rules, compiled to expressions of one columnar engine and judged in one pass."""
+"""Apply the contract's rules, compiled to polars expressions, to all rows of a batch at once."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from nyc_tlc.cleaning.conform import Batch
 from nyc_tlc.contract.contract import Contract, code_tables
 from nyc_tlc.months import Month
 
-#: The rule of rows that are no records, and the prefix of those with a value that can't be cast.
+#: The rule for lines that are not records, and the prefix of the rules for values that can't be cast.
 UNPARSEABLE = "unparseable"
 BAD_VALUE = "bad_value:"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A batch, judged.
+    """A judged batch.
 
     Attributes:
-        clean: The rows no rule rejects.
-        quarantine: The others, with ``rejection_rule``, ``rejection_rules`` and ``raw``.
+        clean: The rows that no rule rejects.
+        quarantine: The other rows, with ``rejection_rule``, ``rejection_rules`` and ``raw``.
     """
 
     clean: pl.DataFrame
@@ -31,16 +31,16 @@ class Verdict:
 
 
 class Judge:
-    """Judges the batches of one month and counts.
+    """Judges the batches of one month, and counts rows by rule.
 
     Attributes:
-        rejected: Rejecting rule -> rows, each row under its first rule.
-        warned: Warning rule -> rows of the source, rejected or not.
+        rejected: Rejecting rule -> number of rows; each row is counted for its first rule.
+        warned: Warning rule -> number of rows, rejected or not.
     """
 
     def __init__(self, contract: Contract, month: Month) -> None:
         """Compile the rules for a month."""
-        names = _names_in_rules(month)
+        names = _list_rule_values(month)
         expressions = {
             rule.name: pl.sql_expr(rule.when.format(**names)).fill_null(False).alias(rule.name)
             for rule in contract.rules
@@ -53,11 +53,11 @@ class Judge:
 
     @property
     def rejected(self) -> dict[str, int]:
-        """Rejecting rule -> rows, each row under its first rule; the contract's rules always."""
+        """Rejecting rule -> number of rows, each counted for its first rule; the contract's rules are always listed."""
         return dict.fromkeys(self.rejects, 0) | dict(self._first_rules)
 
     def __call__(self, batch: Batch) -> Verdict:
-        """Split a batch into clean and quarantine, and count."""
+        """Split a batch into clean and quarantine, and count its rows."""
         verdicts = batch.frame.select(self.expressions)
         self.warned.update(dict(zip(self._warnings, verdicts.select(pl.col(self._warnings).sum()).row(0), strict=True)))
         faults = {f"{BAD_VALUE}{column}": mask for column, mask in batch.bad_values.items()}
@@ -71,7 +71,7 @@ class Judge:
             ).list.drop_nulls()
         )
         if batch.raw is not None:
-            # A line that is no record breaks that rule only: it has no pick-up time to miss.
+            # A line that is not a record breaks only this rule; all its columns are null, so it would break others.
             unparseable = faults[UNPARSEABLE].filter(rejected)
             reasons = reasons.with_columns(
                 pl.when(unparseable).then(pl.lit([UNPARSEABLE])).otherwise("rejection_rules").alias("rejection_rules")
@@ -89,12 +89,12 @@ class Judge:
         return Verdict(batch.frame.filter(~rejected), pl.concat([rows, reasons], how="horizontal"))
 
 
-def _names_in_rules(month: Month) -> dict[str, str]:
-    """What stands for the names in braces: the month's limits and the code tables."""
+def _list_rule_values(month: Month) -> dict[str, str]:
+    """Return the values of the names in braces: the month's limits and the code tables."""
     codes = {name: f"({', '.join(map(repr, table.codes))})" for name, table in code_tables().items()}
     moments = {"month_start": month.start, "month_end": month.end, "dst_end": month.dst_end}
-    return codes | {name: _literal(moment) for name, moment in moments.items()}
+    return codes | {name: _format_timestamp(moment) for name, moment in moments.items()}
 
 
-def _literal(moment: datetime) -> str:
+def _format_timestamp(moment: datetime) -> str:
     return f"TIMESTAMP '{moment:%Y-%m-%d %H:%M:%S}'"

@@ -1,1 +1,1 @@
-"""What a colour's rows are: columns, layouts by era, rules and codes, as data (``datasets/``, ``codes.yaml``)."""
+"""Contracts: the columns, file layouts, rules and codes of each colour, as data (``datasets/``, ``codes.yaml``)."""

@@ -1,10 +1,9 @@
-"""The contract: what a colour's clean rows are, and how every era's file maps onto them.
+"""The contract: a colour's clean columns and rules, and how the columns of each published file map onto them.
 
-One YAML file a colour (``datasets/``) describes its columns, the layouts TLC published and the
-rules; ``datasets/common.yaml`` has the rules that colours share, ``codes.yaml`` the code tables.
-This module reads them once and derives the rest: the Arrow schemas, the mapping of a file's
-columns, and the versions that tell whether a month cleaned
-earlier would come out the same today.
+Each colour has a YAML file in ``datasets/`` with its columns, the layouts that TLC published, and its rules.
+``datasets/common.yaml`` has the rules that colours share, ``codes.yaml`` the code tables. This module reads them once
+and derives the Arrow schemas, the mapping of a file's columns, and the versions. A month that was cleaned with the same
+versions would have the same rows today.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from nyc_tlc.errors import ContractError
 from nyc_tlc.months import Color, Month
 
 FileFormat = Literal["parquet", "csv"]
-#: What a source file can be; its file name extension in the lake.
+#: The format of a source file, which is also its file name extension in the lake.
 SourceFormat = Literal["parquet", "csv.gz", "csv"]
 
-HERE = Path(__file__).parent
+CONTRACT_FOLDER = Path(__file__).parent
 
-#: Raised when the reading code changes so that other clean rows come out of the same contract.
+#: Increase it when a change of the reading code gives other clean rows from the same contract.
 READER_VERSION = 2
 
 COLUMN_TYPES: dict[str, pa.DataType] = {
@@ -45,22 +44,22 @@ COLUMN_TYPES: dict[str, pa.DataType] = {
 }
 
 
-class Described(BaseModel):
-    """Data that describes data: unknown keys are mistakes, and nothing changes after reading."""
+class ContractModel(BaseModel):
+    """A part of a YAML file of the contract: unknown keys are errors, and values can't be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Code(Described):
-    """What one code means, and the texts that stood for it in old files."""
+class Code(ContractModel):
+    """The meaning of a code, and its texts in old files."""
 
     name: str
     texts: tuple[str, ...] = ()
     note: str = ""
 
 
-class CodeTable(Described):
-    """A table of codes and where it is from."""
+class CodeTable(ContractModel):
+    """A table of codes, and where TLC describes them."""
 
     title: str
     source: str
@@ -72,8 +71,8 @@ class CodeTable(Described):
         return {text.upper(): str(code) for code, entry in self.codes.items() for text in entry.texts}
 
 
-class Column(Described):
-    """A clean column: its type, the names it had, and what it holds."""
+class Column(ContractModel):
+    """A clean column: its type, its names in source files, and what it holds."""
 
     name: str
     type: Literal["int8", "int16", "int32", "float64", "string", "timestamp", "date"]
@@ -86,17 +85,17 @@ class Column(Described):
 
     @property
     def field(self) -> pa.Field:
-        """The column in an Arrow schema."""
+        """The column's field in an Arrow schema."""
         return pa.field(self.name, COLUMN_TYPES[self.type])
 
     @property
     def text_codes(self) -> Mapping[str, str]:
-        """Upper-case text in old files -> what stands for it today."""
+        """Upper-case text in old files -> the value used today."""
         return code_tables()[self.codes].texts if self.codes else self.texts
 
 
-class Rule(Described):
-    """A data quality rule. Rows for which ``when`` (SQL) is true are rejected or counted."""
+class Rule(ContractModel):
+    """A data quality rule. A row for which ``when`` (SQL) is true is rejected, or only counted."""
 
     name: str
     severity: Literal["reject", "warn"]
@@ -106,12 +105,12 @@ class Rule(Described):
 
 @dataclass(frozen=True)
 class FileLayout:
-    """What TLC published from a month on.
+    """The layout of the files that TLC published from a month on.
 
     Attributes:
         since: The first month.
-        columns: Name, spelled exactly -> Arrow type (``string`` in CSV).
-        extra_fields: How many empty fields a CSV row has beyond the header's.
+        columns: Exact column name -> Arrow type (``string`` in CSV).
+        extra_fields: The number of empty fields that a CSV row has after those of the header.
         quoted: Whether all CSV fields are quoted.
         blank_line: Whether a blank line follows the CSV header.
     """
@@ -128,9 +127,9 @@ class ColumnMap:
     """How the columns of one file map onto the contract.
 
     Attributes:
-        sources: Clean column -> the file's columns that feed it; the first that is not null counts.
-        drift: Columns of the file that the contract doesn't know: left out of clean, kept in raw.
-        missing: Clean columns that the month's layout has and the file lacks: null.
+        sources: Clean column -> the file's columns that it is read from; the first value that is not null is used.
+        drift: Columns of the file that the contract doesn't know; they are in raw but not in clean.
+        missing: Clean columns that the month's layout has but the file lacks; they are null.
     """
 
     sources: dict[str, tuple[str, ...]]
@@ -138,12 +137,12 @@ class ColumnMap:
     missing: tuple[str, ...]
 
 
-#: The two columns of ours at the end of every colour; ``(file_month, source_row)`` is a trip's key.
+#: The two columns that this project adds to every colour; ``(file_month, source_row)`` is a trip's key.
 OUR_COLUMNS = (
     Column(name="file_month", type="date", description="First day of the source file's month: the partition"),
     Column(name="source_row", type="int32", description="The row's ordinal in the source file, from 0"),
 )
-#: What quarantine has beyond the clean columns.
+#: The columns of quarantine after the clean ones.
 REJECTION_FIELDS = (
     pa.field("rejection_rule", pa.string()),
     pa.field("rejection_rules", pa.list_(pa.string())),
@@ -153,20 +152,20 @@ REJECTION_FIELDS = (
 
 @dataclass(frozen=True)
 class Contract:
-    """All that is known of one colour's trip records.
+    """Everything that is known about one colour's trip records.
 
     Attributes:
         color: The colour.
         title: What the records are, in a few words.
-        source: Where these facts are from.
+        source: Where these facts were published.
         notes: What a user of the data should know.
         first_month: The first month TLC published.
-        max_rejected: Percent of a month's rows that may be rejected; None for what ``TLC_MAX_REJECTED`` says.
-        columns: The clean columns in order, ours included.
-        rules: The rules in their order of precedence.
-        layouts: What TLC published, oldest first, by file format.
+        max_rejected: Percent of a month's rows that may be rejected; None means ``TLC_MAX_REJECTED``.
+        columns: The clean columns in order; the last ones are OUR_COLUMNS.
+        rules: The rules in order of precedence.
+        layouts: File format -> the layouts that TLC published, oldest first.
         contract_version: Changes when the same file would give other columns or values.
-        rules_version: Changes when the same rows would be judged otherwise.
+        rules_version: Changes when the rules could reject or count other rows.
     """
 
     color: Color
@@ -183,24 +182,23 @@ class Contract:
 
     @cached_property
     def clean_schema(self) -> pa.Schema:
-        """The one schema of every clean month."""
+        """The schema of every clean month."""
         return pa.schema([column.field for column in self.columns])
 
     @cached_property
     def quarantine_schema(self) -> pa.Schema:
-        """The clean columns, then why the row was rejected and, where it had none to parse, its text."""
+        """The clean columns, the rules that rejected the row, and the text of what could not be read."""
         return pa.schema([*self.clean_schema, *REJECTION_FIELDS])
 
     def layout(self, month: Month, file_format: FileFormat) -> FileLayout:
-        """What TLC published for the month; after the last known change, what it published last."""
+        """Return the layout of a month's file: the newest one that began in this month or before, else the oldest."""
         layouts = self.layouts[file_format]
         return next((layout for layout in reversed(layouts) if layout.since <= month), layouts[0])
 
     def map_columns(self, found: Sequence[str], month: Month, file_format: FileFormat) -> ColumnMap:
         """Map a file's columns onto the contract.
 
-        Names match without regard to case and to blanks around them; a blank or a hyphen inside is as good
-        as an underscore.
+        Case and blanks around a name are ignored; a blank or a hyphen inside equals an underscore.
 
         Args:
             found: The file's column names.
@@ -212,17 +210,17 @@ class Contract:
         """
         by_key: dict[str, str] = {}
         for name in found:
-            if _key(name) in by_key:
+            if _normalize(name) in by_key:
                 raise ContractError(
                     f"{self.color} {month}: the file has the column {name.strip()!r} twice",
                     got=", ".join(found),
                 )
-            by_key[_key(name)] = name
+            by_key[_normalize(name)] = name
         sources: dict[str, tuple[str, ...]] = {}
         missing: list[str] = []
-        published = {_key(name) for name in self.layout(month, file_format).columns}
+        published = {_normalize(name) for name in self.layout(month, file_format).columns}
         for column in self.columns[: -len(OUR_COLUMNS)]:
-            keys = [_key(name) for name in (column.name, *column.aliases)]
+            keys = [_normalize(name) for name in (column.name, *column.aliases)]
             sources[column.name] = tuple(by_key.pop(key) for key in keys if key in by_key)
             if not sources[column.name] and published.intersection(keys):
                 if column.required:
@@ -236,19 +234,19 @@ class Contract:
         return ColumnMap(sources, drift=tuple(by_key.values()), missing=tuple(missing))
 
 
-def _key(name: str) -> str:
+def _normalize(name: str) -> str:
     return re.sub(r"[\s-]", "_", name.strip()).casefold()
 
 
 @cache
 def code_tables() -> dict[str, CodeTable]:
-    """The code tables by name."""
+    """Return the code tables by name."""
     return {name: CodeTable(**table) for name, table in _read_yaml("codes.yaml").items()}
 
 
 @cache
 def read_contract(color: Color) -> Contract:
-    """The contract of one colour."""
+    """Read the contract of a colour."""
     data = _read_yaml(f"datasets/{color}.yaml")
     columns = tuple(Column(name=name, **column) for name, column in data["columns"].items())
     rules = _read_rules(data["rules"])
@@ -265,17 +263,17 @@ def read_contract(color: Color) -> Contract:
         columns=columns + OUR_COLUMNS,
         rules=rules,
         layouts={name: _read_layouts(name, entries) for name, entries in data["layouts"].items()},
-        contract_version=_version(data["version"], [READER_VERSION, codes, decides_values]),
-        rules_version=_version(data["version"], [codes, decides_verdicts]),
+        contract_version=_make_version(data["version"], [READER_VERSION, codes, decides_values]),
+        rules_version=_make_version(data["version"], [codes, decides_verdicts]),
     )
 
 
 def _read_yaml(name: str) -> dict[str, Any]:
-    return dict(yaml.safe_load((HERE / name).read_text(encoding="utf-8")))
+    return dict(yaml.safe_load((CONTRACT_FOLDER / name).read_text(encoding="utf-8")))
 
 
 def _read_rules(entries: dict[str, dict[str, str] | None]) -> tuple[Rule, ...]:
-    """A colour's rules in its own order: as ``common.yaml`` has them, but for the fields that the colour states."""
+    """Read a colour's rules in its own order. Fields that it does not have are those of ``common.yaml``."""
     shared = _read_yaml("datasets/common.yaml")["rules"]
     return tuple(Rule(name=name, **shared.get(name, {}) | (stated or {})) for name, stated in entries.items())
 
@@ -288,14 +286,14 @@ def _read_layouts(file_format: FileFormat, entries: list[dict[str, Any]]) -> tup
         kinds = dict.fromkeys(names, "string") if file_format == "csv" else dict(name.split() for name in names)
         if not columns:
             before, now = (
-                {_key(name): (name, kind) for name, kind in each.items()} for each in (layouts[-1].columns, kinds)
+                {_normalize(name): (name, kind) for name, kind in each.items()} for each in (layouts[-1].columns, kinds)
             )
             kinds = dict((before | now).values())
         layouts.append(FileLayout(Month.parse(since), kinds, **entry))
     return tuple(layouts)
 
 
-def _version(number: int, content: object) -> str:
-    """``1-3fa9c2d1``: the number a person raises, and a digest that nobody can forget to."""
+def _make_version(number: int, content: object) -> str:
+    """Return ``1-3fa9c2d1``: a number that a person increases, and a digest that changes with the content."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return f"{number}-{digest[:8]}"

@@ -1,4 +1,4 @@
-"""The data dictionary, written from the contracts: what every clean column holds and where it comes from."""
+"""Write the data dictionary from the contracts: what every clean column holds, and which files have it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from nyc_tlc.contract.contract import OUR_COLUMNS, Column, Contract, FileFormat, code_tables, read_contract
 from nyc_tlc.months import COLORS, Month
 
-#: The contract's types where the rows are kept: Parquet, DuckDB, Postgres, BigQuery.
+#: The contract's types -> those of Parquet, DuckDB, Postgres and BigQuery.
 TYPES = {
     "int8": ("int8", "TINYINT", "smallint", "INTEGER"),
     "int16": ("int16", "SMALLINT", "smallint", "INTEGER"),
@@ -20,8 +20,8 @@ TYPES = {
 }
 
 
-def dictionary() -> str:
-    """The whole dictionary as Markdown."""
+def make_dictionary() -> str:
+    """Return the dictionary as Markdown."""
     lines = [
         "# Data dictionary",
         "",
@@ -37,7 +37,7 @@ def dictionary() -> str:
         "",
     ]
     for color in COLORS:
-        lines += _dataset(read_contract(color))
+        lines += _describe_color(read_contract(color))
     lines += ["## Codes", ""]
     for name, table in code_tables().items():
         lines += [f"### {name}", "", f"{table.title}. {table.source.strip()}", "", "| Code | Meaning | In old files |"]
@@ -49,7 +49,7 @@ def dictionary() -> str:
     return "\n".join(lines)
 
 
-def _dataset(contract: Contract) -> list[str]:
+def _describe_color(contract: Contract) -> list[str]:
     lines = [
         f"## {contract.color}: {contract.title}",
         "",
@@ -61,37 +61,37 @@ def _dataset(contract: Contract) -> list[str]:
     lines += ["|---|---|---|---|---|"]
     for column in contract.columns:
         lines.append(
-            f"| `{column.name}` | {column.type} | {_meaning(column)} | {_era(contract, column, 'parquet')} |"
-            f" {_era(contract, column, 'csv')} |"
+            f"| `{column.name}` | {column.type} | {_describe_column(column)} |"
+            f" {_list_periods(contract, column, 'parquet')} | {_list_periods(contract, column, 'csv')} |"
         )
     lines += ["", "| Rule | Severity | A row breaks it when | Why |", "|---|---|---|---|"]
     lines += [f"| `{rule.name}` | {rule.severity} | `{rule.when.strip()}` | {rule.why} |" for rule in contract.rules]
     return [*lines, ""]
 
 
-def _meaning(column: Column) -> str:
+def _describe_column(column: Column) -> str:
     unit = f" ({column.unit})" if column.unit else ""
     codes = f"; see [{column.codes}](#{column.codes})" if column.codes else ""
     return f"{column.description}{unit}{codes}"
 
 
-def _era(contract: Contract, column: Column, file_format: FileFormat) -> str:
-    """Since when, and until when, a format has a column."""
+def _list_periods(contract: Contract, column: Column, file_format: FileFormat) -> str:
+    """Return the periods in which a format has a column."""
     if column in OUR_COLUMNS:
         return "ours"
-    spans: list[list[Month | None]] = []
+    periods: list[list[Month | None]] = []
     for layout in contract.layouts[file_format]:
         present = bool(contract.map_columns(list(layout.columns), layout.since, file_format).sources[column.name])
-        if present and (not spans or spans[-1][1] is not None):
-            spans.append([layout.since, None])
-        elif not present and spans and spans[-1][1] is None:
-            spans[-1][1] = layout.since.plus(-1)
-    return ", ".join(f"{since} to {until}" if until else f"since {since}" for since, until in spans) or "never"
+        if present and (not periods or periods[-1][1] is not None):
+            periods.append([layout.since, None])
+        elif not present and periods and periods[-1][1] is None:
+            periods[-1][1] = layout.since.plus(-1)
+    return ", ".join(f"{since} to {until}" if until else f"since {since}" for since, until in periods) or "never"
 
 
 def main() -> None:
-    """Write the dictionary to the file named by the argument."""
-    Path(sys.argv[1]).write_text(dictionary(), encoding="utf-8")
+    """Write the dictionary to the file that the argument names."""
+    Path(sys.argv[1]).write_text(make_dictionary(), encoding="utf-8")
 
 
 if __name__ == "__main__":

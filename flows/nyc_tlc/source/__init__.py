@@ -1,1 +1,1 @@
-"""Where a month is published, whether it is there, and how it comes to local disk; the generated sample."""
+"""Sources: where a month is published, whether it is there, its download, and the generated sample."""

@@ -1,4 +1,4 @@
-"""From a source to a verified local file: streamed, resumed where it broke, and what it says it is."""
+"""Download a month to a local file, continue where the transfer stopped, and verify the file."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ from nyc_tlc.contract.contract import SourceFormat
 from nyc_tlc.errors import ConfigurationError, SourceError
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.file_format import identify
-from nyc_tlc.source.http import Attempts, described, iso_date, reason_of, request
+from nyc_tlc.source.http import Attempts, describe_error, describe_file, iso_date, request
 from nyc_tlc.source.location import RemoteFile, file_path
 from nyc_tlc.source.sample import write_sample
 from nyc_tlc.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-#: Called with the bytes received so far and, where known, in all.
+#: Called with the number of bytes received so far, and the file's size if it is known.
 Progress = Callable[[int, int | None], None]
 
-CHUNK = 1 << 20
+CHUNK_BYTES = 1 << 20
 
-#: What shows that a file came whole: the source told its size; the transfer has an end of its own (a body of chunks);
-#: its content has (Parquet's footer, gzip's checksum); or nothing does (plain CSV from a source that tells no size).
+#: What shows that a file is complete: the size that the source stated; the end of the transfer (a chunked body); the
+#: content (Parquet's footer, gzip's checksum); or nothing (plain CSV from a source that states no size).
 VerifiedBy = Literal["size", "transfer", "content", "nothing"]
 
 
 @dataclass(frozen=True)
 class FetchedFile:
-    """A month on local disk, verified to be what it says.
+    """A month's file on the local disk, verified.
 
     Attributes:
-        remote: Where it is from, as the source described it when it was fetched.
+        remote: The file at the source, as the source describe_file it during the download.
         path: The local file.
-        format: What it is, found by its content.
-        bytes: Its size.
+        format: Its format, found from its content.
+        bytes: Its size in bytes.
         sha256: The digest of its bytes.
-        seconds: How long it took.
-        verified_by: What showed that it came whole.
+        seconds: How long the download took.
+        verified_by: What showed that it is complete.
     """
 
     remote: RemoteFile
@@ -63,7 +63,7 @@ class FetchedFile:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder to fetch into, gone at the end; after a kill, the next run's first step removes it.
+    """Create a folder for downloads, and remove it at the end; after a kill, the next run removes it.
 
     Raises:
         ConfigurationError: when the scratch space can't be written.
@@ -80,17 +80,17 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda done, total: None) -> FetchedFile:
-    """Bring a month to local disk and verify it; a ``file://`` source is read where it is.
+    """Download a month to the local disk and verify it; the file of a ``file://`` source is not copied.
 
     Args:
         remote: The month at its source.
-        folder: Where to put it.
-        progress: Told of the bytes received.
+        folder: The folder to write to.
+        progress: Called with the number of bytes received.
 
     Raises:
-        NotPublished: when it is gone from the source.
-        TransientError: when the transfer broke more often than the settings allow.
-        SourceError: when what came is not a month of trip records, or not all of it.
+        NotPublished: when the source no longer has it.
+        TransientError: when the transfer failed more often than the settings allow.
+        SourceError: when the file is not a month of trip records, or is incomplete.
         ConfigurationError: when the disk is full.
     """
     began = time.monotonic()
@@ -108,24 +108,24 @@ def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda do
             remote, digest, chunked = _download(remote, path, progress)
         size = path.stat().st_size
     except OSError as error:
-        raise _cannot_use(path, remote, error) from None
+        raise _explain_disk_error(path, remote, error) from None
     if remote.bytes is not None and size != remote.bytes:
         raise SourceError(f"{remote.name}: the file is incomplete", expected=f"{remote.bytes:,} bytes", got=f"{size:,}")
-    form = identify(path, remote.name, quote=not local)
-    verified_by: VerifiedBy = "nothing" if form == "csv" else "content"
+    file_format = identify(path, remote.name, quote=not local)
+    verified_by: VerifiedBy = "nothing" if file_format == "csv" else "content"
     if remote.bytes is not None or remote.url.startswith("sample:"):
         verified_by = "size"
     elif chunked:
         verified_by = "transfer"
-    fetched = FetchedFile(remote, path, form, size, digest, time.monotonic() - began, verified_by)
+    fetched = FetchedFile(remote, path, file_format, size, digest, time.monotonic() - began, verified_by)
     log.info("%s: fetched %s bytes from %s in %.1f s", remote.name, f"{size:,}", remote.shown, fetched.seconds)
     if verified_by == "nothing":
-        log.warning("%s: nothing tells whether the file is whole: the source does not tell its size", remote.name)
+        log.warning("%s: cannot check that the file is complete: the source does not state its size", remote.name)
     return fetched
 
 
-def _cannot_use(path: Path, remote: RemoteFile, error: OSError) -> ConfigurationError | SourceError:
-    """A local disk that failed, in one line."""
+def _explain_disk_error(path: Path, remote: RemoteFile, error: OSError) -> ConfigurationError | SourceError:
+    """Return the error for a local disk that failed, in one line."""
     reason = os.strerror(error.errno or 0)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         needed = f" for {remote.bytes:,} bytes" if remote.bytes else ""
@@ -140,10 +140,10 @@ def _digest(path: Path) -> str:
 
 
 def _download(remote: RemoteFile, path: Path, progress: Progress) -> tuple[RemoteFile, str, bool]:
-    """Stream a body to disk; where it breaks, go on from there if the server still has the same file.
+    """Write a response's body to a file; if it stops, continue from there if the server still has the same file.
 
     Returns:
-        The file as the answers describe it, the digest of its bytes, and whether the transfer had an end of its own.
+        The file as the responses describe it, the digest of its bytes, and whether the body was chunked.
     """
     attempts = Attempts(remote)
     digest, done, best, found = hashlib.sha256(), 0, 0, remote
@@ -153,9 +153,9 @@ def _download(remote: RemoteFile, path: Path, progress: Progress) -> tuple[Remot
             headers = {"Range": f"bytes={done}-", "If-Range": found.etag or ""} if resumes else {}
             response = request(remote, "GET", headers, attempts)
             try:
-                if resumes and response.status != HTTPStatus.OK and not _continues(response, found, done):
+                if resumes and response.status != HTTPStatus.OK and not _is_continuation(response, found, done):
                     resumes = False
-                    attempts.pause(f"the server cannot go on after {done:,} bytes; the transfer starts again")
+                    attempts.pause(f"the server cannot continue after {done:,} bytes; the transfer starts again")
                     continue
                 if not resumes and response.status != HTTPStatus.OK:
                     attempts.pause(f"HTTP {response.status} to a request for the whole file")
@@ -164,58 +164,58 @@ def _download(remote: RemoteFile, path: Path, progress: Progress) -> tuple[Remot
                     digest, done = hashlib.sha256(), 0
                     file.seek(0)
                     file.truncate()
-                    found = _strictest(remote, described(remote, response.headers))
+                    found = _merge_responses(remote, describe_file(remote, response.headers))
                 for chunk in _chunks(response, found.bytes, done):
                     attempts.require_time()
                     file.write(chunk)
                     digest.update(chunk)
-                    if not done or done // CHUNK != (done + len(chunk)) // CHUNK:
+                    if not done or done // CHUNK_BYTES != (done + len(chunk)) // CHUNK_BYTES:
                         progress(done + len(chunk), found.bytes)
                     done += len(chunk)
                 if found.bytes in (None, done):
                     progress(done, found.bytes)
                     chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
                     return found, digest.hexdigest(), chunked
-                broke = f"{done:,} of {found.bytes:,} bytes came"
+                reason = f"received {done:,} of {found.bytes:,} bytes"
             except urllib3.exceptions.HTTPError as error:
-                broke = f"the transfer broke after {done:,} bytes: {reason_of(error)}"
+                reason = f"the transfer stopped after {done:,} bytes: {describe_error(error)}"
             finally:
                 response.close()
             if done > best:
                 best = done
                 attempts.renew()
             resumes = done > 0 and re.fullmatch(r'"[!#-~]*"', found.etag or "") is not None
-            attempts.pause(broke)
+            attempts.pause(reason)
 
 
 def _chunks(response: urllib3.BaseHTTPResponse, size: int | None, done: int) -> Iterator[bytes]:
-    """What came, as it comes, up to the file's size; more than that is one byte too many and an error later."""
-    while chunk := response.read1(CHUNK, decode_content=False):
+    """Yield chunks of the body until the file's size is reached; a last chunk that is too long is an error later."""
+    while chunk := response.read1(CHUNK_BYTES, decode_content=False):
         done += len(chunk)
         yield chunk
         if size is not None and done >= size:
             return
 
 
-def _strictest(looked: RemoteFile, came: RemoteFile) -> RemoteFile:
-    """What HEAD and GET say together of one file; another file than the one looked at is as GET says."""
-    if looked.etag != came.etag and None not in (looked.etag, came.etag):
-        return came
-    if looked.last_modified != came.last_modified and None not in (looked.last_modified, came.last_modified):
-        return came
-    if None not in (looked.bytes, came.bytes) and looked.bytes != came.bytes:
-        # Nothing tells which is right, so the one of the look holds and the transfer is tried again.
-        return replace(came, bytes=looked.bytes)
+def _merge_responses(head: RemoteFile, get: RemoteFile) -> RemoteFile:
+    """Return what HEAD and GET together say about a file. If the file changed between them, return what GET says."""
+    if head.etag != get.etag and None not in (head.etag, get.etag):
+        return get
+    if head.last_modified != get.last_modified and None not in (head.last_modified, get.last_modified):
+        return get
+    if None not in (head.bytes, get.bytes) and head.bytes != get.bytes:
+        # It is unknown which size is right. With that of HEAD, the transfer fails and is tried again.
+        return replace(get, bytes=head.bytes)
     return replace(
-        came,
-        etag=came.etag or looked.etag,
-        last_modified=came.last_modified or looked.last_modified,
-        bytes=looked.bytes if came.bytes is None else came.bytes,
+        get,
+        etag=get.etag or head.etag,
+        last_modified=get.last_modified or head.last_modified,
+        bytes=head.bytes if get.bytes is None else get.bytes,
     )
 
 
-def _continues(response: urllib3.BaseHTTPResponse, found: RemoteFile, done: int) -> bool:
-    """Whether a 206 is the whole rest of the file that the first answer began."""
+def _is_continuation(response: urllib3.BaseHTTPResponse, found: RemoteFile, done: int) -> bool:
+    """Return whether a 206 response has the complete rest of the file that the first response began."""
     span = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", response.headers.get("Content-Range", ""))
     if response.status != HTTPStatus.PARTIAL_CONTENT or span is None:
         return False

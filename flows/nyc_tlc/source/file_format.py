@@ -1,4 +1,4 @@
-"""What a file is, found by its content: Parquet, CSV, packed CSV, or what came instead."""
+"""Find a file's format from its content: Parquet, CSV, gzipped CSV, or none of them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from nyc_tlc.errors import SourceError
 
 
 def identify(path: Path, name: str, *, quote: bool = True) -> SourceFormat:
-    """Tell what a file is by its content.
+    """Return a file's format, found from its content.
 
     Args:
         path: The file.
-        name: What the message calls the month.
-        quote: Whether the message may quote the file's first bytes; not for files of this machine.
+        name: The month's name in messages.
+        quote: Whether the message may quote the file's first bytes; not if it is a file of this machine.
 
     Raises:
-        SourceError: when it is not whole Parquet or (gzipped) CSV, naming what came instead.
+        SourceError: when it is not complete Parquet or (gzipped) CSV; the message says what it is.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -33,7 +33,7 @@ def identify(path: Path, name: str, *, quote: bool = True) -> SourceFormat:
         try:
             pq.read_metadata(path)
         except (pa.ArrowException, OSError, UnicodeError) as error:
-            raise _not_a_month(name, f"a Parquet file cut short ({size:,} bytes, no footer)") from error
+            raise _not_a_month(name, f"an incomplete Parquet file ({size:,} bytes, no footer)") from error
         return "parquet"
     if head.startswith(b"\x1f\x8b"):
         try:
@@ -46,32 +46,33 @@ def identify(path: Path, name: str, *, quote: bool = True) -> SourceFormat:
 
 
 def _is_csv(head: bytes) -> bool:
-    """Whether the first line can be a header: names and commas."""
+    """Return whether the first line can be a header: names and commas."""
     header = head.partition(b"\n")[0]
     return re.fullmatch(rb'(\xef\xbb\xbf)?[\w ",]+\r?', header) is not None and b"," in header
 
 
 def _refuse(name: str, head: bytes, size: int, quote: bool) -> SourceFormat:
+    """Raise an error that says what the file is."""
     text = head.decode("utf-8", "replace").strip()
     if match := re.match(r"version https://git-lfs\S*.*?^size (\d+)", text, re.DOTALL | re.MULTILINE):
-        came = f"a Git-LFS pointer to a file of {int(match[1]):,} bytes"
+        actual = f"a Git-LFS pointer to a file of {int(match[1]):,} bytes"
     elif not text:
-        came = f"an empty file ({size:,} bytes)"
+        actual = f"an empty file ({size:,} bytes)"
     elif not quote:
-        came = f"{size:,} bytes of something else"
+        actual = f"{size:,} bytes of another format"
     elif text[:1] == "<":
         title = re.search(r"<(title|code|message)>(.*?)</\1>", text, re.IGNORECASE | re.DOTALL)
         kind = "an HTML page" if re.search(r"<(!doctype )?html", text[:200], re.IGNORECASE) else "an XML document"
-        came = kind + (f" ({html.unescape(title[2]).strip()})" if title else "")
+        actual = kind + (f" ({html.unescape(title[2]).strip()})" if title else "")
     else:
-        came = f"{size:,} bytes beginning with {text[:60]!r}"
-    raise _not_a_month(name, came)
+        actual = f"{size:,} bytes beginning with {text[:60]!r}"
+    raise _not_a_month(name, actual)
 
 
-def _not_a_month(name: str, came: str) -> SourceError:
+def _not_a_month(name: str, actual: str) -> SourceError:
     return SourceError(
-        f"{name}: what came is not a month of trip records",
+        f"{name}: the file is not a month of trip records",
         expected="Parquet or CSV",
-        got=came,
+        got=actual,
         fix="nothing was written to the lake",
     )

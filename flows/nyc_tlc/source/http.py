@@ -1,4 +1,4 @@
-"""HTTP requests to a source: one loop tries again what time can heal, and refuses the rest in words."""
+"""HTTP requests to a source: one loop retries errors that can pass, and reports the others in one line."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ RETRIED = frozenset({429, 500, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
 
-#: Seconds to go on trying where the name does not resolve or the port refuses.
+#: Seconds to retry if the name does not resolve or the port refuses connections.
 UNREACHABLE_SECONDS = 10.0
-#: The longest pause of our own, and the longest that a Retry-After is obeyed, in seconds.
+#: The longest pause between attempts, and the longest one that a Retry-After header gets, in seconds.
 MAX_PAUSE = 60.0
 MAX_RETRY_AFTER = 600.0
 
-#: Connections are kept and used again; a backfill looks with several threads.
+#: Connections are reused; a backfill sends requests from several threads.
 POOL = urllib3.PoolManager(maxsize=16)
 
 
 class Refused(NotPublished):
-    """The source answered 403 or 404; whether that means "not published" depends on the month."""
+    """The source answered 403 or 404. Whether that means "not published" depends on the month."""
 
 
 class _RedactUrls(logging.Filter):
-    """Takes secrets out of urllib3's own log lines, and tracebacks with them."""
+    """Removes secrets and tracebacks from urllib3's log lines."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -60,10 +60,10 @@ for _name in ("urllib3.connectionpool", "urllib3.poolmanager", "urllib3.connecti
 
 
 class Attempts:
-    """How often and how long one look or one transfer is tried.
+    """Limits the attempts and the time of one request or one transfer.
 
     Args:
-        remote: The month; messages name it.
+        remote: The month, for messages.
     """
 
     def __init__(self, remote: RemoteFile) -> None:
@@ -74,19 +74,19 @@ class Attempts:
 
     @property
     def timeout(self) -> Timeout:
-        """How long to wait for a connection and for bytes; never past the deadline."""
+        """The time to wait for a connection and for bytes; it never exceeds the deadline."""
         patience = max(0.001, min(self._settings.http_timeout, self._ends - time.monotonic()))
         return Timeout(connect=min(patience, UNREACHABLE_SECONDS), read=patience)
 
     def renew(self) -> None:
-        """Start counting anew: more of the file is here than ever before."""
+        """Count failed attempts from 0 again, because more of the file was received than before."""
         self._failed = 0
 
     def require_time(self) -> None:
-        """Stop at the deadline.
+        """Check that there is time left.
 
         Raises:
-            TransientError: when the time is used up.
+            TransientError: when the deadline has passed.
         """
         if time.monotonic() >= self._ends:
             raise TransientError(
@@ -94,8 +94,8 @@ class Attempts:
                 fix="try again later, or raise TLC_HTTP_DEADLINE",
             )
 
-    def reached(self) -> None:
-        """Note that the server answered."""
+    def mark_reached(self) -> None:
+        """Record that the server answered."""
         self._unreachable_since = None
 
     def pause(self, reason: str, *, retry_after: float = 0, unreachable: bool = False) -> None:
@@ -117,7 +117,7 @@ class Attempts:
         if gives_up:
             tried = "1 attempt" if self._failed == 1 else f"{self._failed} attempts"
             raise TransientError(
-                f"{self._remote.name}: no whole answer from {self._remote.shown} after {tried}",
+                f"{self._remote.name}: no complete answer from {self._remote.shown} after {tried}",
                 got=reason,
                 fix="try again later",
             )
@@ -126,8 +126,8 @@ class Attempts:
         time.sleep(seconds)
 
 
-def described(remote: RemoteFile, headers: Mapping[str, str]) -> RemoteFile:
-    """The file as an HTTP answer with the whole of it describes it."""
+def describe_file(remote: RemoteFile, headers: Mapping[str, str]) -> RemoteFile:
+    """Return the file as the headers of a complete response describe it."""
     modified = headers.get("Last-Modified")
     return RemoteFile(
         remote.color,
@@ -135,27 +135,27 @@ def described(remote: RemoteFile, headers: Mapping[str, str]) -> RemoteFile:
         remote.url,
         etag=headers.get("ETag"),
         last_modified=iso_date(modified) if modified else None,
-        bytes=_size(headers.get("Content-Length")),
+        bytes=_read_size(headers.get("Content-Length")),
     )
 
 
-def _size(length: str | None) -> int | None:
-    """A Content-Length in bytes; None where it says nothing. Proxies can repeat it: ``N, N``."""
+def _read_size(length: str | None) -> int | None:
+    """Return a Content-Length in bytes, None if it is not one number. Proxies can repeat it: ``N, N``."""
     sizes = {part.strip() for part in (length or "").split(",")}
     size = sizes.pop()
     return int(size) if not sizes and re.fullmatch(r"[0-9]{1,18}", size) else None
 
 
 def iso_date(modified: str) -> str:
-    """An HTTP date as ISO 8601; one that is no date stays as it is: it is only compared."""
+    """Return an HTTP date as ISO 8601; other text is returned unchanged, because it is only compared."""
     try:
         return parsedate_to_datetime(modified).astimezone(UTC).isoformat()
     except (ValueError, OverflowError, TypeError):
         return modified
 
 
-def _retry_after(value: str | None) -> float:
-    """Seconds that a Retry-After asks for, at most ten minutes; 0 where it is neither seconds nor a date."""
+def _read_retry_after(value: str | None) -> float:
+    """Return the seconds of a Retry-After header, at most ten minutes; 0 if it is neither seconds nor a date."""
     value = (value or "").strip()
     if re.fullmatch(r"[0-9]+", value):
         return float(value) if len(value) < 4 and float(value) < MAX_RETRY_AFTER else MAX_RETRY_AFTER
@@ -169,45 +169,45 @@ def _retry_after(value: str | None) -> float:
 def request(
     remote: RemoteFile, method: str, headers: dict[str, str] | None = None, attempts: Attempts | None = None
 ) -> urllib3.BaseHTTPResponse:
-    """Send one request, again where time can heal; the body of a GET is still to be read.
+    """Send a request, and retry it after errors that can pass. The caller reads the body of a GET.
 
     Raises:
         Refused: for 403 and 404.
-        TransientError: when all attempts or the time are used up.
+        TransientError: when no attempt or no time is left.
         SourceError: for any other refusal.
     """
     attempts = attempts or Attempts(remote)
-    went_away = False
+    was_closed = False
     while True:
         attempts.require_time()
         try:
             response = _send(remote, method, headers or {}, attempts)
         except NewConnectionError as error:
-            attempts.pause(reason_of(error), unreachable=True)
+            attempts.pause(describe_error(error), unreachable=True)
             continue
         except HTTPError as error:
-            if not went_away and isinstance(
+            if not was_closed and isinstance(
                 error.args[-1] if error.args else None, RemoteDisconnected | ConnectionResetError
             ):
-                # A server may close a kept connection just when it is used again; that is no failed attempt.
-                went_away = True
+                # A server may close a connection at the moment it is reused; that does not count as a failed attempt.
+                was_closed = True
                 continue
             if _is_permanent(error):
-                raise SourceError(f"{remote.name}: cannot ask {remote.shown}", got=reason_of(error)) from None
-            attempts.pause(reason_of(error))
+                raise SourceError(f"{remote.name}: cannot request {remote.shown}", got=describe_error(error)) from None
+            attempts.pause(describe_error(error))
             continue
-        attempts.reached()
+        attempts.mark_reached()
         if response.status in (200, 206) or (response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and headers):
             return response
-        wait = _retry_after(response.headers.get("Retry-After"))
+        wait = _read_retry_after(response.headers.get("Retry-After"))
         _release(response, method)
         if response.status not in RETRIED:
-            raise _refusal(remote, response.status)
+            raise _make_refusal(remote, response.status)
         attempts.pause(f"HTTP {response.status}", retry_after=wait)
 
 
 def _send(remote: RemoteFile, method: str, headers: dict[str, str], attempts: Attempts) -> urllib3.BaseHTTPResponse:
-    """One attempt; a redirect is a part of it."""
+    """Send a request once, and follow its redirects."""
     url = remote.url
     for _ in range(MAX_REDIRECTS + 1):
         response: urllib3.BaseHTTPResponse = POOL.request(
@@ -231,33 +231,33 @@ def _send(remote: RemoteFile, method: str, headers: dict[str, str], attempts: At
         except ValueError:
             scheme = ""
         if scheme not in ("http", "https"):
-            raise SourceError(f"{remote.name}: {remote.shown} redirects to what is no web address")
+            raise SourceError(f"{remote.name}: {remote.shown} redirects to an address that is not http or https")
         require_scheme(scheme, redact_url(url))
     raise SourceError(f"{remote.name}: {remote.shown} redirects more than {MAX_REDIRECTS} times")
 
 
 def _release(response: urllib3.BaseHTTPResponse, method: str) -> None:
-    """Keep the connection after a HEAD, which has no body; a body that nobody wants is not waited for."""
+    """Close a response. The connection is kept after a HEAD, which has no body; other bodies are not waited for."""
     if method == "HEAD":
         response.drain_conn()
     response.close()
 
 
 def _is_permanent(error: HTTPError) -> bool:
-    """Whether the next attempt would meet the same: a wrong address, a wrong certificate, contradicting headers."""
+    """Return whether all attempts would fail: the address or certificate is wrong, or headers contradict each other."""
     wrong_certificate = any(isinstance(cause, ssl.SSLCertVerificationError) for cause in (*error.args, error.__cause__))
     return wrong_certificate or isinstance(error, LocationValueError | InvalidHeader)
 
 
-def reason_of(error: HTTPError) -> str:
-    """What broke, in a line; an address can hold a secret, so it is not repeated."""
+def describe_error(error: HTTPError) -> str:
+    """Return an error in one line, without the secrets that an address can hold."""
     if isinstance(error, LocationValueError):
         return "an address that is not valid"
     reason = " ".join(str(error.args[0] if error.args else error).split())[:300]
     return redact_url(reason) if "://" in reason else reason
 
 
-def _refusal(remote: RemoteFile, status: int) -> TlcError:
+def _make_refusal(remote: RemoteFile, status: int) -> TlcError:
     if status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
         return Refused(f"{remote.name} is not published at {remote.shown}", got=f"HTTP {status}")
     return SourceError(f"{remote.name}: {remote.shown} refused", got=f"HTTP {status}")

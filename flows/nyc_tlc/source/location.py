@@ -1,4 +1,4 @@
-"""Where a month is: sources by name or template, and what is known of a file there."""
+"""Where a month is: sources by name or URL template, and what is known about a file there."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ SOURCES = {
 #: The schemes a source's URL can have.
 SCHEMES = ("https", "http", "file", "sample")
 
-#: Raised when the sample's rows change, so that months made of older ones are redone.
+#: Increase it when the sample's rows change, so that months made from older ones are made again.
 SAMPLE_VERSION = 1
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A month at its source, as the last look found it.
+    """A month's file at its source, as the last request described it.
 
     Attributes:
         color: The colour.
         month: The month.
-        url: Where it is.
-        etag: The source's own identity of these bytes, where it tells.
-        last_modified: When the source says it changed, ISO 8601 in UTC, where it tells.
-        bytes: Its size, where the source tells.
+        url: Its URL.
+        etag: The source's identifier of these bytes, if it has one.
+        last_modified: When the file changed, in ISO 8601 and UTC, if the source states it.
+        bytes: Its size in bytes, if the source states it.
     """
 
     color: Color
@@ -50,19 +50,19 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        """What errors and log lines call the month."""
+        """The month's name in errors and log lines."""
         return f"{self.color} {self.month}"
 
     @property
     def shown(self) -> str:
-        """The URL without what can hold a secret."""
+        """The URL without parts that can hold a secret."""
         return redact_url(self.url)
 
 
 def redact_url(url: str) -> str:
-    """A URL or a template of URLs for people to read: without user, password, query and fragment.
+    """Return a URL or a URL template without user, password, query and fragment, to show it to people.
 
-    It takes any text, also one that is no valid URL. Where a password could be left, more is cut.
+    The text need not be a valid URL. If a password could remain, more is removed.
     """
     scheme, colon, rest = url.partition("://")
     if not colon:
@@ -70,17 +70,18 @@ def redact_url(url: str) -> str:
     place = re.split(r"[?#]", rest)[0]
     authority, slash, path = place.partition("/")
     host = authority.rpartition("@")[2]
-    # "me:pass/word@host" and "me:pass?word@host": what stands after the colon is no port.
+    # "me:pass/word@host" and "me:pass?word@host": the text after the colon is not a port.
     if "@" in rest and re.search(r":(?!\d*$)(?!\{)", re.sub(r"^\[.*?\]", "", host)):
         return f"{scheme}://…"
     return f"{scheme}://{host}{slash}{path}"
 
 
 def read_requested_month(color: Color, year: int | None, month: int | None) -> Month | None:
-    """The month that was asked for, None for the newest.
+    """Return the requested month, None for the newest.
 
     Raises:
-        ArgumentError: for half a month, one before the colour's first, or one in the future.
+        ArgumentError: when only one of year and month is given, or the month is before the colour's first or in the
+            future.
     """
     if year is None and month is None:
         return None
@@ -97,10 +98,10 @@ def read_requested_month(color: Color, year: int | None, month: int | None) -> M
 
 
 def locate(source: str, color: Color, month: Month) -> str:
-    """The URL of a month at a source: a known name or a template.
+    """Return the URL of a month at a source, which is a known name or a template.
 
     Raises:
-        ArgumentError: when the template has unknown fields, lacks one, or is no usable URL.
+        ArgumentError: when the template has unknown fields, lacks one, or gives no valid URL.
         ConfigurationError: when ``TLC_SOURCE_SCHEMES`` does not allow its scheme.
     """
     template = SOURCES.get(source) or _read_variable(source)
@@ -119,22 +120,22 @@ def locate(source: str, color: Color, month: Month) -> str:
 
 
 def _read_variable(source: str) -> str:
-    """The template in the environment variable that ``$NAME`` names; any other source as it is."""
+    """Return the value of the environment variable that ``$NAME`` names; other sources are returned unchanged."""
     if not source.startswith("$"):
         return source
     template = os.environ.get(source[1:])
     if not template:
-        raise ArgumentError(f"the variable {source} is not set, which is to name the source", fix=_TEMPLATE_HELP)
+        raise ArgumentError(f"the variable {source}, which has to hold the source, is not set", fix=_TEMPLATE_HELP)
     return template
 
 
 def name_source(source: str) -> str:
-    """A source as it may be kept: one with a user, password or query by the variable that has to hold it instead."""
+    """Return a source as it may be stored: one with a user, password or query has to be in a variable instead."""
     return source if redact_url(source) == source else "$TLC_SOURCE"
 
 
 def _read_fields(template: str) -> set[str]:
-    """The template's fields; attributes, items and long widths of them are not allowed."""
+    """Return the template's fields; their attributes, items and long widths are not allowed."""
     fields = set()
     for _, field, spec, _ in string.Formatter().parse(template):
         if field is None:
@@ -146,10 +147,10 @@ def _read_fields(template: str) -> set[str]:
 
 
 def require_scheme(scheme: str, shown: str) -> None:
-    """Refuse a scheme that ``TLC_SOURCE_SCHEMES`` does not name.
+    """Check that ``TLC_SOURCE_SCHEMES`` allows a scheme.
 
     Raises:
-        ConfigurationError: naming the setting.
+        ConfigurationError: when it does not.
     """
     allowed = read_settings().source_schemes
     if scheme not in allowed.split(","):
@@ -162,7 +163,7 @@ def require_scheme(scheme: str, shown: str) -> None:
 
 
 def source_kind(url: str) -> str:
-    """Which source a month's URL belongs to: ``tlc``, ``dtc``, ``sample``, or ``template`` for any other."""
+    """Return the source of a month's URL: ``tlc``, ``dtc``, ``sample``, or ``template`` for any other."""
     starts = {name: template.partition("{")[0] for name, template in SOURCES.items()}
     return next((name for name, start in starts.items() if url.startswith(start)), "template")
 
@@ -174,6 +175,6 @@ _TEMPLATE_HELP = (
 
 
 def file_path(remote: RemoteFile) -> Path:
-    """The path a ``file://`` URL names."""
+    """Return the path of a ``file://`` URL."""
     parts = urlsplit(remote.url)
     return Path(unquote(parts.netloc + parts.path))

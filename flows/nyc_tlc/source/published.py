@@ -1,4 +1,4 @@
-"""Whether a month is published: one look at its source, no download."""
+"""Find out whether a month is published: one request to its source, no download."""
 
 from __future__ import annotations
 
@@ -11,32 +11,28 @@ from urllib.parse import urlsplit
 from nyc_tlc.errors import NotPublished, SourceError
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import read_settings
-from nyc_tlc.source.http import Refused, described, request
+from nyc_tlc.source.http import Refused, describe_file, request
 from nyc_tlc.source.location import SAMPLE_VERSION, RemoteFile, file_path, locate
 
 log = logging.getLogger(__name__)
 
-
-#: TLC publishes a month about two months late.
+#: TLC publishes a month after about this many months, sometimes after one or two more.
 PUBLICATION_LAG = 2
 
-
-#: TLC publishes about two months late, at times three or four. A month older than this has been published before: a
-#: refusal of it is an outage or a block.
+#: A month that is more than this many months old was published: a refusal of it is an outage or a block.
 MAY_BE_UNPUBLISHED = 6
 
-
-#: How far back to look for the newest published month before giving up.
+#: The number of months in which to look for the newest published one.
 NEWEST_WITHIN = 24
 
 
 def look_at(source: str, color: Color, month: Month) -> RemoteFile:
-    """Look at a month where it is published: one request, no download.
+    """Ask a source for a month: one request, no download.
 
     Raises:
-        NotPublished: when it isn't there; TLC answers 403 for that, others 404.
+        NotPublished: when it isn't there; TLC then answers 403, other sources 404.
         TransientError: when the source doesn't answer after all retries.
-        SourceError: when it refuses for good.
+        SourceError: when it refuses for another reason.
     """
     url = locate(source, color, month)
     parts = urlsplit(url)
@@ -46,19 +42,19 @@ def look_at(source: str, color: Color, month: Month) -> RemoteFile:
     if parts.scheme == "file":
         return _look_at_file(RemoteFile(color, month, url))
     remote = RemoteFile(color, month, url)
-    return described(remote, request(remote, "HEAD").headers)
+    return describe_file(remote, request(remote, "HEAD").headers)
 
 
 def require_unpublished(refusal: NotPublished, month: Month, *, known: bool) -> None:
-    """Accept a refusal only for a month that may not be published yet.
+    """Check that a refused month may not be published yet.
 
     Args:
-        refusal: What ``look_at`` raised.
+        refusal: The error of ``look_at``.
         month: The month.
         known: Whether the lake has it.
 
     Raises:
-        SourceError: saying what answered, for a month that the lake has or that is too old.
+        SourceError: when the lake has the month, or it is too old to be unpublished.
     """
     if not isinstance(refusal, Refused) or not (known or month < Month.current().plus(-MAY_BE_UNPUBLISHED)):
         return
@@ -71,12 +67,12 @@ def require_unpublished(refusal: NotPublished, month: Month, *, known: bool) -> 
 
 
 def find_newest(source: str, color: Color, up_to: Month | None = None) -> RemoteFile:
-    """Look at the newest month the source has published.
+    """Find the newest month that the source has published.
 
     Args:
         source: A source's name or a template.
         color: The colour.
-        up_to: The latest month it may be; the current one if left out.
+        up_to: The newest month to look for; the current one if left out.
 
     Raises:
         NotPublished: when it has none of the last two years.
@@ -102,7 +98,7 @@ def _look_at_file(remote: RemoteFile) -> RemoteFile:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise SourceError(f"{remote.name}: {path} is not a file", expected="a Parquet or CSV file")
-        # Opening a FIFO or a device could wait for ever; a file says at once whether it can be read.
+        # Check that it can be read. This is not done for a FIFO or a device, because opening it could wait forever.
         with path.open("rb"):
             pass
     except FileNotFoundError:
