@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from conftest import Profile
+from conftest import ROOT, Profile
 from factories import without_version
 from stand_ins.gcs import Fault
 from stand_ins.google_tokens import GoogleCloud
@@ -148,6 +150,32 @@ def test_runs_without_a_month_are_named_by_what_they_do_and_the_profile(dev: Pro
     with temporary_settings({PREFECT_API_URL: dev.server.url}), get_client(sync_client=True) as client:
         names = {run.name for run in client.read_flow_runs(limit=200)}
     assert {"check-connections-dev", "check-connections-gcp", "load-lookups-gcp", "load-lookups-nobody"} <= names
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_notebook_reads_a_bucket_by_the_profile_of_its_blocks(gcp: Profile) -> None:
+    script = (
+        "from nyc_tlc import months, trips\n"
+        "found = trips('green', '2024-01', columns=['source_row'], where='trip_distance > 2', profile='gcp')\n"
+        "every = trips('green', '2024-01', profile='gcp', as_='polars')\n"
+        "assert found['source_row'].tolist() == every.filter(every['trip_distance'] > 2)['source_row'].to_list()\n"
+        "known = months('green', profile='gcp')\n"
+        "assert known['bigquery'].notna().tolist() == [True], known\n"
+        "print(len(found), len(every), *known['lake'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=gcp.server.environment(**gcp.environment) | {"PYTHONPATH": "flows"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found, every, place = done.stdout.split()
+    assert 0 < int(found) < int(every)
+    assert place.startswith("gs://taxi-lake/tlc/clean/green/year=2024/month=01/")
 
 
 @pytest.mark.usefixtures("runs")

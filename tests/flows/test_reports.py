@@ -2,15 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from conftest import ROOT, PrefectServer, Profile
+from conftest import PrefectServer
 from factories import JANUARY, green_parquet, make_month, publish_fetched, trip
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.lake.clean_file import CleanFile
@@ -125,32 +123,3 @@ def test_a_table_of_months_that_cannot_be_made_is_a_warning_and_fails_no_run(
 def test_an_outcome_shows_itself_in_a_notebook() -> None:
     assert Outcome("| a |\n|---|\n| 1 |")._repr_markdown_() == "| a |\n|---|\n| 1 |"
     assert Outcome("green 2024-01: 1 row")._repr_markdown_() == "```\ngreen 2024-01: 1 row\n```"
-
-
-def test_a_notebook_reads_a_bucket_by_the_profile_of_its_blocks(gcp: Profile) -> None:
-    assert gcp.register().returncode == 0
-    month = ("--source", "sample", "--color", "green", "--year", "2024", "--month", "1")
-    made = gcp.run("etl_web_to_gcs", *month)
-    assert made.returncode == 0, made.stderr
-    script = (
-        "from nyc_tlc import months, trips\n"
-        "found = trips('green', '2024-01', columns=['source_row'], where='trip_distance > 2', profile='gcp')\n"
-        "every = trips('green', '2024-01', profile='gcp', as_='polars')\n"
-        "assert found['source_row'].tolist() == every.filter(every['trip_distance'] > 2)['source_row'].to_list()\n"
-        "known = months(profile='gcp')\n"
-        "assert known['bigquery'].isna().tolist() == [True]\n"
-        "print(len(found), len(every), *known['lake'])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env=gcp.server.environment(**gcp.environment) | {"PYTHONPATH": "flows"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found, every, place = done.stdout.split()
-    assert 0 < int(found) < int(every)
-    assert place.startswith("gs://taxi-lake/tlc/clean/green/year=2024/month=01/")

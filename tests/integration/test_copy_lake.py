@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from conftest import bucket
+from copy_lake import copy_lake
 from factories import JANUARY, green_parquet, make_month, trip
-from nyc_tlc.errors import LakeError, TransientError
+from nyc_tlc.errors import ArgumentError, LakeError, TransientError
 from nyc_tlc.lake.copying import copy_month
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
@@ -100,3 +101,8 @@ def test_a_month_that_is_not_there_is_one_line(s3: S3, tmp_path: Path) -> None:
         copy_month(
             FolderLake(tmp_path / "lake"), S3Lake(s3.client(), s3.bucket), "green", JANUARY, tmp_path / "scratch"
         )
+
+
+def test_a_lake_is_not_copied_to_itself() -> None:
+    with pytest.raises(ArgumentError, match="local can't be copied to itself; name another profile with --to"):
+        copy_lake.fn("green", to="local")

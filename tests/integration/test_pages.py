@@ -230,7 +230,7 @@ def test_a_month_opens_with_the_keyboard_and_shows_what_the_manifest_says(
         in shown
     )
     assert manifest.source.sha256 in shown
-    assert "A trip without passengers is a meter left running" in shown
+    assert "A trip without passengers is a meter that was left on" in shown
     back = press(browser, Keys.ESCAPE)
     assert back.get_attribute("href").endswith("#green-2023-12")
     assert browser.find_element(By.ID, "detail").text == ""

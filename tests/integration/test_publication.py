@@ -249,7 +249,10 @@ def _stopping(
 Store = FolderStore | BucketStore | S3Store | AzureStore
 
 
-@pytest.fixture(params=["folder", "gcs", "s3", pytest.param("s3 in parts", marks=pytest.mark.torture), "azure"])
+LONG = [pytest.param(name, marks=pytest.mark.torture) for name in ("s3", "s3 in parts")]
+
+
+@pytest.fixture(params=["folder", "gcs", "azure", *LONG])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Where the lake is."""
     if request.param == "folder":
