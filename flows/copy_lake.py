@@ -50,7 +50,7 @@ def copy_lake(
         for done, each in enumerate(months, 1):
             try:
                 copied = tasks.copy(color, each, profile, to, force)
-                kept += copied == "another one is there"
+                kept += copied == "another version is there"
                 lines.append(f"{color} {each}  {copied}")
             except TlcError as error:
                 failed += 1

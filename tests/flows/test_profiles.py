@@ -152,7 +152,7 @@ def test_check_connections_says_the_one_thing_to_do_about_each_part_that_fails(
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1] == "error: the profile gcp can't be used as it is"
     lake, to_lake, bigquery, to_bigquery = failed.stdout.splitlines()
-    assert re.match(r"FAIL  lake      .* no right to gs://taxi-lake/tlc; got HTTP 403", lake)
+    assert re.match(r"FAIL  lake      .* a permission is missing in gs://taxi-lake/tlc; got HTTP 403", lake)
     assert to_lake.strip() == "grant the service account the role roles/storage.objectUser on the bucket"
     assert bigquery == (
         "FAIL  bigquery  bigquery://taxis/ny_taxi and the lake's bucket are in different places; "
