@@ -150,7 +150,7 @@ def test_check_connections_says_the_one_thing_to_do_about_each_part_that_fails(
     failed = gcp.run("check_connections")
     google.bigquery.datasets["ny_taxi"]["location"] = "US"
     assert failed.returncode == 1
-    assert failed.stderr.splitlines()[-1] == "error: the profile gcp can't be used as it is"
+    assert failed.stderr.splitlines()[-1] == "error: the profile gcp can't be used: see the lines with FAIL"
     lake, to_lake, bigquery, to_bigquery = failed.stdout.splitlines()
     assert re.match(r"FAIL  lake      .* a permission is missing in gs://taxi-lake/tlc; got HTTP 403", lake)
     assert to_lake.strip() == "grant the service account the role roles/storage.objectUser on the bucket"

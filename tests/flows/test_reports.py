@@ -100,8 +100,8 @@ def test_a_source_that_does_not_answer_costs_what_it_knows_and_not_the_page(
     settings = {"TLC_HOME": str(lake.root.parent), "TLC_HTTP_RETRIES": "0"}
     done = prefect_server.run("flows/report.py", "--source", f"http://127.0.0.1:9{TEMPLATE}", **settings)
     assert done.returncode == 0, done.stderr
-    assert "Nothing is known of what is published or changed: " in done.stdout
-    assert "Nothing is known" in lake.path("reports/coverage.html").read_text(encoding="utf-8")
+    assert "New and changed months are unknown: " in done.stdout
+    assert "New and changed months are unknown" in lake.path("reports/coverage.html").read_text(encoding="utf-8")
     assert set(months_on(lake)) == {"green-2024-01", "green-2024-02"}
 
 

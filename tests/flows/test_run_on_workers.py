@@ -160,5 +160,5 @@ def test_a_run_that_is_done_again_ends_the_tasks_of_its_lost_process(client: Syn
     assert client.read_flow_run(run.id).state_name == "Completed"
     ended = client.read_task_run(lost.id).state
     assert ended is not None
-    assert (ended.name, ended.message) == ("Crashed", "Its process was lost; the flow run is done again.")
+    assert (ended.name, ended.message) == ("Crashed", "Its process was lost; the flow run started again.")
     assert client.read_task_run(other.id).state_name == "Running", "another run's task"
