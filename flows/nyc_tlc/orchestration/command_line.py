@@ -30,7 +30,7 @@ from nyc_tlc.source.location import locate, name_source, read_requested_month
 
 log = logging.getLogger(__name__)
 
-#: The interval of deployments' runs: after 90 seconds without one, an automation sets the run to Crashed.
+#: Seconds between heartbeats, as for deployments' runs: after 90 seconds without one an automation crashes the run.
 HEARTBEATS = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}
 
 #: Lists are given as ``--warehouses duckdb postgres``.
