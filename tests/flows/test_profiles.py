@@ -1,4 +1,4 @@
-"""Profiles as people use them: registered from a file, then named to a flow, with everything behind them on sockets."""
+"""Users register a profile from a file and run flows with it; all services are stand-ins on sockets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Runs = dict[str, CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def runs(gcp: Profile, dev: Profile) -> Runs:
-    """What was run with the two profiles: one thing after the other with each, the two side by side."""
+    """Run commands with both profiles at the same time; those of one profile one after the other."""
 
     def run_all(runs: dict[str, Callable[[], CompletedProcess[str]]]) -> Runs:
         return {name: run() for name, run in runs.items()}
@@ -58,7 +58,7 @@ def runs(gcp: Profile, dev: Profile) -> Runs:
 
 
 def done(run: CompletedProcess[str]) -> str:
-    """What a run that did its work has to say."""
+    """Check that a run succeeded. Return its output."""
     assert run.returncode == 0, run.stderr
     assert not [line for line in run.stderr.splitlines() if "Warning" in line], "a warning nobody can act on"
     return run.stdout

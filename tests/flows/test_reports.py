@@ -1,4 +1,4 @@
-"""The flows that write the pages and list the months, as people run them."""
+"""Run the flows that write the pages and list the months."""
 
 import json
 import re
@@ -29,7 +29,7 @@ TEMPLATE = "/{color}_tripdata_{year:04d}-{month:02d}.parquet"
 
 @pytest.fixture
 def lake(own_environment: Path, tmp_path: Path) -> FolderLake:
-    """The local profile: green 2024-01 in lake and warehouse, 2024-02 in the lake."""
+    """Return the lake of the profile local: green 2024-01 in lake and warehouse, 2024-02 only in the lake."""
     lake = FolderLake(own_environment / "lake")
     january = make_month(lake, green_parquet(trip(), trip(), trip(passenger_count=0)), tmp_path)
     file = CleanFile(january, lake, read_contract("green"))
@@ -39,7 +39,7 @@ def lake(own_environment: Path, tmp_path: Path) -> FolderLake:
 
 
 def months_on(lake: FolderLake) -> dict[str, dict[str, object]]:
-    """What the coverage page knows of every month."""
+    """Return the data of the coverage page about every month."""
     html = lake.path("reports/coverage.html").read_text(encoding="utf-8")
     found = re.search(r'<script type="application/json" id="months">(.*?)</script>', html, re.DOTALL)
     assert found

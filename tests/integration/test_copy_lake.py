@@ -26,7 +26,7 @@ OTHER = green_parquet(trip())
 
 @pytest.fixture(params=["folder to s3", "s3 to gcs", "gcs to folder"])
 def lakes(request: pytest.FixtureRequest, tmp_path: Path, gcs: Gcs, s3: S3) -> tuple[Lake, Lake]:
-    """Where months are, and where they shall be."""
+    """Return the lake to copy from and the lake to copy to."""
     lakes: dict[str, Lake] = {
         "folder": FolderLake(tmp_path / "lake"),
         "gcs": GcsLake(bucket(gcs.url), "taxi"),

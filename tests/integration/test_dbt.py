@@ -1,4 +1,4 @@
-"""dbt builds the models for real, in the months that are due."""
+"""The real dbt builds the models of the months that are due."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DAYS = f"SELECT file_month, trips, total_amount FROM {MODELS}.fct_daily_trips OR
 def build(
     kind: Kind, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., list[dbt.NodeResult]]:
-    """Runs a dbt command over the test's warehouse."""
+    """Return a function that runs a dbt command on the test's warehouse."""
     if not dbt.COMMAND.exists():
         pytest.skip("dbt is not installed: make dbt")
     output: dict[str, Any] = {"type": kind, "path": str(tmp_path / "warehouse.duckdb")}
@@ -48,7 +48,7 @@ def build(
 
 @pytest.fixture
 def load(lake: FolderLake, warehouse: Warehouse, tmp_path: Path) -> Callable[..., None]:
-    """Loads a green month of so many trips of 14.50."""
+    """Return a function that loads a green month with a number of trips, each for 14.50 dollars."""
 
     def run(month: Month, trips: int, fare: float = 14.5) -> None:
         at = datetime(month.year, month.month, 15, 12)
@@ -132,6 +132,6 @@ def test_a_model_that_lacks_trips_fails_the_tests_with_their_sql(
     assert not dbt.find_failed(build("run"))
     assert not dbt.find_failed(build("test"))
     execute(f"UPDATE {MODELS}.fct_daily_trips SET trips = 1 WHERE trips > 1")
-    bad = dbt.find_failed(build("test"))
-    assert [result.name for result in bad] == ["daily_trips_are_the_loads"]
-    assert "full outer join" in dbt.format_results(bad)
+    failed = dbt.find_failed(build("test"))
+    assert [result.name for result in failed] == ["daily_trips_are_the_loads"]
+    assert "full outer join" in dbt.format_results(failed)
