@@ -1,4 +1,4 @@
-"""Many months, from source to warehouses: plan, run, report. With ``last``, the scheduled catch-up."""
+"""Backfill many months from a source into the lake and warehouses: plan, run, report. The catch-up uses ``last``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger("nyc_tlc.backfill")
 
 @flow(flow_run_name=backfill_name, on_running=[end_lost_tasks])
 def backfill(
-    colors: list[Color] = list(COLORS),  # noqa: B006  the form in the UI shows it
+    colors: list[Color] = list(COLORS),  # noqa: B006  the UI's form shows this default
     start: Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")] | None = None,
     end: Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")] | None = None,
     *,
@@ -57,32 +57,32 @@ def backfill(
     name: str | None = None,
     reason: str = "",
 ) -> Outcome | State[None]:
-    """Bring a range of months into the lake and the warehouses: only those that are new or changed.
+    """Bring many months into the data lake and the warehouses: only those that are new or changed.
 
-    It can be killed at any point and run again. One month's failure does not stop the rest. Say which months: by
-    start (and end), last, months or all_months.
+    It can be killed at any point and run again. A failed month does not stop the others. Choose the months with start
+    (and end), last, months or all_months.
 
     Args:
         colors: Which trip records.
         start: The first month, YYYY-MM.
         end: The last month, YYYY-MM; the newest that can be published if left out.
-        last: Instead of start and end, so many months up to the newest that can be published.
+        last: Instead of start and end, the number of months up to the newest that can be published.
         months: Instead of colors, start and end, single months like green-2024-01.
-        all_months: Every month since a colour's first one: 604 months, some 65 GB to fetch, if all colours are asked.
-        every: Take one month in so many.
-        warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
-        lake_only: Load nothing into a warehouse.
-        models: Build the dbt models in these warehouses afterwards, in the months that changed; needs make dbt.
+        all_months: All months since each colour's first one; with all colours 604 months, some 65 GB to download.
+        every: Take only every n-th month, counted from the first.
+        warehouses: Any of duckdb, postgres and bigquery; all warehouses of the profile if left out.
+        lake_only: Load no warehouse.
+        models: At the end build the dbt models in these warehouses, for the months that changed; needs make dbt.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
-        source: As for the main job; TLC_SOURCE or tlc if left out.
-        layout: month writes one clean file, day also a folder per pick-up date.
-        force: Redo and reload months even when they are current.
-        verify: Read the lake's files and compare their digests before a month counts as current.
-        plan_only: Say what would be done, and stop.
-        via: A flow with a deployment for each colour, etl-month: one deployment run a month, on any worker.
-        at_once: How many months are under way at once; with via, how many runs are submitted and not yet ended.
-        name: What its record in the lake is called; the flow run's name if left out.
-        reason: Why it is run, for whoever reads the record in a year.
+        source: The same values as in etl_month; TLC_SOURCE or tlc if left out.
+        layout: month writes one clean file; day also writes a folder for each pick-up date.
+        force: Make and load months again even if they are current.
+        verify: Compare the digests of the lake's files, not only their sizes, before a month counts as current.
+        plan_only: Print the plan and stop.
+        via: Run each month as a run of this flow's deployment for its colour, on any worker; usually etl-month.
+        at_once: How many months run at the same time; with via, how many runs are submitted and not finished.
+        name: The name of the backfill's record in the lake; the flow run's name if left out.
+        reason: Why it is run; it is kept in the record.
     """
     if models and not plan_only:
         find_dbt()
@@ -94,7 +94,7 @@ def backfill(
     kinds: tuple[Kind, ...] = () if lake_only else tuple(list_warehouses(profile) if warehouses is None else warehouses)
     options = BackfillOptions(source, profile, kinds, layout, force, verify, via)
     if not (start or end or last or months or all_months):
-        raise ArgumentError("which months?", fix="say --start (and --end), --last, --months or --all-months")
+        raise ArgumentError("no months were given", fix="give --start (and --end), --last, --months or --all-months")
     now = scheduled_month() or Month.current()
     asked = parse_months(months) if months else list_months(colors, start, end, every, last, now)
     earlier = read_runs(lake, name)
@@ -113,7 +113,7 @@ def backfill(
     report = format_report(name, run)
     tasks.report_backfill(name, report)
     tasks.list_months(profile, sorted({plan.color for plan in plans}, key=COLORS.index), kinds)
-    # What could be loaded gets its models, whatever became of the other months.
+    # Also when some months failed: the loaded months get their models.
     if models and any(month.result in ("done", "current", "kept") for month in run.months):
         report = f"{report}\n{build_models(profile, kinds)}"
     if failed := [month for month in run.months if month.result == "failed"]:

@@ -1,4 +1,4 @@
-"""Can this profile reach its lake and its warehouses?"""
+"""Check that a profile can use its lake and its warehouses."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from nyc_tlc.warehouse.warehouse import Kind
 
 @flow(flow_run_name=profile_run_name, on_running=[end_lost_tasks])
 def check_connections(*, warehouses: list[Kind] | None = None, profile: str | None = None) -> Outcome:
-    """Try the lake and the warehouses of a profile the way a run uses them.
+    """Check that a profile can use its lake and its warehouses.
 
-    The lake: write, read back and delete under a scratch key. A warehouse: an answer to SELECT 1 and the right to
-    make tables. BigQuery also loads one row from the bucket into a scratch table, and drops it.
+    In the lake, an object is written under a scratch key, read back and deleted. In a warehouse, SELECT 1 is run and
+    the permission to create tables is checked. BigQuery also loads one row from the bucket into a scratch table.
 
     Args:
-        warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
+        warehouses: Any of duckdb, postgres and bigquery; all warehouses of the profile if left out.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
     """
     profile = profile or read_settings().profile
@@ -33,7 +33,7 @@ def check_connections(*, warehouses: list[Kind] | None = None, profile: str | No
     text = table(findings)
     create_markdown_artifact(key="connections", markdown=f"```\n{text}\n```\n", description=f"Profile {profile}")
     if not all(finding.fine for finding in findings):
-        raise ReportedError(f"the profile {profile} can't be used as it is", text)
+        raise ReportedError(f"the profile {profile} can't be used: see the lines with FAIL", text)
     return Outcome(text)
 
 

@@ -1,4 +1,4 @@
-"""Data lake -> another data lake: months as they are, by their manifests, verified by their digests."""
+"""Data lake -> another data lake: months with the same keys and bytes, verified by the digests in their manifests."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def copy_lake(
     profile: str | None = None,
     force: bool = False,
 ) -> Outcome:
-    """Copy months from one profile's lake to another's; keys and bytes stay the same.
+    """Copy months from one profile's lake to another's. Keys and bytes stay the same.
 
-    A month appears in the other lake when all of its files are there, as when it is made. One that is there already is
-    not copied again, so a copy that was interrupted is continued by running it again.
+    A month is published in the other lake after all of its files are copied. A month that the other lake already has is
+    not copied, so an interrupted copy continues when it is run again.
 
     Args:
         color: Which trip records.
-        to: The profile whose lake they are copied to.
+        to: The profile of the lake to copy to.
         year: The month's year; leave year and month out for all months of the colour.
         month: The month, 1 to 12.
-        profile: The profile whose lake has them; TLC_PROFILE or local if left out.
-        force: Replace a month that is there in another version.
+        profile: The profile of the lake to copy from; TLC_PROFILE or local if left out.
+        force: Replace another version of a month in the other lake.
     """
     profile = profile or read_settings().profile
     if to == profile:
@@ -51,7 +51,7 @@ def copy_lake(
         for done, each in enumerate(months, 1):
             try:
                 copied = tasks.copy(color, each, profile, to, force)
-                kept += copied == "another one is there"
+                kept += copied == "another version is there"
                 lines.append(f"{color} {each}  {copied}")
             except TlcError as error:
                 failed += 1
@@ -61,7 +61,7 @@ def copy_lake(
     if failed:
         raise ReportedError(f"{failed} of {len(months)} months were not copied", text)
     if kept:
-        text += f"\n{kept} months were kept as they are in {to}: replace them with --force"
+        text += f"\n{kept} months have another version in {to} and were kept: replace them with --force"
     return Outcome(text)
 
 

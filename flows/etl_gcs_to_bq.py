@@ -24,16 +24,16 @@ def etl_gcs_to_bq(
     profile: str | None = None,
     force: bool = False,
 ) -> Outcome:
-    """Make a month's rows in BigQuery exactly those of the data lake.
+    """Replace a month's rows in BigQuery by those of the data lake.
 
-    One load job replaces the month's partition, straight from the bucket.
+    One load job replaces the month's partition; it reads the file directly from the bucket.
 
     Args:
         color: Which trip records.
-        year: The month's year; leave year and month out for the newest month the lake has.
+        year: The month's year; leave year and month out for the newest month in the lake.
         month: The month, 1 to 12.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
-        force: Load the month even when just this file of it is loaded.
+        force: Load the month even if this version of it is already loaded.
     """
     return load_from_lake("bigquery", color, year, month, profile, force)
 

@@ -24,16 +24,16 @@ def etl_gcs_to_duckdb(
     profile: str | None = None,
     force: bool = False,
 ) -> Outcome:
-    """Make a month's rows in DuckDB exactly those of the data lake.
+    """Replace a month's rows in DuckDB by those of the data lake.
 
-    The month is deleted and inserted in one transaction; DuckDB needs no profile but local.
+    The month is deleted and inserted in one transaction. DuckDB is a file in TLC_HOME and needs no block.
 
     Args:
         color: Which trip records.
-        year: The month's year; leave year and month out for the newest month the lake has.
+        year: The month's year; leave year and month out for the newest month in the lake.
         month: The month, 1 to 12.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
-        force: Load the month even when just this file of it is loaded.
+        force: Load the month even if this version of it is already loaded.
     """
     return load_from_lake("duckdb", color, year, month, profile, force)
 

@@ -24,16 +24,16 @@ def etl_gcs_to_postgres(
     profile: str | None = None,
     force: bool = False,
 ) -> Outcome:
-    """Make a month's rows in Postgres exactly those of the data lake.
+    """Replace a month's rows in Postgres by those of the data lake.
 
-    The month becomes a partition, swapped in for the old one in one transaction.
+    The month is a partition. A new partition is filled, and replaces the old one in one transaction.
 
     Args:
         color: Which trip records.
-        year: The month's year; leave year and month out for the newest month the lake has.
+        year: The month's year; leave year and month out for the newest month in the lake.
         month: The month, 1 to 12.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
-        force: Load the month even when just this file of it is loaded.
+        force: Load the month even if this version of it is already loaded.
     """
     return load_from_lake("postgres", color, year, month, profile, force)
 

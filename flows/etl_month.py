@@ -1,4 +1,4 @@
-"""Source -> data lake -> warehouses: one month of one colour, all the way."""
+"""Source -> data lake -> warehouses: one month of one colour."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.dbt import find_dbt
 from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.month_report import Outcome, format_answers, format_summary, format_unchanged
-from nyc_tlc.orchestration.run_names import name_run, not_published, run_name
+from nyc_tlc.orchestration.run_names import not_published, rename_run, run_name
 from nyc_tlc.orchestration.transforming import build_models
 from nyc_tlc.profiles.opening import list_warehouses, open_lake
 from nyc_tlc.settings import read_settings
@@ -40,20 +40,21 @@ def etl_month(
 ) -> Outcome | State[None]:
     """Bring one month of trip records into the data lake and from there into warehouses.
 
-    What is current in the lake is left alone, and so is what is loaded already.
+    A month that is current in the lake is not made again, and a warehouse that has it is not loaded again.
 
     Args:
         color: Which trip records.
-        year: The month's year; leave year and month out for the newest month the source has.
+        year: The month's year; leave year and month out for the newest month of the source.
         month: The month, 1 to 12.
-        warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
-        models: Build the dbt models in these warehouses afterwards, in the months that changed; needs make dbt.
+        warehouses: Any of duckdb, postgres and bigquery; all warehouses of the profile if left out.
+        models: At the end build the dbt models in these warehouses, for the months that changed; needs make dbt.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
-        source: tlc, dtc (the frozen CSV.gz releases), sample (generated, offline) or a URL template with
-            {color}, {year} and {month}, or $NAME for one in that environment variable; TLC_SOURCE or tlc if left out.
-        layout: month writes one clean file, day also a folder per pick-up date.
-        force: Redo and reload the month even when it is current.
-        verify: Read the lake's files and compare their digests before the month counts as current.
+        source: tlc, dtc (the CSV.gz releases, which have ended), sample (generated, offline), a URL template with
+            {color}, {year} and {month}, or $NAME for the environment variable that has the template; TLC_SOURCE or tlc
+            if left out.
+        layout: month writes one clean file; day also writes a folder for each pick-up date.
+        force: Make and load the month again even if it is current.
+        verify: Compare the digests of the lake's files, not only their sizes, before the month counts as current.
     """
     if models:
         find_dbt()
@@ -64,7 +65,7 @@ def etl_month(
     plan = tasks.look(color, asked, source, profile, layout, force, verify)
     if plan.remote is None:
         return not_published(plan)
-    name_run(plan.remote)
+    rename_run(plan.remote)
     manifest = plan.manifest
     if manifest is None or plan.action != "current":
         with scratch_folder() as folder:

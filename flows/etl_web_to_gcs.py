@@ -1,4 +1,4 @@
-"""Source -> data lake: one month of one colour, fetched, cleaned and accounted for. The main job."""
+"""Source -> data lake: fetch, clean and publish one month of one colour. The main job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.month_report import Outcome, format_summary, format_unchanged
-from nyc_tlc.orchestration.run_names import name_run, not_published, run_name
+from nyc_tlc.orchestration.run_names import not_published, rename_run, run_name
 from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import scratch_folder
@@ -35,18 +35,19 @@ def etl_web_to_gcs(
 ) -> Outcome | State[None]:
     """Bring one month of trip records into the data lake.
 
-    A month that is current there is left alone; otherwise it is replaced as a whole.
+    A month that is current there is not made again; otherwise the whole month is replaced.
 
     Args:
         color: Which trip records.
-        year: The month's year; leave year and month out for the newest month the source has.
+        year: The month's year; leave year and month out for the newest month of the source.
         month: The month, 1 to 12.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
-        source: tlc, dtc (the frozen CSV.gz releases), sample (generated, offline) or a URL template with
-            {color}, {year} and {month}, or $NAME for one in that environment variable; TLC_SOURCE or tlc if left out.
-        layout: month writes one clean file, day also a folder per pick-up date.
-        force: Redo the month even when it is current.
-        verify: Read the lake's files and compare their digests before the month counts as current.
+        source: tlc, dtc (the CSV.gz releases, which have ended), sample (generated, offline), a URL template with
+            {color}, {year} and {month}, or $NAME for the environment variable that has the template; TLC_SOURCE or tlc
+            if left out.
+        layout: month writes one clean file; day also writes a folder for each pick-up date.
+        force: Make the month again even if it is current.
+        verify: Compare the digests of the lake's files, not only their sizes, before the month counts as current.
     """
     started_at = datetime.now(UTC)
     profile, source = profile or read_settings().profile, source or read_settings().source
@@ -55,7 +56,7 @@ def etl_web_to_gcs(
     plan = tasks.look(color, asked, source, profile, layout, force, verify)
     if plan.remote is None:
         return not_published(plan)
-    name_run(plan.remote)
+    rename_run(plan.remote)
     manifest = plan.manifest
     if manifest is None or plan.action != "current":
         with scratch_folder() as folder:

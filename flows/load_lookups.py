@@ -16,12 +16,12 @@ from nyc_tlc.warehouse.warehouse import Kind
 
 @flow(flow_run_name=profile_run_name, on_running=[end_lost_tasks])
 def load_lookups(*, warehouses: list[Kind] | None = None, profile: str | None = None, offline: bool = False) -> Outcome:
-    """Load the taxi zones as published now, and what the codes of the trip records mean.
+    """Load the current taxi zones and the meanings of the trip records' codes into warehouses.
 
     Args:
-        warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
+        warehouses: Any of duckdb, postgres and bigquery; all warehouses of the profile if left out.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
-        offline: Take the embedded copy of the zones without asking for the published one.
+        offline: Use the embedded copy of the zones and do not download TLC's file.
     """
     profile = profile or read_settings().profile
     kinds = list_warehouses(profile) if warehouses is None else warehouses

@@ -1,4 +1,4 @@
-"""Which months do I have? In the lake and in each warehouse; no source is asked."""
+"""List the months in the lake and in each warehouse, without a request to the source."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from nyc_tlc.warehouse.warehouse import Kind
 @flow(flow_run_name=profile_run_name)
 def months(
     *,
-    colors: list[Color] = list(COLORS),  # noqa: B006  the form in the UI shows it
+    colors: list[Color] = list(COLORS),  # noqa: B006  the UI's form shows this default
     warehouses: list[Kind] | None = None,
     profile: str | None = None,
 ) -> Outcome:
-    """List the months that the lake and the warehouses have, with their rows and where they are from.
+    """List the months in the lake and the warehouses, with their rows and sources.
 
     Args:
-        colors: Which colours.
-        warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
+        colors: Which trip records.
+        warehouses: Any of duckdb, postgres and bigquery; all warehouses of the profile if left out.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
     """
     profile = profile or read_settings().profile

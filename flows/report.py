@@ -1,4 +1,4 @@
-"""The pages people look at: which months there are, and the trips of each colour."""
+"""Write the HTML pages into the lake: one about the coverage of months, and one about each colour's trips."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ log = logging.getLogger("nyc_tlc.report")
 
 @flow(flow_run_name=profile_run_name)
 def report(*, profile: str | None = None, source: str | None = None, offline: bool = False) -> Outcome:
-    """Write the coverage page, a page of trips a colour and the catalog into the lake.
+    """Write the coverage page, a page of trips for each colour, and the catalog into the lake.
 
-    The pages are in the lake's folder reports/ and need nothing but a browser; the catalog is datapackage.json.
+    The pages are in the lake's folder reports/ and need only a browser, no network; the catalog is datapackage.json.
 
     Args:
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
-        source: The source that is asked which months are published or changed; TLC_SOURCE or tlc if left out.
-        offline: Ask no source: the page then shows the lake and the warehouses only.
+        source: The source to ask which months are published or changed; TLC_SOURCE or tlc if left out.
+        offline: Ask no source: the coverage page then shows only the lake and the warehouses.
     """
     profile, source = profile or read_settings().profile, source or read_settings().source
     lake, kinds, notes = open_lake(profile), list_warehouses(profile), list[str]()
@@ -57,7 +57,7 @@ def report(*, profile: str | None = None, source: str | None = None, offline: bo
 
 
 def _read_loads(profile: str, kinds: Sequence[Kind], notes: list[str]) -> Loads:
-    """What the warehouses have. One that does not answer costs its column, not the page."""
+    """Return the loads of each warehouse. A warehouse that does not answer is left out, with a note."""
     loads: dict[Kind, Mapping[tuple[Color, Month], Load]] = {}
     for kind in kinds:
         try:
@@ -68,18 +68,19 @@ def _read_loads(profile: str, kinds: Sequence[Kind], notes: list[str]) -> Loads:
 
 
 def _look_at_source(source: str, lake: Lake, notes: list[str]) -> list[MonthPlan]:
-    """What the source has of every month. One that does not answer is asked once, not once a month."""
+    """Plan every month from the source; empty, with a note, if the source does not answer."""
     try:
+        # Without this, a source that does not answer would be asked once for each month.
         find_newest(source, "yellow", Month.current())
         asked = list_months(COLORS, None, None, 1, None, Month.current())
         return plan_months(asked, source, lake, {})
     except TlcError as error:
-        notes.append(f"Nothing is known of what is published or changed: {error}")
+        notes.append(f"New and changed months are unknown: {error}")
         return []
 
 
 def _runs_url() -> str:
-    """Where a flow run can be looked at, without its id; empty when the run's server has no UI."""
+    """Return the URL of a flow run's page, without the id; empty if the run's server has no UI."""
     ui = PREFECT_UI_URL.value()
     return f"{ui}/runs/flow-run/" if ui else ""
 

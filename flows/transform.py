@@ -1,4 +1,4 @@
-"""Warehouse -> models: what people ask of the trips, by dbt, in the months that changed."""
+"""Warehouse -> dbt models, for the months that changed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from nyc_tlc.warehouse.warehouse import Kind
 
 @flow(flow_run_name=profile_run_name, on_running=[end_lost_tasks])
 def transform(*, warehouses: list[Kind] | None = None, profile: str | None = None, force: bool = False) -> Outcome:
-    """Build the models over the loaded months, and test them.
+    """Build and test the dbt models of the loaded months.
 
-    Only months that are loaded, replaced or removed since the last run are built again.
+    Only months that were loaded, replaced or removed since the last run are built.
 
     Args:
-        warehouses: Any of duckdb, postgres and bigquery; all the profile has if left out.
+        warehouses: Any of duckdb, postgres and bigquery; all warehouses of the profile if left out.
         profile: Which set of blocks to use; TLC_PROFILE or local if left out.
         force: Build all months again.
     """

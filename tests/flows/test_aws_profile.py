@@ -1,4 +1,4 @@
-"""A profile with a lake on S3, as a user runs it: registered, checked, a month made, loaded and copied."""
+"""A user registers and checks a profile with a lake on S3, and makes, loads and copies a month."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SECRET = "planted-5ecretAccessKey"
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[S3]:
-    """S3, as MinIO would be at an address of one's own."""
+    """Serve S3 at its own address, like MinIO."""
     with S3().running() as store:
         yield store
 
 
 @pytest.fixture(scope="module")
 def aws(prefect_server: PrefectServer, clear_environment: dict[str, str], store: S3) -> Iterator[Profile]:
-    """The profile ``aws``, registered."""
+    """Return the profile ``aws``, registered."""
     variables = {
         "S3_BUCKET": store.bucket,
         "S3_FOLDER": "tlc",

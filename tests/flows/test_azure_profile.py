@@ -1,4 +1,4 @@
-"""A profile with a lake on Azure, as a user runs it: registered, checked, a month made and loaded."""
+"""A user registers and checks a profile with a lake on Azure, and makes and loads a month."""
 
 from __future__ import annotations
 

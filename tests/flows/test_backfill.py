@@ -1,4 +1,4 @@
-"""The backfill as people run it: as a script against a real Prefect server, killed and run again."""
+"""Run the backfill as a script with a real Prefect server, kill it and run it again."""
 
 import json
 import re
@@ -31,7 +31,7 @@ SCRIPT = "flows/backfill.py"
 
 
 def publish(source: HttpSource, months: int, rows: int = 5) -> None:
-    """Green months from January 2024 on."""
+    """Publish green months, starting with January 2024."""
     for month in (JANUARY.plus(n) for n in range(months)):
         body = green_parquet(*[trip(lpep_pickup_datetime=month.start)] * rows)
         source.files[f"/green_tripdata_{month}.parquet"] = PublishedFile(body)
@@ -46,7 +46,7 @@ def arguments(source: HttpSource, end: str, *more: str) -> list[str]:
 
 
 def and_latest(source: HttpSource, months: int, *more: str) -> list[str]:
-    """So many months from January 2024 on, and the latest, which is not published."""
+    """Return arguments for a number of months from January 2024, and for the latest, which is not published."""
     names = [f"green-{month}" for month in (*(JANUARY.plus(number) for number in range(months)), LATEST)]
     return ["--months", *names, "--source", source.template, *more]
 

@@ -1,4 +1,4 @@
-"""Every command on the page for people from the course is one that the program takes."""
+"""Every command on the page for people from the course is valid."""
 
 import importlib
 import inspect

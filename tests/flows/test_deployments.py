@@ -1,4 +1,4 @@
-"""The deployments, and what a server has for them: read strictly, and carried out on a real Prefect server."""
+"""The deployments and the server's objects for them: files are read strictly, and applied to a real Prefect server."""
 
 import contextlib
 import json
@@ -82,7 +82,7 @@ Apply = Callable[..., Ran]
 
 @pytest.fixture(scope="module")
 def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
-    """A client of the server, on which nothing of these tests stays."""
+    """Return a client of the server; delete the objects of these tests at the end."""
     settings = {PREFECT_API_URL: prefect_server.url, PREFECT_HOME: prefect_server.home}
     with temporary_settings(settings), get_client(sync_client=True) as client:
         yield client
@@ -101,7 +101,7 @@ def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
 
 @pytest.fixture(scope="module")
 def first_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a clone has of what matters here."""
+    """Copy the needed part of the checkout."""
     checkout = tmp_path_factory.mktemp("checkout")
     for name in ("flows", "blocks", "deployments"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -112,7 +112,7 @@ def first_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkout(first_checkout: Path, tmp_path: Path) -> Path:
-    """Another, free to change."""
+    """Return a copy that the test may change."""
     return shutil.copytree(first_checkout, tmp_path / "checkout")
 
 
@@ -132,7 +132,7 @@ def deploy(checkout: Path, server: PrefectServer) -> None:
 
 @pytest.fixture(scope="module")
 def deployed(client: SyncPrefectClient, first_checkout: Path, prefect_server: PrefectServer) -> SyncPrefectClient:
-    """A client of the server with the checkout's deployments; the server was prepared from another directory."""
+    """Prepare the server, from another directory, and deploy the checkout. Return a client of the server."""
     prepared = prefect_server.run(str(first_checkout / "deployments/apply.py"))
     assert prepared.returncode == 0, prepared.stderr
     deploy(first_checkout, prefect_server)
@@ -141,7 +141,7 @@ def deployed(client: SyncPrefectClient, first_checkout: Path, prefect_server: Pr
 
 @pytest.fixture
 def apply(checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Apply:
-    """Run the checkout's script in this process."""
+    """Return a function that runs the checkout's deployments/apply.py in this process."""
 
     def run(*arguments: str) -> Ran:
         monkeypatch.setattr(sys, "argv", ["deployments/apply.py", *arguments])
@@ -156,7 +156,7 @@ def apply(checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 @dataclass
 class Inbox:
-    """Takes what a webhook is sent."""
+    """The notifications that a webhook received."""
 
     url: str = ""
     mail: list[dict[str, Any]] = field(default_factory=list)
@@ -165,7 +165,7 @@ class Inbox:
 
 @pytest.fixture
 def inbox() -> Iterator[Inbox]:
-    """An endpoint for notifications."""
+    """Serve an endpoint for notifications."""
     inbox = Inbox()
 
     class Handler(BaseHTTPRequestHandler):
@@ -176,7 +176,7 @@ def inbox() -> Iterator[Inbox]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Stay quiet."""
+            """Log nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -187,7 +187,7 @@ def inbox() -> Iterator[Inbox]:
 
 @contextlib.contextmanager
 def machine(server: PrefectServer, directory: Path, **environment: str) -> Iterator[None]:
-    """A machine with a worker, started in some directory."""
+    """Start a worker in a new directory, which stands for a machine."""
     directory.mkdir()
     settings = {"PREFECT_WORKER_QUERY_SECONDS": "0.5", "MACHINE": str(directory), **environment}
     with (directory / "log").open("wb") as log:
@@ -206,7 +206,7 @@ def machine(server: PrefectServer, directory: Path, **environment: str) -> Itera
 
 
 def lose(directory: Path) -> None:
-    """Kill whatever runs on a machine, the worker first: it would tell that the flow is dead."""
+    """Kill all processes of a machine. The worker is first, or it would report that the flow run died."""
     for environment in sorted(Path("/proc").glob("[0-9]*/environ"), key=lambda path: int(path.parent.name)):
         with contextlib.suppress(OSError):
             if f"MACHINE={directory}\0".encode() in environment.read_bytes():
@@ -230,9 +230,9 @@ def change(file: Path, old: str, new: str) -> None:
 
 
 def keep_automations(checkout: Path, *names: str, within: int) -> None:
-    """Leave a checkout only some automations, those that wait with less patience.
+    """Keep only some automations of a checkout, with a shorter time ``within`` for those that wait.
 
-    Only some, because a Prefect server on SQLite now and then loses an event that several wait for.
+    Only some, because a Prefect server on SQLite sometimes loses an event that several automations wait for.
     """
     file = checkout / "deployments/automations.yaml"
     kept = [
@@ -246,7 +246,7 @@ def keep_automations(checkout: Path, *names: str, within: int) -> None:
 
 
 def ignored_keys(content: dict[str, Any]) -> list[Location]:
-    """The keys of a ``prefect.yaml`` that Prefect would ignore."""
+    """Return the keys of a ``prefect.yaml`` that Prefect would ignore."""
     return list(unknown_keys(content, PrefectYamlModel.model_validate(content).model_dump(by_alias=True)))
 
 

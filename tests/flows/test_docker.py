@@ -1,4 +1,4 @@
-"""The image and compose.yaml: what they promise, and services at work as processes, for want of Docker."""
+"""The image and compose.yaml; without Docker, their services run as processes."""
 
 import os
 import re
@@ -212,7 +212,7 @@ def test_secrets_are_random_kept_and_out_of_others_reach(tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What COPY brings, compiled as the image is; what pip would bring is this interpreter's."""
+    """Make the image's folder: the files that COPY adds, compiled. Packages are this interpreter's, not pip's."""
     folder = tmp_path_factory.mktemp("image")
     copy(BUILD, ROOT, folder)
     compile_code(BUILD, folder, sys.prefix)
@@ -239,7 +239,7 @@ def test_every_module_of_the_image_is_compiled_and_every_flow_starts_from_nothin
 
 @pytest.fixture(scope="module")
 def machine(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    """A machine after ``docker/secrets.sh``, with the profile local; Postgres is for tests/torture/test_image.py."""
+    """Return a machine after ``docker/secrets.sh``, with the profile local and without Postgres."""
     folder = tmp_path_factory.mktemp("machine")
     shutil.copy(DOCKER / "secrets.sh", folder)
     subprocess.run(["sh", str(folder / "secrets.sh")], check=True, capture_output=True)
@@ -251,14 +251,14 @@ def machine(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Machine:
 
 @pytest.fixture(scope="module")
 def server(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator["subprocess.Popen[bytes]"]:
-    """Compose's server, with authentication."""
+    """Start the server of compose.yaml, with authentication."""
     with machine.running("server", tmp_path_factory.mktemp("server")) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def api(machine: Machine, server: "subprocess.Popen[bytes]") -> Iterator[SyncPrefectClient]:
-    """A client of the server that has the credentials."""
+    """Return a client of the server with the credentials."""
     auth = Path(machine.here("/run/secrets/prefect_auth")).read_text()
     given = {PREFECT_API_URL: machine.environment("deploy")["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: auth}
     with temporary_settings(given), get_client(sync_client=True) as client:
@@ -266,7 +266,7 @@ def api(machine: Machine, server: "subprocess.Popen[bytes]") -> Iterator[SyncPre
 
 
 def addresses(process: "subprocess.Popen[bytes]") -> set[str]:
-    """Where a process and its children listen."""
+    """Return the addresses on which a process and its children listen."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     found = [connection for each in family for connection in each.net_connections("inet")]
     return {connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN}

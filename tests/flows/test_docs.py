@@ -1,4 +1,4 @@
-"""What the documents say is so."""
+"""The documents agree with the program."""
 
 import importlib
 import inspect
@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def console_blocks() -> list[str]:
-    """The terminal sessions the README shows."""
+    """Return the terminal sessions in the README."""
     return re.findall(r"```console\n(.*?)```", README, re.DOTALL)
 
 
@@ -93,7 +93,7 @@ def test_a_setting_that_cannot_be_used_says_what_is_allowed(
 
 
 def readme_commands() -> list[str]:
-    """The commands of the README that run something of ours, those aside that start what stays up."""
+    """Return the README's commands that run this project's scripts and end; servers and workers do not end."""
     text = "".join(console_blocks()).replace("\\\n", " ")
     commands = re.findall(r"^\$ (.+?)(?:\s{2,}#.*)?$", text, re.M)
     return [each for each in commands if not re.search(r"^export |prefect |^make (test|dbt)|apply\.py", each)]
@@ -104,7 +104,7 @@ def readme_commands() -> list[str]:
 def test_every_command_of_the_readme_works_as_it_is_written(
     dev: Profile, gcp: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Samples are fetched: the internet is away. What the tests of the deployments run is not run again."""
+    """Run the commands with samples, because there is no network. Commands for deployments have their own tests."""
     for name in ("flows", "blocks", "dbt", "docs", ".venv", ".venv-dbt", "Makefile", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
     for lock in ROOT.glob("requirements*.lock"):

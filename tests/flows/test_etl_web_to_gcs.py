@@ -1,4 +1,4 @@
-"""The main job as people run it: as a script, against a real Prefect server, and without one."""
+"""Run the main job as a script, with a real Prefect server and without one."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ MONTH = green_parquet(*[trip()] * 20, trip(passenger_count=0))
 
 @pytest.fixture
 def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
-    """A client of the server; flows of this process use it too."""
+    """Return a client of the server; flows in this process use the same server."""
     settings = {PREFECT_API_URL: prefect_server.url, PREFECT_HOME: prefect_server.home}
     with temporary_settings(settings), get_client(sync_client=True) as client:
         yield client
@@ -43,7 +43,7 @@ def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
 
 @pytest.fixture
 def month(http_source: HttpSource) -> PublishedFile:
-    """A green month on the web source."""
+    """Publish a green month on the web source."""
     http_source.files[PATH] = file = PublishedFile(MONTH)
     return file
 
@@ -53,13 +53,13 @@ def run_flow(**parameters: Any) -> Any:
 
 
 def send_logs() -> None:
-    """Wait until the log lines so far are at the server."""
+    """Wait until the server has all log lines."""
     for handler in logging.getLogger("prefect.flow_runs").handlers:
         handler.flush()
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What a folder holds, scratch space aside."""
+    """Return the files of a folder and their bytes."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
@@ -428,7 +428,7 @@ def test_a_scripts_run_has_the_tags_that_automations_go_by(
 
 
 def test_the_server_of_a_killed_script_is_ended_by_the_next_one(own_environment: Path) -> None:
-    """A process that says it is one, as starting two servers takes half a minute."""
+    """The servers are other processes with a server's command line, because two servers need half a minute to start."""
     script = subprocess.Popen([sys.executable, "-c", "pass"])
     script.wait()
     command = "import sys; print('up', flush=True); sys.stdin.read()"

@@ -1,4 +1,4 @@
-"""The models as people build them, with the secrets of a profile, which reach dbt and nothing else."""
+"""Build the models with the secrets of a profile: only dbt gets them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ tempfile.TemporaryDirectory._cleanup = classmethod(lambda *_, **__: None)
 
 @pytest.fixture
 def kept(tmp_path: Path) -> dict[str, str]:
-    """An environment in which all temporary files stay, in one folder."""
+    """Return an environment in which all temporary files are kept, in one folder."""
     if not dbt.COMMAND.exists():
         pytest.skip("dbt is not installed: make dbt")
     (tmp_path / "python").mkdir()
@@ -41,7 +41,7 @@ def kept(tmp_path: Path) -> dict[str, str]:
 
 
 def read_all(server: PrefectServer, kept: dict[str, str]) -> dict[str, str]:
-    """What a stranger could read: what was shown, what Prefect keeps, and every file that dbt was near."""
+    """Return all texts that could have a secret: the output, Prefect's records, and the temporary files."""
     settings = {PREFECT_API_URL: server.url, PREFECT_HOME: server.home}
     with temporary_settings(settings), get_client(sync_client=True) as client:
         told = [*client.read_artifacts(), *client.read_logs(), *client.read_task_runs(), *client.read_flow_runs()]
@@ -51,7 +51,7 @@ def read_all(server: PrefectServer, kept: dict[str, str]) -> dict[str, str]:
 
 
 def assert_secret(read: dict[str, str], *secrets: str) -> None:
-    """No secret is anywhere, in what surely was looked at."""
+    """Check that the texts are complete, and that none of them has a secret."""
     for marker in ("profiles.yml", "dbt.log", "manifest.json"):
         assert any(name.endswith(marker) for name in read)
     assert "fct_daily_trips" in read["Prefect"]

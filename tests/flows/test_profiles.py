@@ -1,4 +1,4 @@
-"""Profiles as people use them: registered from a file, then named to a flow, with everything behind them on sockets."""
+"""Users register a profile from a file and run flows with it; all services are stand-ins on sockets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Runs = dict[str, CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def runs(gcp: Profile, dev: Profile) -> Runs:
-    """What was run with the two profiles: one thing after the other with each, the two side by side."""
+    """Run commands with both profiles at the same time; those of one profile one after the other."""
 
     def run_all(runs: dict[str, Callable[[], CompletedProcess[str]]]) -> Runs:
         return {name: run() for name, run in runs.items()}
@@ -62,7 +62,7 @@ def runs(gcp: Profile, dev: Profile) -> Runs:
 
 
 def done(run: CompletedProcess[str]) -> str:
-    """What a run that did its work has to say."""
+    """Check that a run succeeded. Return its output."""
     assert run.returncode == 0, run.stderr
     assert not [line for line in run.stderr.splitlines() if "Warning" in line], "a warning nobody can act on"
     return run.stdout
@@ -187,9 +187,9 @@ def test_check_connections_says_the_one_thing_to_do_about_each_part_that_fails(
     failed = gcp.run("check_connections")
     google.bigquery.datasets["ny_taxi"]["location"] = "US"
     assert failed.returncode == 1
-    assert failed.stderr.splitlines()[-1] == "error: the profile gcp can't be used as it is"
+    assert failed.stderr.splitlines()[-1] == "error: the profile gcp can't be used: see the lines with FAIL"
     lake, to_lake, bigquery, to_bigquery = failed.stdout.splitlines()
-    assert re.match(r"FAIL  lake      .* no right to gs://taxi-lake/tlc; got HTTP 403", lake)
+    assert re.match(r"FAIL  lake      .* a permission is missing in gs://taxi-lake/tlc; got HTTP 403", lake)
     assert to_lake.strip() == "grant the service account the role roles/storage.objectUser on the bucket"
     assert bigquery == (
         "FAIL  bigquery  bigquery://taxis/ny_taxi and the lake's bucket are in different places; "

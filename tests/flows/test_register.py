@@ -1,4 +1,4 @@
-"""Registering a profile's blocks as people do it, at a real Prefect server."""
+"""Register a profile's blocks on a real Prefect server."""
 
 import json
 import re
@@ -46,7 +46,7 @@ Register = Callable[..., Ran]
 
 @pytest.fixture(autouse=True)
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The blocks of a clone in the working directory, free to change, and no variable set."""
+    """Copy the folder blocks/ to the working directory, and unset the variables in its files."""
     shutil.copytree(ROOT / "blocks", tmp_path / "blocks", ignore=shutil.ignore_patterns("__pycache__"))
     for profile in (tmp_path / "blocks/profiles").iterdir():
         for name in re.findall(r"\$\{(\w+)", profile.read_text()):
@@ -56,7 +56,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
-    """A client of the server, which keeps no block from one test to the next."""
+    """Return a client of the server; delete the profiles' blocks after the test."""
     settings = {PREFECT_API_URL: prefect_server.url, PREFECT_HOME: prefect_server.home}
     with temporary_settings(settings), get_client(sync_client=True) as client:
         yield client
@@ -67,7 +67,7 @@ def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
 
 @pytest.fixture
 def register(clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Register:
-    """Run the script in this process: what it prints, and its exit status."""
+    """Return a function that runs blocks/register.py in this process."""
 
     def run(*arguments: str) -> Ran:
         monkeypatch.setattr(sys, "argv", ["blocks/register.py", *arguments])
@@ -82,7 +82,7 @@ def register(clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 @pytest.fixture
 def service_account(tmp_path: Path) -> Path:
-    """The JSON file of a service account that nobody knows."""
+    """Write the JSON key file of an unknown service account."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

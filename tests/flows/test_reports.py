@@ -1,4 +1,4 @@
-"""The flows that write the pages and list the months, as people run them."""
+"""Run the flows that write the pages and list the months."""
 
 import json
 import re
@@ -27,7 +27,7 @@ TEMPLATE = "/{color}_tripdata_{year:04d}-{month:02d}.parquet"
 
 @pytest.fixture
 def lake(own_environment: Path, tmp_path: Path) -> FolderLake:
-    """The local profile: green 2024-01 in lake and warehouse, 2024-02 in the lake."""
+    """Return the lake of the profile local: green 2024-01 in lake and warehouse, 2024-02 only in the lake."""
     lake = FolderLake(own_environment / "lake")
     january = make_month(lake, green_parquet(trip(), trip(), trip(passenger_count=0)), tmp_path)
     file = CleanFile(january, lake, read_contract("green"))
@@ -37,7 +37,7 @@ def lake(own_environment: Path, tmp_path: Path) -> FolderLake:
 
 
 def months_on(lake: FolderLake) -> dict[str, dict[str, object]]:
-    """What the coverage page knows of every month."""
+    """Return the data of the coverage page about every month."""
     html = lake.path("reports/coverage.html").read_text(encoding="utf-8")
     found = re.search(r'<script type="application/json" id="months">(.*?)</script>', html, re.DOTALL)
     assert found
@@ -98,8 +98,8 @@ def test_a_source_that_does_not_answer_costs_what_it_knows_and_not_the_page(
     settings = {"TLC_HOME": str(lake.root.parent), "TLC_HTTP_RETRIES": "0"}
     done = prefect_server.run("flows/report.py", "--source", f"http://127.0.0.1:9{TEMPLATE}", **settings)
     assert done.returncode == 0, done.stderr
-    assert "Nothing is known of what is published or changed: " in done.stdout
-    assert "Nothing is known" in lake.path("reports/coverage.html").read_text(encoding="utf-8")
+    assert "New and changed months are unknown: " in done.stdout
+    assert "New and changed months are unknown" in lake.path("reports/coverage.html").read_text(encoding="utf-8")
     assert set(months_on(lake)) == {"green-2024-01", "green-2024-02"}
 
 

@@ -1,4 +1,4 @@
-"""A backfill's runs on workers, seen from the server: the test plays the worker."""
+"""A backfill's runs on workers. The test plays the worker: it sets the states of the runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPTIONS = BackfillOptions("sample", "local", ("duckdb",), "month", False)
 
 @pytest.fixture
 def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
-    """A client of the server; flows of this process use it too."""
+    """Return a client of the server; flows in this process use the same server."""
     settings = {PREFECT_API_URL: prefect_server.url, PREFECT_HOME: prefect_server.home}
     with temporary_settings(settings), get_client(sync_client=True) as client:
         yield client
@@ -40,14 +40,14 @@ def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
 
 @pytest.fixture
 def deployment(client: SyncPrefectClient, request: pytest.FixtureRequest) -> UUID:
-    """A deployment of the test's own, ``NAME/green``, that no worker serves."""
+    """Create a deployment for the test, ``NAME/green``, that no worker serves."""
     flow_id = client.create_flow_from_name(request.node.name)
     return client.create_deployment(flow_id=flow_id, name="green")
 
 
 @pytest.fixture
 def backfill(request: pytest.FixtureRequest) -> Iterator[Callable[[int, int], Any]]:
-    """Starts a backfill of so many months, so many at once."""
+    """Return a function that starts a backfill with a number of months, and a number of them at the same time."""
     via = request.node.name
 
     @flow(name=f"backfill of {via}")
@@ -77,7 +77,7 @@ def end(client: SyncPrefectClient, run: FlowRun) -> None:
 
 
 def parameters(month: int, **changes: object) -> dict[str, object]:
-    """What a month's run is given."""
+    """Return the parameters of a month's run."""
     given = {"color": "green", "year": 2024, "month": month, "warehouses": ["duckdb"], "profile": "local"}
     return given | {"source": "sample", "layout": "month", "force": False, "verify": False} | changes
 
@@ -147,7 +147,7 @@ def test_a_run_that_crashes_is_submitted_again_and_one_that_never_runs_is_given_
 def test_a_run_that_is_done_again_ends_the_tasks_of_its_lost_process(client: SyncPrefectClient) -> None:
     @flow(on_running=[end_lost_tasks])
     def healed() -> None:
-        """A flow of the test's own."""
+        """Do nothing."""
 
     run = client.create_flow_run(healed, state=Running())
     lost, other = (
@@ -160,5 +160,5 @@ def test_a_run_that_is_done_again_ends_the_tasks_of_its_lost_process(client: Syn
     assert client.read_flow_run(run.id).state_name == "Completed"
     ended = client.read_task_run(lost.id).state
     assert ended is not None
-    assert (ended.name, ended.message) == ("Crashed", "Its process was lost; the flow run is done again.")
+    assert (ended.name, ended.message) == ("Crashed", "Its process was lost; the flow run started again.")
     assert client.read_task_run(other.id).state_name == "Running", "another run's task"

@@ -1,4 +1,4 @@
-"""A password and a private key are where they belong and nowhere else, whatever goes wrong."""
+"""A password and a private key are only where they belong, whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Runs = dict[str, CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def secrets(google: GoogleCloud, dev: Profile) -> list[str]:
-    """What nobody may read, in parts that no quoting or wrapping of lines changes."""
+    """Return the secrets, in parts that quoting and line breaks do not change."""
     password = dev.variables["POSTGRES_PASSWORD"].rpartition("'")[2]
     key = google.tokens.key["private_key"].splitlines()
     return [password, google.tokens.token, *key[1:-2]]
@@ -46,7 +46,7 @@ def secrets(google: GoogleCloud, dev: Profile) -> list[str]:
 
 @pytest.fixture(scope="module")
 def away(dev: Profile) -> Iterator[Profile]:
-    """The profile ``dev`` with a port where nobody listens."""
+    """Return the profile ``dev`` with a port on which no server listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         nowhere = {"POSTGRES_HOST": "127.0.0.1", "POSTGRES_PORT": str(taken.getsockname()[1])}
@@ -57,7 +57,7 @@ def away(dev: Profile) -> Iterator[Profile]:
 
 @pytest.fixture(scope="module")
 def registered(prefect_server: PrefectServer, gcp: Profile, dev: Profile, away: Profile) -> None:
-    """The profiles have their blocks."""
+    """Register the profiles' blocks."""
     with temporary_settings({PREFECT_API_URL: prefect_server.url, PREFECT_HOME: prefect_server.home}):
         for file, profile in (("gcp", gcp), ("dev", dev), ("dev", away)):
             wanted = registering.read_blocks(ROOT / f"blocks/profiles/{file}.yaml", profile.variables)
@@ -68,7 +68,7 @@ def registered(prefect_server: PrefectServer, gcp: Profile, dev: Profile, away: 
 def runs(
     registered: None, gcp: Profile, dev: Profile, away: Profile, google: GoogleCloud, postgres_server: dict[str, str]
 ) -> Runs:
-    """Runs that tell all they know: first all is well, then it isn't. With each profile one after the other."""
+    """Run commands with debug logs: first they succeed, then they fail; for each profile one after the other."""
 
     def with_gcp() -> Iterator[tuple[str, CompletedProcess[str]]]:
         yield "a month in BigQuery", gcp.run("etl_month", *JANUARY, "--source", "sample", **DEBUG)
@@ -91,7 +91,7 @@ def runs(
 
 @pytest.fixture
 def client(prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch, gcp: Profile) -> Iterator[SyncPrefectClient]:
-    """A client of the server; profiles opened in this process are its too."""
+    """Return a client of the server; profiles opened in this process use the same server."""
     for name, value in gcp.environment.items():
         monkeypatch.setenv(name, value)
     settings = {PREFECT_API_URL: prefect_server.url, PREFECT_HOME: prefect_server.home}
@@ -100,7 +100,7 @@ def client(prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch, gcp: 
 
 
 def every(read_page: Callable[..., list[Any]]) -> Iterator[Any]:
-    """All there is of something, page by page."""
+    """Yield all objects, page by page."""
     for offset in itertools.count(0, 200):
         page = read_page(limit=200, offset=offset)
         yield from page

@@ -1,4 +1,4 @@
-"""What an attack is made on: a whole month, from a file into a lake and into a warehouse, in a process that dies."""
+"""Bring a month from a file into a lake and a warehouse, in a process that a test kills."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nyc_tlc.warehouse.warehouse import Warehouse
 
 
 def open_lake(where: str) -> Lake:
-    """A folder, or a bucket by the URL of the stand-in."""
+    """Open a lake in a folder, or in a bucket of the stand-in with this URL."""
     if where.startswith("http"):
         client = storage.Client("test", AnonymousCredentials(), client_options={"api_endpoint": where})
         return GcsLake(client.bucket("taxi-lake"), "taxi")
@@ -33,7 +33,7 @@ def open_lake(where: str) -> Lake:
 
 
 def open_warehouse(where: dict[str, str]) -> Warehouse:
-    """DuckDB by a path, BigQuery by the URL of the stand-in, else Postgres by libpq's parameters."""
+    """Open DuckDB by a path, BigQuery by the URL of the stand-in, or Postgres by libpq's parameters."""
     if "path" in where:
         return DuckDbWarehouse(Path(where["path"]))
     if "url" in where:
@@ -45,7 +45,7 @@ def open_warehouse(where: dict[str, str]) -> Warehouse:
 def bring_month(
     source: str, lake_at: str, warehouse_at: dict[str, str] | None, *, day: bool = False, month: Month = JANUARY
 ) -> None:
-    """A month of green taxis from a source into a lake and a warehouse: what is due of it."""
+    """Bring a month of green taxis from a source into a lake and a warehouse, as far as it is due."""
     lake = open_lake(lake_at)
     plan = plan_month(source, "green", month, lake, days=day)
     manifest = plan.manifest

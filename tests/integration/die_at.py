@@ -1,6 +1,6 @@
-"""Makes a month in a folder lake and dies of SIGKILL at the Nth change of the file system there.
+"""Make a month in a folder lake, and die by SIGKILL at the Nth change of the file system there.
 
-Python's audit events tell of each change before it is made, so nothing of the library is replaced.
+Python's audit events report each change before it is made, so no part of the library is patched.
 """
 
 import os
@@ -16,7 +16,7 @@ CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 
 
 def make_month_and_die(root: Path, source: Path, die_at: int, told: Connection) -> None:
-    """Make the month of ``source`` in the lake at ``root``; with 0 live, and tell how many changes there were."""
+    """Make the month of ``source`` in the lake at ``root``; with 0 survive, and send the number of changes."""
     changes = 0
 
     def count(event: str, details: tuple[object, ...]) -> None:

@@ -1,4 +1,4 @@
-"""BigQuery as a warehouse: what only it does."""
+"""BigQuery as a warehouse: behaviour that the other warehouses do not have."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ CONFLICT = "Could not serialize access to table test:ny_taxi.loads due to concur
 
 @pytest.fixture
 def lake(gcs: Gcs) -> GcsLake:
-    """A lake in a bucket."""
+    """Return a lake in a bucket."""
     return GcsLake(bucket(gcs.url), "taxi")
 
 
 @pytest.fixture
 def google(big_query: BigQuery) -> Iterator[bigquery.Client]:
-    """Someone else's client."""
+    """Return another client of the stand-in, for changes and checks by the test."""
     with client(big_query.url) as google:
         yield google
 
 
 @pytest.fixture
 def warehouse(big_query: BigQuery) -> BigQueryWarehouse:
-    """The warehouse."""
+    """Return the warehouse."""
     return BigQueryWarehouse(client(big_query.url))
 
 

@@ -28,7 +28,7 @@ SCHEMA = [
 
 
 def trips(month: dt.date, *passengers: int | None, **columns: pa.Array) -> bytes:
-    """A Parquet file of a month's trips."""
+    """Return a Parquet file of a month's trips."""
     pickup = dt.datetime.combine(month, dt.time(12, 30, 0, 250))
     table = {
         "file_month": pa.array([month] * len(passengers), pa.date32()),
@@ -43,20 +43,20 @@ def trips(month: dt.date, *passengers: int | None, **columns: pa.Array) -> bytes
 
 @pytest.fixture
 def lake() -> dict[str, bytes]:
-    """What is in the bucket."""
+    """Return the objects in the bucket."""
     return {"january": trips(JANUARY, 1, 2, None), "february": trips(FEBRUARY, 5)}
 
 
 @pytest.fixture
 def stand_in(lake: dict[str, bytes]) -> Iterator[BigQuery]:
-    """The stand-in over the lake."""
+    """Serve the stand-in, which reads the bucket."""
     with BigQuery("taxis", lambda bucket, name: lake.get(name) if bucket == "taxi-lake" else None).running() as it:
         yield it
 
 
 @pytest.fixture
 def client(stand_in: BigQuery, monkeypatch: pytest.MonkeyPatch) -> Iterator[bigquery.Client]:
-    """The real client, with a dataset and a table partitioned by month."""
+    """Return the real client; it has created a dataset and a table partitioned by month."""
     monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", stand_in.url)
     with bigquery.Client("taxis", AnonymousCredentials()) as client:
         client.create_dataset("ny_taxi")

@@ -27,7 +27,7 @@ OTHER = green_parquet(trip())
 
 @pytest.fixture(params=["folder to s3", "s3 to gcs", "gcs to folder"])
 def lakes(request: pytest.FixtureRequest, tmp_path: Path, gcs: Gcs, s3: S3) -> tuple[Lake, Lake]:
-    """Where months are, and where they shall be."""
+    """Return the lake to copy from and the lake to copy to."""
     lakes: dict[str, Lake] = {
         "folder": FolderLake(tmp_path / "lake"),
         "gcs": GcsLake(bucket(gcs.url), "taxi"),
@@ -64,7 +64,7 @@ def test_another_version_is_kept_unless_forced_and_then_replaced_without_strays(
     source, target = lakes
     manifest = make_month(source, BODY, tmp_path)
     other = make_month(target, OTHER, tmp_path, layout="day")
-    assert copy_month(source, target, "green", JANUARY, tmp_path / "scratch") == "another one is there"
+    assert copy_month(source, target, "green", JANUARY, tmp_path / "scratch") == "another version is there"
     assert target.manifest(KEYS) == other
     assert copy_month(source, target, "green", JANUARY, tmp_path / "scratch", force=True) == "copied"
     assert target.manifest(KEYS) == manifest
@@ -75,7 +75,7 @@ def test_a_file_that_is_not_the_manifests_is_not_copied(lakes: tuple[Lake, Lake]
     source, target = lakes
     manifest = make_month(source, BODY, tmp_path)
     source.write(manifest.quarantine.key, b"something else")
-    with pytest.raises(LakeError, match=r"green 2024-01: .* is not the manifest's file; expected SHA-256"):
+    with pytest.raises(LakeError, match=r"green 2024-01: .* is not the file in the manifest; expected SHA-256"):
         copy_month(source, target, "green", JANUARY, tmp_path / "scratch")
     assert target.manifest(KEYS) is None
     assert contents(target) == {}

@@ -1,4 +1,4 @@
-"""dbt builds the models for real, in the months that are due."""
+"""The real dbt builds the models of the months that are due."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DAYS = f"SELECT file_month, trips, total_amount FROM {MODELS}.fct_daily_trips OR
 def build(
     kind: Kind, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., list[dbt.NodeResult]]:
-    """Runs a dbt command over the test's warehouse."""
+    """Return a function that runs a dbt command on the test's warehouse."""
     if not dbt.COMMAND.exists():
         pytest.skip("dbt is not installed: make dbt")
     output: dict[str, Any] = {"type": kind, "path": str(tmp_path / "warehouse.duckdb")}
@@ -48,7 +48,7 @@ def build(
 
 @pytest.fixture
 def load(lake: FolderLake, warehouse: Warehouse, tmp_path: Path) -> Callable[..., None]:
-    """Loads a green month of so many trips of 14.50."""
+    """Return a function that loads a green month with a number of trips, each for 14.50 dollars."""
 
     def run(month: Month, trips: int, fare: float = 14.5) -> None:
         at = datetime(month.year, month.month, 15, 12)
@@ -68,17 +68,17 @@ def test_models_follow_what_is_loaded(
 ) -> None:
     load(JANUARY, 2)
     load(FEBRUARY, 3)
-    assert not dbt.find_bad(build("run"))
+    assert not dbt.find_failed(build("run"))
     first = [(JANUARY.first_day, 2, 29.0), (FEBRUARY.first_day, 3, 43.5)]
     assert warehouse.query(DAYS) == first
 
     # Nothing is due: nothing twice. What is not due is not touched either, which a mark shows.
     execute(f"UPDATE {MODELS}.fct_daily_trips SET share_cash = 9 WHERE file_month = DATE '2024-02-01'")
-    assert not dbt.find_bad(build("run"))
+    assert not dbt.find_failed(build("run"))
     assert warehouse.query(DAYS) == first
 
     load(JANUARY, 5, fare=10.0)
-    assert not dbt.find_bad(build("run"))
+    assert not dbt.find_failed(build("run"))
     assert warehouse.query(DAYS) == [(JANUARY.first_day, 5, 50.0), (FEBRUARY.first_day, 3, 43.5)]
     assert warehouse.query(f"SELECT file_month, share_cash FROM {MODELS}.fct_daily_trips WHERE share_cash = 9") == [
         (FEBRUARY.first_day, 9.0)
@@ -86,7 +86,7 @@ def test_models_follow_what_is_loaded(
 
     execute("DELETE FROM ny_taxi.loads WHERE file_month = DATE '2024-01-01'")
     execute("DELETE FROM ny_taxi.green_trip_data WHERE file_month = DATE '2024-01-01'")
-    assert not dbt.find_bad(build("run"))
+    assert not dbt.find_failed(build("run"))
     assert warehouse.query(DAYS) == [(FEBRUARY.first_day, 3, 43.5)]
     for model in ("fct_monthly_zone_revenue", "fct_hourly_zone_demand"):
         assert warehouse.query(f"SELECT DISTINCT file_month FROM {MODELS}.{model}") == [(FEBRUARY.first_day,)]
@@ -101,7 +101,7 @@ def test_of_two_runs_that_find_a_month_due_one_adds_it(
     postgres: dict[str, str],
 ) -> None:
     load(JANUARY, 2)
-    assert not dbt.find_bad(build("run"))
+    assert not dbt.find_failed(build("run"))
     load(FEBRUARY, 3)
     held = f'SELECT pg_advisory_xact_lock(hashtext(\'"{postgres["dbname"]}"."{MODELS}"."fct_daily_trips"\'))'
     waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
@@ -113,7 +113,7 @@ def test_of_two_runs_that_find_a_month_due_one_adds_it(
             # Both have read what is due, and wait.
             eventually(lambda: warehouse.query(waiting) == [(2,)], 120)
             connection.commit()
-        assert [dbt.find_bad(run.result()) for run in runs] == [[], []]
+        assert [dbt.find_failed(run.result()) for run in runs] == [[], []]
     assert warehouse.query(DAYS) == [(JANUARY.first_day, 2, 29.0), (FEBRUARY.first_day, 3, 43.5)]
 
 
@@ -129,9 +129,9 @@ def test_a_model_that_lacks_trips_fails_the_tests_with_their_sql(
     build: Callable[..., list[dbt.NodeResult]], load: Callable[..., None], execute: Callable[[str], None]
 ) -> None:
     load(JANUARY, 2)
-    assert not dbt.find_bad(build("run"))
-    assert not dbt.find_bad(build("test"))
+    assert not dbt.find_failed(build("run"))
+    assert not dbt.find_failed(build("test"))
     execute(f"UPDATE {MODELS}.fct_daily_trips SET trips = 1 WHERE trips > 1")
-    bad = dbt.find_bad(build("test"))
-    assert [result.name for result in bad] == ["daily_trips_are_the_loads"]
-    assert "full outer join" in dbt.format_results(bad)
+    failed = dbt.find_failed(build("test"))
+    assert [result.name for result in failed] == ["daily_trips_are_the_loads"]
+    assert "full outer join" in dbt.format_results(failed)

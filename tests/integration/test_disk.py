@@ -1,4 +1,4 @@
-"""Disks as they are on a bad day: full, read-only, gone read-only midway. One line, and the lake keeps its month."""
+"""A disk is full, read-only, or becomes read-only: the error is one line, and the lake keeps its month."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LARGE = green_parquet(*(trip(fare_amount=number / 7, tip_amount=number / 3) for 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own of two mebibytes."""
+    """Mount a file system of 2 MiB."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(
@@ -44,7 +44,7 @@ def remount(disk: Path, options: str) -> None:
 
 
 def begin(lake: FolderLake, body: bytes, folder: Path) -> Callable[[], Manifest]:
-    """A run of the month that has come as far as publication; what is returned publishes it."""
+    """Run the month up to its publication. Return a function that publishes it."""
     folder.mkdir(exist_ok=True)
     contract, base = read_contract("green"), lake.find_manifest(KEYS).version
     cleaned = clean_month(fetched(body, folder), contract, folder / "cleaned")

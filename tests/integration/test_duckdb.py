@@ -1,4 +1,4 @@
-"""DuckDB as a warehouse: what only it does."""
+"""DuckDB as a warehouse: behaviour that the other warehouses do not have."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from warehouse_cases import OLD_LEDGER, OLD_LOAD, check_renamed, in_lake, trips
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The warehouse's file."""
+    """Return the path of the warehouse's file."""
     return tmp_path / "warehouse.duckdb"
 
 

@@ -1,4 +1,4 @@
-"""Google Cloud Storage as it is on a bad day: the month comes out whole, or the lake stays as it was."""
+"""Failures of Google Cloud Storage: the month is published complete, or the lake is unchanged."""
 
 import gc
 import hashlib
@@ -39,18 +39,18 @@ LARGE = green_parquet(*(trip(**{name: CHANCE.random() for name in MONEY}) for _ 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks so small that a test's month has several."""
+    """Make upload chunks so small that a test's month has several."""
     monkeypatch.setenv("TLC_GCS_CHUNK_MIB", "0.25")
 
 
 @pytest.fixture
 def lake(gcs: Gcs) -> GcsLake:
-    """A lake in the folder ``taxi`` of the bucket."""
+    """Return a lake in the folder ``taxi`` of the bucket."""
     return GcsLake(bucket(gcs.url), "taxi")
 
 
 def check_whole(gcs: Gcs, lake: GcsLake) -> None:
-    """The files of the month are those that its manifest names, with the bytes that it says."""
+    """Check that the month's files are exactly those in its manifest, with the manifest's digests."""
     manifest = lake.manifest(KEYS)
     assert manifest is not None
     assert {name for name in gcs.names("taxi-lake") if "/manifest/" not in name} == {
@@ -61,7 +61,7 @@ def check_whole(gcs: Gcs, lake: GcsLake) -> None:
 
 
 def begin(lake: GcsLake, body: bytes, folder: Path) -> Callable[[], Manifest]:
-    """A run of the month that has come as far as publication; what is returned publishes it."""
+    """Run the month up to its publication. Return a function that publishes it."""
     folder.mkdir(exist_ok=True)
     contract, base = read_contract("green"), lake.find_manifest(KEYS).version
     cleaned = clean_month(fetched(body, folder), contract, folder / "cleaned")

@@ -1,4 +1,4 @@
-"""A run killed anywhere leaves the old month or the new one, never none or a half; the next run leaves nothing else."""
+"""A run killed anywhere leaves the complete old or new month; after the next run no other files are left."""
 
 import hashlib
 import multiprocessing
@@ -30,12 +30,12 @@ PROCESSES.set_forkserver_preload(["die_at"])
 
 @pytest.fixture(autouse=True)
 def path_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where they import from, as here."""
+    """Let the processes import from the same folders as this one."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
 
 
 def run_until(lake: Path, source: Path, die_at: int) -> tuple[int | None, int]:
-    """How it ended, and how many changes it told of."""
+    """Return the process's exit code, and the number of changes if it survived."""
     told, tell = PROCESSES.Pipe(duplex=False)
     process = PROCESSES.Process(target=make_month_and_die, args=(lake, source, die_at, tell))
     process.start()
@@ -45,13 +45,13 @@ def run_until(lake: Path, source: Path, die_at: int) -> tuple[int | None, int]:
 
 
 def check_whole(lake: FolderLake, manifest: Manifest) -> None:
-    """The files that the manifest names are there, with the bytes that it says."""
+    """Check that the files in the manifest exist, with the manifest's digests."""
     for key, digest in manifest.digests.items():
         assert hashlib.sha256(lake.path(key).read_bytes()).hexdigest() == digest
 
 
 def month_files(lake: FolderLake) -> set[str]:
-    """All files but the manifest's."""
+    """Return the keys of all files except the manifest."""
     paths = (path for path in lake.root.rglob("*") if path.is_file())
     return {key for path in paths if not (key := path.relative_to(lake.root).as_posix()).startswith("manifest/2")}
 

@@ -1,4 +1,4 @@
-"""Months in a lake: whole or not at all, replaced without strays, accounted for."""
+"""Months in a lake: published atomically, replaced without leftover files, with row counts that add up."""
 
 import dataclasses
 import hashlib
@@ -36,88 +36,88 @@ DAYS = [date(2024, 1, 3), date(2024, 1, 17), date(2023, 12, 31)]
 
 
 class FolderUnderTest:
-    """A folder lake, and what the tests have to see of it from outside."""
+    """A lake in a folder, with access to its files for the tests."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.lake = root, FolderLake(root)
 
     def another(self) -> FolderLake:
-        """The same lake as another process would open it."""
+        """Open the same lake again, as another process would."""
         return FolderLake(self.root)
 
     def objects(self) -> set[str]:
-        """The keys of all objects there are."""
+        """Return the keys of all objects."""
         return {path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file()}
 
     def read(self, key: str) -> bytes:
-        """An object."""
+        """Return an object's bytes."""
         return self.root.joinpath(key).read_bytes()
 
 
 class BucketUnderTest:
-    """A bucket lake, and what the tests have to see of it from outside."""
+    """A lake in a bucket of Google, with access to its objects for the tests."""
 
     def __init__(self, gcs: Gcs) -> None:
         self.gcs = gcs
         self.lake = self.another()
 
     def another(self) -> GcsLake:
-        """The same lake as another process would open it."""
+        """Open the same lake again, as another process would."""
         return GcsLake(bucket(self.gcs.url), "some/folder")
 
     def objects(self) -> set[str]:
-        """The keys of all objects there are."""
+        """Return the keys of all objects."""
         names = self.gcs.names("taxi-lake")
         assert all(name.startswith("some/folder/") for name in names)
         return {name.removeprefix("some/folder/") for name in names}
 
     def read(self, key: str) -> bytes:
-        """An object."""
+        """Return an object's bytes."""
         return self.gcs.read("taxi-lake", f"some/folder/{key}")
 
 
 class S3UnderTest:
-    """A lake in a bucket of S3, and what the tests have to see of it from outside."""
+    """A lake in a bucket of S3, with access to its objects for the tests."""
 
     def __init__(self, stand_in: S3) -> None:
         self.stand_in = stand_in
         self.lake = self.another()
 
     def another(self) -> S3Lake:
-        """The same lake as another process would open it."""
+        """Open the same lake again, as another process would."""
         return S3Lake(self.stand_in.client(), self.stand_in.bucket, "some/folder")
 
     def objects(self) -> set[str]:
-        """The keys of all objects there are; no upload waits for its end."""
+        """Return the keys of all objects. Check that no upload is unfinished."""
         assert self.stand_in.unfinished() == 0
         names = self.stand_in.names()
         assert all(name.startswith("some/folder/") for name in names)
         return {name.removeprefix("some/folder/") for name in names}
 
     def read(self, key: str) -> bytes:
-        """An object."""
+        """Return an object's bytes."""
         return self.stand_in.read(f"some/folder/{key}")
 
 
 class AzureUnderTest:
-    """A lake in a container of Azure, and what the tests have to see of it from outside."""
+    """A lake in a container of Azure, with access to its blobs for the tests."""
 
     def __init__(self, stand_in: Azure) -> None:
         self.stand_in = stand_in
         self.lake = self.another()
 
     def another(self) -> AzureLake:
-        """The same lake as another process would open it."""
+        """Open the same lake again, as another process would."""
         return AzureLake(self.stand_in.client(), "some/folder")
 
     def objects(self) -> set[str]:
-        """The keys of all objects there are."""
+        """Return the keys of all objects."""
         names = self.stand_in.names()
         assert all(name.startswith("some/folder/") for name in names)
         return {name.removeprefix("some/folder/") for name in names}
 
     def read(self, key: str) -> bytes:
-        """An object."""
+        """Return an object's bytes."""
         return self.stand_in.read(f"some/folder/{key}")
 
 
@@ -126,7 +126,7 @@ There = FolderUnderTest | BucketUnderTest | S3UnderTest | AzureUnderTest
 
 @pytest.fixture(params=["folder", "gcs", "s3", "s3 in parts", "azure"])
 def there(request: pytest.FixtureRequest, tmp_path: Path) -> There:
-    """The lake under test."""
+    """Return the lake under test."""
     if request.param == "folder":
         return FolderUnderTest(tmp_path / "lake")
     if request.param == "gcs":
@@ -139,13 +139,13 @@ def there(request: pytest.FixtureRequest, tmp_path: Path) -> There:
 
 
 def spread(count: int = 6, **changes: object) -> bytes:
-    """Trips over three days, one of them without passengers."""
+    """Return trips of three days, and one trip without passengers."""
     trips = [trip(lpep_pickup_datetime=datetime(*DAYS[n % 3].timetuple()[:3], n % 24), **changes) for n in range(count)]
     return green_parquet(*trips, trip(passenger_count=0))
 
 
 def start(lake: Lake, body: bytes, folder: Path, layout: Layout = "month") -> Callable[[], Manifest]:
-    """A run of the month that has come as far as publication; what is returned publishes it."""
+    """Run the month up to its publication. Return a function that publishes it."""
     folder.mkdir()
     contract, base = read_contract("green"), lake.find_manifest(KEYS).version
     cleaned = clean_month(fetched(body, folder), contract, folder / "cleaned", layout=layout)
@@ -153,7 +153,7 @@ def start(lake: Lake, body: bytes, folder: Path, layout: Layout = "month") -> Ca
 
 
 def check_whole(there: There) -> None:
-    """The files of the month are those that its manifest names, with the bytes that it says."""
+    """Check that the month's files are exactly those in its manifest, with the manifest's digests."""
     manifest = there.another().manifest(KEYS)
     assert manifest is not None
     assert {key for key in there.objects() if not key.startswith("manifest/")} == manifest.file_keys

@@ -26,6 +26,6 @@ def test_the_notebook_runs_and_says_what_it_said(tmp_path: Path, monkeypatch: py
 
 
 def texts(output: nbformat.NotebookNode) -> list[str]:
-    """What a cell's output says, without pictures and places."""
+    """Return the texts of a cell's output, without figures and paths."""
     said = [output.get("text", ""), output.get("data", {}).get("text/plain", "")]
     return [text for text in said if "<Figure" not in text and "not in the lake" not in text]

@@ -1,4 +1,4 @@
-"""The pages in a real browser: they open without a complaint or an outside request, and work without a mouse."""
+"""The pages in a real browser: they open without errors or network requests, and work without a mouse."""
 
 import json
 import re
@@ -68,11 +68,11 @@ return pale;
 
 @dataclass(frozen=True)
 class Reports:
-    """A lake's pages.
+    """The pages of a lake.
 
     Attributes:
-        folder: Where they are.
-        manifests: The months they are about.
+        folder: Their folder.
+        manifests: The manifests of their months.
     """
 
     folder: Path
@@ -84,7 +84,7 @@ class Reports:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
-    """Pages over fourteen months of all colours, with all there can be on them."""
+    """Write pages about fourteen months of all colours, with everything that can be on them."""
     folder = tmp_path_factory.mktemp("pages")
     lake = FolderLake(folder / "lake")
     manifests = {}
@@ -121,7 +121,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """Chromium without a window."""
+    """Start Chromium without a window."""
     chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not chromedriver:
         pytest.skip("no Chromium with its driver; make browser installs them")
@@ -137,7 +137,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
 
 @pytest.fixture
 def browser(driver: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
-    """The browser, which must have complained of nothing and asked nobody when the test ends."""
+    """Return the browser. After the test, check that it logged no errors and sent no network requests."""
     show(driver, 1200, "light")
     driver.get("about:blank")
     driver.get_log("browser")
@@ -150,7 +150,7 @@ def browser(driver: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
 
 
 def show(driver: webdriver.Chrome, width: int, scheme: str) -> None:
-    """A screen so wide, in light or dark."""
+    """Set the screen's width and the colour scheme, light or dark."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
@@ -158,13 +158,13 @@ def show(driver: webdriver.Chrome, width: int, scheme: str) -> None:
 
 
 def open_page(driver: webdriver.Chrome, url: str) -> None:
-    """Open a page anew: with another anchor alone the browser would not load it."""
+    """Load a page again: for a URL with only another anchor the browser would not."""
     driver.get("about:blank")
     driver.get(url)
 
 
 def press(driver: webdriver.Chrome, *keys: str) -> WebElement:
-    """Press keys where the focus is, and say where it is then."""
+    """Press keys in the focused element. Return the element that is focused then."""
     for key in keys:
         driver.switch_to.active_element.send_keys(key)
     return driver.switch_to.active_element

@@ -1,4 +1,4 @@
-"""Postgres as a warehouse: what only it does."""
+"""Postgres as a warehouse: behaviour that the other warehouses do not have."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_server_that_dies_in_a_copy_leaves_the_old_month(
 
 
 def answers(parameters: dict[str, str]) -> bool:
-    """Whether the server has recovered."""
+    """Return whether the server accepts connections again."""
     with contextlib.suppress(psycopg2.OperationalError):
         psycopg2.connect(**parameters).close()
         return True

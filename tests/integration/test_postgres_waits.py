@@ -1,4 +1,4 @@
-"""Postgres with others at work on it, and away: who waits for whom, what stays, and what the error says."""
+"""Postgres in use by others, or not available: who waits for whom, which rows stay, and the error's text."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_a_wrong_password_names_the_variable_to_set() -> None:
 def broken_in_a_copy(
     warehouse: PostgresWarehouse, lake: FolderLake, tmp_path: Path, attack: Callable[[], None]
 ) -> None:
-    """Load three rows, then attack in the middle of the COPY of forty."""
+    """Load three rows, then call ``attack`` in the middle of the COPY of forty; check the error."""
     load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
     file = in_lake(lake, tmp_path, *trips(40))
     half = HalfOf(file.manifest, file.lake, file.contract)
@@ -245,20 +245,20 @@ def broken_in_a_copy(
 
 
 def run(parameters: dict[str, str], statement: str) -> None:
-    """Run a statement as someone else would."""
+    """Run a statement in another session."""
     with session(parameters) as connection, connection.cursor() as cursor:
         cursor.execute(statement)
         connection.commit()
 
 
 def session(parameters: dict[str, str]) -> contextlib.closing[psycopg2.extensions.connection]:
-    """A connection of someone else."""
+    """Open another connection."""
     return contextlib.closing(psycopg2.connect(**parameters))
 
 
 @contextlib.contextmanager
 def a_role(parameters: dict[str, str]) -> Iterator[str]:
-    """A role of the test's database."""
+    """Create a role for the ``with`` block."""
     name = f"{parameters['dbname']}_reader"
     run(parameters, f"CREATE ROLE {name}")
     try:
@@ -270,7 +270,7 @@ def a_role(parameters: dict[str, str]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def small_tablespace(warehouse: PostgresWarehouse, parameters: dict[str, str]) -> Iterator[str]:
-    """A tablespace on a disk of two megabytes; the test is skipped where that can't be made."""
+    """Create a tablespace on a disk of 2 MiB; skip the test if that is not possible."""
     ((data,),) = warehouse.query("SHOW data_directory")
     folder, name = Path(tempfile.mkdtemp()), f"{parameters['dbname']}_small"
     if not Path(data).is_dir() or os.geteuid() != 0:
@@ -294,7 +294,7 @@ def small_tablespace(warehouse: PostgresWarehouse, parameters: dict[str, str]) -
 
 @contextlib.contextmanager
 def answering(answer: bytes) -> Iterator[str]:
-    """A port where each client's first message gets an answer."""
+    """Listen on a port, and answer the first message of each client. Yield the port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve(client: socket.socket) -> None:
@@ -315,7 +315,7 @@ def answering(answer: bytes) -> Iterator[str]:
 
 
 class Relay:
-    """A TCP port that leads to a server, and whose connections can be cut."""
+    """A TCP port that forwards connections to a server, and can cut them."""
 
     def __init__(self, parameters: dict[str, str]) -> None:
         self._target = parameters
@@ -338,7 +338,7 @@ class Relay:
             each.close()
 
     def cut(self) -> None:
-        """Cut all connections that are open."""
+        """Cut all open connections."""
         for each in self._open:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)

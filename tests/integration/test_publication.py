@@ -1,6 +1,6 @@
-"""Two runs of one month, one of them held at each of its steps while the other one runs from beginning to end.
+"""Two runs of one month: one is stopped at each of its steps, while the other one runs from beginning to end.
 
-Readers by manifest find the old month or the new one at every moment, never none, and never a missing file.
+Readers that use the manifest always find the complete old month or the complete new one.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ SHORT = {"another source", "another layout"}
 
 
 class FolderStore:
-    """A folder, whose changes by one thread can be stopped at."""
+    """A folder, in which one thread can be stopped at each change."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def open_lake(self, *, held: bool = False) -> Lake:
-        """The lake, as a process of its own would open it."""
+        """Open the lake again, as another process would."""
         return FolderLake(self.root)
 
     def read(self, key: str) -> bytes | None:
@@ -75,7 +75,7 @@ class FolderStore:
 
     @contextmanager
     def stopping(self, at: int, do: Callable[[], None]) -> Iterator[list[int]]:
-        """Call ``do`` before the change of that number; yields a list whose length is the number of changes."""
+        """Call ``do`` before change number ``at``. Yield a list with one number: the count of changes."""
         thread, steps = threading.get_ident(), [0]
         _hooks.append(hook := _FolderHook(self.root, at, do, thread, steps))
         try:
@@ -86,7 +86,7 @@ class FolderStore:
 
 
 class _FolderHook:
-    """Python's audit events tell of each change before it is made, so nothing of the library is replaced."""
+    """A hook for Python's audit events. They report each change before it is made, so nothing is patched."""
 
     CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 
@@ -106,7 +106,7 @@ class _FolderHook:
             other.join(60)
 
     def _is_locked(self) -> bool:
-        """Whether this run holds the lake's lock: then another one would wait, and there is nothing to see."""
+        """Return whether this run holds the lake's lock: then the other run would wait, and can't be tested here."""
         descriptor = os.open(self.root, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,13 +131,13 @@ sys.addaudithook(_audit)
 
 
 class BucketStore:
-    """A bucket, whose requests from one client can be stopped at."""
+    """A bucket, of which one client can be stopped at each request."""
 
     def __init__(self, gcs: Gcs) -> None:
         self.gcs = gcs
 
     def open_lake(self, *, held: bool = False) -> Lake:
-        """The lake; the held run's requests say that they are its."""
+        """Open the lake; the requests of the held run are marked."""
         options = {"api_endpoint": self.gcs.url}
         client = storage.Client(
             "test", AnonymousCredentials(), client_options=options, extra_headers={"X-Held": "yes"} if held else {}
@@ -151,18 +151,18 @@ class BucketStore:
         return {name.removeprefix("taxi/") for name in self.gcs.names("taxi-lake")}
 
     def stopping(self, at: int, do: Callable[[], None]) -> AbstractContextManager[list[int]]:
-        """Call ``do`` at the held run's request of that number."""
+        """Call ``do`` at the held run's request number ``at``."""
         return _stopping(self.gcs, at, do, is_held=lambda handler: bool(handler.headers.get("X-Held")))
 
 
 class S3Store:
-    """A bucket of S3, whose requests from one client can be stopped at."""
+    """A bucket of S3, of which one client can be stopped at each request."""
 
     def __init__(self, stand_in: S3) -> None:
         self.stand_in = stand_in
 
     def open_lake(self, *, held: bool = False) -> Lake:
-        """The lake; the held run's requests say that they are its."""
+        """Open the lake; the requests of the held run are marked."""
         return S3Lake(self.stand_in.client(held=held), self.stand_in.bucket, "taxi")
 
     def read(self, key: str) -> bytes | None:
@@ -172,12 +172,12 @@ class S3Store:
         return {name.removeprefix("taxi/") for name in self.stand_in.names()}
 
     def stopping(self, at: int, do: Callable[[], None]) -> AbstractContextManager[list[int]]:
-        """Call ``do`` at the held run's request of that number."""
+        """Call ``do`` at the held run's request number ``at``."""
         return _stopping(self.stand_in, at, do)
 
 
 class AzureStore:
-    """A container, whose requests from one client can be stopped at by what its pipeline calls."""
+    """A container of Azure, of which one client can be stopped at each request by a policy of its pipeline."""
 
     def __init__(self, stand_in: Azure) -> None:
         self.stand_in = stand_in
@@ -185,7 +185,7 @@ class AzureStore:
         self.after: Callable[[PipelineRequest[Any]], None] = lambda _: None
 
     def open_lake(self, *, held: bool = False) -> Lake:
-        """The lake; the held run's requests are looked at."""
+        """Open the lake; the requests of the held run call ``before`` and ``after``."""
         store = self
 
         class Look(SansIOHTTPPolicy[Any, Any]):
@@ -204,7 +204,7 @@ class AzureStore:
         return {name.removeprefix("taxi/") for name in self.stand_in.names()}
 
     def stopping(self, at: int, do: Callable[[], None]) -> AbstractContextManager[list[int]]:
-        """Call ``do`` at the held run's request of that number."""
+        """Call ``do`` at the held run's request number ``at``."""
         return _stopping(self, at, do)
 
 
@@ -212,16 +212,16 @@ class AzureStore:
 def _stopping(
     requests: Any, at: int, do: Callable[[], None], is_held: Callable[[Any], bool] = lambda _: True
 ) -> Iterator[list[int]]:
-    """Call ``do`` before the request of that number takes effect, or after it if the number is negative.
+    """Call ``do`` before request number ``at`` takes effect; after it if the number is negative.
 
     Args:
         requests: Its attributes ``before`` and ``after`` are called with each request.
         at: The request's number, from 1.
-        do: What is called.
-        is_held: Whether a request is the held run's; only those are counted.
+        do: The function to call.
+        is_held: Returns whether a request is the held run's; only those are counted.
 
     Yields:
-        A list of one number: how many requests there were.
+        A list with one number: the count of requests.
     """
     steps, counting, stop_after = [0], threading.Lock(), []
 
@@ -254,7 +254,7 @@ LONG = [pytest.param(name, marks=pytest.mark.torture) for name in ("s3", "s3 in 
 
 @pytest.fixture(params=["folder", "gcs", "azure", *LONG])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Where the lake is."""
+    """Return the store of the lake."""
     if request.param == "folder":
         return FolderStore(tmp_path / "lake")
     if request.param == "gcs":
@@ -267,7 +267,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def begin(lake: Lake, body: bytes, folder: Path, layout: Layout) -> Callable[[], Manifest]:
-    """A run of the month that has come as far as publication; what is returned publishes it."""
+    """Run the month up to its publication. Return a function that publishes it."""
     folder.mkdir(parents=True)
     contract, base = read_contract("green"), lake.find_manifest(KEYS).version
     cleaned = clean_month(fetched(body, folder), contract, folder / "cleaned", layout=layout)
@@ -275,7 +275,7 @@ def begin(lake: Lake, body: bytes, folder: Path, layout: Layout) -> Callable[[],
 
 
 def check_whole(store: Store) -> Manifest:
-    """The files that the manifest names are there, with the bytes that it says."""
+    """Check that the files in the manifest exist, with the manifest's digests. Return the manifest."""
     manifest = store.open_lake().manifest(KEYS)
     assert manifest is not None
     for key, digest in manifest.digests.items():
@@ -292,7 +292,7 @@ def clear(store: Store) -> None:
 
 
 def run_interleaved(store: Store, folder: Path, case: Case, at: int) -> int:
-    """Run both; returns the number of the held run's steps."""
+    """Run both. Return the number of the held run's steps."""
     (held_body, held_layout), (other_body, other_layout), before = case
     clear(store)
     (folder / "before").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Nothing hidden: rejected rows are in the warehouse too, so that every count of the source file can be had in SQL."""
+"""Rejected rows are in the warehouse too, so SQL can count all rows of the source file."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_quarantine_file_that_is_short_leaves_the_old_month(
 
 
 def warehouse_sql(warehouse: Warehouse, statement: str) -> None:
-    """Run a statement in the test's warehouse as a person would."""
+    """Run a statement in the test's warehouse."""
     if warehouse.kind == "duckdb":
         with warehouse._transaction("a test") as connection:  # type: ignore[attr-defined]
             connection.execute(statement)

@@ -1,4 +1,4 @@
-"""TLC's own files, all the way into a lake, against counts made with plain pandas on the raw files."""
+"""TLC's own files, published in a lake and compared with counts of the raw files by pandas."""
 
 import re
 from datetime import timedelta
@@ -33,7 +33,7 @@ CSV = {"2020-04": 35_612, "2020-08": 81_063, "2020-12": 83_130}
 
 
 def find(path: Path) -> tuple[Color, Month]:
-    """Colour and month from a file's name."""
+    """Return the colour and the month in a file's name."""
     match = re.search(r"(yellow|green|fhvhv|fhv)_tripdata(?:sample)?_(\d{4}-\d{2})", path.name)
     assert match
     assert match[1] in get_args(Color)
@@ -49,7 +49,7 @@ def into_lake(path: Path, lake: FolderLake) -> Manifest:
 
 
 def count_with_pandas(raw: pd.DataFrame, month: Month) -> tuple[dict[str, int], dict[str, int]]:
-    """Rejected rows by their first rule, and warnings, counted from the raw columns."""
+    """Count rejected rows by their first rule, and warnings, from the raw columns."""
     first = pd.Timestamp(month.start)
     pickup = pd.to_datetime(raw["lpep_pickup_datetime"])
     dropoff = pd.to_datetime(raw["lpep_dropoff_datetime"])

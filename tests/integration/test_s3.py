@@ -1,4 +1,4 @@
-"""Amazon S3 as it is on a bad day: the month comes out whole, or the lake stays as it was."""
+"""Failures of Amazon S3: the month is published complete, or the lake is unchanged."""
 
 import hashlib
 import os
@@ -33,19 +33,19 @@ LARGE = green_parquet(*(trip(**{name: CHANCE.random() for name in MONEY}) for _ 
 
 @pytest.fixture(autouse=True)
 def parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts so small that the large month's files have several; S3 refuses smaller ones, as it does those of 5 MiB."""
+    """Make parts so small that the large month's files have several; let S3 refuse only smaller ones."""
     monkeypatch.setattr("nyc_tlc.lake.s3.PART_BYTES", range(100_000, 200_000))
     monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 100_000)
 
 
 @pytest.fixture
 def lake(s3: S3) -> S3Lake:
-    """A lake in the folder ``taxi`` of the bucket."""
+    """Return a lake in the folder ``taxi`` of the bucket."""
     return S3Lake(s3.client(), s3.bucket, "taxi")
 
 
 def check_whole(s3: S3, lake: S3Lake) -> None:
-    """The files of the month are those that its manifest names, with the bytes that it says; no upload is left."""
+    """Check that the files are exactly those in the manifest, with its digests, and that no upload is unfinished."""
     manifest = lake.manifest(KEYS)
     assert manifest is not None
     assert {name for name in s3.names() if "/manifest/" not in name} == {f"taxi/{key}" for key in manifest.file_keys}

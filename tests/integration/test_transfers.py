@@ -1,7 +1,7 @@
-"""Transfers against servers that break every rule, over real sockets, judged by the bytes that were published.
+"""Downloads from servers that break the rules of HTTP, over real sockets, compared with the published bytes.
 
-A behaviour is a list of raw answers. Whatever a server does, one of two things is right: the file on disk is one whole
-version that the server has, or one line says what is wrong. Another file, a traceback or a wait past the limit is not.
+A server's behaviour is a list of raw answers. Two results are correct: the file on disk is one complete version of the
+server's file, or the error is one line. Another file, a traceback or a wait beyond the limit is a bug.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def test_a_hostile_answer_is_the_file_or_one_line(
 
 
 def judge(fetch: Callable[[], FetchedFile], versions: set[bytes]) -> None:
-    """The oracle: a whole version, or one line."""
+    """Check that the fetch gives one complete version, or an error of one line."""
     try:
         fetched = fetch()
     except TlcError as error:
@@ -160,7 +160,7 @@ def judge(fetch: Callable[[], FetchedFile], versions: set[bytes]) -> None:
 
 
 def behave(seed: int) -> RawSource:
-    """A server of random behaviour: two versions of a file, cuts, parts, wrong headers and refusals."""
+    """Return a server with random behaviour: two versions of a file, cuts, parts, wrong headers and refusals."""
     chance = random.Random(seed)
 
     def answer() -> RawAnswer:
@@ -216,7 +216,7 @@ def test_a_url_without_secrets_is_shown_as_it_is() -> None:
 
 @contextmanager
 def everything_emitted() -> Iterator[list[str]]:
-    """All that any logger says, urllib3's too."""
+    """Record the lines of all loggers, including urllib3's."""
     said: list[str] = []
 
     class Keep(logging.Handler):

@@ -1,4 +1,4 @@
-"""One suite for the three warehouses: a month there is exactly the lake's file, or what it was before."""
+"""Tests for all three warehouses: a month there has exactly the rows of the lake's file, or its old rows."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from warehouse_cases import (
 
 @pytest.fixture
 def stand_in(kind: Kind, request: pytest.FixtureRequest) -> BigQuery | None:
-    """BigQuery, where it is what is tested."""
+    """Return the BigQuery stand-in; None for the other warehouses."""
     return request.getfixturevalue("big_query") if kind == "bigquery" else None
 
 
@@ -212,15 +212,15 @@ def test_the_newest_month_of_the_lake_is_taken_when_none_is_named(lake: FolderLa
 
 
 class Cut(CleanFile):
-    """A file that ends before its last row."""
+    """A file that lacks one row."""
 
     @property
     def path(self) -> Path | None:
-        """None, so that every warehouse takes the batches."""
+        """None, so that every warehouse reads the batches."""
         return None
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """All rows but one."""
+        """Yield all rows except one."""
         yield from pa.Table.from_batches(super().batches()).slice(1).to_batches()
 
 

@@ -1,7 +1,7 @@
-"""Tiny files that grow beyond all bounds when they are read without care, and what reading them takes.
+"""Tiny files that unpack to huge data, and the memory that reading them needs.
 
-Run as ``python -m torture.bombs NAME FOLDER``: makes the bomb, reads it in a process of its own, and prints the
-most memory it took, in MiB, and what came of it.
+``python -m torture.bombs NAME FOLDER`` makes the bomb, reads it in its own process, and prints the highest memory use
+in MiB, and the outcome.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MIB = 1 << 20
 
 
 def packed(*pieces: bytes | tuple[bytes, int]) -> bytes:
-    """Pieces, some of them many times over, as one gzip file."""
+    """Return pieces, some of them repeated, as one gzip file."""
     sink = io.BytesIO()
     with gzip.open(sink, "wb", compresslevel=6) as file:
         for piece in pieces:
@@ -44,7 +44,7 @@ def packed(*pieces: bytes | tuple[bytes, int]) -> bytes:
 
 
 def parquet(column: str, values: pa.Array, **options: Any) -> bytes:
-    """A month of one trip again and again, but for one column."""
+    """Return a Parquet file that repeats one trip, with other values in one column."""
     rows = len(values)
     columns = {
         name: pa.repeat(pa.scalar(trip()[name], field), rows) if name != column else values
@@ -56,7 +56,7 @@ def parquet(column: str, values: pa.Array, **options: Any) -> bytes:
 
 
 def repeated(text: str, rows: int) -> pa.Array:
-    """A text in every row, as little as it takes."""
+    """Return an array with one text in every row, in little memory."""
     return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), [text])
 
 
@@ -98,7 +98,7 @@ def make(name: str, path: Path) -> None:
 
 
 def run(name: str, folder: Path) -> tuple[str, int]:
-    """Read a bomb in a process of its own: what came of it, and MiB of memory at most."""
+    """Read a bomb in a separate process. Return the outcome, and its highest memory use in MiB."""
     done = subprocess.run(
         [sys.executable, "-m", "torture.bombs", name, str(folder)],
         cwd=Path(__file__).parents[1],
@@ -113,7 +113,7 @@ def run(name: str, folder: Path) -> tuple[str, int]:
 
 
 def main() -> None:
-    """See the module."""
+    """Run the command that the module describes."""
     path = Path(sys.argv[2]) / "bomb"
     if not path.exists():
         # In a process of its own: making it can take more memory than reading it.

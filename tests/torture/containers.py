@@ -1,7 +1,7 @@
-"""The image built from the Dockerfile as it is, and compose's services in containers of it, by buildah and podman.
+"""Build the image from the unchanged Dockerfile with buildah, and run compose.yaml's services with podman.
 
-Needs root and Debian's packages: ``make containers``. The base image is pulled; where no registry can be reached, it is
-made by debootstrap, with a Python of this machine. Containers have what compose.yaml gives them: a read-only root, no
+Needs root and Debian's packages: ``make containers``. The base image is pulled; if no registry can be reached, it is
+made by debootstrap, with a Python of this machine. Containers have the settings of compose.yaml: a read-only root, no
 capabilities, limits, volumes, secrets and health checks. They share this machine's network, so services are found at
 127.0.0.1.
 """
@@ -37,7 +37,7 @@ FLAGS = {
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of images and containers of our own."""
+    """A folder of images and containers for the tests."""
 
     folder: Path
 
@@ -49,18 +49,18 @@ class Store:
         return [program, *own, *arguments]
 
     def run(self, program: str, *arguments: str) -> str:
-        """Run it, and return what it prints."""
+        """Run a command of buildah or podman, and return its output."""
         done = subprocess.run(self.command(program, *arguments), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
         return done.stdout
 
     def run_in(self, image: str, *command: str) -> str:
-        """Run a command in a container that is as closed as those of compose.yaml, and return what it prints."""
+        """Run a command in a container with the same restrictions as in compose.yaml, and return its output."""
         closed = ("--read-only", "--tmpfs=/tmp", "--volume=/data", "--cap-drop=all", "--security-opt=no-new-privileges")
         return self.run("podman", "run", "--rm", "--network=host", "--pull=never", *limits(), *closed, image, *command)
 
     def has(self, image: str) -> bool:
-        """Whether an image can be had: it is here already, or a registry has it."""
+        """Return whether an image is available: on this machine or in a registry."""
         return not subprocess.run(self.command("buildah", "pull", image), capture_output=True, check=False).returncode
 
     def volume(self, name: str) -> Path:
@@ -77,7 +77,7 @@ def build(store: Store, root: Path, tags: Mapping[str, str]) -> None:
     """Build stages of the Dockerfile.
 
     Args:
-        store: Where the images go.
+        store: The store for the images.
         root: The build context.
         tags: Image -> stage.
     """
@@ -100,7 +100,7 @@ def build(store: Store, root: Path, tags: Mapping[str, str]) -> None:
 
 
 def make_base(folder: Path, image: str) -> None:
-    """Make what the image ``python:…-slim-bookworm`` has: Debian, and a Python with pip in /usr/local."""
+    """Make an image like ``python:…-slim-bookworm``: Debian, and a Python with pip in /usr/local."""
     (minor,) = re.findall(r"3\.\d+", image)
     python = find_python(minor)
     assert python, f"there is no Python {minor} to make a base image with"
@@ -154,9 +154,9 @@ class Containers(Machine):
     """Compose's services in containers.
 
     Attributes:
-        store: Where the images are.
+        store: The store of the images.
         secrets: The folder of the secrets.
-        folder: That of compose.yaml.
+        folder: The folder of compose.yaml.
     """
 
     store: Store = Store(Path())
@@ -186,6 +186,6 @@ class Containers(Machine):
         return {"args": self.store.command("podman", "run", *flags, given["image"], *map(self.here, words))}
 
     def is_healthy(self, service: str) -> bool:
-        """Whether the service's own health check says so."""
+        """Return the result of the service's own health check."""
         check = self.store.command("podman", "healthcheck", "run", f"{service}-{os.getpid()}")
         return not subprocess.run(check, capture_output=True, check=False, timeout=60).returncode

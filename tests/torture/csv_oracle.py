@@ -1,4 +1,4 @@
-"""What a CSV month means, character by character, in plain Python: slow, and knows nothing of the readers."""
+"""Read a CSV month character by character in plain Python: slow, and independent of the project's readers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LIMITS = {"int8": 2**7, "int16": 2**15, "int32": 2**31}
 
 @dataclass
 class Row:
-    """A row as it should come out.
+    """The expected row.
 
     Attributes:
         values: The clean columns' values.
         bad: Column -> the text of a value that can't be read.
-        raw: The line, where it is no record.
+        raw: The line, if it can't be parsed as a record.
     """
 
     values: dict[str, Any]
@@ -30,7 +30,7 @@ class Row:
 
 
 def split_fields(text: str) -> list[str] | None:
-    """The fields of a line, None where a quote is not around a whole field."""
+    """Return the fields of a line; None if a quote is not around a whole field."""
     fields, at = [], 0
     while True:
         value = ""
@@ -63,7 +63,7 @@ def split_fields(text: str) -> list[str] | None:
 
 
 def read_value(text: str, column: Column) -> tuple[Any, bool]:
-    """A field's value, and whether it can be read."""
+    """Return a field's value, and whether it can be read."""
     text = text.strip(" \t")
     if not text:
         return None, True
@@ -91,7 +91,7 @@ def read_value(text: str, column: Column) -> tuple[Any, bool]:
 
 
 def read_line(line: bytes, names: list[str], sources: dict[str, tuple[str, ...]], contract: Contract) -> Row:
-    """What a line is, whatever is beside it."""
+    """Return the expected row of a line, without regard to other lines."""
     columns = contract.columns[:-2]
     nothing = {column.name: None for column in columns}
     raw = line.decode("utf-8", "backslashreplace").removesuffix("\r").replace("\0", "\\x00")
@@ -122,7 +122,7 @@ def read_line(line: bytes, names: list[str], sources: dict[str, tuple[str, ...]]
 
 
 def read_csv(body: bytes, contract: Contract, month: Month, *, whole: bool) -> list[Row]:
-    """All rows of a file."""
+    """Return all expected rows of a file."""
     head, _, rest = body.partition(b"\n")
     header = head.decode("utf-8-sig").removesuffix("\r")
     names = split_fields(header)
@@ -142,12 +142,12 @@ def read_csv(body: bytes, contract: Contract, month: Month, *, whole: bool) -> l
 
 
 def width(line: bytes) -> int:
-    """How many fields a line has."""
+    """Return the number of a line's fields."""
     return len(split_fields(line.decode().removesuffix("\r")) or ())
 
 
 def first_width(line: bytes, header: int) -> int:
-    """How wide the file's rows are, by its first."""
+    """Return the number of fields of the file's rows, from the first row."""
     try:
         text = line.decode().removesuffix("\r")
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""CSV months with faults, read by the project and by the oracle: the same rows, values and reasons."""
+"""Read CSV months with faults by the project and by the oracle: rows, values and reasons must be the same."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BIG_EVERY = 100
 
 
 def sample_lines(folder: Path) -> list[tuple[Color, Month, list[bytes]]]:
-    """Sound lines of each layout, the header first."""
+    """Return valid lines of each layout, the header first."""
     found = []
     for color, month in MONTHS:
         path = folder / "sample.csv.gz"
@@ -46,7 +46,7 @@ def sample_lines(folder: Path) -> list[tuple[Color, Month, list[bytes]]]:
 
 
 def read(body: bytes, color: Color, month: Month, folder: Path, *, whole: bool) -> list[Row]:
-    """A file as the project reads it."""
+    """Read a file with the project's reader."""
     path = folder / "month.csv"
     path.write_bytes(body)
     remote = RemoteFile(color, month, path.as_uri(), bytes=len(body) if whole else None)
@@ -70,10 +70,10 @@ def read(body: bytes, color: Color, month: Month, folder: Path, *, whole: bool) 
 
 
 def check(body: bytes, color: Color, month: Month, folder: Path, *, whole: bool) -> int:
-    """Compare; the number of rows.
+    """Compare the project's rows with the oracle's. Return the number of rows.
 
     Raises:
-        AssertionError: naming the first row that is unlike.
+        AssertionError: when a row differs; it names the first one.
     """
     ours, expected = (
         read(body, color, month, folder, whole=whole),
@@ -91,10 +91,10 @@ def _comparable(row: Row) -> tuple[dict[str, Any], dict[str, str], str | None]:
 
 
 def fuzz(seed: int, cases: int, folder: Path, real: list[tuple[Color, Month, list[bytes]]] | None = None) -> int:
-    """Run seeded cases; the number of rows compared.
+    """Run cases with a seed. Return the number of compared rows.
 
     Raises:
-        AssertionError: with the seed and the file.
+        AssertionError: when a case fails; it has the seed and the file.
     """
     sources, rows = sample_lines(folder) + (real or []), 0
     for case in range(cases):

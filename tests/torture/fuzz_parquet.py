@@ -1,4 +1,4 @@
-"""Parquet months with odd types, odd values and damaged bytes: what comes out is right, or one clear error."""
+"""Read Parquet months with odd types, odd values and damaged bytes: the rows are right, or there is one clear error."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ REFUSED = [
 
 
 def expected(value: Any, kind: pa.DataType, column: Column) -> tuple[Any, bool]:
-    """A value as it should come out, and whether it can be read."""
+    """Return the expected value, and whether the source's value can be read."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None, True
     if isinstance(value, str):
@@ -74,7 +74,7 @@ def expected(value: Any, kind: pa.DataType, column: Column) -> tuple[Any, bool]:
 
 
 def make_case(rng: random.Random) -> tuple[bytes, list[dict[str, Any]], dict[str, pa.DataType]]:
-    """A file, its rows and its types."""
+    """Return a random file, its rows and its types."""
     types = dict(GREEN_2024)
     values: dict[str, list[Any]] = {}
     for name in rng.sample(list(types), rng.randrange(1, 5)):
@@ -126,7 +126,7 @@ def _fits(value: Any, kind: pa.DataType) -> bool:
 
 
 def read(body: bytes, folder: Path) -> list[tuple[dict[str, Any], set[str], dict[str, str]]]:
-    """A file through the reader and the rules: values, faults and the source's texts of each row."""
+    """Read a file and apply the rules. Return each row's values, faults and source texts."""
     path = folder / "month.parquet"
     path.write_bytes(body)
     remote = RemoteFile("green", JANUARY, path.as_uri(), bytes=len(body))
@@ -144,7 +144,7 @@ def read(body: bytes, folder: Path) -> list[tuple[dict[str, Any], set[str], dict
 
 
 def check_values(rng: random.Random, folder: Path) -> int:
-    """A sound file of odd types and values comes out as the oracle says; the number of rows."""
+    """Check that a valid file of odd types and values is read as the oracle says. Return the number of rows."""
     body, source, types = make_case(rng)
     contract = read_contract("green")
     sources = contract.map_columns(list(types), JANUARY, "parquet").sources
@@ -164,7 +164,7 @@ def check_values(rng: random.Random, folder: Path) -> int:
 
 
 def check_refused(rng: random.Random, folder: Path) -> None:
-    """A type that no column has is refused in one line."""
+    """Check that a type that no column has is refused in one line."""
     kind, name = (
         rng.choice(REFUSED),
         rng.choice(["fare_amount", "VendorID", "lpep_pickup_datetime", "store_and_fwd_flag"]),
@@ -183,7 +183,7 @@ def check_refused(rng: random.Random, folder: Path) -> None:
 
 
 def check_damaged(rng: random.Random, folder: Path) -> bool:
-    """Damaged bytes give rows or one line that says so; whether they were refused."""
+    """Check that damaged bytes give rows or an error of one line. Return whether they were refused."""
     rows = [trip(lpep_pickup_datetime=datetime(2024, 1, 15) + timedelta(minutes=number)) for number in range(50)]
     sink = io.BytesIO()
     pq.write_table(
@@ -202,10 +202,10 @@ def check_damaged(rng: random.Random, folder: Path) -> bool:
 
 
 def fuzz(seed: int, cases: int, folder: Path) -> int:
-    """Run seeded cases; the number of rows compared.
+    """Run cases with a seed. Return the number of compared rows.
 
     Raises:
-        AssertionError: with the seed and the case.
+        AssertionError: when a case fails; it has the seed and the case.
     """
     rows = 0
     for case in range(cases):

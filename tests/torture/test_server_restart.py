@@ -31,7 +31,7 @@ SETTING, _, LEASES = LEASES_IN_FILES.partition("=")
 
 @contextlib.contextmanager
 def running(server: PrefectServer, **settings: str) -> Iterator[SyncPrefectClient]:
-    """The server from its start to its end, and a client of it."""
+    """Start the server, yield a client of it, and stop the server."""
     port = server.url.split(":")[2].removesuffix("/api")
     quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
     # The shortest that Prefect takes.
@@ -54,7 +54,7 @@ def running(server: PrefectServer, **settings: str) -> Iterator[SyncPrefectClien
 
 
 def start_catch_up(client: SyncPrefectClient) -> str:
-    """Let a worker take up a new run; the name of its state."""
+    """Create a run and set it to Pending, as a worker does. Return the name of its state."""
     run = client.create_flow_run_from_deployment(client.read_deployment_by_name("backfill/catch-up").id)
     client.set_flow_run_state(run.id, Pending())
     return client.read_flow_run(run.id).state_name

@@ -1,4 +1,4 @@
-"""The long form of the random servers: seeds 1,000 to 1,424."""
+"""The long run of the random servers: seeds 1,000 to 1,424."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Many machines: two workers and a server on Postgres; one machine is lost half-way, and every month is done once.
+"""Two workers and a server on Postgres: one worker's machine is lost half-way, and every month is done once.
 
 Takes minutes: ``make torture``.
 """
@@ -38,7 +38,7 @@ ROWS = "400000"
 
 @pytest.fixture
 def full_postgres() -> Iterator[str]:
-    """A PostgreSQL with its extensions: Prefect needs pg_trgm, which the tests' own PostgreSQL lacks."""
+    """Start a PostgreSQL with its extensions: Prefect needs pg_trgm, which the PostgreSQL in the wheel lacks."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "")]
     programs = found[-1].parent
     if not (programs / "pg_ctl").exists():
@@ -67,7 +67,7 @@ def full_postgres() -> Iterator[str]:
 
 @pytest.fixture
 def server(full_postgres: str, tmp_path: Path) -> Iterator[PrefectServer]:
-    """A Prefect server on Postgres, prepared and with the deployments."""
+    """Start a Prefect server on Postgres, prepare it and deploy to it."""
     port = free_port()
     server = PrefectServer(f"http://127.0.0.1:{port}/api", tmp_path / "prefect")
     environment = server.environment(
@@ -92,7 +92,7 @@ def server(full_postgres: str, tmp_path: Path) -> Iterator[PrefectServer]:
 
 @contextlib.contextmanager
 def worker(server: PrefectServer, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A machine: a process worker that takes one run at a time, and what it starts."""
+    """Start a process worker that takes one run at a time, and kill it with all its processes at the end."""
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "taxi", "--limit", "1"]
     environment = server.environment(TLC_SAMPLE_ROWS=ROWS, PREFECT_WORKER_QUERY_SECONDS="2")
     with (folder / f"worker-{time.monotonic_ns()}.log").open("wb") as log:
@@ -109,7 +109,7 @@ def worker(server: PrefectServer, folder: Path) -> Iterator[subprocess.Popen[byt
 
 
 def family(pid: int) -> list[int]:
-    """A process and all it has started."""
+    """Return the ids of a process and of all its descendants."""
     children: dict[int, list[int]] = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -122,7 +122,7 @@ def family(pid: int) -> list[int]:
 
 
 def is_at_work(server: PrefectServer, worker: subprocess.Popen[bytes]) -> bool:
-    """Whether a month's run is running in one of the worker's processes."""
+    """Return whether a month's run is running in one of the worker's processes."""
     pids = {str(pid) for pid in family(worker.pid)}
     running = (run for run in month_runs(server) if run.state and run.state.is_running())
     return any((run.infrastructure_pid or "").rpartition(":")[2] in pids for run in running)

@@ -1,4 +1,4 @@
-"""An odd month is named with its numbers, a far too small one is not loaded, and usual ones pass."""
+"""An unusual month is reported with its numbers, a far too small one is not loaded, and usual months pass."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ USUAL = [68_211, 64_809, 72_044, 65_392, 69_174, 65_550, 61_343, 60_649, 65_471,
 
 
 def month(rows: int, rejected: int = 0, at: Month = JANUARY, url: str = "https://example.org/x") -> Manifest:
-    """A month of so many rows."""
+    """Return the manifest of a month with this number of rows."""
     now = datetime(2024, 3, 1, tzinfo=UTC)
     source = SourceRecord(
         url=url,

@@ -1,4 +1,4 @@
-"""Which months a backfill is about, what each needs, and the record of it."""
+"""A backfill's months, what each of them needs, and the backfill's record."""
 
 import shlex
 from datetime import UTC, datetime

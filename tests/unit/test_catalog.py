@@ -1,4 +1,4 @@
-"""The catalog is a Data Package that others' tools accept, and it says what the files are."""
+"""The catalog is a valid Data Package for other tools, and describes the files."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from nyc_tlc.source.sample import write_sample
 
 @pytest.fixture
 def lake(tmp_path: Path) -> FolderLake:
-    """Two months of green and one of every other colour, with a catalog."""
+    """Return a lake with two months of green, one of every other colour, and the catalog."""
     lake = FolderLake(tmp_path / "lake")
     make_month(lake, green_parquet(trip(), trip(passenger_count=0)), tmp_path, JANUARY.plus(1))
     for color in COLORS:

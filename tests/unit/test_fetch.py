@@ -1,4 +1,4 @@
-"""Months over real sockets: what is retried, what is resumed, what is refused."""
+"""Downloads over real sockets: what is retried, what is resumed, what is refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +19,14 @@ MONTH = green_parquet(*(trip(trip_distance=number / 7) for number in range(30_00
 
 @pytest.fixture
 def published(http_source: HttpSource) -> PublishedFile:
-    """A month on the web source."""
+    """Publish a month on the web source."""
     http_source.files[PATH] = file = PublishedFile(MONTH)
     return file
 
 
 @pytest.fixture
 def get(http_source: HttpSource, tmp_path: Path) -> Callable[[], FetchedFile]:
-    """Looks at the month and fetches it."""
+    """Return a function that looks at the month and fetches it."""
     return lambda: fetch_month(look_at(http_source.template, "green", JANUARY), tmp_path)
 
 

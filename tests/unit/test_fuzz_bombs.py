@@ -1,4 +1,4 @@
-"""Two of the bombs; all of them are `make torture`."""
+"""Two of the bombs; `make torture` runs all of them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A short form of the CSV fuzzer; the long one is `make torture`."""
+"""A short run of the CSV fuzzer; `make torture` runs the long one."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A short form of the Parquet fuzzer; the long one is `make torture`."""
+"""A short run of the Parquet fuzzer; `make torture` runs the long one."""
 
 import random
 from pathlib import Path

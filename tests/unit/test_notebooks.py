@@ -1,4 +1,4 @@
-"""What a notebook gets: the trips it asked for, without Prefect, reading no more of the files than it takes."""
+"""A notebook gets the trips it asks for, without Prefect, and reads only the needed parts of the files."""
 
 import io
 import subprocess
@@ -28,7 +28,7 @@ FEBRUARY = JANUARY.plus(1)
 
 @pytest.fixture
 def lake(own_environment: Path, tmp_path: Path) -> FolderLake:
-    """The lake of the profile local with green 2024-01 and 2024-02."""
+    """Return the lake of the profile local with green 2024-01 and 2024-02."""
     lake = FolderLake(own_environment / "lake")
     january = green_parquet(trip(trip_distance=12.0), trip(trip_distance=3.0, payment_type=None), trip(tip_amount=7.0))
     make_month(lake, january, tmp_path)

@@ -1,4 +1,4 @@
-"""Work-pool templates: Prefect's own, with what a file says over them, and no mistake in it goes through."""
+"""Work-pool templates: Prefect's own with the values of a file, and every mistake in the file is reported."""
 
 import re
 from pathlib import Path

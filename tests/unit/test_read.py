@@ -1,4 +1,4 @@
-"""What comes out of files of every shape: contract types, nulls where there is nothing, faults marked."""
+"""Files of every layout are read with the contract's types, nulls for empty values, and faults marked."""
 
 import gzip
 import io

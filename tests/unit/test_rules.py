@@ -1,4 +1,4 @@
-"""Which rows are rejected, which only counted, and under which rule."""
+"""Which rows are rejected, which are only counted, and under which rule."""
 
 from collections import Counter
 from datetime import datetime
@@ -22,7 +22,7 @@ def judge(folder: Path, *trips: dict[str, Any], month: Month = JANUARY, **types:
 
 
 def only_rule(folder: Path, spoilt: dict[str, Any], month: Month = JANUARY) -> str | None:
-    """The one rule a trip is rejected by, None when it is clean."""
+    """Return the only rule that rejects a trip; None if the trip is clean."""
     _, verdict = judge(folder, spoilt, month=month)
     if verdict.clean.height:
         return None

@@ -1,4 +1,4 @@
-"""Generated months look like TLC's: exact layouts of every era, real flaws, the same again each time."""
+"""Generated months have TLC's exact layouts of every era and real faults, and are the same each time."""
 
 from collections import Counter
 from pathlib import Path

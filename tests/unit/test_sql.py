@@ -1,4 +1,4 @@
-"""Our names and our SQL, by the words and the parsers of the engines themselves."""
+"""The project's names and SQL, checked with the engines' reserved words and parsers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_postgres_reserves_none_of_our_names(postgres: dict[str, str]) -> None:
 
 
 class Asked:
-    """Notes what it is asked."""
+    """A warehouse that only records the query."""
 
     place = "nowhere"
 

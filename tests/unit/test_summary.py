@@ -1,4 +1,4 @@
-"""A month's summary says what its clean rows say, is counted once, and again only for another clean file."""
+"""A month's summary agrees with its clean rows, and is computed again only for another clean file."""
 
 import json
 from datetime import datetime

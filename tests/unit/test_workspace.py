@@ -1,4 +1,4 @@
-"""Scratch space: what a killed run left is removed, and nothing that is someone else's."""
+"""Scratch space: files of a killed run are removed, and no others."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Our YAML files: variables are filled in once and as text, and a mistake has its line."""
+"""YAML files: variables are filled in once and as text, and an error names the line."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""The data lake: object keys, manifests, and the publication of a month over the stores that hold it."""
+"""The data lake: object keys, manifests, publication of months, and the stores that keep them."""

@@ -1,4 +1,4 @@
-"""Calls of a store that are tried again while time can heal what they fail of."""
+"""Retry calls of a store after transient failures."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds that a store may ask to wait by Retry-After; who asks for more is not waited for.
+#: The longest Retry-After that is waited for, in seconds.
 LONGEST_WAIT = 300.0
-#: Seconds between two attempts at most.
+#: The longest back-off between two attempts, in seconds.
 LONGEST_BACKOFF = 20.0
 
 
-def try_again(call: Callable[[], T], wait_for: Callable[[Exception], str | None], url: str) -> T:
-    """Make a call, up to ``TLC_HTTP_RETRIES`` times more, with back-off and jitter.
+def call_with_retries(call: Callable[[], T], read_retry_after: Callable[[Exception], str | None], url: str) -> T:
+    """Make a call; after a transient failure repeat it, up to ``TLC_HTTP_RETRIES`` times, with back-off and jitter.
 
     Args:
         call: The call.
-        wait_for: The Retry-After header of a failure that time can heal, empty when it has none; None for any other
-            failure.
-        url: Where, for the log.
+        read_retry_after: Returns the Retry-After header of a transient failure, or an empty text if it has none;
+            None for any other failure.
+        url: The store's URL, for the log.
 
     Raises:
-        Exception: what the last attempt raised.
+        Exception: the error of the last attempt.
     """
     settings = read_settings()
     for attempt in range(settings.http_retries):
         try:
             return call()
         except Exception as error:
-            asked = wait_for(error)
-            if asked is None:
+            header = read_retry_after(error)
+            if header is None:
                 raise
-            seconds = _parse_retry_after(asked)
+            seconds = _parse_retry_after(header)
             if seconds > LONGEST_WAIT:
-                log.warning("%s asks to wait %.0f s: given up", url, seconds)
+                log.warning("%s asks to wait %.0f s, which is too long", url, seconds)
                 raise
             backoff = min(LONGEST_BACKOFF, settings.http_backoff * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311
             log.warning("%s: %s; trying again", url, type(error).__name__)
@@ -54,7 +54,7 @@ def try_again(call: Callable[[], T], wait_for: Callable[[Exception], str | None]
 
 
 def _parse_retry_after(text: str) -> float:
-    """Seconds of a Retry-After header, 0 for what can't be read."""
+    """Return the seconds of a Retry-After header; 0 if it can't be parsed."""
     try:
         return max(0.0, Retry().parse_retry_after(text[:40])) if text else 0.0
     except (InvalidHeader, ValueError, OverflowError):

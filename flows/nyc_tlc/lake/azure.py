@@ -1,7 +1,7 @@
 """A data lake in a container of Azure Blob Storage.
 
-An upload's blocks are no blob before their list is committed. A blob's version is its ETag, which is another one each
-time it is written; the conditional write and the conditional deletion go by it.
+An upload sends blocks; they become a blob when their list is committed. A blob's version is its ETag, which changes
+with each write. Conditional writes and conditional deletions compare it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from azure.core.exceptions import (
 from azure.storage.blob import BlobBlock, BlobClient, BlobProperties, ContainerClient, ContentSettings
 
 from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError
-from nyc_tlc.lake.attempts import try_again
+from nyc_tlc.lake.attempts import call_with_retries
 from nyc_tlc.lake.keys import describe_key
 from nyc_tlc.lake.lake import Lake, NewFile, SwapRefusedError, content_type
 from nyc_tlc.lake.range_reader import RangeReader
@@ -37,53 +37,53 @@ from nyc_tlc.settings import read_settings
 
 T = TypeVar("T")
 
-#: The bytes of a block of an upload.
+#: Bytes of an upload's block.
 BLOCK_BYTES = 8 << 20
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-#: Bytes that changed on the way.
+#: The bytes changed during the transfer.
 RETRIED_CODES = frozenset({"Md5Mismatch"})
 REFUSED = (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError)
 
 
 def client_options() -> dict[str, float]:
-    """How a lake's client waits. It does not try again: the lake does."""
+    """Return the timeouts for a lake's client. It does not retry, because the lake does."""
     timeout = read_settings().http_timeout
     return {"retry_total": 0, "connection_timeout": timeout, "read_timeout": timeout}
 
 
 class AzureLake(Lake):
-    """A data lake in a container, under a folder of it."""
+    """A data lake in a folder of a container."""
 
     def __init__(self, container: ContainerClient, folder: str = "") -> None:
         """Use a container.
 
         Args:
-            container: A client made with ``client_options``, with the right to read, write, list and delete its blobs.
+            container: A client made with ``client_options``, with permission to read, write, list and delete blobs.
             folder: The folder in the container that is the lake's root.
         """
         self._container, self._folder = container, PurePosixPath(folder.strip("/"))
 
     def url(self, key: str) -> str:
-        """The URL, without what a shared access signature adds to it."""
+        """Return a blob's URL, without the shared access signature."""
         return f"{self._container.url.partition('?')[0]}/{self._name(key)}"
 
     def local_path(self, key: str) -> None:
-        """Blobs are not on this machine."""
+        """Return None: blobs are not on this machine."""
 
     def size(self, key: str) -> int | None:
-        """A blob's size in bytes, None when there is none."""
+        """Return a blob's size in bytes; None if it does not exist."""
         found = self.find(key)
         return found.size if found else None
 
     def open(self, key: str) -> BinaryIO:
-        """A blob for reading, range by range."""
+        """Open a blob for reading, range by range."""
         size = self.size(key)
         if size is None:
             raise LakeError(f"there is no {key} in the lake", got=self.url(""))
         return cast(BinaryIO, RangeReader(partial(self._read_range, key), size))
 
     def read_version(self, key: str) -> tuple[bytes, str] | None:
-        """A small blob's content and version, None when there is none."""
+        """Read a small blob. Return its content and version; None if it does not exist."""
 
         def read() -> tuple[bytes, str] | None:
             try:
@@ -97,11 +97,11 @@ class AzureLake(Lake):
         return self.call(key, read)
 
     def write(self, key: str, content: bytes) -> None:
-        """Write a small blob, whole or not at all."""
+        """Write a small blob atomically."""
         self.call(key, partial(self._put, key, content, {}, overwrite=True))
 
     def swap(self, key: str, content: bytes, expected: str | None, labels: Mapping[str, str]) -> None:
-        """Write a small blob if the expected version is there; it carries the labels as its metadata."""
+        """Write a small blob if its version is the expected one; the labels become its metadata."""
 
         def put() -> None:
             try:
@@ -124,7 +124,7 @@ class AzureLake(Lake):
         self.call(key, put)
 
     def list_objects(self, prefix: str) -> dict[str, str]:
-        """The blobs whose keys begin with a prefix, and their versions."""
+        """Return the keys that start with a prefix, and their versions."""
         root = self._name("")
 
         def list_all() -> dict[str, str]:
@@ -134,7 +134,7 @@ class AzureLake(Lake):
         return self.call(prefix, list_all)
 
     def remove(self, key: str, version: str | None = None) -> None:
-        """Delete a blob; with a version, only that one."""
+        """Delete a blob; with a version, only if the blob has it."""
         condition: dict[str, Any] = (
             {"etag": version, "match_condition": MatchConditions.IfNotModified} if version else {}
         )
@@ -151,13 +151,13 @@ class AzureLake(Lake):
         self.call(key, delete)
 
     def upload(self, file: NewFile, labels: Mapping[str, str]) -> AzureUpload:
-        """Send a file but for the last step, which commits the list of its blocks."""
+        """Send a file's blocks; ``finish`` commits their list."""
         upload = AzureUpload(self, file, {**labels, "sha256": file.sha256})
         upload.send()
         return upload
 
     def find(self, key: str) -> BlobProperties | None:
-        """What the container knows of a blob, None when there is none."""
+        """Return a blob's properties; None if it does not exist."""
 
         def find() -> BlobProperties | None:
             try:
@@ -168,21 +168,21 @@ class AzureLake(Lake):
         return self.call(key, find)
 
     def blob(self, key: str) -> BlobClient:
-        """The client of one blob."""
+        """Return the client of one blob."""
         return self._container.get_blob_client(self._name(key))
 
     def call(self, key: str, call: Callable[[], T]) -> T:
-        """Make a call about a blob, again while time can heal what it fails of.
+        """Make a call about a blob; repeat it after transient failures.
 
         Raises:
-            TlcError: what its failure means for a person.
+            TlcError: when it failed; the error says what to do.
         """
-        with self._explained(key):
-            return try_again(call, _wait_for, self.url(""))
+        with self._translate_errors(key):
+            return call_with_retries(call, _read_retry_after, self.url(""))
 
     @contextlib.contextmanager
-    def _explained(self, key: str) -> Iterator[None]:
-        """Turn what the client raises into an error that says what to do."""
+    def _translate_errors(self, key: str) -> Iterator[None]:
+        """Translate the client's errors into errors that say what to do."""
         try:
             yield
         except AzureError as error:
@@ -219,13 +219,13 @@ class AzureLake(Lake):
 
 
 class AzureUpload:
-    """An upload short of the commit of its blocks."""
+    """An upload whose blocks are not committed yet."""
 
     def __init__(self, lake: AzureLake, file: NewFile, metadata: Mapping[str, str]) -> None:
         """Prepare an upload; nothing is sent yet."""
         self._lake, self._file, self._metadata = lake, file, dict(metadata)
         self._blocks: list[BlobBlock] = []
-        #: Another upload to the same name must not have blocks of the same names.
+        # Two uploads of the same blob must not use the same names for their blocks.
         self._name = uuid.uuid4().hex
 
     def send(self) -> None:
@@ -240,12 +240,12 @@ class AzureUpload:
             self._send_block(bytes(unsent))
 
     def is_there(self) -> bool:
-        """Whether the blob has these bytes already: it says so, and it was checked when it was written."""
+        """Return whether the blob has these bytes already, by its size and the digest in its metadata."""
         found = self._lake.find(self._file.key)
         return found is not None and (found.size, found.metadata.get("sha256")) == (self._file.size, self._file.sha256)
 
     def finish(self) -> None:
-        """Make it the blob."""
+        """Commit the blocks: they become the blob."""
         key = self._file.key
         settings = ContentSettings(content_type=content_type(key))
 
@@ -255,12 +255,12 @@ class AzureUpload:
         try:
             self._lake.call(key, commit)
         except LakeError as error:
-            # Committed already, though the answer was lost? Then its blocks are no longer there to be committed.
+            # An earlier attempt may have committed them and only its answer was lost; a second commit is refused.
             if "InvalidBlockList" not in error.got or not self.is_there():
                 raise
 
     def abort(self) -> None:
-        """Nothing to do: a block that no list names is no part of a blob, and Azure forgets it within a week."""
+        """Do nothing: blocks that are not committed belong to no blob, and Azure deletes them within a week."""
 
     def _send_block(self, content: bytes) -> None:
         name = base64.b64encode(f"{self._name}-{len(self._blocks):06d}".encode()).decode()
@@ -270,21 +270,21 @@ class AzureUpload:
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether time can heal what a call failed of."""
+    """Return whether a later attempt can succeed."""
     if isinstance(error, HttpResponseError) and error.status_code:
         return error.status_code in RETRIED_STATUSES or _code(error) in RETRIED_CODES
     return isinstance(error, (ServiceRequestError, ServiceResponseError, IncompleteReadError))
 
 
 def explain(error: AzureError, name: str, url: str) -> TlcError:
-    """What a client's error means for a person."""
+    """Return the error to raise for a client's error."""
     status = getattr(error, "status_code", None)
     got = f"HTTP {status}: {_code(error)}" if status else str(error).partition("\n")[0][:300]
     if is_transient(error):
         return TransientError(f"{name}: {url} did not answer", got=got, fix="try again later")
     if status == 403 and _code(error) in ("AuthorizationPermissionMismatch", "AuthorizationFailure"):
         return ConfigurationError(
-            f"{name}: no right to {url}",
+            f"{name}: a permission is missing in {url}",
             got=got,
             fix="grant the role Storage Blob Data Contributor on the container",
         )
@@ -301,8 +301,8 @@ def explain(error: AzureError, name: str, url: str) -> TlcError:
     return LakeError(f"{name}: {url} failed", got=got)
 
 
-def _wait_for(error: Exception) -> str | None:
-    """What an attempt's failure asks to wait, None when another attempt makes no sense."""
+def _read_retry_after(error: Exception) -> str | None:
+    """Return a failure's Retry-After header, empty if it has none; None if a later attempt would fail too."""
     if not is_transient(error):
         return None
     response = getattr(error, "response", None)

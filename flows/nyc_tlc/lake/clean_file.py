@@ -1,4 +1,4 @@
-"""A published month's clean rows, as loads read them: by row groups, never whole in memory."""
+"""Read a published month's rows for a load: by row groups, never the whole file in memory."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import CleanRecord, Manifest, QuarantineRecord
 from nyc_tlc.months import Month
 
-#: Rows of a batch: what a load holds in memory a few times over.
+#: Rows of a batch; a load keeps a few batches in memory.
 LOAD_BATCH_ROWS = 1 << 14
 
 
 @dataclass(frozen=True)
 class CleanFile:
-    """A month in the lake that is to be loaded.
+    """A month's clean rows in the lake.
 
     Attributes:
-        manifest: What was done with it.
-        lake: Where it is.
-        contract: Its contract.
+        manifest: The month's manifest.
+        lake: The lake that has the file.
+        contract: The colour's contract.
     """
 
     manifest: Manifest
@@ -36,7 +36,7 @@ class CleanFile:
 
     @property
     def name(self) -> str:
-        """What errors and log lines call the month."""
+        """The month's name in errors and log lines."""
         return self.manifest.name
 
     @property
@@ -51,7 +51,7 @@ class CleanFile:
 
     @property
     def record(self) -> CleanRecord | QuarantineRecord:
-        """What the manifest says of the file."""
+        """The file's record in the manifest."""
         return self.manifest.clean
 
     @property
@@ -61,52 +61,54 @@ class CleanFile:
 
     @property
     def rows(self) -> int:
-        """How many rows a load has to bring."""
+        """The number of rows, from the manifest."""
         return self.record.rows
 
     @property
     def url(self) -> str:
-        """Where the file is, for people, and for BigQuery when it is in a bucket."""
+        """The file's URL, for messages, and for BigQuery when it is in a bucket."""
         return self.lake.url(self.record.key)
 
     @property
     def path(self) -> Path | None:
-        """The file on this machine, None when it is in a bucket."""
+        """The file's path on this machine; None when it is in a bucket."""
         return self.lake.local_path(self.record.key)
 
     def open(self) -> BinaryIO:
-        """The file for reading, range by range."""
+        """Open the file for reading, range by range."""
         return self.lake.open(self.record.key)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows in the file's order, with the schema's columns and types."""
+        """Yield the rows in the file's order, with the schema's columns and types."""
         with self.open() as source, pq.ParquetFile(source) as file:
-            # One call for all of them would keep what it has read of the file to the end.
+            # One call for all row groups would keep in memory everything that it has read.
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(LOAD_BATCH_ROWS, row_groups=[group]):
                     same = batch.schema.equals(self.schema)
                     yield batch if same else batch.select(self.schema.names).cast(self.schema)
 
     def check(self) -> None:
-        """See that the file is the manifest's, by its size, its footer's count and what it says it was made of.
+        """Compare the file with the manifest: its size, and the row count and the source's digest in its footer.
 
         Raises:
-            LakeError: when the file is gone or another one.
+            LakeError: when the file is missing, has another size or was made from another source file.
             ReconciliationError: when it has another number of rows.
         """
         again, size = "make the month again with --force", self.lake.size(self.record.key)
         if size is None or self.record.bytes not in (None, size):
             got = "no file" if size is None else f"{size:,} bytes"
             expected = f"{self.record.bytes:,} bytes" if self.record.bytes else "a file"
-            raise LakeError(f"{self.name}: {self.url} is another file", expected=expected, got=got, fix=again)
+            raise LakeError(
+                f"{self.name}: {self.url} is not the file in the manifest", expected=expected, got=got, fix=again
+            )
         with self.open() as source, pq.ParquetFile(source) as file:
             footer = file.metadata
-            made_of = (footer.metadata or {}).get(b"nyc_tlc.source_sha256", b"").decode()
-            if made_of != self.manifest.source.sha256:
-                raise LakeError(f"{self.name}: {self.url} was made of another source file", fix=again)
+            made_from = (footer.metadata or {}).get(b"nyc_tlc.source_sha256", b"").decode()
+            if made_from != self.manifest.source.sha256:
+                raise LakeError(f"{self.name}: {self.url} was made from another source file", fix=again)
             if footer.num_rows != self.rows:
                 raise ReconciliationError(
-                    f"{self.name}: {self.url} and its manifest don't agree",
+                    f"{self.name}: {self.url} does not have the number of rows in the manifest",
                     expected=f"{self.rows:,} rows",
                     got=f"{footer.num_rows:,}",
                     fix=again,
@@ -115,11 +117,11 @@ class CleanFile:
 
 @dataclass(frozen=True)
 class QuarantineFile(CleanFile):
-    """A month's rejected rows, read as the clean ones are."""
+    """A month's rejected rows in the lake."""
 
     @property
     def record(self) -> QuarantineRecord:
-        """What the manifest says of the file."""
+        """The file's record in the manifest."""
         return self.manifest.quarantine
 
     @property

@@ -1,4 +1,4 @@
-"""Months from one lake into another: byte for byte, under the same keys, published there as if they were made there."""
+"""Copy months from one lake to another: the same bytes under the same keys, published like a month that is made."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ from nyc_tlc.months import Color, Month
 
 log = logging.getLogger(__name__)
 
-Copied = Literal["copied", "was there already", "another one is there"]
-#: Bytes that are read at a time.
+Copied = Literal["copied", "was there already", "another version is there"]
+#: Bytes of one read.
 COPY_CHUNK_BYTES = 8 << 20
 
 
 def copy_month(source: Lake, target: Lake, color: Color, month: Month, scratch: Path, *, force: bool = False) -> Copied:
-    """Copy a month: its files, verified by the manifest's digests, then its manifest.
+    """Copy a month: first its files, verified by the manifest's digests, then its manifest.
 
-    A month that is there already is not copied again, so a copy that was interrupted goes on with the month it had come
-    to.
+    A month that the target already has is not copied.
 
     Args:
-        source: Where it is.
-        target: Where it shall be too.
-        color: Its colour.
+        source: The lake to copy from.
+        target: The lake to copy to.
+        color: The colour.
         month: The month.
-        scratch: Where its files are kept on the way.
+        scratch: The folder for the files during the copy.
         force: Whether to replace another version of the month in the target.
 
+    Returns:
+        What was done, or why nothing was.
+
     Raises:
-        LakeError: when the source doesn't have it, or one of its files is not the manifest's.
-        ConflictError: when a run published the month in the target meanwhile.
+        LakeError: when the source does not have the month, or a file differs from its digest in the manifest.
+        ConflictError: when another run published the month in the target during the copy.
     """
     keys = Keys(color, month)
     manifest = source.manifest(keys)
@@ -48,20 +50,20 @@ def copy_month(source: Lake, target: Lake, color: Color, month: Month, scratch: 
     if found.content is not None and not force:
         there = target.parse(found.content, keys)
         same = there.digests == manifest.digests and there.contract_version == manifest.contract_version
-        return "was there already" if same else "another one is there"
+        return "was there already" if same else "another version is there"
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix="copy-") as folder:
         files = [
             _fetch(source, manifest, key, digest, Path(folder) / str(number))
             for number, (key, digest) in enumerate(sorted(manifest.digests.items()))
         ]
-        publish_files(target, manifest, files, found.version, _describe(manifest))
+        publish_files(target, manifest, files, found.version, _labels(manifest))
     log.info("%s: copied from %s to %s", keys.name, source.url(""), target.url(""))
     return "copied"
 
 
 def _fetch(source: Lake, manifest: Manifest, key: str, expected: str | None, path: Path) -> NewFile:
-    """Bring one of a month's files to this machine."""
+    """Download one of a month's files to ``path`` and check its digest."""
     digest, size = hashlib.sha256(), 0
     with source.open(key) as remote, path.open("wb") as local:
         while chunk := remote.read(COPY_CHUNK_BYTES):
@@ -69,16 +71,16 @@ def _fetch(source: Lake, manifest: Manifest, key: str, expected: str | None, pat
             size += local.write(chunk)
     if expected not in (None, digest.hexdigest()):
         raise LakeError(
-            f"{manifest.name}: {source.url(key)} is not the manifest's file",
+            f"{manifest.name}: {source.url(key)} is not the file in the manifest",
             expected=f"SHA-256 {expected}",
             got=f"{digest.hexdigest()} ({size:,} bytes)",
-            fix="nothing of the month was copied; make it again with --force",
+            fix="nothing of the month was copied; make the month again with --force",
         )
     return NewFile(key, path, size, digest.hexdigest())
 
 
-def _describe(manifest: Manifest) -> dict[str, str]:
-    """What the objects say of themselves, as those of a month that is made."""
+def _labels(manifest: Manifest) -> dict[str, str]:
+    """Return the objects' labels, the same as those of a month that is made."""
     return {
         "color": manifest.color,
         "month": manifest.month,

@@ -1,7 +1,7 @@
 """A data lake in a Google Cloud Storage bucket.
 
-An upload is no object before its last chunk, which is held back until publication. An object's version is its
-generation, which the conditional write and the conditional deletion go by.
+An upload becomes an object with its last chunk, which is sent at publication. An object's version is its generation.
+Conditional writes and conditional deletions compare it.
 """
 
 from __future__ import annotations
@@ -36,78 +36,78 @@ log = logging.getLogger(__name__)
 
 PRECONDITION_FAILED = 412
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-#: What the Google clients raise when something is wrong on the way or at the other end.
+#: The Google clients' errors for failures of the network or the service.
 FAILURES = (api.GoogleAPIError, auth.GoogleAuthError, InvalidResponse, DataCorruption, requests.RequestException)
-#: GCS takes the chunks of an upload in multiples of this.
+#: GCS requires the bytes of a chunk to be a multiple of this.
 CHUNK_UNIT = 1 << 18
 
 
 class GcsLake(Lake):
-    """A data lake in a bucket, under a folder of it."""
+    """A data lake in a folder of a bucket."""
 
     def __init__(self, bucket: Bucket, folder: str = "") -> None:
         """Use a bucket.
 
         Args:
-            bucket: The bucket, with a client that has the right to read, write and delete its objects.
+            bucket: The bucket, with a client that has permission to read, write, list and delete its objects.
             folder: The folder in the bucket that is the lake's root.
         """
         self._bucket, self._folder = bucket, PurePosixPath(folder.strip("/"))
 
     def url(self, key: str) -> str:
-        """The ``gs://`` URL."""
+        """Return an object's ``gs://`` URL."""
         return f"gs://{self._bucket.name}/{self._name(key)}"
 
     def local_path(self, key: str) -> None:
-        """Objects of a bucket are not on this machine."""
+        """Return None: a bucket's objects are not on this machine."""
 
     def size(self, key: str) -> int | None:
-        """An object's size in bytes, None when there is none."""
+        """Return an object's size in bytes; None if it does not exist."""
         blob = self.find(key)
         return blob.size if blob else None
 
     def open(self, key: str) -> BinaryIO:
-        """An object for reading, range by range."""
+        """Open an object for reading, range by range."""
         size = self.size(key)
         if size is None:
             raise LakeError(f"there is no {key} in the lake", got=self.url(""))
         return cast(BinaryIO, RangeReader(partial(self.read_range, key), size))
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
-        """A part of an object.
+        """Read a part of an object.
 
         Args:
             key: Its key.
-            start: The first byte.
-            end: The one after the last.
+            start: The position of the first byte.
+            end: The position after the last byte.
 
         Raises:
-            LakeError: when the object is gone.
+            LakeError: when the object does not exist.
         """
-        with self.explained(key):
+        with self.translate_errors(key):
             return bytes(self._blob(key).download_as_bytes(start=start, end=end - 1, **self._call_options()))
 
     def read_version(self, key: str) -> tuple[bytes, str] | None:
-        """A small object's content and version, None when there is none."""
+        """Read a small object. Return its content and version; None if it does not exist."""
         while blob := self.find(key):
             generation = int(blob.generation)
-            # Gone between the two calls: another run has just replaced it.
-            with self.explained(key), contextlib.suppress(api.NotFound, api.PreconditionFailed):
+            # These mean that another run replaced the object between the two calls: read the new one.
+            with self.translate_errors(key), contextlib.suppress(api.NotFound, api.PreconditionFailed):
                 content = blob.download_as_bytes(if_generation_match=generation, **self._call_options())
                 return bytes(content), str(generation)
-        with self.explained(key):
-            # A listing tells a bucket that isn't there from an object that isn't.
+        with self.translate_errors(key):
+            # Raises an error if the bucket itself is missing; the 404 of an object does not show that.
             next(iter(self._bucket.list_blobs(prefix=self._name(key), max_results=1, **self._call_options())), None)
         return None
 
     def write(self, key: str, content: bytes) -> None:
-        """Write a small object, whole or not at all."""
-        with self.explained(key):
+        """Write a small object atomically."""
+        with self.translate_errors(key):
             self._write(key, content)
 
     def swap(self, key: str, content: bytes, expected: str | None, labels: Mapping[str, str]) -> None:
-        """Write a small object if the expected version is there; it carries the labels as its metadata."""
-        with self.explained(key):
+        """Write a small object if its version is the expected one; the labels become its metadata."""
+        with self.translate_errors(key):
             try:
                 self._write(key, content, labels, if_generation_match=int(expected or 0))
             except FAILURES as error:
@@ -116,24 +116,24 @@ class GcsLake(Lake):
                 raise
 
     def list_objects(self, prefix: str) -> dict[str, str]:
-        """The objects whose keys begin with a prefix, and their versions."""
+        """Return the keys that start with a prefix, and their versions."""
         root, fields = self._name(""), "items(name,generation),nextPageToken"
-        with self.explained(prefix):
+        with self.translate_errors(prefix):
             blobs = self._bucket.list_blobs(prefix=self._name(prefix), fields=fields, **self._call_options())
             return {blob.name.removeprefix(root).lstrip("/"): str(blob.generation) for blob in blobs}
 
     def remove(self, key: str, version: str | None = None) -> None:
-        """Delete an object; with a version, only that one."""
-        with self.explained(key), contextlib.suppress(api.NotFound, api.PreconditionFailed):
+        """Delete an object; with a version, only if the object has it."""
+        with self.translate_errors(key), contextlib.suppress(api.NotFound, api.PreconditionFailed):
             self._blob(key).delete(if_generation_match=version and int(version), **self._call_options())
 
     def upload(self, file: NewFile, labels: Mapping[str, str]) -> GcsUpload:
-        """Send a file but for its last chunk; it will carry the labels as its metadata."""
+        """Send a file except for its last chunk, which ``finish`` sends; the labels become its metadata."""
         with file.path.open("rb") as content:
             digest = hashlib.file_digest(content, hashlib.md5).digest()
         blob = self._blob(file.key)
         blob.metadata = dict(labels)
-        # Google compares it before it makes the object.
+        # Google compares the digest before it creates the object.
         blob.md5_hash = base64.b64encode(digest).decode()
         size = max(1, int(read_settings().gcs_chunk_mib * (1 << 20)) // CHUNK_UNIT) * CHUNK_UNIT
         writer = cast(
@@ -148,7 +148,7 @@ class GcsLake(Lake):
         )
         upload = GcsUpload(self, file.key, writer, blob.md5_hash)
         try:
-            with self.explained(file.key):
+            with self.translate_errors(file.key):
                 for piece in file.pieces():
                     writer.write(piece)
         except BaseException:
@@ -157,13 +157,13 @@ class GcsLake(Lake):
         return upload
 
     def find(self, key: str) -> Blob | None:
-        """What the bucket knows of an object, None when there is none."""
-        with self.explained(key):
+        """Return an object's metadata; None if it does not exist."""
+        with self.translate_errors(key):
             return self._bucket.get_blob(self._name(key), **self._call_options())
 
     @contextlib.contextmanager
-    def explained(self, key: str) -> Iterator[None]:
-        """Turn what the client raises into an error that says what to do."""
+    def translate_errors(self, key: str) -> Iterator[None]:
+        """Translate the client's errors into errors that say what to do."""
         try:
             yield
         except FAILURES as error:
@@ -176,14 +176,14 @@ class GcsLake(Lake):
         blob.upload_from_string(content, content_type=kind, checksum="crc32c", **condition, **self._call_options())
 
     def _call_options(self) -> dict[str, Any]:
-        """What every call of the client is given."""
+        """Return the timeout and the retries for a call of the client."""
         settings = read_settings()
         retry = Retry(
             predicate=is_transient,
             initial=settings.http_backoff,
             maximum=60,
             timeout=settings.gcs_give_up,
-            on_error=_wait_as_asked(self.url(""), settings.gcs_give_up),
+            on_error=_make_on_error(self.url(""), settings.gcs_give_up),
         )
         return {"timeout": settings.http_timeout, "retry": retry}
 
@@ -195,33 +195,33 @@ class GcsLake(Lake):
 
 
 class GcsUpload:
-    """An upload short of its last chunk."""
+    """An upload whose last chunk is not sent yet."""
 
     def __init__(self, lake: GcsLake, key: str, writer: BlobWriter, md5: str) -> None:
-        """Take an upload that has been sent but for that."""
+        """Use a writer that has the whole file and has not sent the last chunk."""
         self._lake, self._key, self._writer, self._md5 = lake, key, writer, md5
 
     def is_there(self) -> bool:
-        """Whether the object has these bytes already."""
+        """Return whether the object has these bytes already, by their MD5."""
         blob = self._lake.find(self._key)
         return blob is not None and blob.md5_hash == self._md5
 
     def finish(self) -> None:
-        """Send the last chunk, which makes it the object."""
-        with self._lake.explained(self._key):
+        """Send the last chunk: the upload becomes the object."""
+        with self._lake.translate_errors(self._key):
             self._writer.close()
 
     def abort(self) -> None:
-        """Give it up; Google forgets what was sent within a week, should this not arrive."""
+        """Cancel the upload. If the request fails, Google deletes the sent bytes within a week."""
         if not self._writer.closed:
             with contextlib.suppress(*FAILURES, ValueError):
                 self._writer.terminate()
-        # Were its buffer left open, as after a failure, the client would finish the upload when garbage is collected.
+        # After a failure the buffer is still open, and the client would finish the upload at garbage collection.
         self._writer._buffer.close()
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether time can heal what a call failed of."""
+    """Return whether a later attempt can succeed."""
     network = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, ConnectionError)
     return (
         _status(error) in RETRIED_STATUSES
@@ -231,7 +231,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def explain(error: Exception, name: str, url: str) -> TlcError:
-    """What a client's error means for a person."""
+    """Return the error to raise for a client's error."""
     status, got = _status(error), _describe(error)
     if is_transient(error) or isinstance(error, api.RetryError):
         return TransientError(f"{name}: {url} did not answer", got=got, fix="try again later")
@@ -243,7 +243,7 @@ def explain(error: Exception, name: str, url: str) -> TlcError:
         )
     if status == 403:
         return ConfigurationError(
-            f"{name}: no right to {url}",
+            f"{name}: a permission is missing in {url}",
             got=got,
             fix="grant the service account the role roles/storage.objectUser on the bucket",
         )
@@ -255,12 +255,12 @@ def explain(error: Exception, name: str, url: str) -> TlcError:
 
 
 def _status(error: BaseException | None) -> int | None:
-    """The HTTP status a failure came with."""
+    """Return a failure's HTTP status; None if it has none."""
     return getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "code", None)
 
 
 def _describe(error: Exception) -> str:
-    """A client's error as one short line: what Google's answer says, else what the exception says."""
+    """Return a client's error as one short line: the message in Google's answer, else the exception's."""
     cause = error.cause if isinstance(error, api.RetryError) and error.cause else error
     response = getattr(cause, "response", None)
     if response is not None:
@@ -270,12 +270,12 @@ def _describe(error: Exception) -> str:
     return first_line(cause)
 
 
-def _wait_as_asked(url: str, give_up: float) -> Callable[[Exception], None]:
-    """What is done before a call is tried again: say so, and wait as long as Retry-After asks for."""
+def _make_on_error(url: str, give_up: float) -> Callable[[Exception], None]:
+    """Return a function that, before a retry, logs the error and waits as long as its Retry-After asks."""
 
     def wait(error: Exception) -> None:
         headers = getattr(getattr(error, "response", None), "headers", None) or {}
-        seconds = _read_retry_after(headers.get("Retry-After", ""))
+        seconds = _parse_retry_after(headers.get("Retry-After", ""))
         if seconds > give_up:
             log.warning("%s: %s asks to wait %.0f s, longer than TLC_GCS_GIVE_UP", url, _status(error), seconds)
             raise error
@@ -285,8 +285,8 @@ def _wait_as_asked(url: str, give_up: float) -> Callable[[Exception], None]:
     return wait
 
 
-def _read_retry_after(text: str) -> float:
-    """Seconds of a Retry-After header, a number or a date; 0 for what is neither."""
+def _parse_retry_after(text: str) -> float:
+    """Return the seconds of a Retry-After header, which is a number or a date; 0 if it can't be parsed."""
     if text.strip().isascii() and text.strip().isdigit():
         return float(text.strip()[:9])
     try:

@@ -1,6 +1,6 @@
-"""What a data lake is: a place for objects, with one conditional write. The modules named after stores have them.
+"""The interface of a data lake: objects, and one conditional write. The modules named after stores implement it.
 
-Everything else about a month (its manifest, its publication, what is removed) is written once, over these methods.
+Manifests, publication and removal of files use only these methods, so they are the same for every store.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ _CONTENT_TYPES = {
 
 
 def content_type(key: str) -> str:
-    """The media type that a store is given with an object."""
+    """Return an object's media type."""
     return _CONTENT_TYPES.get(PurePosixPath(key).suffix, "application/octet-stream")
 
 
 class SwapRefusedError(Exception):
-    """An object is not in the version that a conditional write expected."""
+    """A conditional write found another version of the object than it expected."""
 
 
 @dataclass(frozen=True)
 class ManifestFound:
-    """A month's manifest as it stands in the lake.
+    """A month's manifest as found in the lake, not parsed.
 
     Attributes:
-        content: Its bytes; None when the lake doesn't have the month.
-        version: What tells this writing of it from another; None when there is none.
+        content: Its bytes; None when the lake does not have the month.
+        version: The object's version, which changes with each write; None when the lake does not have the month.
     """
 
     content: bytes | None
@@ -54,12 +54,12 @@ class ManifestFound:
 
 @dataclass(frozen=True)
 class NewFile:
-    """A file on this machine that is to be an object of a lake.
+    """A file on this machine that will be an object of a lake.
 
     Attributes:
-        key: Its key there.
-        path: Where it is now.
-        size: Its bytes.
+        key: The object's key.
+        path: The file's path.
+        size: Its size in bytes.
         sha256: Its digest.
     """
 
@@ -69,10 +69,10 @@ class NewFile:
     sha256: str
 
     def pieces(self) -> Iterator[bytes]:
-        """Its bytes, a mebibyte at a time.
+        """Yield the bytes, one MiB at a time.
 
         Raises:
-            SourceError: at the end, when they are not those of the digest.
+            SourceError: after the last byte, when the bytes do not have the digest.
         """
         digest = hashlib.sha256()
         with self.path.open("rb") as file:
@@ -84,83 +84,83 @@ class NewFile:
 
 
 class Upload(Protocol):
-    """A file on its way into a lake, complete but for the step that makes it an object."""
+    """A file that was sent to a lake; one step is left that makes it an object."""
 
     def is_there(self) -> bool:
-        """Whether the object of that key has these bytes already."""
+        """Return whether the object with this key has these bytes already."""
 
     def finish(self) -> None:
-        """Make it an object, replacing what is there.
+        """Do the last step: the file becomes the object, and replaces an existing one.
 
         Raises:
-            LakeError: when it can't be.
+            LakeError: when the lake can't be written.
         """
 
     def abort(self) -> None:
-        """Give it up: what was sent never becomes an object. Harmless after ``finish``."""
+        """Cancel the upload: the file never becomes an object. Has no effect after ``finish``."""
 
 
 class Lake(ABC):
-    """Where months are kept."""
+    """A store of months: objects by their keys."""
 
     @abstractmethod
     def url(self, key: str) -> str:
-        """Where an object is, for people."""
+        """Return an object's URL or path, for messages."""
 
     @abstractmethod
     def local_path(self, key: str) -> Path | None:
-        """Where an object is on this machine, None when it is elsewhere."""
+        """Return an object's path on this machine; None if the lake is not on this machine."""
 
     @abstractmethod
     def size(self, key: str) -> int | None:
-        """An object's size in bytes, None when there is none."""
+        """Return an object's size in bytes; None if it does not exist."""
 
     @abstractmethod
     def open(self, key: str) -> BinaryIO:
-        """An object for reading, with ``seek``: what is asked for is read, not the whole.
+        """Open an object for reading, with ``seek``. Only the ranges that are read are transferred.
 
         Raises:
-            LakeError: when there is none.
+            LakeError: when it does not exist.
         """
 
     @abstractmethod
     def read_version(self, key: str) -> tuple[bytes, str] | None:
-        """A small object's content and version, None when there is none."""
+        """Read a small object. Return its content and version; None if it does not exist."""
 
     @abstractmethod
     def write(self, key: str, content: bytes) -> None:
-        """Write a small object, whole or not at all, whatever is there."""
+        """Write a small object atomically; replace an existing one."""
 
     @abstractmethod
     def swap(self, key: str, content: bytes, expected: str | None, labels: Mapping[str, str]) -> None:
-        """Write a small object if what is there is of the expected version, in one step.
+        """Write a small object if its version is the expected one. Comparing and writing are one atomic step.
 
         Args:
             key: Its key.
             content: Its bytes.
-            expected: The version that must be there; None when there must be none.
-            labels: What the object says of itself, where the lake has a place for that.
+            expected: The version to replace; None if the object must not exist.
+            labels: The object's metadata, in stores that have metadata.
 
         Raises:
-            SwapRefusedError: when another version is there.
-            TransientError: when no answer came: it may have been written or not.
+            SwapRefusedError: when the object has another version.
+            TransientError: when the lake did not answer; the object may or may not have been written.
         """
 
     @abstractmethod
     def list_objects(self, prefix: str) -> dict[str, str]:
-        """The objects whose keys begin with a prefix, and their versions."""
+        """Return the keys that start with a prefix, and their versions."""
 
     @abstractmethod
     def remove(self, key: str, version: str | None = None) -> None:
-        """Delete an object; with a version, only that one. What is gone is gone."""
+        """Delete an object; with a version, only if the object has it. A missing object is no error."""
 
     @abstractmethod
     def upload(self, file: NewFile, labels: Mapping[str, str]) -> Upload:
-        """Send a file up to the step that makes it an object.
+        """Send a file, except for the last step, which makes it an object.
 
         Args:
             file: The file.
-            labels: What the object says of itself, where the lake has a place for that.
+            labels: The object's metadata, in stores that have metadata.
 
         Raises:
             SourceError: when the file has changed.
@@ -168,12 +168,12 @@ class Lake(ABC):
         """
 
     def read(self, key: str) -> bytes | None:
-        """A small object's content, None when there is none."""
+        """Return a small object's content; None if it does not exist."""
         found = self.read_version(key)
         return found[0] if found else None
 
     def digest(self, key: str) -> str | None:
-        """The SHA-256 of an object, None when there is none. All of it is read."""
+        """Read a whole object and return its SHA-256; None if it does not exist."""
         if self.size(key) is None:
             return None
         digest = hashlib.sha256()
@@ -183,23 +183,23 @@ class Lake(ABC):
         return digest.hexdigest()
 
     def find_manifest(self, keys: Keys) -> ManifestFound:
-        """A month's manifest as it stands, whether it can be read or not."""
+        """Return a month's manifest without parsing it."""
         return ManifestFound(*(self.read_version(keys.manifest) or (None, None)))
 
     def manifest(self, keys: Keys) -> Manifest | None:
-        """The month's manifest, None when the lake doesn't have the month.
+        """Return the month's manifest; None if the lake does not have the month.
 
         Raises:
-            LakeError: when it can't be read.
+            LakeError: when the manifest can't be parsed.
         """
         content = self.find_manifest(keys).content
         return None if content is None else self.parse(content, keys)
 
     def parse(self, content: bytes, keys: Keys) -> Manifest:
-        """Read a manifest's bytes.
+        """Parse a manifest's bytes.
 
         Raises:
-            LakeError: when they are no manifest that this version knows.
+            LakeError: when they are not a valid manifest.
         """
         try:
             return Manifest.model_validate_json(content)
@@ -208,18 +208,18 @@ class Lake(ABC):
             raise LakeError(
                 f"{keys.name}: the manifest {self.url(keys.manifest)} can't be read",
                 got=f"{len(content):,} bytes: {why}",
-                fix="make the month again: it will be replaced",
+                fix="make the month again: that replaces the manifest",
             ) from None
 
     def months(self, color: Color) -> list[Month]:
-        """The months of a colour the lake has, oldest first. What has no month's name is passed over."""
+        """Return the months of a colour in the lake, oldest first. Files with other names are skipped."""
         months = []
         for key in self.list_objects(f"manifest/{color}/"):
             name = key.rpartition("/")[2]
             if name.startswith("."):
-                continue  # a draft
+                continue  # the draft of a manifest
             try:
                 months.append(Month.parse(name.removesuffix(".json")))
             except ArgumentError:
-                log.warning("%s: %s is not a month's manifest", color, self.url(key))
+                log.warning("%s: %s is not a month's manifest; skipped", color, self.url(key))
         return sorted(months)

@@ -1,4 +1,4 @@
-"""The record of what was done with a month: written last, it is the commit. One that doesn't add up can't be made."""
+"""The manifest of a month. It is written last, and writing it publishes the month. Its counts must add up."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from nyc_tlc.months import Color, Month
 
 
 class Part(BaseModel):
-    """A part of a manifest. Fields that a later version adds are passed over."""
+    """A part of a manifest. Unknown fields, from a later version, are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class SourceRecord(Part):
-    """The file the month was made from, byte for byte in the lake under ``key``.
+    """The source file of the month; the lake has its bytes under ``key``.
 
-    ``verified_by`` says what showed that it came whole: ``size``, ``transfer`` (a body of chunks with its end),
-    ``content`` (a format with an end of its own), or ``nothing``.
+    ``verified_by`` says how the download was found complete: by ``size``, ``transfer`` (the last chunk of a chunked
+    body), ``content`` (the end mark of the file's format), or ``nothing``.
     """
 
     url: str
@@ -48,7 +48,7 @@ class CleanRecord(Part):
 
 
 class QuarantineRecord(Part):
-    """The rejected rows; ``rules`` counts each under the first rule it broke."""
+    """The rejected rows; ``rules`` counts each row under the first rule that it breaks."""
 
     key: str
     rows: int
@@ -67,9 +67,10 @@ class DayRecord(Part):
 
 
 class Manifest(Part):
-    """What was done with a month.
+    """The files of a month, their row counts, and what they were made from.
 
-    ``revision`` counts how often the manifest was written again as it is, to remove files that it does not name.
+    ``revision`` counts how often the manifest was written again without other changes, before the removal of files
+    that it does not name.
 
     Raises:
         ReconciliationError: when its counts don't add up.
@@ -100,7 +101,7 @@ class Manifest(Part):
 
     @property
     def digests(self) -> dict[str, str | None]:
-        """The keys of the month's files, with their digests as far as they are known."""
+        """The keys of the month's files -> their digests; None for a digest that the manifest does not have."""
         files: tuple[SourceRecord | CleanRecord | QuarantineRecord | DayRecord, ...]
         files = (self.source, self.clean, self.quarantine, *self.daily)
         return {file.key: file.sha256 for file in files}
@@ -112,7 +113,7 @@ class Manifest(Part):
 
     @property
     def name(self) -> str:
-        """What errors and log lines call the month."""
+        """The month's name in errors and log lines."""
         return f"{self.color} {self.month}"
 
     @model_validator(mode="after")
@@ -126,10 +127,10 @@ class Manifest(Part):
         for account, (left, right) in accounts.items():
             if left != right:
                 raise ReconciliationError(
-                    f"{self.name}: the accounts don't add up: {account}", expected=f"{left:,}", got=f"{right:,}"
+                    f"{self.name}: the row counts don't add up: {account}", expected=f"{left:,}", got=f"{right:,}"
                 )
         return self
 
     def to_json(self) -> bytes:
-        """The manifest as it is in the lake."""
+        """Return the manifest's bytes for the lake."""
         return self.model_dump_json(indent=2).encode() + b"\n"

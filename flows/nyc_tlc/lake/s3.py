@@ -1,10 +1,10 @@
-"""A data lake in a bucket of Amazon S3, or of a store that speaks its protocol: MinIO, Ceph, R2.
+"""A data lake in a bucket of Amazon S3, or of a store with the same protocol: MinIO, Ceph, R2.
 
-Conditional writes go by an object's ETag. S3 derives it from the bytes and from how they were sent, so the same bytes
-sent twice could have the same one, and a deletion that was meant for the first object would hit the second. So a file
-is never sent twice in the same way: a large one in parts of a random size, a small one in the other one of the two ways
-that there are (as one part, or without parts), if it is there already. An object's version is its ETag and the second
-in which it was written.
+Conditional writes compare an object's ETag. S3 computes the ETag from the bytes and from how they were sent. If the
+same bytes were sent twice in the same way, both objects would have the same ETag, and a deletion meant for the first
+object could delete the second. So a file is never sent twice in the same way. A large file is sent in parts of a random
+size. A small file can be sent as one part or without parts; if it exists already, the other way is used. An object's
+version is its ETag and the second in which it was written.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from botocore.exceptions import (
 )
 
 from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError
-from nyc_tlc.lake.attempts import try_again
+from nyc_tlc.lake.attempts import call_with_retries
 from nyc_tlc.lake.keys import describe_key
 from nyc_tlc.lake.lake import Lake, NewFile, SwapRefusedError, content_type
 from nyc_tlc.lake.range_reader import RangeReader
@@ -49,17 +49,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: The bytes of a part of an upload. S3 takes none of less than 5 MiB but the last one.
+#: The range for the bytes of an upload's part. S3 refuses parts of less than 5 MiB, except the last one.
 PART_BYTES = range(5 << 20, 8 << 20)
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-#: Two writes met, or bytes were lost or changed on the way.
+#: Two writes at the same time, or bytes were lost or changed during the transfer.
 RETRIED_CODES = frozenset(
     {
         *("ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown"),
         *("BadDigest", "IncompleteBody", "XAmzContentChecksumMismatch"),
     }
 )
-#: An object that isn't there, as GET and as HEAD say it.
+#: The codes for a missing object, of GET and of HEAD.
 NOT_THERE = frozenset({"NoSuchKey", "404"})
 PRECONDITION_FAILED = frozenset({"PreconditionFailed", "412"})
 BAD_CREDENTIALS = frozenset(
@@ -72,15 +72,15 @@ CREDENTIAL_FAILURES = (
     PartialCredentialsError,
     SSOError,
 )
-#: What the client raises when something is wrong on the way or at the other end.
+#: The client's errors for failures of the network or the service.
 FAILURES = (BotoCoreError, ClientError)
 
 
 def client_config(given: Config | None = None) -> Config:
-    """How a lake's client waits. It does not try again: the lake does.
+    """Return the configuration for a lake's client. It does not retry, because the lake does.
 
     Args:
-        given: What the profile's block says beside.
+        given: The configuration in the profile's block.
     """
     timeout = read_settings().http_timeout
     own = Config(connect_timeout=timeout, read_timeout=timeout, retries={"total_max_attempts": 1})
@@ -88,13 +88,13 @@ def client_config(given: Config | None = None) -> Config:
 
 
 class S3Lake(Lake):
-    """A data lake in a bucket, under a folder of it."""
+    """A data lake in a folder of a bucket."""
 
     def __init__(self, client: S3Client, bucket: str, folder: str = "") -> None:
         """Use a bucket.
 
         Args:
-            client: A client made with ``client_config``, with the right to list the bucket and to read, write and
+            client: A client made with ``client_config``, with permission to list the bucket and to read, write and
                 delete its objects.
             bucket: The bucket's name.
             folder: The folder in the bucket that is the lake's root.
@@ -102,48 +102,48 @@ class S3Lake(Lake):
         self.client, self.bucket, self._folder = client, bucket, PurePosixPath(folder.strip("/"))
 
     def url(self, key: str) -> str:
-        """The ``s3://`` URL."""
+        """Return an object's ``s3://`` URL."""
         return f"s3://{self.bucket}/{self.name(key)}"
 
     def local_path(self, key: str) -> None:
-        """Objects of a bucket are not on this machine."""
+        """Return None: a bucket's objects are not on this machine."""
 
     def size(self, key: str) -> int | None:
-        """An object's size in bytes, None when there is none."""
+        """Return an object's size in bytes; None if it does not exist."""
         found = self.find(key)
         return int(found["ContentLength"]) if found else None
 
     def open(self, key: str) -> BinaryIO:
-        """An object for reading, range by range."""
+        """Open an object for reading, range by range."""
         size = self.size(key)
         if size is None:
             raise LakeError(f"there is no {key} in the lake", got=self.url(""))
         return cast(BinaryIO, RangeReader(partial(self._read_range, key), size))
 
     def read_version(self, key: str) -> tuple[bytes, str] | None:
-        """A small object's content and version, None when there is none."""
+        """Read a small object. Return its content and version; None if it does not exist."""
 
         def read() -> tuple[bytes, str]:
             answer = self.client.get_object(Bucket=self.bucket, Key=self.name(key))
             return answer["Body"].read(), _version(answer["ETag"], answer["LastModified"])
 
-        with self.explained(key):
+        with self.translate_errors(key):
             try:
-                return self._try_again(read)
+                return self._retry(read)
             except ClientError as error:
                 if _code(error) in NOT_THERE:
                     return None
                 raise
 
     def write(self, key: str, content: bytes) -> None:
-        """Write a small object, whole or not at all."""
-        with self.explained(key):
+        """Write a small object atomically."""
+        with self.translate_errors(key):
             self.put(key, content, {})
 
     def swap(self, key: str, content: bytes, expected: str | None, labels: Mapping[str, str]) -> None:
-        """Write a small object if the expected version is there; it carries the labels as its metadata."""
+        """Write a small object if its version is the expected one; the labels become its metadata."""
         condition = {"IfMatch": _etag(expected)} if expected else {"IfNoneMatch": "*"}
-        with self.explained(key):
+        with self.translate_errors(key):
             try:
                 self.put(key, content, labels, **condition)
             except ClientError as error:
@@ -152,10 +152,10 @@ class S3Lake(Lake):
                 raise
 
     def list_objects(self, prefix: str) -> dict[str, str]:
-        """The objects whose keys begin with a prefix, and their versions."""
+        """Return the keys that start with a prefix, and their versions."""
         found: dict[str, str] = {}
         more: dict[str, Any] = {}
-        with self.explained(prefix):
+        with self.translate_errors(prefix):
             while True:
                 page = self.call("list_objects_v2", Prefix=self.name(prefix), **more)
                 for each in page.get("Contents", ()):
@@ -166,31 +166,31 @@ class S3Lake(Lake):
                 more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def remove(self, key: str, version: str | None = None) -> None:
-        """Delete an object; with a version, only that one."""
+        """Delete an object; with a version, only if the object has it."""
 
         def remove_version() -> None:
-            # What may have been done already, though the answer was lost, is looked at again before the next attempt.
+            # Look again before each attempt: an earlier one may have deleted the object and only its answer was lost.
             found = self._head(key)
             if found is None or _version(found["ETag"], found["LastModified"]) != version:
                 return
             with contextlib.suppress(self.client.exceptions.NoSuchKey):
                 self.client.delete_object(Bucket=self.bucket, Key=self.name(key), IfMatch=found["ETag"])
 
-        with self.explained(key):
+        with self.translate_errors(key):
             if version is None:
                 self.call("delete_object", Key=self.name(key))
                 return
             try:
-                self._try_again(remove_version)
+                self._retry(remove_version)
             except ClientError as error:
                 if _code(error) not in PRECONDITION_FAILED | NOT_THERE:
                     raise
 
     def upload(self, file: NewFile, labels: Mapping[str, str]) -> S3Upload:
-        """Send a file but for the last step: what completes its parts, or the whole of a small one."""
+        """Send a large file's parts, which ``finish`` completes; a small file is sent by ``finish``."""
         upload = S3Upload(self, file, {**labels, "sha256": file.sha256})
         try:
-            with self.explained(file.key):
+            with self.translate_errors(file.key):
                 upload.send()
         except BaseException:
             upload.abort()
@@ -198,12 +198,12 @@ class S3Lake(Lake):
         return upload
 
     def find(self, key: str) -> Any | None:
-        """What the bucket knows of an object, None when there is none."""
-        with self.explained(key):
-            return self._try_again(partial(self._head, key))
+        """Return an object's metadata, the answer to HEAD; None if it does not exist."""
+        with self.translate_errors(key):
+            return self._retry(partial(self._head, key))
 
     def name(self, key: str) -> str:
-        """An object's name in the bucket."""
+        """Return an object's name in the bucket."""
         return str(self._folder / key) + "/" * key.endswith("/") if str(self._folder) != "." else key
 
     def put(self, key: str, content: bytes, metadata: Mapping[str, str], **condition: str) -> None:
@@ -219,12 +219,12 @@ class S3Lake(Lake):
         )
 
     def call(self, operation: str, **parameters: Any) -> Any:
-        """Make a call about the bucket, again while time can heal what it fails of."""
-        return self._try_again(partial(getattr(self.client, operation), Bucket=self.bucket, **parameters))
+        """Make a call about the bucket; repeat it after transient failures."""
+        return self._retry(partial(getattr(self.client, operation), Bucket=self.bucket, **parameters))
 
     @contextlib.contextmanager
-    def explained(self, key: str) -> Iterator[None]:
-        """Turn what the client raises into an error that says what to do."""
+    def translate_errors(self, key: str) -> Iterator[None]:
+        """Translate the client's errors into errors that say what to do."""
         try:
             yield
         except FAILURES as error:
@@ -243,15 +243,15 @@ class S3Lake(Lake):
             span = f"bytes={start}-{end - 1}"
             return self.client.get_object(Bucket=self.bucket, Key=self.name(key), Range=span)["Body"].read()
 
-        with self.explained(key):
-            return self._try_again(read)
+        with self.translate_errors(key):
+            return self._retry(read)
 
-    def _try_again(self, call: Callable[[], T]) -> T:
-        return try_again(call, _wait_for, self.url(""))
+    def _retry(self, call: Callable[[], T]) -> T:
+        return call_with_retries(call, _read_retry_after, self.url(""))
 
 
 class S3Upload:
-    """An upload short of its last step."""
+    """An upload whose last step is not done yet."""
 
     def __init__(self, lake: S3Lake, file: NewFile, metadata: Mapping[str, str]) -> None:
         """Prepare an upload; nothing is sent yet."""
@@ -261,12 +261,12 @@ class S3Upload:
         self._id: str | None = None
 
     def send(self) -> None:
-        """Send a large file's parts. A small one is read once, to know that it is what it should be."""
+        """Send a large file's parts. A small file is only read, to check its digest."""
         if self._file.size < PART_BYTES.stop:
             collections.deque(self._file.pieces(), maxlen=0)
             return
         self._begin()
-        size = random.choice(PART_BYTES)  # noqa: S311  it only has to differ
+        size = random.choice(PART_BYTES)  # noqa: S311  no secret depends on it
         unsent = bytearray()
         for piece in self._file.pieces():
             unsent += piece
@@ -276,7 +276,7 @@ class S3Upload:
         self._send_part(bytes(unsent))
 
     def is_there(self) -> bool:
-        """Whether the object has these bytes already: it says so, and it was checked when it was written."""
+        """Return whether the object has these bytes already, by its size and the digest in its metadata."""
         found = self._lake.find(self._file.key)
         if found is None:
             return False
@@ -284,8 +284,8 @@ class S3Upload:
         return bool(there == (self._file.size, self._file.sha256))
 
     def finish(self) -> None:
-        """Make it the object."""
-        with self._lake.explained(self._file.key):
+        """Complete the parts, or send a small file: it becomes the object."""
+        with self._lake.translate_errors(self._file.key):
             if self._id is None:
                 content = b"".join(self._file.pieces())
                 found = self._lake.find(self._file.key)
@@ -297,7 +297,7 @@ class S3Upload:
             self._complete()
 
     def abort(self) -> None:
-        """Give it up. Should this not arrive, a rule of the bucket clears what was sent (docs/lakes.md)."""
+        """Cancel the upload. If the request fails, a rule of the bucket deletes the sent parts (docs/lakes.md)."""
         if self._id is not None:
             with contextlib.suppress(*FAILURES):
                 self._lake.call("abort_multipart_upload", Key=self._name, UploadId=self._id)
@@ -335,7 +335,7 @@ class S3Upload:
                 MultipartUpload={"Parts": self._parts},
             )
         except ClientError as error:
-            # Completed already, though the answer was lost? Then the object is the one that these parts make.
+            # An earlier attempt may have completed it and only its answer was lost; then the ETag is that of the parts.
             found = self._lake.find(self._file.key) if _code(error) == "NoSuchUpload" else None
             whole = f"{hashlib.md5(self._digests, usedforsecurity=False).hexdigest()}-{len(self._parts)}"
             if found is None or found["ETag"] != f'"{whole}"':
@@ -344,12 +344,12 @@ class S3Upload:
 
 
 def header_names(labels: Mapping[str, str]) -> dict[str, str]:
-    """Labels as an object's metadata, which are headers: proxies may drop those with an underscore."""
+    """Return labels with dashes in their names: they become headers, and proxies may drop those with an underscore."""
     return {name.replace("_", "-"): value for name, value in labels.items()}
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether time can heal what a call failed of."""
+    """Return whether a later attempt can succeed."""
     if isinstance(error, ClientError):
         return _status(error) in RETRIED_STATUSES or _code(error) in RETRIED_CODES
     network = (ConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError)
@@ -357,13 +357,13 @@ def is_transient(error: Exception) -> bool:
 
 
 def explain(error: Exception, name: str, url: str) -> TlcError:
-    """What a client's error means for a person."""
+    """Return the error to raise for a client's error."""
     got = str(error).partition("\n")[0][:300]
     if is_transient(error):
         return TransientError(f"{name}: {url} did not answer", got=got, fix="try again later")
     if isinstance(error, CREDENTIAL_FAILURES):
         return ConfigurationError(
-            f"{name}: there are no credentials for {url} that can be used",
+            f"{name}: there are no usable credentials for {url}",
             got=got,
             fix="give the machine a role, or set the keys as blocks/README.md says",
         )
@@ -379,7 +379,9 @@ def explain(error: Exception, name: str, url: str) -> TlcError:
         )
     if _status(error) == 403:
         return ConfigurationError(
-            f"{name}: no right to {url}", got=got, fix="grant the policy that blocks/README.md has for the bucket"
+            f"{name}: a permission is missing in {url}",
+            got=got,
+            fix="grant the policy that blocks/README.md has for the bucket",
         )
     if code == "NoSuchBucket":
         return ConfigurationError(f"{name}: there is no bucket at {url}", got=got, fix="create it, or correct its name")
@@ -392,8 +394,8 @@ def explain(error: Exception, name: str, url: str) -> TlcError:
     return LakeError(f"{name}: {url} failed", got=got)
 
 
-def _wait_for(error: Exception) -> str | None:
-    """What an attempt's failure asks to wait, None when another attempt makes no sense."""
+def _read_retry_after(error: Exception) -> str | None:
+    """Return a failure's Retry-After header, empty if it has none; None if a later attempt would fail too."""
     if not is_transient(error):
         return None
     headers: Mapping[str, str] = {}
@@ -411,7 +413,7 @@ def _status(error: ClientError) -> int:
 
 
 def _version(etag: str, written: datetime) -> str:
-    """An object's version: answers to GET and HEAD have no part of a second, so a listing's is left out."""
+    """Return an object's version. Only listings have fractions of a second, so these are left out."""
     return f"{etag} {written:%Y-%m-%dT%H:%M:%S}"
 
 

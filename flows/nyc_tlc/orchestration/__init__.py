@@ -1,1 +1,1 @@
-"""Prefect around the library: tasks, run names, command line, logs, progress, running here or on workers."""
+"""Prefect around the library: tasks, run names, command line, logs, progress, and runs here or on workers."""

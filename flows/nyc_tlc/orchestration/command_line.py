@@ -1,4 +1,4 @@
-"""A flow or another function as a command: arguments from its signature, one line for an expected failure.
+"""Run a flow or a function as a command: arguments from its signature, one line for an expected failure.
 
 Exit status: 0 done or already current, 1 failed, 2 wrong arguments, 3 not published yet.
 """
@@ -30,23 +30,23 @@ from nyc_tlc.source.location import locate, name_source, read_requested_month
 
 log = logging.getLogger(__name__)
 
-#: As often as a deployment's run: the server takes a run of ours that is silent for 90 seconds for lost.
+#: Seconds between heartbeats, as for deployments' runs: after 90 seconds without one an automation crashes the run.
 HEARTBEATS = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}
 
-#: A list is given as ``--warehouses duckdb postgres``.
+#: Lists are given as ``--warehouses duckdb postgres``.
 EVERY_VALUE = cyclopts.Parameter(consume_multiple=True, negative_iterable=())
 
 
 def run(flow: Flow[..., Any]) -> NoReturn:
-    """Run a flow as the script it stands in, and exit with a status that tells."""
+    """Run a flow as the script that it is in, and exit with the module's exit status."""
     _exit_with(partial(_run_flow, flow))
 
 
 def run_script(function: Callable[..., int], script: str) -> NoReturn:
-    """Run a function that talks to the Prefect API as a script, and exit with the status that it returns.
+    """Run a function that uses the Prefect API as a script, and exit with the status that it returns.
 
     Args:
-        function: Its signature and docstring are the command line's.
+        function: The function; its signature and docstring become the command line and its help.
         script: The script's path in a clone, for the help.
     """
     _exit_with(partial(_run_function, function, script))
@@ -57,7 +57,7 @@ def _exit_with(body: Callable[[], int]) -> NoReturn:
         try:
             status = body()
         except cyclopts.CycloptsError as error:
-            status = _fail(ArgumentError(_in_short(error)))
+            status = _fail(ArgumentError(_shorten(error)))
         except TlcError as error:
             status = _fail(error)
         sys.exit(status)
@@ -65,21 +65,21 @@ def _exit_with(body: Callable[[], int]) -> NoReturn:
 
 def _run_function(function: Callable[..., int], script: str) -> int:
     command, bound = _parse(function, script)
-    # Where Google's library looked for credentials in vain is in the error already.
+    # Google's library warns of missing credentials; the error that follows says it too.
     logging.getLogger("google.auth").setLevel(logging.ERROR)
     try:
         return command(*bound.args, **bound.kwargs) or 0
-    # In one line, and without the answer: it repeats what was sent, secrets too.
+    # The message leaves out the answer's text, because it repeats the request with its secrets.
     except httpx.HTTPStatusError as error:
         raise TlcError(
             f"the Prefect API answered {error.response.status_code}",
-            fix="PREFECT_API_URL, PREFECT_API_KEY and PREFECT_API_AUTH_STRING say which API and who you are there",
+            fix="check PREFECT_API_URL, PREFECT_API_KEY and PREFECT_API_AUTH_STRING",
         ) from None
     except httpx.TransportError as error:
         raise TransientError(
             "the Prefect API can't be reached",
             got=type(error).__name__,
-            fix="start it, or look where PREFECT_API_URL points",
+            fix="start the server, or correct PREFECT_API_URL",
         ) from None
 
 
@@ -93,11 +93,11 @@ def _run_flow(flow: Flow[..., Any]) -> int:
     else:
         end_orphaned_servers()
         mark_server()
-        log.info("starting a Prefect server for this run; PREFECT_API_URL can name one that is running")
-    # The tags of the deployments, by which the automations know our runs.
+        log.info("starting a Prefect server for this run; set PREFECT_API_URL to use a running one")
+    # The deployments' runs have the same tags; the automations select runs by them.
     with tags("nyc-tlc", *([arguments["color"]] if "color" in arguments else [])):
         state = cast(State[Any], flow(**arguments, return_state=True))
-    outcome = _outcome(state)
+    outcome = _read_outcome(state)
     if isinstance(outcome, TlcError):
         return _fail(outcome)
     if state.name == NotPublished.__name__:
@@ -109,10 +109,10 @@ def _run_flow(flow: Flow[..., Any]) -> int:
 
 
 def _check_server(url: str) -> None:
-    """See that the Prefect server answers, whatever it answers.
+    """Check that the Prefect server answers, with any HTTP status.
 
     Raises:
-        TransientError: when it doesn't.
+        TransientError: when it does not answer.
     """
     try:
         httpx.get(f"{url}/health", timeout=10)
@@ -120,12 +120,12 @@ def _check_server(url: str) -> None:
         raise TransientError(
             f"the Prefect server at {url} (PREFECT_API_URL) can't be reached",
             got=str(error) or type(error).__name__,
-            fix="start it: .venv/bin/prefect server start; or unset PREFECT_API_URL: then each script starts one",
+            fix="start it: .venv/bin/prefect server start; or unset PREFECT_API_URL: then each script starts its own",
         ) from None
 
 
-def _outcome(state: State[Any]) -> Any:
-    """What the run returned or raised; None when a busy server, informed of its end twice, gave the bare state back."""
+def _read_outcome(state: State[Any]) -> Any:
+    """Return what the run returned or raised; None if a busy server, which got the state twice, dropped the result."""
     try:
         return state.result(raise_on_failure=False)
     except MissingResult:
@@ -133,10 +133,10 @@ def _outcome(state: State[Any]) -> Any:
 
 
 def _parse(function: Callable[..., Any], script: str) -> tuple[Callable[..., Any], inspect.BoundArguments]:
-    """The function with its arguments from the command line, or what shows the help.
+    """Return the function and its arguments from the command line; with ``--help``, a function that prints the help.
 
     Raises:
-        CycloptsError: when they don't fit the signature.
+        CycloptsError: when the arguments don't fit the signature.
     """
     app = cyclopts.App(name=f"python {script}", version_flags=[], default_parameter=EVERY_VALUE)
     app.default(function)
@@ -145,11 +145,11 @@ def _parse(function: Callable[..., Any], script: str) -> tuple[Callable[..., Any
 
 
 def _flow_arguments(flow: Flow[..., Any]) -> dict[str, Any] | None:
-    """The flow's arguments from the command line, None when that only asked for help.
+    """Return the flow's arguments from the command line; None if the help was printed.
 
     Raises:
-        CycloptsError: when they don't fit the signature.
-        TlcError: when they fit but can't be meant, as far as can be known without any server.
+        CycloptsError: when the arguments don't fit the signature.
+        TlcError: when the month or the source is not valid; this is checked before any server is needed.
     """
     if "--verbose" in sys.argv:
         sys.argv.remove("--verbose")
@@ -166,13 +166,13 @@ def _flow_arguments(flow: Flow[..., Any]) -> dict[str, Any] | None:
         if "source" in given:
             locate(given["source"] or read_settings().source, given["color"], asked or Month.current())
     if name_source(arguments.get("source", "")) != arguments.get("source", ""):
-        # Prefect keeps parameters and shows them; a setting stays in this process.
+        # The source has a secret: Prefect stores and shows parameters, but a variable stays in this process.
         os.environ["TLC_SOURCE"] = arguments.pop("source")
     return arguments
 
 
-def _in_short(error: cyclopts.CycloptsError) -> str:
-    """One sentence: pydantic's message for a value out of bounds is four lines."""
+def _shorten(error: cyclopts.CycloptsError) -> str:
+    """Return an error as one sentence: pydantic's message for a value out of bounds has four lines."""
     cause = error.__cause__
     if isinstance(cause, ValidationError):
         return f"{str(error).partition('. ')[0]}: {cause.errors()[0]['msg']}"
@@ -188,7 +188,7 @@ def _fail(error: TlcError) -> int:
 
 
 def _quiet_terminal() -> None:
-    """Show the library's own log lines and other people's warnings; an expected failure is shown once, at the end."""
+    """Show the library's log lines and others' warnings. An expected failure is hidden: it is printed at the end."""
     join_prefect()
     for handler in logging.getLogger().handlers:
         handler.addFilter(_worth_showing)
@@ -198,5 +198,5 @@ def _worth_showing(record: logging.LogRecord) -> bool:
     if record.name.startswith("nyc_tlc"):
         return True
     message = record.getMessage()
-    about_the_end = is_expected_failure(record) or message.startswith("Finished in state")
-    return record.levelno >= logging.WARNING and not (record.name in RUN_LOGGERS and about_the_end)
+    is_result = is_expected_failure(record) or message.startswith("Finished in state")
+    return record.levelno >= logging.WARNING and not (record.name in RUN_LOGGERS and is_result)

@@ -1,7 +1,6 @@
-"""dbt as a subprocess, from an environment of its own: it does not resolve beside this one.
+"""Run dbt as a subprocess. It is installed in its own environment, because its dependencies conflict with Prefect's.
 
-The profile's credentials reach it as variables of its environment; the ``profiles.yml`` that names them is temporary
-and holds none.
+dbt gets the profile's credentials as environment variables; the temporary ``profiles.yml`` only names the variables.
 """
 
 from __future__ import annotations
@@ -26,26 +25,26 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[3]
 PROJECT = ROOT / "dbt"
-#: Where ``make dbt`` puts it.
+#: The path at which ``make dbt`` installs it.
 COMMAND = ROOT / ".venv-dbt" / "bin" / "dbt"
-#: Where the models go: a schema, or a dataset, beside the one with the tables.
+#: The schema or dataset of the models; the tables are in another one.
 MODELS_SCHEMA = "ny_taxi_models"
-#: Results of a model or a test that stop a run.
-BAD = ("error", "fail", "runtime error")
+#: Statuses of a failed model or test.
+FAILED = ("error", "fail", "runtime error")
 
 
 @dataclass(frozen=True)
 class NodeResult:
-    """What became of one model or test.
+    """The result of one model or test.
 
     Attributes:
         name: Its name.
         kind: model, test or unit_test.
         status: success, pass, warn, fail, error or skipped.
-        seconds: How long it took.
-        rows: Rows written, or rows that break the test; None where dbt does not say.
-        message: What dbt says of it.
-        sql: A test's SQL.
+        seconds: Its duration in seconds.
+        rows: A model's written rows, or the rows that break a test; None if dbt does not report them.
+        message: dbt's message.
+        sql: A test's SQL; empty for a model.
     """
 
     name: str
@@ -58,10 +57,10 @@ class NodeResult:
 
 
 def find_dbt() -> Path:
-    """Find dbt's command. Flows that build models at their end call it at their beginning too.
+    """Return the path of dbt's command. Flows that build models at their end call this first, to fail early.
 
     Raises:
-        ConfigurationError: when its environment is missing.
+        ConfigurationError: when dbt is not installed.
     """
     if not COMMAND.exists():
         raise ConfigurationError("dbt is not installed", expected=".venv-dbt/bin/dbt", fix="install it: make dbt")
@@ -69,19 +68,19 @@ def find_dbt() -> Path:
 
 
 def run_dbt(profile: str, kind: Kind, *arguments: str, threads: int = 2) -> list[NodeResult]:
-    """Run a dbt command over one of the profile's warehouses.
+    """Run a dbt command on one of the profile's warehouses.
 
     Args:
         profile: The profile.
         kind: Which of its warehouses.
         *arguments: dbt's command and its options.
-        threads: How many models at once.
+        threads: How many models are built at the same time.
 
     Returns:
-        What became of each model and test.
+        The result of each model and test.
 
     Raises:
-        ConfigurationError: when dbt is missing.
+        ConfigurationError: when dbt is not installed.
         ReportedError: when dbt ends without results.
     """
     command, (output, secrets) = find_dbt(), open_dbt_target(profile, kind)
@@ -90,7 +89,7 @@ def run_dbt(profile: str, kind: Kind, *arguments: str, threads: int = 2) -> list
         folder = Path(name)
         target = {"nyc_tlc": {"target": kind, "outputs": {kind: output}}}
         (folder / "profiles.yml").write_text(yaml.safe_dump(target), encoding="utf-8")
-        done = subprocess.run(  # noqa: S603  a command of ours, without a shell
+        done = subprocess.run(  # noqa: S603  a fixed command, without a shell
             [str(command), "--no-use-colors", *arguments],
             cwd=PROJECT,
             env=os.environ
@@ -108,13 +107,13 @@ def run_dbt(profile: str, kind: Kind, *arguments: str, threads: int = 2) -> list
         )
         results = folder / "target" / "run_results.json"
         if done.returncode not in (0, 1) or not results.exists():
-            said = _without(secrets, done.stdout + done.stderr)
-            raise ReportedError(f"{kind}: dbt {arguments[0]} failed: {_find_error(said)}", said)
+            printed = _remove_secrets(secrets, done.stdout + done.stderr)
+            raise ReportedError(f"{kind}: dbt {arguments[0]} failed: {_find_error(printed)}", printed)
         return read_results(json.loads(results.read_text(encoding="utf-8")))
 
 
 def read_results(content: dict[str, Any]) -> list[NodeResult]:
-    """The results in ``run_results.json``."""
+    """Return the results in ``run_results.json``."""
     return [_read_result(result) for result in content["results"]]
 
 
@@ -133,33 +132,33 @@ def _read_result(result: dict[str, Any]) -> NodeResult:
     )
 
 
-def find_bad(results: Sequence[NodeResult]) -> list[NodeResult]:
-    """The models that failed and the tests that did not pass."""
-    return [result for result in results if result.status in BAD]
+def find_failed(results: Sequence[NodeResult]) -> list[NodeResult]:
+    """Return the models and tests that failed."""
+    return [result for result in results if result.status in FAILED]
 
 
 def format_results(results: Sequence[NodeResult]) -> str:
-    """The results as Markdown: models with rows and seconds, and each failed test with its SQL."""
+    """Format results as Markdown: models and tests with rows and seconds, and each failed test with its SQL."""
     lines = ["| Model or test | Status | Rows | Seconds |", "|---|---|---|---|"]
     for result in results:
         rows = "" if result.rows is None else f"{result.rows:,}"
         lines.append(f"| `{result.name}` | {result.status} | {rows} | {result.seconds:.1f} |")
-    for result in find_bad(results):
+    for result in find_failed(results):
         lines += ["", f"**{result.name}**: {result.message}"]
         if result.sql:
             lines += ["", "```sql", result.sql.strip(), "```"]
     return "\n".join(lines)
 
 
-def _find_error(said: str) -> str:
-    """The error in what dbt said, in one line; the last line if it names none."""
-    lines = said.strip().splitlines()
+def _find_error(printed: str) -> str:
+    """Return the error in dbt's output as one line; the output's last line if there is none."""
+    lines = printed.strip().splitlines()
     after = [number for number, line in enumerate(lines, 1) if "Encountered an error" in line]
     return " ".join(" ".join(lines[after[-1] :][:2] if after else lines[-1:]).split())[:300]
 
 
-def _without(secrets: dict[str, str], text: str) -> str:
-    """A text with no secret in it."""
+def _remove_secrets(secrets: dict[str, str], text: str) -> str:
+    """Return a text with the secrets replaced by asterisks."""
     for secret in secrets.values():
         if len(secret) > 3:
             text = text.replace(secret, "***")

@@ -1,4 +1,4 @@
-"""Places under the limits that a Prefect server has: how much may happen at once, over all runs and machines."""
+"""Slots of the Prefect server's concurrency limits, which are shared by all runs and machines."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.warehouse.warehouse import Kind
 
 
-def place_at_source(remote: RemoteFile) -> AbstractContextManager[None]:
-    """Wait for a place among those who fetch from the month's host."""
+def source_slot(remote: RemoteFile) -> AbstractContextManager[None]:
+    """Wait for a slot for downloads from the month's host, and hold it inside the ``with`` block."""
     host = urlsplit(remote.url).hostname
-    return _place(f"taxi-source-{host}") if host else nullcontext()
+    return _slot(f"taxi-source-{host}") if host else nullcontext()
 
 
-def place_in_warehouse(kind: Kind) -> AbstractContextManager[None]:
-    """Wait for a place among those who load into a kind of warehouse."""
-    return _place(f"taxi-warehouse-{kind}")
+def warehouse_slot(kind: Kind) -> AbstractContextManager[None]:
+    """Wait for a slot for loads into a kind of warehouse, and hold it inside the ``with`` block."""
+    return _slot(f"taxi-warehouse-{kind}")
 
 
-def place_for_models() -> AbstractContextManager[None]:
-    """Wait for the one place to build models."""
-    return _place("taxi-models")
+def models_slot() -> AbstractContextManager[None]:
+    """Wait for the only slot for building models, and hold it inside the ``with`` block."""
+    return _slot("taxi-models")
 
 
-def _place(limit: str) -> AbstractContextManager[None]:
-    """Wait for a place, where the server has such a limit.
+def _slot(limit: str) -> AbstractContextManager[None]:
+    """Wait for a slot of a limit; do nothing if the server has no such limit.
 
-    Prefect itself finds out that there is no limit only by trying to take a place. That is a write, which a busy SQLite
-    refuses and Prefect repeats two seconds later; so the limit is looked up first.
+    Prefect notices a missing limit only when it asks for a slot. That is a write; a busy SQLite refuses it, and Prefect
+    repeats it two seconds later. So the limit is looked up first, which is only a read.
     """
     with get_client(sync_client=True) as client:
         try:

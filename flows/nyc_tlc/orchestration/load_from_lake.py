@@ -1,11 +1,11 @@
-"""Data lake -> one warehouse, one month: the body of the three flows ``etl_gcs_to_*``."""
+"""Load one month from the data lake into one warehouse: the body of the three flows ``etl_gcs_to_*``."""
 
 from __future__ import annotations
 
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import tasks
 from nyc_tlc.orchestration.month_report import Outcome, format_answers
-from nyc_tlc.orchestration.run_names import name_run
+from nyc_tlc.orchestration.run_names import rename_run
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.location import read_requested_month
 from nyc_tlc.warehouse.warehouse import Kind
@@ -14,19 +14,22 @@ from nyc_tlc.warehouse.warehouse import Kind
 def load_from_lake(
     kind: Kind, color: Color, year: int | None, month: int | None, profile: str | None, force: bool
 ) -> Outcome:
-    """Make a month's rows in a warehouse exactly those of the data lake.
+    """Replace a month's rows in a warehouse by those of the data lake.
 
     Args:
         kind: Which warehouse.
         color: Which trip records.
-        year: The month's year; None, with month, for the newest month the lake has.
+        year: The month's year; None, with month, for the newest month in the lake.
         month: The month, 1 to 12.
         profile: Which set of blocks to use; None for TLC_PROFILE or local.
-        force: Load the month even when just these files of it are loaded.
+        force: Whether to load files that are already loaded.
+
+    Returns:
+        The text for the terminal, and the month's manifest.
     """
     profile = profile or read_settings().profile
     manifest = tasks.find(color, read_requested_month(color, year, month), profile)
-    name_run(manifest)
+    rename_run(manifest)
     answer = tasks.load(manifest, profile, kind, force)
     tasks.report_load(manifest, [answer])
     return Outcome(format_answers(manifest, [answer]), manifest)

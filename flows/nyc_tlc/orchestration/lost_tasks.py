@@ -1,4 +1,4 @@
-"""What a lost process leaves behind on the Prefect server: task runs that stay Running when their flow runs again."""
+"""End the task runs that a lost process left Running on the Prefect server."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 def end_lost_tasks(_flow: Flow, flow_run: FlowRun, _state: State[object]) -> None:
-    """End the task runs that an earlier process of this flow run left Running; a flow's hook ``on_running``.
+    """Set the task runs that an earlier process of this flow run left Running to Crashed; a flow's ``on_running`` hook.
 
-    A flow run whose machine was lost is done again under the same id. Its new process makes task runs of its own, so
-    the old ones would be Running for ever.
+    A flow run whose machine was lost starts again with the same id. Its new process creates new task runs, so the old
+    ones would stay Running for ever.
     """
     with get_client(sync_client=True) as client:
         lost = client.read_task_runs(
@@ -32,6 +32,6 @@ def end_lost_tasks(_flow: Flow, flow_run: FlowRun, _state: State[object]) -> Non
             ),
         )
         for task_run in lost:
-            state: State[None] = Crashed(message="Its process was lost; the flow run is done again.")
+            state: State[None] = Crashed(message="Its process was lost; the flow run started again.")
             client.set_task_run_state(task_run.id, state, force=True)
-            log.info("%s: the task run %s of a lost process is ended", flow_run.name, task_run.name)
+            log.info("%s: set the task run %s of a lost process to Crashed", flow_run.name, task_run.name)

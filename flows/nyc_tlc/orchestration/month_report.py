@@ -1,4 +1,4 @@
-"""What was done with a month, for people: the Markdown of the artifact and the last lines on the terminal."""
+"""Format a month's results for people: the Markdown of the artifacts, and the text for the terminal."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from nyc_tlc.warehouse.load import Answer
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a flow has to say at its end.
+    """The result of a flow.
 
     Attributes:
-        text: For the terminal.
-        manifest: The month as it is in the lake now, where it is about one.
+        text: The text for the terminal.
+        manifest: The month's manifest in the lake now; None for a flow that is not about one month.
     """
 
     text: str
     manifest: Manifest | None = None
 
     def _repr_markdown_(self) -> str:
-        """What a notebook shows: a table as one, everything else as on a terminal."""
+        """Return the Markdown for a notebook: a table as a table, other text as on a terminal."""
         return self.text if "\n|" in f"\n{self.text}" else f"```\n{self.text}\n```"
 
 
 def format_quality_report(manifest: Manifest, lake: Lake) -> str:
-    """The quality report of a month, to be read in ten seconds.
+    """Format a month's quality report as Markdown.
 
     Args:
-        manifest: The month.
-        lake: Where it is.
+        manifest: The month's manifest.
+        lake: The lake that has the month.
     """
     source, clean, quarantine = manifest.source, manifest.clean, manifest.quarantine
     lines = [
@@ -51,12 +51,12 @@ def format_quality_report(manifest: Manifest, lake: Lake) -> str:
     ]
     lines += [f"| `{rule}` | reject | {rows:,} | {_why(manifest, rule)} |" for rule, rows in quarantine.rules.items()]
     lines += [f"| `{rule}` | warn | {rows:,} | {_why(manifest, rule)} |" for rule, rows in manifest.warnings.items()]
-    lines += ["", "A rejected row counts under the first rule it breaks; warnings count all rows of the source.", ""]
+    lines += ["", "A rejected row counts under the first rule it breaks. Warnings count all rows of the source.", ""]
     if manifest.drift:
         lines += [f"**Drift**: columns the contract doesn't know: {_names(manifest.drift)}.", ""]
     if manifest.missing:
         lines += [f"**Missing**: columns the file should have had: {_names(manifest.missing)}.", ""]
-    seconds = manifest.seconds | {"in all": (manifest.finished_at - manifest.started_at).total_seconds()}
+    seconds = manifest.seconds | {"total": (manifest.finished_at - manifest.started_at).total_seconds()}
     facts = {
         "Source": f"{source.url} ({source.bytes:,} bytes, {source.format}, {len(source.columns)} columns)",
         "SHA-256": f"`{source.sha256}`",
@@ -65,7 +65,7 @@ def format_quality_report(manifest: Manifest, lake: Lake) -> str:
         "Raw": f"`{lake.url(source.key)}`",
         "Clean": f"`{lake.url(clean.key)}` ({clean.bytes:,} bytes)",
         "Quarantine": f"`{lake.url(quarantine.key)}`",
-        "Days": f"{len(manifest.daily)} daily files" if manifest.daily else "not asked for",
+        "Days": f"{len(manifest.daily)} daily files" if manifest.daily else "none",
         "Durations": ", ".join(f"{step} {took:.1f} s" for step, took in seconds.items()),
     }
     lines += ["| | |", "|---|---|", *(f"| {fact} | {text} |" for fact, text in facts.items())]
@@ -74,12 +74,12 @@ def format_quality_report(manifest: Manifest, lake: Lake) -> str:
 
 
 def format_summary(manifest: Manifest, lake: Lake, profile: str) -> str:
-    """The same in a few lines for a terminal, the last one a command to look at the rows.
+    """Format a month's results for a terminal; the last line is a command that shows the rows.
 
     Args:
-        manifest: The month.
-        lake: Where it is.
-        profile: Whose lake that is: the command that looks at a bucket uses its credentials.
+        manifest: The month's manifest.
+        lake: The lake that has the month.
+        profile: The lake's profile: for a bucket, the command uses its credentials.
     """
     source, clean, quarantine = manifest.source, manifest.clean, manifest.quarantine
     lines = [
@@ -103,13 +103,13 @@ def format_summary(manifest: Manifest, lake: Lake, profile: str) -> str:
 
 
 def format_unchanged(manifest: Manifest, lake: Lake, profile: str) -> str:
-    """The same for a month that was current, and why nothing was done."""
-    made = f"made {manifest.finished_at:%Y-%m-%d %H:%M} UTC of the same source, contract and rules"
+    """Format the results of a month that was current, with the reason why nothing was done, for a terminal."""
+    made = f"made {manifest.finished_at:%Y-%m-%d %H:%M} UTC from the same source, contract and rules"
     return f"{manifest.name} is current, nothing to do: {made}\n{format_summary(manifest, lake, profile)}"
 
 
 def format_answers(manifest: Manifest, answers: Sequence[Answer]) -> str:
-    """What can be queried now and a query with its answer, for a terminal."""
+    """Format the loads of a month, each with an example query and its rows, for a terminal."""
     lines = []
     for answer in answers:
         done = "rows loaded into" if answer.new else "rows were loaded already, nothing to do:"
@@ -119,7 +119,7 @@ def format_answers(manifest: Manifest, answers: Sequence[Answer]) -> str:
 
 
 def format_answers_markdown(manifest: Manifest, answers: Sequence[Answer]) -> str:
-    """The same for an artifact."""
+    """Format the loads of a month, each with an example query and its rows, as Markdown."""
     lines = [f"# {manifest.name} can be queried", ""]
     for answer in answers:
         done = "loaded" if answer.new else "already loaded"
@@ -131,16 +131,17 @@ def format_answers_markdown(manifest: Manifest, answers: Sequence[Answer]) -> st
 
 
 def _python() -> str:
-    """The running interpreter as one would type it."""
-    return _as_typed(Path(sys.executable))
+    """Return the path of the running interpreter."""
+    return _shorten_path(Path(sys.executable))
 
 
 def _flows() -> str:
-    """The folder that the library is imported from, as one would type it."""
-    return _as_typed(Path(__file__).parents[2])
+    """Return the path of the folder that the library is imported from."""
+    return _shorten_path(Path(__file__).parents[2])
 
 
-def _as_typed(path: Path) -> str:
+def _shorten_path(path: Path) -> str:
+    """Return a path, relative if it is below the working directory."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
@@ -155,9 +156,9 @@ def _names(names: tuple[str, ...]) -> str:
 
 def _why(manifest: Manifest, rule: str) -> str:
     if rule == UNPARSEABLE:
-        return "The line is no record; its text is kept."
+        return "The line can't be parsed; its text is kept."
     if rule.startswith(BAD_VALUE):
         return f"The value of {rule.removeprefix(BAD_VALUE)} can't be read as the contract's type."
     return {entry.name: entry.why for entry in read_contract(manifest.color).rules}.get(
-        rule, "No longer in the contract."
+        rule, "The contract no longer has this rule."
     )

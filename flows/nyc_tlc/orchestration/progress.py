@@ -1,4 +1,4 @@
-"""How far a download or a backfill is: a bar where there is a terminal, and a progress artifact in the Prefect UI."""
+"""Show the progress of a download or a backfill: a bar on a terminal, and a progress artifact in the Prefect UI."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 
 
 class Bar:
-    """A progress bar on the terminal; without a terminal, nothing."""
+    """A progress bar on a terminal; without a terminal it shows nothing."""
 
     def __init__(self, label: str, unit: Literal["bytes", "months"]) -> None:
-        """Prepare a bar; it shows inside a ``with`` block."""
+        """Create a bar; it is visible inside a ``with`` block."""
         columns = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
         self._bar = Progress(
             TextColumn(label),
@@ -47,7 +47,7 @@ class Bar:
         self._task = self._bar.add_task(label, total=None)
 
     def __call__(self, done: int, total: int | None) -> None:
-        """Show how much is done."""
+        """Update the bar; ``total`` is None if it is unknown."""
         self._bar.update(self._task, completed=done, total=total)
 
     def __enter__(self) -> Self:
@@ -63,19 +63,19 @@ class Bar:
 
 
 class DownloadProgress:
-    """Shows a download in a bar, and in the Prefect UI when it takes more than a moment."""
+    """Shows a download in a bar, and in the Prefect UI if it takes longer than ``INTERVAL``."""
 
     #: Seconds between two updates in the UI.
     INTERVAL = 2.0
 
     def __init__(self, name: str, bar: Bar) -> None:
-        """Begin a download; ``name`` is the month's."""
+        """Start the clock; ``name`` is the month's name."""
         self._name, self._bar = name, bar
         self._next_update = time.monotonic() + self.INTERVAL
         self._artifact: UUID | None = None
 
     def __call__(self, done: int, total: int | None) -> None:
-        """Show the bytes received so far."""
+        """Show the number of bytes received; ``total`` is None if it is unknown."""
         self._bar(done, total)
         finished = done == total and self._artifact is not None
         if not total or (time.monotonic() < self._next_update and not finished):
@@ -90,17 +90,17 @@ class DownloadProgress:
 
 
 class BackfillProgress:
-    """Shows how far a backfill is: an artifact in the Prefect UI, and a line in the log a month.
+    """Shows the progress of a backfill: an artifact in the Prefect UI, and one log line for each month.
 
-    A person at a terminal sees a bar over all months and a line for each that is under way instead of the log, unless
-    ``TLC_VERBOSE`` is set.
+    A terminal shows a bar for all months and a line for each running month instead of the log, unless ``TLC_VERBOSE``
+    is set.
 
     Attributes:
-        ended: What became of the months so far.
+        ended: The records of the finished months.
     """
 
     def __init__(self, total: int) -> None:
-        """Begin a backfill of so many months."""
+        """Create the artifact and the bars; ``total`` is the number of due months."""
         self.ended: list[MonthRecord] = []
         self._total = total
         description = f"{total} months to do"
@@ -117,24 +117,24 @@ class BackfillProgress:
         self._all = self._lines.add_task("all months", total=total)
 
     def __enter__(self) -> Self:
-        """Show it."""
+        """Show the bars and hide the log lines that repeat them."""
         if self._live:
             for handler in logging.getLogger().handlers:
-                handler.addFilter(_is_no_progress)
+                handler.addFilter(_is_not_in_bars)
         self._lines.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the log to itself again."""
+        """Remove the bars and show all log lines again."""
         self._lines.stop()
         for handler in logging.getLogger().handlers:
-            handler.removeFilter(_is_no_progress)
+            handler.removeFilter(_is_not_in_bars)
 
     @contextmanager
     def running(self, name: str) -> Iterator[None]:
-        """Show a month while it is under way."""
+        """Show a month's line inside a ``with`` block."""
         line = self._lines.add_task(name, total=None)
         try:
             yield
@@ -142,7 +142,7 @@ class BackfillProgress:
             self._lines.remove_task(line)
 
     def __call__(self, ended: MonthRecord) -> None:
-        """Take note of what became of a month."""
+        """Add the record of a finished month, and show it."""
         self.ended.append(ended)
         done = len(self.ended)
         self._lines.update(self._all, completed=done)
@@ -153,6 +153,6 @@ class BackfillProgress:
         log.log(level, "%s %s: %s, %s (%s of %s)", ended.color, ended.month, ended.result, outcome, done, self._total)
 
 
-def _is_no_progress(record: logging.LogRecord) -> bool:
-    """Whether a line is more than what the bars show."""
+def _is_not_in_bars(record: logging.LogRecord) -> bool:
+    """Return whether a log line says more than the bars show."""
     return record.levelno > logging.INFO or not record.name.startswith("nyc_tlc")

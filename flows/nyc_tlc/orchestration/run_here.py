@@ -1,6 +1,6 @@
-"""Runs the planned months of a backfill in this process, some at once, each as one task.
+"""Run the planned months of a backfill in this process, several at the same time, each as one task.
 
-The steps of a month are no tasks of their own here: a task costs as much as a small month.
+The steps of a month are not separate tasks here, because a task costs as much time as a small month.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nyc_tlc.errors import NotPublished, TlcError, TransientError
 from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.orchestration.limits import place_at_source, place_in_warehouse
+from nyc_tlc.orchestration.limits import source_slot, warehouse_slot
 from nyc_tlc.orchestration.progress import BackfillProgress
 from nyc_tlc.orchestration.tasks import report_quality
 from nyc_tlc.profiles.opening import open_lake, open_warehouse
@@ -40,25 +40,28 @@ from nyc_tlc.warehouse.warehouse import Kind
 
 log = logging.getLogger(__name__)
 
-#: How often a load is tried that time can heal, and the seconds before the second attempt.
+#: The number of attempts of a load after transient failures, and the seconds before the second attempt.
 LOAD_ATTEMPTS, LOAD_PAUSE = 3, 5.0
 
 
 @dataclass(frozen=True)
 class MonthDone:
-    """A month of a backfill that is done: its clean rows, and how long it took."""
+    """A finished month of a backfill: its number of clean rows, and its duration in seconds."""
 
     rows: int
     seconds: float
 
 
 def run_here(plans: Sequence[MonthPlan], options: BackfillOptions, at_once: int) -> list[MonthRecord]:
-    """Run the due months, so many at once; one that fails does not stop the rest.
+    """Run the due months. A failed month does not stop the others.
 
     Args:
         plans: All planned months.
-        options: What they have in common.
-        at_once: How many are under way side by side.
+        options: The backfill's options.
+        at_once: How many months run at the same time.
+
+    Returns:
+        The records of the due months, in the order in which they finished.
     """
     due = [plan for plan in plans if plan.is_due]
     runner: ThreadPoolTaskRunner[MonthDone] = ThreadPoolTaskRunner(max_workers=at_once)
@@ -79,9 +82,9 @@ def run_here(plans: Sequence[MonthPlan], options: BackfillOptions, at_once: int)
 
 @task(task_run_name="{planned.name}", cache_policy=NO_CACHE, persist_result=False)
 def run_month(planned: MonthPlan, options: BackfillOptions, progress: BackfillProgress) -> MonthDone:
-    """One planned month all the way: into the lake where it is due there, then into the warehouses.
+    """Run one planned month: make it in the lake if it is due there, then load it into the warehouses.
 
-    It is looked at again first: the plan of many months can be hours old.
+    The month is planned again first, because the backfill's plan can be hours old.
     """
     began = time.monotonic()
     lake = open_lake(options.profile)
@@ -106,7 +109,7 @@ def _bring_to_lake(planned: MonthPlan, options: BackfillOptions, lake: Lake) -> 
         return plan.manifest
     contract = read_contract(planned.color)
     with scratch_folder() as folder:
-        with place_at_source(plan.remote):
+        with source_slot(plan.remote):
             fetched = fetch_month(plan.remote, folder)
         if plan.manifest and plan.settled_by(fetched):
             return plan.manifest
@@ -117,11 +120,11 @@ def _bring_to_lake(planned: MonthPlan, options: BackfillOptions, lake: Lake) -> 
 
 
 def _load(manifest: Manifest, options: BackfillOptions, lake: Lake, kind: Kind) -> TlcError | None:
-    """Load a month into a warehouse, a few times where time can heal; why it could not be, if so."""
+    """Load a month into a warehouse; repeat it after transient failures. Return the error if it failed."""
     file = CleanFile(manifest, lake, read_contract(manifest.color))
     for attempt in range(LOAD_ATTEMPTS):
         try:
-            with place_in_warehouse(kind):
+            with warehouse_slot(kind):
                 load_month(file, open_warehouse(options.profile, kind), flow_run.id, force=options.force)
             return None
         except TransientError as error:

@@ -1,4 +1,4 @@
-"""What flow runs are called, which month a late one is about, and how one ends whose month is not published."""
+"""The names of flow runs, the month of a run that starts late, and the final state NotPublished."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nyc_tlc.source.published import PUBLICATION_LAG
 
 
 def scheduled_month() -> Month | None:
-    """The month in which a deployment's run was to start, however late it does; None for a script."""
+    """Return the month in which a deployment's run was scheduled to start, not the actual month; None for a script."""
     if deployment.id is None:
         return None
     started = flow_run.scheduled_start_time.astimezone(NEW_YORK)
@@ -25,13 +25,16 @@ def scheduled_month() -> Month | None:
 
 
 def newest_allowed() -> Month | None:
-    """The last month that a deployment's run can be about when none is named: so a late one does no later month."""
+    """Return the latest month that a deployment's run may take as the newest; None for a script.
+
+    A run that starts late must not take a later month than it would have taken on time.
+    """
     month = scheduled_month()
     return month and month.plus(-PUBLICATION_LAG)
 
 
 def backfill_name() -> str:
-    """What a backfill is called: as asked, else by its months and the time."""
+    """Return a backfill's name: the given one, else one made from its months and the time."""
     given = flow_run.parameters
     if given.get("name"):
         return str(given["name"])
@@ -50,14 +53,14 @@ def profile_run_name() -> str:
 
 
 def run_name() -> str:
-    """The flow run's name: the month that was asked for."""
+    """Return the name of a month's flow run, from its parameters."""
     given = flow_run.parameters
     year, month = given.get("year"), given.get("month")
     return f"{given['color']}-{Month(year, month)}" if year and month else f"{given['color']}-newest"
 
 
-def name_run(month: RemoteFile | Manifest) -> None:
-    """Name the flow run for its month, where that was only found out now."""
+def rename_run(month: RemoteFile | Manifest) -> None:
+    """Rename the flow run to its month, if it was named before the month was known."""
     name = f"{month.color}-{month.month}"
     if flow_run.name != name:
         with get_client(sync_client=True) as client:
@@ -65,10 +68,10 @@ def name_run(month: RemoteFile | Manifest) -> None:
 
 
 def not_published(plan: Plan) -> State[None]:
-    """The end of a run whose month isn't there yet: nothing failed."""
+    """Return the final state of a run whose month is not published yet; it is not a failure."""
     return Completed(name=NotPublished.__name__, message=plan.why)
 
 
 def nothing_published(text: str) -> State[None]:
-    """The end of a backfill of which no month is there yet."""
+    """Return the final state of a backfill without any published month; it is not a failure."""
     return Completed(name=NotPublished.__name__, message=text)

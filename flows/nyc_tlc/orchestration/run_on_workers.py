@@ -1,4 +1,4 @@
-"""Runs the planned months of a backfill on workers: one run of a deployment a month, wherever a worker takes it."""
+"""Run the planned months of a backfill on workers: one run of a deployment for each month."""
 
 from __future__ import annotations
 
@@ -36,26 +36,35 @@ from nyc_tlc.source.location import name_source
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at the runs on workers.
+#: Seconds between two reads of the runs' states.
 POLL_INTERVAL = 2.0
-#: How often a month whose run crashed is submitted again.
+#: How many times a month whose run crashed is submitted again.
 RESUBMISSIONS = 2
-#: Seconds that an automation has to reschedule a run that has crashed, before it is submitted again.
+#: Seconds to wait for an automation to reschedule a crashed run, before the month is submitted again.
 RESCHEDULE_GRACE = 30.0
-#: Seconds after which a month is given up whose run is due and not running: no worker takes it, its machine was lost
-#: before it started, or someone has paused it.
+#: Seconds after which a month fails if its run is due and not running: no worker takes it, its machine was lost before
+#: it started, or someone paused it.
 NOT_RUNNING_LIMIT = 1800.0
 
 ACTIVE_STATES = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
 
 
 def run_on_workers(plans: Sequence[MonthPlan], options: BackfillOptions, via: str, at_once: int) -> list[MonthRecord]:
-    """Run the due months as runs of a deployment, so many submitted and not yet ended; wait for them all.
+    """Run the due months as runs of a deployment, and wait for all of them.
 
-    A month that another run is at work on is not submitted a second time but waited for.
+    A month that already has an active run with the same parameters is not submitted; that run is waited for.
+
+    Args:
+        plans: All planned months.
+        options: The backfill's options.
+        via: The flow's name; each colour has a deployment ``via/color``.
+        at_once: How many runs are submitted and not finished at the same time.
+
+    Returns:
+        The records of the due months, in the order in which they finished.
 
     Raises:
-        ConfigurationError: without a server or deployments, or when this run holds a slot its children need.
+        ConfigurationError: when there is no server or no deployment, or when this run holds a slot that its runs need.
     """
     if not PREFECT_API_URL.value():
         raise ConfigurationError(
@@ -63,7 +72,7 @@ def run_on_workers(plans: Sequence[MonthPlan], options: BackfillOptions, via: st
         )
     due = [plan for plan in plans if plan.is_due]
     with BackfillProgress(len(due)) as progress, get_client(sync_client=True) as client:
-        deployments = {color: _deployment(client, f"{via}/{color}") for color in {plan.color for plan in due}}
+        deployments = {color: _find_deployment(client, f"{via}/{color}") for color in {plan.color for plan in due}}
         waiting = [_MonthRun(plan, deployments[plan.color], options) for plan in due]
         running: list[_MonthRun] = []
         while waiting or running:
@@ -84,7 +93,7 @@ class _MonthRun:
     """One month on a worker.
 
     Attributes:
-        run_id: The deployment's run that is at work on it.
+        run_id: The id of the month's run.
     """
 
     def __init__(self, plan: MonthPlan, deployment: DeploymentResponse, options: BackfillOptions) -> None:
@@ -93,7 +102,7 @@ class _MonthRun:
         self.run_id = UUID(int=0)
 
     def submit(self, client: SyncPrefectClient) -> None:
-        """Ask for a run, unless one is at work on the month."""
+        """Submit a run, unless the month has an active one."""
         plan = self._plan
         name = f"{plan.color}-{plan.month}"
         parameters: dict[str, Any] = {
@@ -102,23 +111,23 @@ class _MonthRun:
             "month": plan.month.month,
             "warehouses": list(plan.warehouses),
             "profile": self._options.profile,
-            # Parameters are there for all to read, so a secret reaches workers by a variable of theirs.
+            # Everyone can read parameters, so workers get a source with a secret from their own variable.
             "source": name_source(self._options.source),
             "layout": self._options.layout,
             "force": self._options.force,
             "verify": self._options.verify,
         }
-        at_work = client.read_flow_runs(
+        active = client.read_flow_runs(
             flow_run_filter=FlowRunFilter(
                 name=FlowRunFilterName(any_=[name]),
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ACTIVE_STATES)),
             ),
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[self._deployment.id])),
         )
-        # One that does something else (another source, another warehouse) is not this month's run.
-        if same := [run for run in at_work if parameters.items() <= run.parameters.items()]:
+        # A run with other parameters (another source, another warehouse) does something else.
+        if same := [run for run in active if parameters.items() <= run.parameters.items()]:
             self.run_id = same[0].id
-            log.info("%s: a run is at work on it already", plan.name)
+            log.info("%s: waiting for its run that is active already", plan.name)
             return
         self._attempt += 1
         run = run_deployment(
@@ -127,17 +136,17 @@ class _MonthRun:
             flow_run_name=name,
             timeout=0,
             as_subflow=True,
-            # Another attempt is another key: a month that failed can be asked for again.
+            # A new key for each attempt, or Prefect would return the failed run.
             idempotency_key=f"{flow_run.id}-{flow_run.run_count}-{name}-{self._attempt}",
         )
         self.run_id = cast(FlowRun, run).id
 
     def read_result(self, client: SyncPrefectClient, run: FlowRun | None) -> MonthRecord | None:
-        """What became of the month, None while it is under way; one whose run crashed is submitted again.
+        """Return the month's record, None while its run is not finished. Submit it again if the run crashed.
 
         Args:
-            client: The server's.
-            run: The run as it is now, None when someone has deleted it.
+            client: A client of the server.
+            run: The run's current state on the server; None if someone deleted the run.
         """
         if run is None or run.state is None:
             return record_month(self._plan, "failed", error="its run was deleted")
@@ -145,15 +154,15 @@ class _MonthRun:
             self._crashed_at = 0.0
             if not run.state.is_running() and _seconds_due(run) > NOT_RUNNING_LIMIT:
                 why = f"its run is {run.state.name} and has not been running for {NOT_RUNNING_LIMIT:.0f} s"
-                return record_month(self._plan, "failed", error=f"{why}: is a worker there, is it paused?")
+                return record_month(self._plan, "failed", error=f"{why}: check its worker, and whether it is paused")
             return None
         took = run.total_run_time.total_seconds()
         if run.state.is_completed():
             if run.state.name == NotPublished.__name__:
                 return record_month(self._plan, "unpublished", seconds=took, error=run.state.message)
-            return record_month(self._plan, "done", self._rows(), took)
+            return record_month(self._plan, "done", self._read_rows(), took)
         if run.state.is_crashed() and self._attempt <= RESUBMISSIONS:
-            # An automation may be about to reschedule it, and the same month is not to be done twice.
+            # Wait for an automation that may reschedule the run, or the month would run twice.
             self._crashed_at = self._crashed_at or time.monotonic()
             if time.monotonic() - self._crashed_at > RESCHEDULE_GRACE:
                 log.warning("%s: its run crashed; submitting it again", self._plan.name)
@@ -161,34 +170,34 @@ class _MonthRun:
             return None
         return record_month(self._plan, "failed", seconds=took, error=run.state.message or run.state.name)
 
-    def _rows(self) -> int | None:
+    def _read_rows(self) -> int | None:
         manifest = open_lake(self._options.profile).manifest(Keys(self._plan.color, self._plan.month))
         return manifest.clean.rows if manifest else None
 
 
 def _seconds_due(run: FlowRun) -> float:
-    """For how long a run is in its state, as far as it is due."""
+    """Return for how many seconds a run has been in its state and due to start."""
     moments = (run.state.timestamp if run.state else None, run.next_scheduled_start_time)
     return min((datetime.now(UTC) - moment).total_seconds() for moment in moments if moment)
 
 
-def _deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse:
-    """A deployment whose runs this one may wait for.
+def _find_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse:
+    """Return a deployment whose runs this run can wait for.
 
     Raises:
-        ConfigurationError: when there is none, or when it has this run's work pool: a run that waits in a slot for
-            runs that wait for a slot waits for ever.
+        ConfigurationError: when it does not exist, or when it has this run's work pool: this run would hold a slot
+            while its runs wait for one, possibly for ever.
     """
     try:
         deployment = client.read_deployment_by_name(name)
     except ObjectNotFound:
         raise ConfigurationError(
-            f"the server has no deployment {name}", fix="make them: prefect --no-prompt deploy --all"
+            f"the server has no deployment {name}", fix="create it: prefect --no-prompt deploy --all"
         ) from None
     pool = client.read_flow_run(UUID(flow_run.id)).work_pool_name
     if pool and pool == deployment.work_pool_name:
         raise ConfigurationError(
-            f"this run has a slot of the work pool {pool} that the runs of {name} need",
+            f"this run holds a slot of the work pool {pool}, which the runs of {name} need too",
             fix="run it as a script, or from a deployment with another work pool",
         )
     return deployment

@@ -1,8 +1,8 @@
 """The Prefect tasks: names and artifacts around the library's plain functions.
 
-Tasks exchange paths and small records. Nothing is persisted: the data lake is where results are, and
-its manifests say which. What time can heal is retried further down, where a transfer can go on from
-where it broke and a Retry-After is honoured; only a load, which is one transaction, is run again as a whole.
+Tasks exchange paths and small records. Prefect persists no results: they are in the data lake, described by its
+manifests. Transfers are retried inside the library, which can resume them and obeys Retry-After. Only a load, which is
+one transaction, is retried as a whole task.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from nyc_tlc.lake.keys import Layout
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.publication import remove_leftovers
 from nyc_tlc.months import Color, Month
-from nyc_tlc.orchestration.limits import place_at_source, place_in_warehouse
+from nyc_tlc.orchestration.limits import source_slot, warehouse_slot
 from nyc_tlc.orchestration.month_report import format_answers_markdown, format_quality_report
 from nyc_tlc.orchestration.progress import Bar, DownloadProgress
 from nyc_tlc.orchestration.run_logs import join_prefect
@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 def look(
     color: Color, month: Month | None, source: str, profile: str, layout: Layout, force: bool, verify: bool
 ) -> Plan:
-    """Look at the source and the lake: is there anything to do?"""
+    """Look at the source and the lake, and return what has to be done. Remove what killed runs left."""
     lake, days, up_to = open_lake(profile), layout == "day", newest_allowed()
     plan = plan_month(source, color, month, lake, days=days, force=force, verify=verify, up_to=up_to)
     if plan.action == "kept" and plan.remote:
@@ -74,52 +74,52 @@ def look(
 
 @task(task_run_name="fetch {remote.name}", cache_policy=NO_CACHE, persist_result=False)
 def fetch(remote: RemoteFile, folder: Path) -> FetchedFile:
-    """Bring the month to local disk and verify that it is what it says."""
-    with place_at_source(remote), Bar(f"fetch {remote.name}", "bytes") as bar:
+    """Download the month's file to a local folder and verify it."""
+    with source_slot(remote), Bar(f"fetch {remote.name}", "bytes") as bar:
         return fetch_month(remote, folder, DownloadProgress(remote.name, bar))
 
 
 @task(task_run_name="clean {fetched.remote.name}", cache_policy=NO_CACHE, persist_result=False)
 def clean(fetched: FetchedFile, folder: Path, layout: Layout) -> CleanedMonth:
-    """Read, judge and write the month: files of clean and quarantined rows."""
+    """Clean the month: write its files of clean and quarantined rows to a local folder."""
     contract = read_contract(fetched.remote.color)
     return clean_month(fetched, contract, folder, layout=layout, strict=read_settings().strict)
 
 
 @task(task_run_name="publish {cleaned.fetched.remote.name}", cache_policy=NO_CACHE, persist_result=False)
 def publish(cleaned: CleanedMonth, plan: Plan, profile: str, force: bool, started_at: datetime) -> Manifest:
-    """Check the accounts and make the files the month, in place of the one that was there when the run began."""
+    """Check the row counts and publish the month, if the lake still has the month that the plan found."""
     contract = read_contract(cleaned.fetched.remote.color)
     return publish_month(cleaned, contract, open_lake(profile), plan.base, started_at, flow_run.id, force=force)
 
 
 @task(task_run_name="report {manifest.name}", cache_policy=NO_CACHE, persist_result=False)
 def report(manifest: Manifest, profile: str) -> None:
-    """Leave the quality report as an artifact and warn of what is odd about the month."""
+    """Write the quality report as an artifact, and log a warning for each anomaly of the month."""
     report_quality(manifest, profile)
 
 
 def report_quality(manifest: Manifest, profile: str) -> None:
-    """Leave the quality report as an artifact, one key a month, and warn of what is odd about the month."""
+    """Write the quality report as an artifact, one key for each month, and log a warning for each anomaly."""
     lake = open_lake(profile)
     for anomaly in find_anomalies(manifest, read_trailing(lake, manifest)):
         log.warning("%s", anomaly)
     create_markdown_artifact(
         key=f"{manifest.color}-{manifest.month}-quality",
         markdown=format_quality_report(manifest, lake) + _link_to_months(manifest.color, profile),
-        description=f"What was done with {manifest.name}",
+        description=f"Quality report of {manifest.name}",
     )
 
 
 @task(task_run_name="find {color} {month} in the lake", cache_policy=NO_CACHE, persist_result=False)
 def find(color: Color, month: Month | None, profile: str) -> Manifest:
-    """A month the lake has; None is the newest."""
+    """Return the manifest of a month in the lake; of the newest if month is None."""
     return find_published(open_lake(profile), color, month, profile)
 
 
 @task(task_run_name="copy {color} {month} to {to}", cache_policy=NO_CACHE, persist_result=False)
 def copy(color: Color, month: Month, profile: str, to: str, force: bool) -> Copied:
-    """Make a month of one profile's lake one of another's, byte for byte."""
+    """Copy a month from one profile's lake to another's, byte for byte."""
     return copy_month(open_lake(profile), open_lake(to), color, month, read_settings().scratch, force=force)
 
 
@@ -137,19 +137,19 @@ def _is_transient(_task: object, _run: object, state: State[object]) -> bool:
     retry_condition_fn=_is_transient,
 )
 def load(manifest: Manifest, profile: str, kind: Kind, force: bool) -> Answer:
-    """Make the month's rows in a warehouse those of the lake, and ask it a first question."""
+    """Replace the month's rows in a warehouse by those of the lake, and run an example query."""
     warehouse = open_warehouse(profile, kind)
     lake = open_lake(profile)
     check_volume(manifest, read_trailing(lake, manifest), force=force)
     file = CleanFile(manifest, lake, read_contract(manifest.color))
-    with place_in_warehouse(kind):
+    with warehouse_slot(kind):
         loaded, new = load_month(file, warehouse, flow_run.id, force=force)
     return ask_where_trips_began(loaded, new, warehouse)
 
 
 @task(task_run_name="load lookups into {kind}", cache_policy=NO_CACHE, persist_result=False)
 def load_lookups(zones: bytes | None, profile: str, kind: Kind) -> str:
-    """Make the lookup tables those of today; says where."""
+    """Replace the rows of the lookup tables. Return the warehouse's place."""
     warehouse = open_warehouse(profile, kind)
     rows = read_lookups(zones)
     warehouse.prepare(month_tables(), rows, list_views(trip_tables()))
@@ -159,7 +159,7 @@ def load_lookups(zones: bytes | None, profile: str, kind: Kind) -> str:
 
 @task(task_run_name="check {part} of {profile}", cache_policy=NO_CACHE, persist_result=False)
 def check(part: Literal["lake"] | Kind, profile: str) -> Finding:
-    """Try one part of a profile as a run would use it."""
+    """Check one part of a profile by using it as a run does."""
     return check_part(part, profile)
 
 
@@ -173,7 +173,7 @@ def plan(
     force: bool,
     verify: bool,
 ) -> list[MonthPlan]:
-    """Decide what each of many months needs, and leave the table as an artifact."""
+    """Plan many months, and write the plan as an artifact."""
     lake = open_lake(profile)
     loads = {kind: open_warehouse(profile, kind).loads() for kind in warehouses}
     with Bar("plan", "months") as bar:
@@ -192,10 +192,10 @@ def plan(
 
 
 def report_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) -> str:
-    """Leave which months the lake and the warehouses have as artifacts, one key a profile and colour.
+    """Write the tables of months in the lake and the warehouses as artifacts, one key for each profile and colour.
 
     Returns:
-        One table of all of them, Markdown.
+        One table of all colours, as Markdown.
 
     Raises:
         TlcError: when the lake or one of the warehouses does not answer.
@@ -206,14 +206,14 @@ def report_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) 
         create_markdown_artifact(
             key=artifact_key("months", profile, color),
             markdown=format_coverage(list(its_months), kinds),
-            description=f"The months of {color} in profile {profile}",
+            description=f"The months of {color} in the profile {profile}",
         )
     return format_coverage(months, kinds)
 
 
 @task(task_run_name="list months", cache_policy=NO_CACHE, persist_result=False)
 def list_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) -> None:
-    """Leave the table of months as it is after this run; a table that can't be made does not fail the run."""
+    """Write the tables of months after this run. If that fails, log a warning: the run itself has not failed."""
     try:
         report_months(profile, colors, kinds)
     except TlcError as error:
@@ -221,27 +221,27 @@ def list_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) ->
 
 
 def report_backfill(name: str, text: str) -> None:
-    """Leave what became of every month as an artifact, one key a backfill."""
+    """Write a backfill's report as an artifact, one key for each backfill."""
     create_markdown_artifact(
         key=artifact_key("backfill", name),
         markdown=text,
-        description=f"What became of the months of backfill {name}",
+        description=f"The result of each month of the backfill {name}",
     )
 
 
 def _link_to_months(color: Color, profile: str) -> str:
-    """A link to the table of a colour's months, empty when the run's server has no UI."""
+    """Return a Markdown link to the table of a colour's months; empty if the run's server has no UI."""
     ui = PREFECT_UI_URL.value()
     return f"\n[All months of {color}]({ui}/artifacts/key/{artifact_key('months', profile, color)})\n" if ui else ""
 
 
 def artifact_key(*parts: str) -> str:
-    """A key that Prefect takes: small letters, digits and dashes."""
+    """Return an artifact key that Prefect accepts: lowercase letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
 def report_load(manifest: Manifest, answers: Sequence[Answer]) -> None:
-    """Leave what can be queried as an artifact, one key a month."""
+    """Write the month's loads, with an example query, as an artifact, one key for each month."""
     create_markdown_artifact(
         key=f"{manifest.color}-{manifest.month}-queryable",
         markdown=format_answers_markdown(manifest, answers),

@@ -1,4 +1,4 @@
-"""The Prefect server that is started for one script. A killed script leaves it running; the next script ends it."""
+"""The Prefect server that Prefect starts for one script. A killed script leaves it running; the next script ends it."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from prefect.settings import PREFECT_SERVER_ANALYTICS_ENABLED, PREFECT_SERVER_EP
 
 log = logging.getLogger(__name__)
 
-#: Patience while it starts, and no calls home.
+#: Wait longer for the server to start, and send no analytics to Prefect.
 TEMPORARY_SERVER = {
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180,
     PREFECT_SERVER_ANALYTICS_ENABLED: False,
 }
 
-#: The variable by which a server's process says which script it was started for.
+#: The environment variable of a server's process that has the process id of its script.
 MARK = "NYC_TLC_SERVER_OF"
 PROCESSES = Path("/proc")
 
 
 def mark_server() -> None:
-    """Let the server that Prefect starts for this process carry its number."""
+    """Set the variable to this process's id; the server that Prefect starts inherits it."""
     os.environ[MARK] = str(os.getpid())
 
 
 def end_orphaned_servers() -> int:
-    """End the servers of scripts that are gone. Only Linux tells of processes what this needs.
+    """End the servers whose scripts no longer run. Works only on Linux, because it needs ``/proc``.
 
     Returns:
-        How many there were.
+        The number of servers.
     """
     orphans = [process for process in PROCESSES.glob("[0-9]*") if _is_orphaned_server(process)]
     for process in orphans:
@@ -47,7 +47,7 @@ def _is_orphaned_server(process: Path) -> bool:
         environment = (process / "environ").read_bytes().split(b"\0")
         command = (process / "cmdline").read_bytes()
     except OSError:
-        return False  # gone, or another user's
+        return False  # it has ended, or is another user's
     marks = [value for value in environment if value.startswith(f"{MARK}=".encode())]
     if not marks or b"prefect.server.api.server" not in command:
         return False

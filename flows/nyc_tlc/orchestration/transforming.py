@@ -1,4 +1,4 @@
-"""The tasks that build the models: one a dbt command, and an artifact of what came out."""
+"""Build and test the dbt models: one task for each dbt command, and an artifact with the results."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from nyc_tlc.errors import ConfigurationError, ReportedError
-from nyc_tlc.orchestration.dbt import NodeResult, find_bad, format_results, run_dbt
-from nyc_tlc.orchestration.limits import place_for_models, place_in_warehouse
+from nyc_tlc.orchestration.dbt import NodeResult, find_failed, format_results, run_dbt
+from nyc_tlc.orchestration.limits import models_slot, warehouse_slot
 from nyc_tlc.orchestration.tasks import artifact_key
 from nyc_tlc.profiles.opening import open_warehouse
 from nyc_tlc.warehouse.warehouse import Kind
 
 
 def build_models(profile: str, kinds: Sequence[Kind], *, force: bool = False) -> str:
-    """Build the models in warehouses, one after the other, and test them.
+    """Build and test the models in warehouses, one after the other.
 
     Args:
         profile: The profile.
         kinds: Which of its warehouses.
-        force: Build all months again; without it only those that were loaded, replaced or removed.
+        force: Whether to build all months again, and not only those that were loaded, replaced or removed.
 
     Returns:
-        What was done, for people: a line a warehouse.
+        A summary for the terminal, one line for each warehouse.
 
     Raises:
         ConfigurationError: when dbt is not installed, or a warehouse has no months yet.
-        ReportedError: when a model failed or a test did not pass.
+        ReportedError: when a model or a test failed.
     """
     return "\n".join(_build(profile, kind, force) for kind in kinds)
 
 
 def _build(profile: str, kind: Kind, force: bool) -> str:
-    with place_for_models(), place_in_warehouse(kind):
-        # dbt does not wait for a DuckDB file that another process has open; opening it here does.
+    with models_slot(), warehouse_slot(kind):
+        # Unlike dbt, this waits for a DuckDB file that another process has open.
         warehouse = open_warehouse(profile, kind)
         if not warehouse.loads():
             raise ConfigurationError(
-                f"{warehouse.place} has no months to build models of", fix="load some: flows/etl_month.py"
+                f"{warehouse.place} has no months to build models from", fix="load some: flows/etl_month.py"
             )
         results = dbt("run", profile, kind, ["--full-refresh"] if force else [])
-        if not find_bad(results):
+        if not find_failed(results):
             results += dbt("test", profile, kind, [])
     report_models(profile, kind, results)
     models = [result for result in results if result.kind == "model"]
-    if bad := find_bad(results):
-        names = ", ".join(result.name for result in bad)
+    if failed := find_failed(results):
+        names = ", ".join(result.name for result in failed)
         raise ReportedError(
-            f"{kind}: {len(bad)} of {len(results)} models and tests failed: {names}", format_results(bad)
+            f"{kind}: {len(failed)} of {len(results)} models and tests failed: {names}", format_results(failed)
         )
     return f"models      {kind}: {len(models)} models are built and {len(results) - len(models)} tests pass"
 
@@ -63,7 +63,7 @@ def dbt(command: str, profile: str, kind: Kind, options: list[str]) -> list[Node
 
 @task(task_run_name="report models {kind}", cache_policy=NO_CACHE, persist_result=False)
 def report_models(profile: str, kind: Kind, results: list[NodeResult]) -> None:
-    """Leave the results as an artifact."""
+    """Write the results as an artifact."""
     create_markdown_artifact(
         key=artifact_key("models", profile, kind), markdown=format_results(results), description=f"Models in {kind}"
     )
