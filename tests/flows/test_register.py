@@ -348,7 +348,7 @@ def test_an_api_that_refuses_or_is_away_is_one_line_without_its_answer(
         away = register("dev")
     assert (refused.status, away.status) == (1, 1)
     assert refused.err.startswith("error: the Prefect API answered 422; ")
-    assert away.err.startswith("error: the Prefect API can't be reached; got ConnectError; start it")
+    assert away.err.startswith("error: the Prefect API can't be reached; got ConnectError; start the server")
     assert (refused.err + away.err).count("\n") == 2
     assert SECRET not in refused.err + away.err
 
