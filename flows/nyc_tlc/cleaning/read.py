@@ -136,7 +136,8 @@ class MonthReader:
 
     def _read_parquet(self) -> Iterator[Batch]:
         row = 0
-        for data in _prefetch(_join_small_batches(self._read_record_batches())):
+        # Encoding takes longer than reading and judging: another thread for reading would only slow it down.
+        for data in _join_small_batches(self._read_record_batches()):
             yield self._conform(data, row)
             row += data.num_rows
 
