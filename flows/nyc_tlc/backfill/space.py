@@ -39,8 +39,9 @@ def describe_space(plans: Sequence[MonthPlan], lake: Lake, kinds: Sequence[Kind]
     ]
     if unknown:
         parts.append(f"the source does not say how large {unknown} of them are")
-    free = shutil.disk_usage(_nearest_existing(read_settings().home)).free
-    return f"{', '.join(parts)}; {_gigabytes(free)} are free at {read_settings().home}"
+    place = lake.local_path("") or read_settings().home
+    free = shutil.disk_usage(_nearest_existing(place)).free
+    return f"{', '.join(parts)}; {_gigabytes(free)} are free at {place}"
 
 
 def check_space(plans: Sequence[MonthPlan], lake: Lake, kinds: Sequence[Kind]) -> None:
