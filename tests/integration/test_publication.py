@@ -318,8 +318,9 @@ def run_interleaved(store: Store, folder: Path, case: Case, at: int) -> int:
             published = None
     if failures:
         raise failures[0]
-    # In a folder the other run can't begin while this one holds the lake's lock.
-    assert made or not at or isinstance(store, FolderStore)
+    # In a folder the other run can't begin while this one holds the lake's lock. The number of requests varies by one or
+    # two where files are uploaded in parts.
+    assert made or not at or isinstance(store, FolderStore) or steps[0] < abs(at)
     stands = check_whole(store)
     if made and published is None:
         assert stands.clean == made[0].clean
