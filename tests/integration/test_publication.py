@@ -318,8 +318,8 @@ def run_interleaved(store: Store, folder: Path, case: Case, at: int) -> int:
             published = None
     if failures:
         raise failures[0]
-    # In a folder the other run can't begin while this one holds the lake's lock. The number of requests varies by one or
-    # two where files are uploaded in parts.
+    # In a folder the other run can't begin while this one holds the lake's lock. Where files are uploaded in parts, the
+    # number of requests varies by one or two.
     assert made or not at or isinstance(store, FolderStore) or steps[0] < abs(at)
     stands = check_whole(store)
     if made and published is None:
