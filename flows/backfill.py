@@ -115,7 +115,7 @@ def backfill(
     tasks.list_months(profile, sorted({plan.color for plan in plans}, key=COLORS.index), kinds)
     # Also when some months failed: the loaded months get their models.
     if models and any(month.result in ("done", "current", "kept") for month in run.months):
-        report = f"{report}\n{build_models(profile, kinds)}"
+        report = build_models(profile, kinds, before=report)
     if failed := [month for month in run.months if month.result == "failed"]:
         raise ReportedError(f"backfill {name}: {len(failed)} of {len(run.months)} months failed", report)
     if all(month.result == "unpublished" for month in run.months):

@@ -80,9 +80,10 @@ def etl_month(
     if manifest != plan.manifest or any(answer.new for answer in answers):
         tasks.list_months(profile, [color], kinds)
     describe = format_unchanged if manifest == plan.manifest else format_summary
-    built = build_models(profile, kinds) if models else ""
-    lines = (describe(manifest, lake, profile), format_answers(manifest, answers), built)
-    return Outcome("\n".join(filter(None, lines)), manifest)
+    report = "\n".join(filter(None, (describe(manifest, lake, profile), format_answers(manifest, answers))))
+    if models:
+        report = build_models(profile, kinds, before=report)
+    return Outcome(report, manifest)
 
 
 if __name__ == "__main__":

@@ -16,22 +16,29 @@ from nyc_tlc.profiles.opening import open_warehouse
 from nyc_tlc.warehouse.warehouse import Kind
 
 
-def build_models(profile: str, kinds: Sequence[Kind], *, force: bool = False) -> str:
+def build_models(profile: str, kinds: Sequence[Kind], *, force: bool = False, before: str = "") -> str:
     """Build and test the models in warehouses, one after the other.
 
     Args:
         profile: The profile.
         kinds: Which of its warehouses.
         force: Whether to build all months again, and not only those that were loaded, replaced or removed.
+        before: The summary of what the run did before; it is also shown when a model fails.
 
     Returns:
-        A summary for the terminal, one line for each warehouse.
+        A summary for the terminal: ``before``, and one line for each warehouse.
 
     Raises:
         ConfigurationError: when dbt is not installed, or a warehouse has no months yet.
         ReportedError: when a model or a test failed.
     """
-    return "\n".join(_build(profile, kind, force) for kind in kinds)
+    lines = [before] if before else []
+    for kind in kinds:
+        try:
+            lines.append(_build(profile, kind, force))
+        except ReportedError as error:
+            raise ReportedError(error.what, "\n".join([*lines, error.report])) from None
+    return "\n".join(lines)
 
 
 def _build(profile: str, kind: Kind, force: bool) -> str:
