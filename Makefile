@@ -49,7 +49,7 @@ check: $(VENV)/.dev ## Lint, types, docs in step
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-cache --quiet || $(BIN)/lint-imports --no-cache
+	@said="$$($(BIN)/lint-imports --no-cache)" || { echo "$$said"; exit 1; }
 	@$(BIN)/python -m nyc_tlc.contract.dictionary $(VENV)/dictionary.md && diff docs/data-dictionary.md $(VENV)/dictionary.md \
 		|| { echo "error: docs/data-dictionary.md is not what the contracts say; run make docs"; exit 1; }
 	@$(BIN)/python -m nyc_tlc.warehouse.dbt_sources $(VENV)/sources.yml && diff $(DBT_SOURCES) $(VENV)/sources.yml \

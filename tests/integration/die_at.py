@@ -12,7 +12,7 @@ from pathlib import Path
 from factories import make_month
 from nyc_tlc.lake.folder import FolderLake
 
-CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
+CHANGES = {"open", "os.mkdir", "os.link", "os.rename", "os.remove", "os.rmdir"}
 
 
 def make_month_and_die(root: Path, source: Path, die_at: int, told: Connection) -> None:

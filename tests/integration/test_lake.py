@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -195,6 +196,28 @@ def test_what_a_killed_run_has_left_beside_the_month_is_removed_by_the_next_look
 def test_raw_is_the_untouched_source(there: There, tmp_path: Path) -> None:
     manifest = make_month(there.lake, spread(), tmp_path)
     assert there.read(manifest.source.key) == spread()
+
+
+def test_a_file_of_the_user_is_never_shared_with_the_lake(there: There, tmp_path: Path) -> None:
+    manifest = make_month(there.lake, spread(), tmp_path)
+    for file in tmp_path.rglob("*"):
+        if file.is_file() and file.read_bytes() == spread() and manifest.source.key not in file.as_posix():
+            with file.open("ab") as source:
+                source.write(b"changed later")
+    assert there.read(manifest.source.key) == spread()
+
+
+@pytest.mark.parametrize("temporary", [True, False])
+def test_a_file_that_can_not_be_linked_is_copied(tmp_path: Path, temporary: bool) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system at /dev/shm")
+    with tempfile.NamedTemporaryFile(dir=other) as file:
+        file.write(b"rows")
+        file.flush()
+        new = NewFile("raw/x", Path(file.name), 4, hashlib.sha256(b"rows").hexdigest(), temporary)
+        FolderLake(tmp_path).upload(new, {}).finish()
+    assert (tmp_path / "raw/x").read_bytes() == b"rows"
 
 
 def test_the_manifest_says_what_is_there(there: There, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class FolderStore:
 class _FolderHook:
     """A hook for Python's audit events. They report each change before it is made, so nothing is patched."""
 
-    CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
+    CHANGES = {"open", "os.mkdir", "os.link", "os.rename", "os.remove", "os.rmdir"}
 
     def __init__(self, root: Path, at: int, do: Callable[[], None], thread: int, steps: list[int]) -> None:
         self.root, self.at, self.do, self.thread, self.steps = str(root), at, do, thread, steps

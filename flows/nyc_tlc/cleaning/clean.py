@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -41,6 +41,9 @@ _cleaning_lock = threading.Lock()
 
 #: The number of a day's rows to collect before they are written: the rows of a month can be in any order.
 DAY_ROWS = 1 << 14
+
+#: The bytes to collect before they are written to a file.
+WRITE_BYTES = 1 << 20
 
 #: Columns, besides times, whose minimum and maximum let readers skip row groups.
 STATISTICS_COLUMNS = frozenset({"pickup_location_id", "dropoff_location_id", "file_month", "source_row"})
@@ -118,7 +121,13 @@ def clean_month(
         raise ConfigurationError(
             f"{keys.name}: cannot write to {folder}", got=error.strerror or str(error), fix="make room, or set TLC_HOME"
         ) from error
-    raw = NewFile(file_keys.raw(fetched.format), fetched.path, fetched.bytes, fetched.sha256)
+    raw = NewFile(
+        file_keys.raw(fetched.format),
+        fetched.path,
+        fetched.bytes,
+        fetched.sha256,
+        temporary=not fetched.remote.is_local,
+    )
     clean, quarantine = clean_file.describe(), quarantine_file.describe()
     log.info(
         "%s: %s rows read, %s clean, %s quarantined",
@@ -157,6 +166,7 @@ def files_version(labels: Mapping[str, str]) -> str:
         labels: The key-value metadata: the source's digest, and the versions of contract and rules.
     """
     writers = {name: version(name) for name in ("polars", "pyarrow")} | {"nyc_tlc": __version__}
+    writers["row_group"] = str(READ_BATCH_ROWS)
     return hashlib.sha256(json.dumps([dict(labels), writers], sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -225,8 +235,10 @@ class ParquetSink:
         # Times and row numbers rarely repeat, so their dictionaries would only cost time and space. The encodings are
         # the oldest ones, which every reader knows, also BigQuery.
         times = {field.name for field in schema if pa.types.is_timestamp(field.type)}
+        # A call from the writer's thread into Python waits for the other threads, so there are few calls.
+        self._buffer = pa.BufferedOutputStream(pa.PythonFile(self._file, mode="w"), WRITE_BYTES)
         self._writer = pq.ParquetWriter(
-            self._file,
+            self._buffer,
             self._schema,
             compression="zstd",
             compression_level=1,
@@ -257,7 +269,7 @@ class ParquetSink:
 
     def describe(self) -> NewFile:
         """Return the closed file."""
-        return NewFile(self._key, self._file.path, self._file.bytes, self._file.sha256)
+        return NewFile(self._key, self._file.path, self._file.bytes, self._file.sha256, temporary=True)
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         """Write the remaining rows and the footer, and close the file."""
@@ -269,6 +281,7 @@ class ParquetSink:
         else:
             self._flush()
             self._writer.close()
+            self._buffer.close()
             self.rows = self._footer[0].num_rows
         self._file.close()
 
@@ -276,20 +289,13 @@ class ParquetSink:
 class DaySinks:
     """Writes the clean rows to a file for each pick-up date, with few rows of each day in memory."""
 
-    def __init__(
-        self, files: ExitStack, folder: Path, keys: FileKeys, schema: pa.Schema, labels: Mapping[str, str]
-    ) -> None:
-        """Prepare to write; the files are closed when ``files`` is closed.
+    def __init__(self, open_day: Callable[[date], ParquetSink]) -> None:
+        """Prepare to write.
 
         Args:
-            files: Closes the files.
-            folder: The folder to write to.
-            keys: Their keys in the lake.
-            schema: The clean schema.
-            labels: The key-value metadata of the files.
+            open_day: Creates the file of a date.
         """
-        self._files, self._folder, self._keys = files, folder, keys
-        self._schema, self._labels = schema, labels
+        self._open_day = open_day
         self.sinks: dict[date, ParquetSink] = {}
 
     def write(self, frame: pl.DataFrame) -> None:
@@ -299,8 +305,7 @@ class DaySinks:
         )
         for (day,), rows in by_day.items():
             if day not in self.sinks:
-                sink = ParquetSink(self._folder, self._keys.daily(day), self._schema, self._labels, gather=DAY_ROWS)
-                self.sinks[day] = self._files.enter_context(sink)
+                self.sinks[day] = self._open_day(day)
             self.sinks[day].write(rows)
 
 
@@ -310,11 +315,13 @@ def _write_files(
     """Read, judge and write the month in one pass. Return the sinks of clean, quarantine and days."""
     clean_schema = pa.schema([_encode_as_dictionary(field) for field in reader.contract.clean_schema])
     with ExitStack() as files:
-        clean_sink = files.enter_context(ParquetSink(folder, keys.clean, clean_schema, labels))
-        quarantine_sink = files.enter_context(
-            ParquetSink(folder, keys.quarantine, reader.contract.quarantine_schema, labels, gather=READ_BATCH_ROWS)
-        )
-        days = DaySinks(files, folder, keys, clean_schema, labels) if layout == "day" else None
+
+        def open_sink(key: str, schema: pa.Schema, gather: int = 0) -> ParquetSink:
+            return files.enter_context(ParquetSink(folder, key, schema, labels, gather))
+
+        clean_sink = open_sink(keys.clean, clean_schema)
+        quarantine_sink = open_sink(keys.quarantine, reader.contract.quarantine_schema, READ_BATCH_ROWS)
+        days = DaySinks(lambda day: open_sink(keys.daily(day), clean_schema, DAY_ROWS)) if layout == "day" else None
 
         def encode(verdict: Verdict) -> None:
             clean_sink.write(verdict.clean)

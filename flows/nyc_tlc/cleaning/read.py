@@ -34,11 +34,11 @@ from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import FetchedFile
 
 #: The rows of a batch, which are read, judged and written together, as a row group of the clean file.
-READ_BATCH_ROWS = 1 << 18
+READ_BATCH_ROWS = 1 << 17
 #: The rows that are read together if their texts can be much longer in memory than in the file.
 TEXT_BATCH_ROWS = 1 << 13
 #: The bytes to buffer of a column chunk. It is not read whole, because a row group can hold the entire month.
-READ_BUFFER = 1 << 20
+READ_BUFFER = 1 << 16
 #: The bytes that a file of any size may unpack to: a file with few different values can be very small.
 HARMLESS_BYTES: dict[FileFormat, int] = {"parquet": 1 << 26, "csv": 1 << 22}
 #: The number of blocks that are parsed at the same time, and of those that may wait to be judged.

@@ -65,10 +65,13 @@ class Judge:
             faults = {UNPARSEABLE: batch.raw.is_not_null(), **faults}
         verdicts = verdicts.select(*(mask.alias(name) for name, mask in faults.items()), *self.rejects)
         rejected = verdicts.select(pl.any_horizontal(pl.all())).to_series()
+        # Joined and split again, because a list of many texts, most of them null, is much slower to make.
         reasons = verdicts.filter(rejected).select(
-            rejection_rules=pl.concat_list(
-                pl.when(pl.col(name)).then(pl.lit(name)) for name in verdicts.columns
-            ).list.drop_nulls()
+            rejection_rules=pl.concat_str(
+                [pl.when(pl.col(name)).then(pl.lit(name)) for name in verdicts.columns],
+                separator="\n",
+                ignore_nulls=True,
+            ).str.split("\n")
         )
         if batch.raw is not None:
             # A line that is not a record breaks only this rule; all its columns are null, so it would break others.

@@ -62,7 +62,8 @@ class FolderLake(Lake):
             draft = self._prepare_draft(key)
             try:
                 draft.write_bytes(content)
-                self._put(draft, key)
+                sync(draft)
+                self.publish(draft, key)
             finally:
                 draft.unlink(missing_ok=True)
 
@@ -106,25 +107,22 @@ class FolderLake(Lake):
                 remove_empty(path.parent, self.root)
 
     def upload(self, file: NewFile, labels: Mapping[str, str]) -> FolderUpload:
-        """Copy a file to a draft; ``finish`` renames it. A folder can't store the labels."""
+        """Copy a file to a draft, or link it; ``finish`` renames the draft. A folder can't store the labels."""
         with self._translate_errors(file.key):
             draft = self._prepare_draft(file.key)
             try:
-                with draft.open("wb") as copy:
-                    copy.writelines(file.pieces())
+                if not (file.temporary and _link(file.path, draft)):
+                    with draft.open("wb") as copy:
+                        copy.writelines(file.pieces())
+                sync(draft)
             except BaseException:
                 draft.unlink(missing_ok=True)
                 raise
         return FolderUpload(self, file.key, draft)
 
     def publish(self, draft: Path, key: str) -> None:
-        """Rename a draft to its object's name."""
-        with self._translate_errors(key):
-            self._put(draft, key)
-
-    def _put(self, draft: Path, key: str) -> None:
-        sync(draft)
-        with exclusive(self.root):
+        """Rename a draft, whose bytes are on the disk, to its object's name."""
+        with self._translate_errors(key), exclusive(self.root):
             self._rename(draft, key)
 
     def _rename(self, draft: Path, key: str) -> None:
@@ -178,6 +176,15 @@ class FolderUpload:
     def abort(self) -> None:
         """Delete the draft."""
         self._draft.unlink(missing_ok=True)
+
+
+def _link(file: Path, draft: Path) -> bool:
+    """Make the draft a second name of the file. Return False if the draft's file system can't."""
+    try:
+        draft.hardlink_to(file)
+    except OSError:
+        return False
+    return True
 
 
 def _version(stat: os.stat_result) -> str:

@@ -61,12 +61,15 @@ class NewFile:
         path: The file's path.
         size: Its size in bytes.
         sha256: Its digest.
+        temporary: Whether this run made the file and will only delete it, so that a lake may link it instead of
+            copying it.
     """
 
     key: str
     path: Path
     size: int
     sha256: str
+    temporary: bool = False
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the bytes, one MiB at a time.

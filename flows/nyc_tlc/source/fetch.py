@@ -96,9 +96,8 @@ def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda do
     began = time.monotonic()
     path = folder / f"{remote.color}_tripdata_{remote.month}"
     chunked = False
-    local = remote.url.startswith("file:")
     try:
-        if local:
+        if remote.is_local:
             path = file_path(remote)
             digest = _digest(path)
         elif remote.url.startswith("sample:"):
@@ -111,7 +110,7 @@ def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda do
         raise _explain_disk_error(path, remote, error) from None
     if remote.bytes is not None and size != remote.bytes:
         raise SourceError(f"{remote.name}: the file is incomplete", expected=f"{remote.bytes:,} bytes", got=f"{size:,}")
-    file_format = identify(path, remote.name, quote=not local)
+    file_format = identify(path, remote.name, quote=not remote.is_local)
     verified_by: VerifiedBy = "nothing" if file_format == "csv" else "content"
     if remote.bytes is not None or remote.url.startswith("sample:"):
         verified_by = "size"

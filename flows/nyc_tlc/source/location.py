@@ -54,6 +54,11 @@ class RemoteFile:
         return f"{self.color} {self.month}"
 
     @property
+    def is_local(self) -> bool:
+        """Whether it is a file on this machine, which is read where it is."""
+        return self.url.startswith("file:")
+
+    @property
     def shown(self) -> str:
         """The URL without parts that can hold a secret."""
         return redact_url(self.url)
