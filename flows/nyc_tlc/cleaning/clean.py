@@ -45,6 +45,11 @@ DAY_ROWS = 1 << 14
 #: The bytes to collect before they are written to a file.
 WRITE_BYTES = 1 << 20
 
+#: Columns, besides times, whose values rarely repeat. A dictionary of them would cost much time and save little space.
+DISTINCT_COLUMNS = frozenset(
+    {"source_row", "pickup_longitude", "pickup_latitude", "dropoff_longitude", "dropoff_latitude"}
+)
+
 #: Columns, besides times, whose minimum and maximum let readers skip row groups.
 STATISTICS_COLUMNS = frozenset({"pickup_location_id", "dropoff_location_id", "file_month", "source_row"})
 
@@ -166,8 +171,8 @@ def files_version(labels: Mapping[str, str]) -> str:
         labels: The key-value metadata: the source's digest, and the versions of contract and rules.
     """
     writers = {name: version(name) for name in ("polars", "pyarrow")} | {"nyc_tlc": __version__}
-    writers["row_group"] = str(READ_BATCH_ROWS)
-    return hashlib.sha256(json.dumps([dict(labels), writers], sort_keys=True).encode()).hexdigest()[:12]
+    options = [READ_BATCH_ROWS, *sorted(DISTINCT_COLUMNS)]
+    return hashlib.sha256(json.dumps([dict(labels), writers, options], sort_keys=True).encode()).hexdigest()[:12]
 
 
 class DigestedFile(io.BufferedIOBase):
@@ -232,8 +237,7 @@ class ParquetSink:
         self._schema, self._gather = schema, gather
         self._gathered: list[pl.DataFrame] = []
         self._footer: list[pq.FileMetaData] = []
-        # Times and row numbers rarely repeat, so their dictionaries would only cost time and space. The encodings are
-        # the oldest ones, which every reader knows, also BigQuery.
+        # The encodings are the oldest ones, which every reader knows, also BigQuery.
         times = {field.name for field in schema if pa.types.is_timestamp(field.type)}
         # A call from the writer's thread into Python waits for the other threads, so there are few calls.
         self._buffer = pa.BufferedOutputStream(pa.PythonFile(self._file, mode="w"), WRITE_BYTES)
@@ -242,7 +246,7 @@ class ParquetSink:
             self._schema,
             compression="zstd",
             compression_level=1,
-            use_dictionary=[name for name in schema.names if name not in times | {"source_row"}],
+            use_dictionary=[name for name in schema.names if name not in times | DISTINCT_COLUMNS],
             # Every row group has extreme amounts, so their minimum and maximum would not let a reader skip any.
             write_statistics=[name for name in schema.names if name in times | STATISTICS_COLUMNS],
             store_schema=False,
