@@ -7,12 +7,10 @@ with each write. Conditional writes and conditional deletions compare it.
 from __future__ import annotations
 
 import base64
-import contextlib
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import PurePosixPath
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, TypeVar
 
 from azure.core import MatchConditions
 from azure.core.exceptions import (
@@ -28,18 +26,16 @@ from azure.core.exceptions import (
 )
 from azure.storage.blob import BlobBlock, BlobClient, BlobProperties, ContainerClient, ContentSettings
 
-from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError
-from nyc_tlc.lake.attempts import call_with_retries
-from nyc_tlc.lake.keys import describe_key
-from nyc_tlc.lake.lake import Lake, NewFile, SwapRefusedError, content_type
-from nyc_tlc.lake.range_reader import RangeReader
+from nyc_tlc.errors import LakeError, TlcError
+from nyc_tlc.lake.bucket import BucketLake, FailedCall
+from nyc_tlc.lake.lake import NewFile, SwapRefusedError, content_type
+from nyc_tlc.retries import RETRIED_STATUSES, call_with_retries
 from nyc_tlc.settings import read_settings
 
 T = TypeVar("T")
 
 #: Bytes of an upload's block.
 BLOCK_BYTES = 8 << 20
-RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 #: The bytes changed during the transfer.
 RETRIED_CODES = frozenset({"Md5Mismatch"})
 REFUSED = (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError)
@@ -51,7 +47,7 @@ def client_options() -> dict[str, float]:
     return {"retry_total": 0, "connection_timeout": timeout, "read_timeout": timeout}
 
 
-class AzureLake(Lake):
+class AzureLake(BucketLake):
     """A data lake in a folder of a container."""
 
     def __init__(self, container: ContainerClient, folder: str = "") -> None:
@@ -61,26 +57,25 @@ class AzureLake(Lake):
             container: A client made with ``client_options``, with permission to read, write, list and delete blobs.
             folder: The folder in the container that is the lake's root.
         """
-        self._container, self._folder = container, PurePosixPath(folder.strip("/"))
+        super().__init__(folder, (AzureError,), explain)
+        self._container = container
 
     def url(self, key: str) -> str:
         """Return a blob's URL, without the shared access signature."""
-        return f"{self._container.url.partition('?')[0]}/{self._name(key)}"
-
-    def local_path(self, key: str) -> None:
-        """Return None: blobs are not on this machine."""
+        return f"{self._container.url.partition('?')[0]}/{self.name(key)}"
 
     def size(self, key: str) -> int | None:
         """Return a blob's size in bytes; None if it does not exist."""
         found = self.find(key)
         return found.size if found else None
 
-    def open(self, key: str) -> BinaryIO:
-        """Open a blob for reading, range by range."""
-        size = self.size(key)
-        if size is None:
-            raise LakeError(f"there is no {key} in the lake", got=self.url(""))
-        return cast(BinaryIO, RangeReader(partial(self._read_range, key), size))
+    def read_range(self, key: str, start: int, end: int) -> bytes:
+        """Read a part of a blob."""
+
+        def read() -> bytes:
+            return self.blob(key).download_blob(start, end - start, max_concurrency=1).readall()
+
+        return self.call(key, read)
 
     def read_version(self, key: str) -> tuple[bytes, str] | None:
         """Read a small blob. Return its content and version; None if it does not exist."""
@@ -125,11 +120,10 @@ class AzureLake(Lake):
 
     def list_objects(self, prefix: str) -> dict[str, str]:
         """Return the keys that start with a prefix, and their versions."""
-        root = self._name("")
 
         def list_all() -> dict[str, str]:
-            blobs = self._container.list_blobs(name_starts_with=self._name(prefix))
-            return {blob.name.removeprefix(root).lstrip("/"): f'"{str(blob.etag).strip(chr(34))}"' for blob in blobs}
+            blobs = self._container.list_blobs(name_starts_with=self.name(prefix))
+            return {self.key(blob.name): f'"{str(blob.etag).strip(chr(34))}"' for blob in blobs}
 
         return self.call(prefix, list_all)
 
@@ -169,7 +163,7 @@ class AzureLake(Lake):
 
     def blob(self, key: str) -> BlobClient:
         """Return the client of one blob."""
-        return self._container.get_blob_client(self._name(key))
+        return self._container.get_blob_client(self.name(key))
 
     def call(self, key: str, call: Callable[[], T]) -> T:
         """Make a call about a blob; repeat it after transient failures.
@@ -177,16 +171,8 @@ class AzureLake(Lake):
         Raises:
             TlcError: when it failed; the error says what to do.
         """
-        with self._translate_errors(key):
+        with self.translate_errors(key):
             return call_with_retries(call, _read_retry_after, self.url(""))
-
-    @contextlib.contextmanager
-    def _translate_errors(self, key: str) -> Iterator[None]:
-        """Translate the client's errors into errors that say what to do."""
-        try:
-            yield
-        except AzureError as error:
-            raise explain(error, describe_key(key), self.url("")) from error
 
     def _put(
         self,
@@ -207,15 +193,6 @@ class AzureLake(Lake):
             validate_content=True,
             **condition,
         )
-
-    def _read_range(self, key: str, start: int, end: int) -> bytes:
-        def read() -> bytes:
-            return self.blob(key).download_blob(start, end - start, max_concurrency=1).readall()
-
-        return self.call(key, read)
-
-    def _name(self, key: str) -> str:
-        return str(self._folder / key) + "/" * key.endswith("/") if str(self._folder) != "." else key
 
 
 class AzureUpload:
@@ -276,29 +253,17 @@ def is_transient(error: Exception) -> bool:
     return isinstance(error, (ServiceRequestError, ServiceResponseError, IncompleteReadError))
 
 
-def explain(error: AzureError, name: str, url: str) -> TlcError:
+def explain(error: Exception, name: str, url: str) -> TlcError:
     """Return the error to raise for a client's error."""
-    status = getattr(error, "status_code", None)
-    got = f"HTTP {status}: {_code(error)}" if status else str(error).partition("\n")[0][:300]
+    status, code = getattr(error, "status_code", None), _code(error)
+    call = FailedCall(name, url, f"HTTP {status}: {code}" if status else str(error).partition("\n")[0][:300])
     if is_transient(error):
-        return TransientError(f"{name}: {url} did not answer", got=got, fix="try again later")
-    if status == 403 and _code(error) in ("AuthorizationPermissionMismatch", "AuthorizationFailure"):
-        return ConfigurationError(
-            f"{name}: a permission is missing in {url}",
-            got=got,
-            fix="grant the role Storage Blob Data Contributor on the container",
-        )
+        return call.without_answer()
+    if status == 403 and code in ("AuthorizationPermissionMismatch", "AuthorizationFailure"):
+        return call.without_permission("grant the role Storage Blob Data Contributor on the container")
     if isinstance(error, ClientAuthenticationError) or status in (401, 403):
-        return ConfigurationError(
-            f"{name}: the credentials for {url} are refused",
-            got=got,
-            fix="renew them as blocks/README.md says, and register the profile again",
-        )
-    if _code(error) == "ContainerNotFound":
-        return ConfigurationError(
-            f"{name}: there is no container at {url}", got=got, fix="create it, or correct its name"
-        )
-    return LakeError(f"{name}: {url} failed", got=got)
+        return call.with_bad_credentials()
+    return call.without_bucket("container") if code == "ContainerNotFound" else call.of_other_kind()
 
 
 def _read_retry_after(error: Exception) -> str | None:

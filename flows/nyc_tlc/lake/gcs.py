@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import email.utils
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
-from functools import partial
-from pathlib import PurePosixPath
-from typing import Any, BinaryIO, cast
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import requests
 from google.api_core import exceptions as api
@@ -26,23 +22,22 @@ from google.cloud.storage import Blob, Bucket
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.fileio import BlobWriter
 
-from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError, first_line
-from nyc_tlc.lake.keys import describe_key
-from nyc_tlc.lake.lake import Lake, NewFile, SwapRefusedError, content_type
-from nyc_tlc.lake.range_reader import RangeReader
+from nyc_tlc.errors import TlcError, first_line
+from nyc_tlc.lake.bucket import BucketLake, FailedCall
+from nyc_tlc.lake.lake import NewFile, SwapRefusedError, content_type
+from nyc_tlc.retries import RETRIED_STATUSES, parse_retry_after
 from nyc_tlc.settings import read_settings
 
 log = logging.getLogger(__name__)
 
 PRECONDITION_FAILED = 412
-RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 #: The Google clients' errors for failures of the network or the service.
 FAILURES = (api.GoogleAPIError, auth.GoogleAuthError, InvalidResponse, DataCorruption, requests.RequestException)
 #: GCS requires the bytes of a chunk to be a multiple of this.
 CHUNK_UNIT = 1 << 18
 
 
-class GcsLake(Lake):
+class GcsLake(BucketLake):
     """A data lake in a folder of a bucket."""
 
     def __init__(self, bucket: Bucket, folder: str = "") -> None:
@@ -52,38 +47,20 @@ class GcsLake(Lake):
             bucket: The bucket, with a client that has permission to read, write, list and delete its objects.
             folder: The folder in the bucket that is the lake's root.
         """
-        self._bucket, self._folder = bucket, PurePosixPath(folder.strip("/"))
+        super().__init__(folder, FAILURES, explain)
+        self._bucket = bucket
 
     def url(self, key: str) -> str:
         """Return an object's ``gs://`` URL."""
-        return f"gs://{self._bucket.name}/{self._name(key)}"
-
-    def local_path(self, key: str) -> None:
-        """Return None: a bucket's objects are not on this machine."""
+        return f"gs://{self._bucket.name}/{self.name(key)}"
 
     def size(self, key: str) -> int | None:
         """Return an object's size in bytes; None if it does not exist."""
         blob = self.find(key)
         return blob.size if blob else None
 
-    def open(self, key: str) -> BinaryIO:
-        """Open an object for reading, range by range."""
-        size = self.size(key)
-        if size is None:
-            raise LakeError(f"there is no {key} in the lake", got=self.url(""))
-        return cast(BinaryIO, RangeReader(partial(self.read_range, key), size))
-
     def read_range(self, key: str, start: int, end: int) -> bytes:
-        """Read a part of an object.
-
-        Args:
-            key: Its key.
-            start: The position of the first byte.
-            end: The position after the last byte.
-
-        Raises:
-            LakeError: when the object does not exist.
-        """
+        """Read a part of an object."""
         with self.translate_errors(key):
             return bytes(self._blob(key).download_as_bytes(start=start, end=end - 1, **self._call_options()))
 
@@ -97,7 +74,7 @@ class GcsLake(Lake):
                 return bytes(content), str(generation)
         with self.translate_errors(key):
             # Raises an error if the bucket itself is missing; the 404 of an object does not show that.
-            next(iter(self._bucket.list_blobs(prefix=self._name(key), max_results=1, **self._call_options())), None)
+            next(iter(self._bucket.list_blobs(prefix=self.name(key), max_results=1, **self._call_options())), None)
         return None
 
     def write(self, key: str, content: bytes) -> None:
@@ -117,10 +94,10 @@ class GcsLake(Lake):
 
     def list_objects(self, prefix: str) -> dict[str, str]:
         """Return the keys that start with a prefix, and their versions."""
-        root, fields = self._name(""), "items(name,generation),nextPageToken"
+        fields = "items(name,generation),nextPageToken"
         with self.translate_errors(prefix):
-            blobs = self._bucket.list_blobs(prefix=self._name(prefix), fields=fields, **self._call_options())
-            return {blob.name.removeprefix(root).lstrip("/"): str(blob.generation) for blob in blobs}
+            blobs = self._bucket.list_blobs(prefix=self.name(prefix), fields=fields, **self._call_options())
+            return {self.key(blob.name): str(blob.generation) for blob in blobs}
 
     def remove(self, key: str, version: str | None = None) -> None:
         """Delete an object; with a version, only if the object has it."""
@@ -159,15 +136,7 @@ class GcsLake(Lake):
     def find(self, key: str) -> Blob | None:
         """Return an object's metadata; None if it does not exist."""
         with self.translate_errors(key):
-            return self._bucket.get_blob(self._name(key), **self._call_options())
-
-    @contextlib.contextmanager
-    def translate_errors(self, key: str) -> Iterator[None]:
-        """Translate the client's errors into errors that say what to do."""
-        try:
-            yield
-        except FAILURES as error:
-            raise explain(error, describe_key(key), self.url("")) from error
+            return self._bucket.get_blob(self.name(key), **self._call_options())
 
     def _write(self, key: str, content: bytes, labels: Mapping[str, str] | None = None, **condition: int) -> None:
         blob = self._blob(key)
@@ -188,10 +157,7 @@ class GcsLake(Lake):
         return {"timeout": settings.http_timeout, "retry": retry}
 
     def _blob(self, key: str) -> Blob:
-        return self._bucket.blob(self._name(key))
-
-    def _name(self, key: str) -> str:
-        return str(self._folder / key) + "/" * key.endswith("/") if str(self._folder) != "." else key
+        return self._bucket.blob(self.name(key))
 
 
 class GcsUpload:
@@ -232,26 +198,17 @@ def is_transient(error: Exception) -> bool:
 
 def explain(error: Exception, name: str, url: str) -> TlcError:
     """Return the error to raise for a client's error."""
-    status, got = _status(error), _describe(error)
+    status, call = _status(error), FailedCall(name, url, _describe(error))
     if is_transient(error) or isinstance(error, api.RetryError):
-        return TransientError(f"{name}: {url} did not answer", got=got, fix="try again later")
+        return call.without_answer()
     if status == 401 or isinstance(error, auth.GoogleAuthError):
-        return ConfigurationError(
-            f"{name}: the credentials for {url} are refused",
-            got=got,
-            fix="renew them as blocks/README.md says, and register the profile again",
-        )
+        return call.with_bad_credentials()
     if status == 403:
-        return ConfigurationError(
-            f"{name}: a permission is missing in {url}",
-            got=got,
-            fix="grant the service account the role roles/storage.objectUser on the bucket",
-        )
-    if status == 404 and "bucket does not exist" in got:
-        return ConfigurationError(f"{name}: there is no bucket at {url}", got=got, fix="create it, or correct its name")
-    if status in (404, 410) and isinstance(error, InvalidResponse):
-        return TransientError(f"{name}: an upload to {url} was lost on the way", got=got, fix="run it again")
-    return LakeError(f"{name}: {url} failed", got=got)
+        return call.without_permission("grant the service account the role roles/storage.objectUser on the bucket")
+    if status == 404 and "bucket does not exist" in call.got:
+        return call.without_bucket()
+    is_lost = status in (404, 410) and isinstance(error, InvalidResponse)
+    return call.of_lost_upload() if is_lost else call.of_other_kind()
 
 
 def _status(error: BaseException | None) -> int | None:
@@ -275,7 +232,7 @@ def _make_on_error(url: str, give_up: float) -> Callable[[Exception], None]:
 
     def wait(error: Exception) -> None:
         headers = getattr(getattr(error, "response", None), "headers", None) or {}
-        seconds = _parse_retry_after(headers.get("Retry-After", ""))
+        seconds = parse_retry_after(headers.get("Retry-After", ""))
         if seconds > give_up:
             log.warning("%s: %s asks to wait %.0f s, longer than TLC_GCS_GIVE_UP", url, _status(error), seconds)
             raise error
@@ -283,14 +240,3 @@ def _make_on_error(url: str, give_up: float) -> Callable[[Exception], None]:
         time.sleep(seconds)
 
     return wait
-
-
-def _parse_retry_after(text: str) -> float:
-    """Return the seconds of a Retry-After header, which is a number or a date; 0 if it can't be parsed."""
-    if text.strip().isascii() and text.strip().isdigit():
-        return float(text.strip()[:9])
-    try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
-    return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds())

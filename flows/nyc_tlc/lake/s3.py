@@ -14,11 +14,10 @@ import collections
 import contextlib
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from botocore.config import Config
 from botocore.exceptions import (
@@ -36,11 +35,10 @@ from botocore.exceptions import (
     SSOError,
 )
 
-from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError
-from nyc_tlc.lake.attempts import call_with_retries
-from nyc_tlc.lake.keys import describe_key
-from nyc_tlc.lake.lake import Lake, NewFile, SwapRefusedError, content_type
-from nyc_tlc.lake.range_reader import RangeReader
+from nyc_tlc.errors import ConfigurationError, LakeError, TlcError
+from nyc_tlc.lake.bucket import BucketLake, FailedCall
+from nyc_tlc.lake.lake import NewFile, SwapRefusedError, content_type
+from nyc_tlc.retries import RETRIED_STATUSES, call_with_retries
 from nyc_tlc.settings import read_settings
 
 if TYPE_CHECKING:
@@ -51,7 +49,6 @@ T = TypeVar("T")
 
 #: The range for the bytes of an upload's part. S3 refuses parts of less than 5 MiB, except the last one.
 PART_BYTES = range(5 << 20, 8 << 20)
-RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 #: Two writes at the same time, or bytes were lost or changed during the transfer.
 RETRIED_CODES = frozenset(
     {
@@ -87,7 +84,7 @@ def client_config(given: Config | None = None) -> Config:
     return given.merge(own) if given else own
 
 
-class S3Lake(Lake):
+class S3Lake(BucketLake):
     """A data lake in a folder of a bucket."""
 
     def __init__(self, client: S3Client, bucket: str, folder: str = "") -> None:
@@ -99,26 +96,27 @@ class S3Lake(Lake):
             bucket: The bucket's name.
             folder: The folder in the bucket that is the lake's root.
         """
-        self.client, self.bucket, self._folder = client, bucket, PurePosixPath(folder.strip("/"))
+        super().__init__(folder, FAILURES, explain)
+        self.client, self.bucket = client, bucket
 
     def url(self, key: str) -> str:
         """Return an object's ``s3://`` URL."""
         return f"s3://{self.bucket}/{self.name(key)}"
-
-    def local_path(self, key: str) -> None:
-        """Return None: a bucket's objects are not on this machine."""
 
     def size(self, key: str) -> int | None:
         """Return an object's size in bytes; None if it does not exist."""
         found = self.find(key)
         return int(found["ContentLength"]) if found else None
 
-    def open(self, key: str) -> BinaryIO:
-        """Open an object for reading, range by range."""
-        size = self.size(key)
-        if size is None:
-            raise LakeError(f"there is no {key} in the lake", got=self.url(""))
-        return cast(BinaryIO, RangeReader(partial(self._read_range, key), size))
+    def read_range(self, key: str, start: int, end: int) -> bytes:
+        """Read a part of an object."""
+
+        def read() -> bytes:
+            span = f"bytes={start}-{end - 1}"
+            return self.client.get_object(Bucket=self.bucket, Key=self.name(key), Range=span)["Body"].read()
+
+        with self.translate_errors(key):
+            return self._retry(read)
 
     def read_version(self, key: str) -> tuple[bytes, str] | None:
         """Read a small object. Return its content and version; None if it does not exist."""
@@ -159,8 +157,7 @@ class S3Lake(Lake):
             while True:
                 page = self.call("list_objects_v2", Prefix=self.name(prefix), **more)
                 for each in page.get("Contents", ()):
-                    key = each["Key"].removeprefix(self.name("")).lstrip("/")
-                    found[key] = _version(each["ETag"], each["LastModified"])
+                    found[self.key(each["Key"])] = _version(each["ETag"], each["LastModified"])
                 if not page.get("IsTruncated"):
                     return found
                 more = {"ContinuationToken": page["NextContinuationToken"]}
@@ -202,10 +199,6 @@ class S3Lake(Lake):
         with self.translate_errors(key):
             return self._retry(partial(self._head, key))
 
-    def name(self, key: str) -> str:
-        """Return an object's name in the bucket."""
-        return str(self._folder / key) + "/" * key.endswith("/") if str(self._folder) != "." else key
-
     def put(self, key: str, content: bytes, metadata: Mapping[str, str], **condition: str) -> None:
         """Write a small object in one request."""
         self.call(
@@ -222,14 +215,6 @@ class S3Lake(Lake):
         """Make a call about the bucket; repeat it after transient failures."""
         return self._retry(partial(getattr(self.client, operation), Bucket=self.bucket, **parameters))
 
-    @contextlib.contextmanager
-    def translate_errors(self, key: str) -> Iterator[None]:
-        """Translate the client's errors into errors that say what to do."""
-        try:
-            yield
-        except FAILURES as error:
-            raise explain(error, describe_key(key), self.url("")) from error
-
     def _head(self, key: str) -> Any | None:
         try:
             return self.client.head_object(Bucket=self.bucket, Key=self.name(key))
@@ -237,14 +222,6 @@ class S3Lake(Lake):
             if _code(error) in NOT_THERE:
                 return None
             raise
-
-    def _read_range(self, key: str, start: int, end: int) -> bytes:
-        def read() -> bytes:
-            span = f"bytes={start}-{end - 1}"
-            return self.client.get_object(Bucket=self.bucket, Key=self.name(key), Range=span)["Body"].read()
-
-        with self.translate_errors(key):
-            return self._retry(read)
 
     def _retry(self, call: Callable[[], T]) -> T:
         return call_with_retries(call, _read_retry_after, self.url(""))
@@ -358,40 +335,31 @@ def is_transient(error: Exception) -> bool:
 
 def explain(error: Exception, name: str, url: str) -> TlcError:
     """Return the error to raise for a client's error."""
-    got = str(error).partition("\n")[0][:300]
-    if is_transient(error):
-        return TransientError(f"{name}: {url} did not answer", got=got, fix="try again later")
-    if isinstance(error, CREDENTIAL_FAILURES):
-        return ConfigurationError(
-            f"{name}: there are no usable credentials for {url}",
-            got=got,
-            fix="give the machine a role, or set the keys as blocks/README.md says",
-        )
     if not isinstance(error, ClientError):
+        got = str(error).partition("\n")[0][:300]
+        if is_transient(error):
+            return FailedCall(name, url, got).without_answer()
+        if isinstance(error, CREDENTIAL_FAILURES):
+            return ConfigurationError(
+                f"{name}: there are no usable credentials for {url}",
+                got=got,
+                fix="give the machine a role, or set the keys as blocks/README.md says",
+            )
         return LakeError(f"{name}: {url} can't be used", got=got)
-    code = _code(error)
-    got = f"HTTP {_status(error)}: {code}"
+    code, status = _code(error), _status(error)
+    call = FailedCall(name, url, f"HTTP {status}: {code}")
+    if is_transient(error):
+        return call.without_answer()
     if code in BAD_CREDENTIALS:
-        return ConfigurationError(
-            f"{name}: the credentials for {url} are refused",
-            got=got,
-            fix="renew them as blocks/README.md says, and register the profile again",
-        )
-    if _status(error) == 403:
-        return ConfigurationError(
-            f"{name}: a permission is missing in {url}",
-            got=got,
-            fix="grant the policy that blocks/README.md has for the bucket",
-        )
+        return call.with_bad_credentials()
+    if status == 403:
+        return call.without_permission("grant the policy that blocks/README.md has for the bucket")
     if code == "NoSuchBucket":
-        return ConfigurationError(f"{name}: there is no bucket at {url}", got=got, fix="create it, or correct its name")
-    if _status(error) in (301, 307) or code == "AuthorizationHeaderMalformed":
-        return ConfigurationError(
-            f"{name}: {url} is in another region", got=got, fix="set AWS_REGION and register the profile again"
-        )
-    if code == "NoSuchUpload":
-        return TransientError(f"{name}: an upload to {url} was lost on the way", got=got, fix="run it again")
-    return LakeError(f"{name}: {url} failed", got=got)
+        return call.without_bucket()
+    if status in (301, 307) or code == "AuthorizationHeaderMalformed":
+        fix = "set AWS_REGION and register the profile again"
+        return ConfigurationError(f"{name}: {url} is in another region", got=call.got, fix=fix)
+    return call.of_lost_upload() if code == "NoSuchUpload" else call.of_other_kind()
 
 
 def _read_retry_after(error: Exception) -> str | None:

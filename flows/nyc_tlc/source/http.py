@@ -8,7 +8,7 @@ import re
 import ssl
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import RemoteDisconnected
@@ -19,12 +19,12 @@ from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError, New
 from urllib3.util import Timeout
 
 from nyc_tlc.errors import NotPublished, SourceError, TlcError, TransientError
+from nyc_tlc.retries import RETRIED_STATUSES, parse_retry_after
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.location import RemoteFile, redact_url, require_scheme
 
 log = logging.getLogger(__name__)
 
-RETRIED = frozenset({429, 500, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
 
@@ -154,18 +154,6 @@ def iso_date(modified: str) -> str:
         return modified
 
 
-def _read_retry_after(value: str | None) -> float:
-    """Return the seconds of a Retry-After header, at most ten minutes; 0 if it is neither seconds nor a date."""
-    value = (value or "").strip()
-    if re.fullmatch(r"[0-9]+", value):
-        return float(value) if len(value) < 4 and float(value) < MAX_RETRY_AFTER else MAX_RETRY_AFTER
-    try:
-        seconds = (parsedate_to_datetime(value).astimezone(UTC) - datetime.now(UTC)).total_seconds()
-    except (ValueError, OverflowError, TypeError):
-        return 0
-    return min(max(seconds, 0), MAX_RETRY_AFTER)
-
-
 def request(
     remote: RemoteFile, method: str, headers: dict[str, str] | None = None, attempts: Attempts | None = None
 ) -> urllib3.BaseHTTPResponse:
@@ -199,9 +187,9 @@ def request(
         attempts.mark_reached()
         if response.status in (200, 206) or (response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and headers):
             return response
-        wait = _read_retry_after(response.headers.get("Retry-After"))
+        wait = min(MAX_RETRY_AFTER, parse_retry_after(response.headers.get("Retry-After", "")))
         _release(response, method)
-        if response.status not in RETRIED:
+        if response.status not in RETRIED_STATUSES:
             raise _make_refusal(remote, response.status)
         attempts.pause(f"HTTP {response.status}", retry_after=wait)
 

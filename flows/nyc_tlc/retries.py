@@ -1,4 +1,4 @@
-"""Retry calls of a store after transient failures."""
+"""Retry calls after transient failures: which answers are transient, and how long to wait."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: The HTTP statuses after which a later attempt can succeed.
+RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 #: The longest Retry-After that is waited for, in seconds.
 LONGEST_WAIT = 300.0
 #: The longest back-off between two attempts, in seconds.
@@ -43,7 +45,7 @@ def call_with_retries(call: Callable[[], T], read_retry_after: Callable[[Excepti
             header = read_retry_after(error)
             if header is None:
                 raise
-            seconds = _parse_retry_after(header)
+            seconds = parse_retry_after(header)
             if seconds > LONGEST_WAIT:
                 log.warning("%s asks to wait %.0f s, which is too long", url, seconds)
                 raise
@@ -53,8 +55,8 @@ def call_with_retries(call: Callable[[], T], read_retry_after: Callable[[Excepti
     return call()
 
 
-def _parse_retry_after(text: str) -> float:
-    """Return the seconds of a Retry-After header; 0 if it can't be parsed."""
+def parse_retry_after(text: str) -> float:
+    """Return the seconds of a Retry-After header, which is a number or a date; 0 if it is neither."""
     try:
         return max(0.0, Retry().parse_retry_after(text[:40])) if text else 0.0
     except (InvalidHeader, ValueError, OverflowError):
