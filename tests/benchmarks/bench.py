@@ -1,6 +1,6 @@
 """Times this project against what else there is, in one run, and writes RESULTS.md beside itself.
 
-Each contender runs in a process of its own, in turn with the others, several times over; the median
+Each contender runs in a process of its own, in turn with the others, several times over; the median of the turns
 counts. Seconds are this machine's; ratios carry over.
 """
 
@@ -167,7 +167,8 @@ def run(each: Round, folder: Path) -> tuple[list[str], list[str]]:
     missed = []
     for name, runs in figures.items():
         seconds = [run[0] for run in runs]
-        ratio = medians[ours] / medians[name]
+        # A shared machine's speed changes within a run, so runs of the same turn are compared.
+        ratio = statistics.median(mine[0] / other[0] for mine, other in zip(figures[ours], runs, strict=True))
         limit = each.limits.get(name)
         told = "" if name == ours else f"{ratio:.3g} x" + (f" (at most {limit:.2g})" if limit else "")
         peak = max(run[1] for run in runs)
