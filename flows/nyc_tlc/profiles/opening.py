@@ -24,25 +24,12 @@ from sqlalchemy.engine import make_url
 from nyc_tlc.errors import ConfigurationError, first_line
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.lake import Lake
+from nyc_tlc.profiles.block_classes import import_class
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.warehouse import Kind, Warehouse
 
 LOCAL = "local"
 
-#: Block type -> the module and name of its class.
-CLASSES = {
-    "gcs-bucket": "prefect_gcp.cloud_storage:GcsBucket",
-    "s3-bucket": "prefect_aws:S3Bucket",
-    "azure-blob-storage-container": "prefect_azure:AzureBlobStorageContainer",
-    "local-file-system": "prefect.filesystems:LocalFileSystem",
-    "sqlalchemy-connector": "prefect_sqlalchemy:SqlAlchemyConnector",
-    "bigquery-warehouse": "prefect_gcp.bigquery:BigQueryWarehouse",
-}
-#: Block type -> the command that installs the packages it needs.
-INSTALL = {
-    "s3-bucket": ".venv/bin/pip install --require-hashes -r requirements-aws.lock",
-    "azure-blob-storage-container": ".venv/bin/pip install --require-hashes -r requirements-azure.lock",
-}
 WAREHOUSE_BLOCKS: dict[Kind, str] = {"postgres": "sqlalchemy-connector", "bigquery": "bigquery-warehouse"}
 
 
@@ -253,13 +240,7 @@ def _load(profile: str, slug: str) -> Any:
     if not _has(profile, slug):
         return None
     name = f"{slug}/taxi-{profile}"
-    module, _, kind = CLASSES[slug].partition(":")
-    try:
-        block = getattr(importlib.import_module(module), kind)
-    except ModuleNotFoundError:
-        raise ConfigurationError(
-            f"the block {name} needs a package that is not installed", got=f"no {module}", fix=INSTALL[slug]
-        ) from None
+    block: Any = import_class(slug)
     try:
         with warnings.catch_warnings():
             # Loads and counts do not use that client.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from typing import Annotated, Any, ClassVar, Literal, cast
@@ -16,7 +15,7 @@ from prefect_gcp.bigquery import BigQueryWarehouse
 from prefect_sqlalchemy import SqlAlchemyConnector
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
 
-from nyc_tlc.errors import ConfigurationError
+from nyc_tlc.profiles.block_classes import import_class
 from nyc_tlc.yaml_files import StrictModel
 
 
@@ -54,33 +53,15 @@ ServiceAccountKey = Annotated[SecretDict, BeforeValidator(_parse_key)]
 
 
 class OptionalBlock:
-    """A block class from an optional package; it is imported when it is used."""
+    """The class of a block from an optional package; it is imported when it is used."""
 
-    def __init__(self, path: str, extra: str) -> None:
-        """Describe the class.
-
-        Args:
-            path: Its module and name, ``module:name``.
-            extra: The name in ``requirements-{extra}.lock``, which installs it.
-        """
-        self._path, self._extra = path, extra
+    def __init__(self, slug: str) -> None:
+        """Name the block type."""
+        self._slug = slug
 
     def __get__(self, _: object, owner: type) -> type[Block]:
-        """Import the class.
-
-        Raises:
-            ConfigurationError: when its package is not installed.
-        """
-        module, _, name = self._path.partition(":")
-        try:
-            block: type[Block] = getattr(importlib.import_module(module), name)
-        except ModuleNotFoundError:
-            raise ConfigurationError(
-                f"the block {name} needs a package that is not installed",
-                got=f"no {module}",
-                fix=f".venv/bin/pip install --require-hashes -r requirements-{self._extra}.lock",
-            ) from None
-        return block
+        """Import the class."""
+        return import_class(self._slug)
 
 
 class Section(StrictModel):
@@ -119,7 +100,7 @@ class AwsClientParameters(StrictModel):
 class AwsCredentialsSection(Section):
     """The profile's credentials at Amazon; without keys, those that boto3 finds on the machine."""
 
-    block = cast("type[Block]", OptionalBlock("prefect_aws:AwsCredentials", "aws"))
+    block = cast("type[Block]", OptionalBlock("aws-credentials"))
     aws_access_key_id: str | None = None
     aws_secret_access_key: SecretStr | None = None
     region_name: str | None = None
@@ -134,7 +115,7 @@ class AwsCredentialsSection(Section):
 class S3BucketSection(Section):
     """A lake in an S3 bucket."""
 
-    block = cast("type[Block]", OptionalBlock("prefect_aws:S3Bucket", "aws"))
+    block = cast("type[Block]", OptionalBlock("s3-bucket"))
     bucket_name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*[a-z0-9]$")]
     bucket_folder: str = ""
 
@@ -142,7 +123,7 @@ class S3BucketSection(Section):
 class AzureCredentialsSection(Section):
     """The profile's credentials at Azure; with only the account's address, those found on the machine."""
 
-    block = cast("type[Block]", OptionalBlock("prefect_azure:AzureBlobStorageCredentials", "azure"))
+    block = cast("type[Block]", OptionalBlock("azure-blob-storage-credentials"))
     account_url: Annotated[str, Field(pattern=r"^https?://")] | None = None
     connection_string: SecretStr | None = None
     tenant_id: str | None = None
@@ -153,7 +134,7 @@ class AzureCredentialsSection(Section):
 class AzureContainerSection(Section):
     """A lake in a container of Azure Blob Storage."""
 
-    block = cast("type[Block]", OptionalBlock("prefect_azure:AzureBlobStorageContainer", "azure"))
+    block = cast("type[Block]", OptionalBlock("azure-blob-storage-container"))
     container_name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*[a-z0-9]$")]
     base_folder: str | None = None
 
