@@ -170,11 +170,11 @@ def run(each: Round, folder: Path) -> tuple[list[str], list[str]]:
         # A shared machine's speed changes within a run, so runs of the same turn are compared.
         ratio = statistics.median(mine[0] / other[0] for mine, other in zip(figures[ours], runs, strict=True))
         limit = each.limits.get(name)
-        told = "" if name == ours else f"{ratio:.3g} x" + (f" (at most {limit:.2g})" if limit else "")
+        share = "" if name == ours else f"{ratio:.3g} x" + (f" (at most {limit:.2g})" if limit else "")
         peak = max(run[1] for run in runs)
         size = f"{runs[0][2] / 1024:.0f}" if runs[0][2] else ""
         span = f"{medians[name]:.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
-        lines.append(f"| {name} | {span} | {told} | {peak} | {size} |")
+        lines.append(f"| {name} | {span} | {share} | {peak} | {size} |")
         if limit and ratio > limit:
             missed.append(f"{each.title}: {ratio:.3g} times {name}, at most {limit:.2g}")
         if name.startswith(ours) and peak > each.peak_limit:

@@ -354,7 +354,7 @@ def test_what_was_changed_by_hand_is_told_and_put_right(deployed: SyncPrefectCli
     deployed.upsert_global_concurrency_limit_by_name("somebody's", 20)
     deployed.delete_global_concurrency_limit_by_name("taxi-source-github.com")
     deployed.pause_automation(deployed.find_automation(HEARTBEATS.removeprefix("automation ")).id)
-    told = {
+    outputs = {
         "concurrency-limit taxi-warehouse-postgres": ("differs (limit)", "updated (limit)"),
         "concurrency-limit taxi-source-github.com": ("missing", "created"),
         HEARTBEATS: ("differs (enabled)", "updated (enabled)"),
@@ -363,7 +363,7 @@ def test_what_was_changed_by_hand_is_told_and_put_right(deployed: SyncPrefectCli
     assert deployed.read_global_concurrency_limit_by_name("taxi-warehouse-postgres").limit == 20
     done, again = apply(), apply()
     assert (checked.status, done.status) == (1, 0)
-    for what, (would, was) in told.items():
+    for what, (would, was) in outputs.items():
         assert (checked.standings[what], done.standings[what], again.standings[what]) == (would, was, "unchanged")
     assert deployed.read_global_concurrency_limit_by_name("taxi-warehouse-postgres").limit == 2
     assert deployed.read_global_concurrency_limit_by_name("somebody's").limit == 20
@@ -463,16 +463,16 @@ def test_each_kind_of_notification_is_registered_once_and_used(
     (shown,) = [each for each in deployed.read_block_documents(include_secrets=False) if each.name == "taxi-kind"]
     assert SECRET not in str(shown.data)
     assert "left out" not in apply("--profile", "kind").out
-    told = [each for each in deployed.read_automations() if each.actions[0].type == "send-notification"]
-    assert [each.actions[0].block_document_id for each in told] == [shown.id] * 2
+    notifying = [each for each in deployed.read_automations() if each.actions[0].type == "send-notification"]
+    assert [each.actions[0].block_document_id for each in notifying] == [shown.id] * 2
     deployed.delete_block_document(shown.id)
-    for automation in told:
+    for automation in notifying:
         deployed.delete_automation(automation.id)
 
 
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (
             f"{SLACK}\n{EMAIL}",
@@ -485,10 +485,10 @@ def test_each_kind_of_notification_is_registered_once_and_used(
         ("slack-webhook:", "1: slack-webhook.url is missing or empty; expected url"),
     ],
 )
-def test_a_notification_that_could_not_arrive_is_refused(tmp_path: Path, content: str, told: str) -> None:
+def test_a_notification_that_could_not_arrive_is_refused(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         profile(content, tmp_path)
-    assert f"profile.yaml:{told}" in str(refused.value)
+    assert f"profile.yaml:{message}" in str(refused.value)
     assert SECRET not in str(refused.value)
 
 
@@ -496,21 +496,23 @@ def test_a_notification_that_could_not_arrive_is_refused(tmp_path: Path, content
 def test_failed_and_late_runs_are_told_to_the_block_of_the_profile(
     deployed: SyncPrefectClient, checkout: Path, apply: Apply, inbox: Inbox, tmp_path: Path
 ) -> None:
-    register("told", profile(f"custom-webhook: {{url: {inbox.url}, token: {SECRET}}}", tmp_path))
+    register("notified", profile(f"custom-webhook: {{url: {inbox.url}, token: {SECRET}}}", tmp_path))
     keep_automations(checkout, "failed", "late", within=10)
-    done, again = apply("--profile", "told"), apply("--profile", "told")
+    done, again = apply("--profile", "notified"), apply("--profile", "notified")
     assert (done.standings[FAILURES], again.standings[FAILURES]) == ("created", "unchanged")
     failed, crashed, late = (new_run(deployed, f"etl-month/{color}") for color in ("green", "fhv", "fhvhv"))
     pass_through(deployed, late, Late())
     pass_through(deployed, failed, Pending(), Running(), Failed(message="no such month"))
     pass_through(deployed, crashed, Pending(), Crashed(message="no memory"))
     eventually(lambda: len(inbox.mail) == 3)
-    told = {mail["subject"].removeprefix("etl-month "): mail["body"] for mail in inbox.mail}
-    assert told[f"{failed.name}: Failed"] == f"no such month\nAttempt 1, started by green: {failed.id}"
-    assert "by a worker of the pool taxi" in told[f"{late.name}: late"]
-    assert told[f"{crashed.name}: Crashed"].startswith("no memory\nAttempt 0, started by fhv: ")
+    mails = {mail["subject"].removeprefix("etl-month "): mail["body"] for mail in inbox.mail}
+    assert mails[f"{failed.name}: Failed"] == f"no such month\nAttempt 1, started by green: {failed.id}"
+    assert "by a worker of the pool taxi" in mails[f"{late.name}: late"]
+    assert mails[f"{crashed.name}: Crashed"].startswith("no memory\nAttempt 0, started by fhv: ")
     assert inbox.authorizations == {f"Bearer {SECRET}"}
-    (shown,) = [block for block in deployed.read_block_documents(include_secrets=False) if block.name == "taxi-told"]
+    (shown,) = [
+        block for block in deployed.read_block_documents(include_secrets=False) if block.name == "taxi-notified"
+    ]
     assert SECRET not in str(shown.data)
     assert inbox.url not in str(shown.data)
     assert apply().standings[FAILURES] == "left out"
@@ -620,7 +622,7 @@ def test_a_lost_machine_s_month_is_done_by_another_without_a_person(
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "told"),
+    ("file", "old", "new", "message"),
     [
         ("automations.yaml", "after: [prefect.flow-run.Late]", "afte: [x]", "unknown key automations.5.trigger.afte"),
         ("automations.yaml", "state: CRASHED", "state: LOST", "automations.0.actions.0"),
@@ -649,13 +651,13 @@ def test_a_lost_machine_s_month_is_done_by_another_without_a_person(
     ],
 )
 def test_a_mistake_in_a_file_is_one_line_and_changes_nothing(
-    checkout: Path, apply: Apply, file: str, old: str, new: str, told: str
+    checkout: Path, apply: Apply, file: str, old: str, new: str, message: str
 ) -> None:
     change(checkout / "deployments" / file, old, new)
     ran = apply()
     assert (ran.status, ran.out) == (1, "")
     assert re.match(rf"error: checkout/deployments/{file}:\d+: ", ran.err)
-    assert told in ran.err
+    assert message in ran.err
     assert ran.err.count("\n") == 1
 
 
@@ -672,11 +674,11 @@ def test_without_a_server_the_way_to_one_is_told(apply: Apply) -> None:
     assert (none.err + away.err).count("\n") == 2
 
 
-@pytest.mark.parametrize(("arguments", "told"), [(["--chek"], "--chek"), (["dev"], "dev")])
-def test_wrong_arguments_exit_with_2(apply: Apply, arguments: list[str], told: str) -> None:
+@pytest.mark.parametrize(("arguments", "message"), [(["--chek"], "--chek"), (["dev"], "dev")])
+def test_wrong_arguments_exit_with_2(apply: Apply, arguments: list[str], message: str) -> None:
     ran = apply(*arguments)
     assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
-    assert told in ran.err
+    assert message in ran.err
 
 
 def test_the_readme_has_every_deployment_with_its_time_and_every_option() -> None:

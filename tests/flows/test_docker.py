@@ -154,10 +154,10 @@ def test_a_secret_in_a_file_becomes_a_variable_and_an_empty_one_stops_everything
     assert "POSTGRES_PASSWORD=p@ss 'word'\n" in given.stdout
     assert "_FILE" not in given.stdout
     assert "PREFECT_API_KEY" not in given.stdout
-    for name, told in (("empty", "the secret PREFECT_API_KEY is empty"), ("none", "No such file")):
+    for name, message in (("empty", "the secret PREFECT_API_KEY is empty"), ("none", "No such file")):
         stopped = run(PATH=os.environ["PATH"], PREFECT_API_KEY_FILE=str(tmp_path / name))
         assert stopped.returncode != 0
-        assert told in stopped.stderr
+        assert message in stopped.stderr
         assert stopped.stdout == ""
 
 
@@ -345,8 +345,10 @@ def test_work_pools_are_registered_once_and_updated_when_their_template_changes(
     def register(**variables: str) -> set[str]:
         given = {"TLC_IMAGE": "registry/taxi:1", "TLC_REGION": "us-east1", "TLC_SERVICE_ACCOUNT": "runs@taxis"}
         pools = [read_pool(file, given | variables) for file in POOLS]
-        told = prepare_server(Wanted(ServerFile(work_pools=[], concurrency_limits=[]), [], []), api, None, pools=pools)
-        return {each.status for each in told if each.name.startswith("work-pool")}
+        comparisons = prepare_server(
+            Wanted(ServerFile(work_pools=[], concurrency_limits=[]), [], []), api, None, pools=pools
+        )
+        return {each.status for each in comparisons if each.name.startswith("work-pool")}
 
     assert register() == {"created"}
     assert register() == {"unchanged"}

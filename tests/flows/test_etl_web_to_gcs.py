@@ -134,12 +134,12 @@ def test_a_changed_source_is_noticed_and_the_month_redone(
     assert run_flow(**parameters).result().manifest.source.rows == 5
 
 
-@pytest.mark.parametrize("told", ["size and time", "nothing"])
+@pytest.mark.parametrize("known", ["size and time", "nothing"])
 def test_a_source_without_etags_is_compared_by_what_it_tells(
-    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, told: str
+    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, known: str
 ) -> None:
     month.etag = None
-    month.last_modified = month.last_modified if told == "size and time" else None
+    month.last_modified = month.last_modified if known == "size and time" else None
     parameters = {"color": "green", "year": 2024, "month": 1, "source": http_source.template}
     made = run_flow(**parameters).result().manifest
     http_source.requests.clear()
@@ -147,7 +147,7 @@ def test_a_source_without_etags_is_compared_by_what_it_tells(
     assert again.manifest == made
     assert "is current" in again.text
     downloads = [request for request in http_source.requests if request.method == "GET"]
-    assert len(downloads) == (1 if told == "nothing" else 0)
+    assert len(downloads) == (1 if known == "nothing" else 0)
     month.body, month.last_modified = green_parquet(trip()), month.last_modified and "Tue, 19 Mar 2024 15:30:12 GMT"
     assert run_flow(**parameters).result().manifest.source.rows == 1
 
@@ -291,9 +291,9 @@ def test_what_people_really_got_instead_of_data_is_named(
     template = real_data.resolve().as_uri() + "/negative/{color}_tripdata_{year:04d}-{month:02d}." + file
     state = run_flow(color=color, year=year, month=month, source=template)
     assert state.is_failed()
-    told = str(state.message)
-    assert f"{color} {year}-{month:02d}: " in told
-    assert named in told
+    message = str(state.message)
+    assert f"{color} {year}-{month:02d}: " in message
+    assert named in message
     assert files(own_environment) == {}
 
 
@@ -353,9 +353,9 @@ def test_wrong_arguments_are_refused_in_one_line(
     with pytest.raises(SystemExit) as ended:
         command_line.run(etl_web_to_gcs)
     assert ended.value.code == 2
-    told = capsys.readouterr()
-    assert told.err.startswith("error: ")
-    assert (told.err.count("\n"), told.out) == (1, "")
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert (printed.err.count("\n"), printed.out) == (1, "")
 
 
 def test_wrong_arguments_are_refused_before_any_server_starts(tmp_path: Path) -> None:

@@ -44,10 +44,10 @@ def read_all(server: PrefectServer, kept: dict[str, str]) -> dict[str, str]:
     """Return all texts that could have a secret: the output, Prefect's records, and the temporary files."""
     settings = {PREFECT_API_URL: server.url, PREFECT_HOME: server.home}
     with temporary_settings(settings), get_client(sync_client=True) as client:
-        told = [*client.read_artifacts(), *client.read_logs(), *client.read_task_runs(), *client.read_flow_runs()]
+        answers = [*client.read_artifacts(), *client.read_logs(), *client.read_task_runs(), *client.read_flow_runs()]
     files = {str(path): path.read_text(errors="replace") for path in Path(kept["TMPDIR"]).rglob("*") if path.is_file()}
     shown = "\n".join(run.stdout + run.stderr for run in server.ran)
-    return files | {"shown": shown, "Prefect": "\n".join(each.model_dump_json() for each in told)}
+    return files | {"shown": shown, "Prefect": "\n".join(each.model_dump_json() for each in answers)}
 
 
 def assert_secret(read: dict[str, str], *secrets: str) -> None:

@@ -81,9 +81,9 @@ def test_registering_makes_the_blocks_a_profile_has(runs: Runs) -> None:
 def test_a_month_goes_into_the_folder_of_the_bucket_as_the_account_of_the_block(
     runs: Runs, google: GoogleCloud
 ) -> None:
-    told = done(runs["into the bucket"])
-    assert told.startswith("green 2024-01: 2,000 rows in, ")
-    assert f"gs://taxi-lake/tlc/{FILE}" in without_version(told)
+    output = done(runs["into the bucket"])
+    assert output.startswith("green 2024-01: 2,000 rows in, ")
+    assert f"gs://taxi-lake/tlc/{FILE}" in without_version(output)
     green = {without_version(name) for name in google.gcs.names("taxi-lake") if "green" in name}
     assert green == {
         f"tlc/{FILE}",
@@ -110,19 +110,19 @@ def test_bigquery_loads_a_month_straight_from_the_bucket(runs: Runs, google: Goo
 
 
 def test_a_month_goes_all_the_way_from_the_source_into_bigquery(runs: Runs, google: GoogleCloud) -> None:
-    told = done(runs["into BigQuery"])
-    assert told.startswith("yellow 2024-01: 2,000 rows in, ")
-    assert "rows loaded into bigquery://taxis/ny_taxi" in told
-    assert "gs://taxi-lake/tlc/clean/yellow/" in told
+    output = done(runs["into BigQuery"])
+    assert output.startswith("yellow 2024-01: 2,000 rows in, ")
+    assert "rows loaded into bigquery://taxis/ny_taxi" in output
+    assert "gs://taxi-lake/tlc/clean/yellow/" in output
     assert done(runs["lookups"]) == "zones and code tables are in bigquery://taxis/ny_taxi\n"
     assert {"yellow_trip_data", "zones", "trips", "loads"} <= {table for _, table in google.bigquery.tables}
 
 
 def test_a_month_goes_all_the_way_from_the_source_into_a_folder_and_postgres(runs: Runs, dev: Profile) -> None:
-    told = done(runs["into Postgres"])
+    output = done(runs["into Postgres"])
     lake, database = Path(dev.variables["LAKE_FOLDER"]), dev.variables["POSTGRES_DB"]
     assert [without_version(path.name) for path in (lake / FILE).parent.iterdir()] == [Path(FILE).name]
-    (rows,) = re.findall(r"2024-01: ([\d,]+) rows loaded into postgresql://", told)
+    (rows,) = re.findall(r"2024-01: ([\d,]+) rows loaded into postgresql://", output)
     with psycopg2.connect(
         host=dev.variables["POSTGRES_HOST"],
         port=dev.variables["POSTGRES_PORT"],

@@ -186,7 +186,7 @@ def test_all_variables_that_are_not_set_are_named_with_their_lines(register: Reg
 
 
 @pytest.mark.parametrize(
-    ("profile", "told"),
+    ("profile", "message"),
     [
         (
             "gcs-buckets:\n",
@@ -224,13 +224,13 @@ def test_all_variables_that_are_not_set_are_named_with_their_lines(register: Reg
     ],
 )
 def test_a_mistake_in_a_profile_is_told_with_file_line_and_allowed_keys(
-    clone: Path, register: Register, monkeypatch: pytest.MonkeyPatch, profile: str, told: str
+    clone: Path, register: Register, monkeypatch: pytest.MonkeyPatch, profile: str, message: str
 ) -> None:
     monkeypatch.setenv("PASSWORD", SECRET)
     (clone / "profiles/mine.yaml").write_text(profile)
     ran = register("mine")
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.startswith(f"error: blocks/profiles/mine.yaml:{told}")
+    assert ran.err.startswith(f"error: blocks/profiles/mine.yaml:{message}")
     assert ran.err.count("\n") == 1
     assert SECRET not in ran.err
 
@@ -278,7 +278,7 @@ def test_new_credentials_reach_the_blocks_that_use_them(
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "message"),
     [
         (f"{SECRET}", "6: gcp-credentials.service_account_info: not the JSON of a service account key"),
         (json.dumps([SECRET]), "6: gcp-credentials.service_account_info: not the JSON of a service account key"),
@@ -290,14 +290,14 @@ def test_new_credentials_reach_the_blocks_that_use_them(
     ],
 )
 def test_a_key_that_is_none_is_refused_and_not_quoted(
-    register: Register, monkeypatch: pytest.MonkeyPatch, key: str, told: str
+    register: Register, monkeypatch: pytest.MonkeyPatch, key: str, message: str
 ) -> None:
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "taxis")
     monkeypatch.setenv("GCS_BUCKET", "taxi-lake")
     monkeypatch.setenv("GCP_SERVICE_ACCOUNT_INFO", key)
     ran = register("gcp")
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.startswith(f"error: blocks/profiles/gcp.yaml:{told}")
+    assert ran.err.startswith(f"error: blocks/profiles/gcp.yaml:{message}")
     assert ran.err.count("\n") == 1
     assert SECRET not in ran.err
 
@@ -354,7 +354,7 @@ def test_an_api_that_refuses_or_is_away_is_one_line_without_its_answer(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["local"], "the profile local needs no blocks"),
         (["prod"], "there is no profile 'prod'; expected aws or azure or dev or gcp"),
@@ -363,12 +363,12 @@ def test_an_api_that_refuses_or_is_away_is_one_line_without_its_answer(
         (["dev", "--chek"], "--chek"),
     ],
 )
-def test_wrong_arguments_exit_with_2(register: Register, arguments: list[str], told: str) -> None:
+def test_wrong_arguments_exit_with_2(register: Register, arguments: list[str], message: str) -> None:
     ran = register(*arguments)
     assert (ran.status, ran.out) == (2, "")
     assert ran.err.startswith("error: ")
     assert ran.err.count("\n") == 1
-    assert told in ran.err
+    assert message in ran.err
 
 
 def test_the_readme_has_every_section_key_and_variable() -> None:

@@ -115,7 +115,7 @@ def found(secrets: list[str], text: str) -> list[str]:
 def test_no_run_shows_a_secret_however_it_ends(
     runs: Runs, secrets: list[str], google: GoogleCloud, prefect_server: PrefectServer
 ) -> None:
-    told = {name: run.stdout + run.stderr for name, run in runs.items()}
+    outputs = {name: run.stdout + run.stderr for name, run in runs.items()}
     assert [name for name, run in runs.items() if run.returncode == 0] == ["a month in BigQuery", "a month in Postgres"]
     for name, evidence in {
         "a token refused, then no answer BigQuery gives": "KeyError",
@@ -123,8 +123,8 @@ def test_no_run_shows_a_secret_however_it_ends(
         "a password refused": "password authentication failed",
         "a server away": "Connection refused",
     }.items():
-        assert evidence in told[name]
-        assert ("Traceback" in told[name]) == (evidence == "KeyError")
+        assert evidence in outputs[name]
+        assert ("Traceback" in outputs[name]) == (evidence == "KeyError")
     shown = [text for run in prefect_server.ran for text in (run.stdout, run.stderr, " ".join(run.args))]
     assert found([*secrets, *google.tokens.assertions], "\n".join(shown)) == []
     assert MARKER in "".join(shown)
@@ -185,7 +185,7 @@ def test_what_is_opened_shows_no_secret(secrets: list[str]) -> None:
 
 @pytest.mark.usefixtures("runs")
 @pytest.mark.parametrize(
-    ("block", "told"),
+    ("block", "message"),
     [
         ("sqlalchemy-connector/taxi-dev", "port: Input should be a valid integer"),
         ("gcp-credentials/taxi-gcp", "gcp_credentials: InvalidValue"),
@@ -193,7 +193,7 @@ def test_what_is_opened_shows_no_secret(secrets: list[str]) -> None:
     ids=["a port", "a key"],
 )
 def test_a_block_that_someone_made_unusable_is_told_without_what_it_holds(
-    client: SyncPrefectClient, gcp: Profile, dev: Profile, secrets: list[str], block: str, told: str
+    client: SyncPrefectClient, gcp: Profile, dev: Profile, secrets: list[str], block: str, message: str
 ) -> None:
     slug, name = block.split("/")
     password, key = dev.variables["POSTGRES_PASSWORD"], json.loads(gcp.variables["GCP_SERVICE_ACCOUNT_INFO"])
@@ -208,6 +208,6 @@ def test_a_block_that_someone_made_unusable_is_told_without_what_it_holds(
         open_warehouse("dev", "postgres") if name == "taxi-dev" else open_lake("gcp")
     except ConfigurationError as error:
         shown = "".join(traceback.format_exception(error))
-    assert told in shown
+    assert message in shown
     assert f"python blocks/register.py {name.removeprefix('taxi-')}" in shown
     assert found(secrets, shown) == []

@@ -15,7 +15,7 @@ from nyc_tlc.lake.folder import FolderLake
 CHANGES = {"open", "os.mkdir", "os.link", "os.rename", "os.remove", "os.rmdir"}
 
 
-def make_month_and_die(root: Path, source: Path, die_at: int, told: Connection) -> None:
+def make_month_and_die(root: Path, source: Path, die_at: int, results: Connection) -> None:
     """Make the month of ``source`` in the lake at ``root``; with 0 survive, and send the number of changes."""
     changes = 0
 
@@ -32,4 +32,4 @@ def make_month_and_die(root: Path, source: Path, die_at: int, told: Connection) 
     body, lake = source.read_bytes(), FolderLake(root)
     sys.addaudithook(count)
     make_month(lake, body, source.parent, layout="day")
-    told.send(changes)
+    results.send(changes)

@@ -77,7 +77,7 @@ def test_uploads_are_sent_in_chunks_and_no_object_is_finished_before_all_are_sen
 ) -> None:
     make_month(lake, LARGE, tmp_path)
     chunks = [call.range for call in gcs.calls if call.method == "PUT"]
-    unfinished = [bool(told and told.endswith("/*")) for told in chunks]
+    unfinished = [bool(content_range and content_range.endswith("/*")) for content_range in chunks]
     assert sum(unfinished) > 2
     assert unfinished == sorted(unfinished, reverse=True)
     check_whole(gcs, lake)
@@ -90,10 +90,10 @@ def test_objects_say_what_they_are(gcs: Gcs, lake: GcsLake, tmp_path: Path) -> N
         (manifest.source.key, "application/vnd.apache.parquet"),
         (KEYS.manifest, "application/json"),
     ):
-        told = gcs.metadata("taxi-lake", f"taxi/{key}")
-        assert told["contentType"] == kind
+        metadata = gcs.metadata("taxi-lake", f"taxi/{key}")
+        assert metadata["contentType"] == kind
         assert (
-            told["metadata"].items()
+            metadata["metadata"].items()
             >= {
                 "color": "green",
                 "month": "2024-01",
@@ -259,7 +259,7 @@ def test_reading_back_takes_ranges_not_the_whole(gcs: Gcs, lake: GcsLake, tmp_pa
     with lake.open(manifest.clean.key) as file:
         assert pq.ParquetFile(file).read(columns=["vendor_id"]).num_rows == 60_000
     ranges = [call.range for call in gcs.calls if call.range]
-    spans = [told.removeprefix("bytes=").split("-") for told in ranges]
+    spans = [span.removeprefix("bytes=").split("-") for span in ranges]
     assert sum(int(end) - int(start) for start, end in spans) < manifest.clean.bytes
     assert len(ranges) == len([call for call in gcs.calls if "/download/" in call.path])
 

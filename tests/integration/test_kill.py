@@ -39,12 +39,12 @@ def path_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_until(lake: Path, source: Path, die_at: int) -> tuple[int | None, int]:
     """Return the process's exit code, and the number of changes if it survived."""
-    told, tell = PROCESSES.Pipe(duplex=False)
+    results, tell = PROCESSES.Pipe(duplex=False)
     process = PROCESSES.Process(target=make_month_and_die, args=(lake, source, die_at, tell))
     process.start()
     tell.close()
     process.join(60)
-    return process.exitcode, told.recv() if process.exitcode == 0 else 0
+    return process.exitcode, results.recv() if process.exitcode == 0 else 0
 
 
 def check_whole(lake: FolderLake, manifest: Manifest) -> None:

@@ -150,8 +150,8 @@ def test_no_error_shows_the_password(postgres: dict[str, str]) -> None:
     warehouse = PostgresWarehouse(postgres | {"password": "planted-secret", "port": "1", "host": "127.0.0.1"})
     with pytest.raises(TlcError) as caught:
         warehouse.loads()
-    told = f"{caught.value!r} {caught.value.__cause__!r} {warehouse!r} {warehouse.place}"
-    assert "planted-secret" not in told
+    shown = f"{caught.value!r} {caught.value.__cause__!r} {warehouse!r} {warehouse.place}"
+    assert "planted-secret" not in shown
 
 
 def test_tables_and_columns_say_what_they_hold(postgres: dict[str, str], lake: FolderLake, tmp_path: Path) -> None:

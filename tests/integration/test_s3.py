@@ -120,10 +120,10 @@ def test_objects_say_what_they_are(s3: S3, lake: S3Lake, tmp_path: Path) -> None
         (manifest.quarantine.key, "application/vnd.apache.parquet"),
         (KEYS.manifest, "application/json"),
     ):
-        told = s3.client().head_object(Bucket=s3.bucket, Key=f"taxi/{key}")
-        assert told["ContentType"] == kind
+        head = s3.client().head_object(Bucket=s3.bucket, Key=f"taxi/{key}")
+        assert head["ContentType"] == kind
         assert (
-            told["Metadata"].items()
+            head["Metadata"].items()
             >= {"color": "green", "month": "2024-01", "source-sha256": manifest.source.sha256}.items()
         )
 

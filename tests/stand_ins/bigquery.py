@@ -315,8 +315,8 @@ class BigQuery:
 
     def _new_dataset(self, dataset: str, asked: Resource) -> Resource:
         reference = {"projectId": self.project, "datasetId": dataset}
-        told = {"kind": "bigquery#dataset", "id": f"{self.project}:{dataset}", "datasetReference": reference}
-        return _stamped({"location": "US", "creationTime": _now(), **asked, **told})
+        identity = {"kind": "bigquery#dataset", "id": f"{self.project}:{dataset}", "datasetReference": reference}
+        return _stamped({"location": "US", "creationTime": _now(), **asked, **identity})
 
     def _insert_dataset(self, request: Request) -> Resource:
         asked = request.json
@@ -372,7 +372,7 @@ class BigQuery:
             if name not in {f["name"] for f in fields}:
                 what = "partitioning" if by and name == by["field"] else "clustering"
                 raise ApiError("invalid", f"The field specified for {what} cannot be found in the schema: {name}")
-        told = {
+        identity = {
             "kind": "bigquery#table",
             "id": f"{self.project}:{dataset}.{table}",
             "tableReference": {"projectId": self.project, "datasetId": dataset, "tableId": table},
@@ -380,7 +380,7 @@ class BigQuery:
             "location": self.datasets[dataset]["location"],
             "schema": {"fields": fields},
         }
-        return _stamped({"creationTime": _now(), **asked, **told})
+        return _stamped({"creationTime": _now(), **asked, **identity})
 
     def _insert_table(self, request: Request) -> Resource:
         asked, dataset = request.json, request.names["dataset"]
@@ -425,12 +425,12 @@ class BigQuery:
                 raise ApiError("invalid", "Cannot change partitioning spec for a partitioned table.")
             if "schema" in patch:
                 declared = _checked_fields(patch["schema"].get("fields", []))
-                told = {f["name"].lower(): f for f in declared}
+                by_name = {f["name"].lower(): f for f in declared}
                 fields = self._extend(cursor, found, declared)
                 for one in fields:
-                    if one["name"].lower() not in told:
+                    if one["name"].lower() not in by_name:
                         raise _mismatch(found, f"Field {one['name']} is missing in new schema")
-                    one["description"] = told[one["name"].lower()].get("description")
+                    one["description"] = by_name[one["name"].lower()].get("description")
                 patch["schema"] = {"fields": fields}
             own = ("tableReference", "etag", "id", "kind", "location", "type")
             self.tables[dataset, table] = _stamped({**found, **{k: v for k, v in patch.items() if k not in own}})
@@ -638,7 +638,7 @@ class BigQuery:
             used = {name: value for name, value in values.items() if f"${name}" in statement.sql}
             answer = self._run(statement, used, job, {"useInt64Timestamp": True})
         kind = "SCRIPT" if len(texts) > 1 or statement is None else _STATEMENT_TYPES.get(statement.kind, statement.kind)
-        told = {"statementType": kind, "numDmlAffectedRows": answer.get("numDmlAffectedRows")}
+        details = {"statementType": kind, "numDmlAffectedRows": answer.get("numDmlAffectedRows")}
         if statement and kind in ("SELECT", "CREATE_TABLE_AS_SELECT"):
             dataset, table = (_RESULTS, job.reference["jobId"]) if kind == "SELECT" else statement.target
             target = {"projectId": self.project, "datasetId": dataset, "tableId": table}
@@ -647,7 +647,7 @@ class BigQuery:
                 self.datasets.setdefault(_RESULTS, self._new_dataset(_RESULTS, {}))
                 made = {"numRows": answer["totalRows"]}
                 self.tables[dataset, table] = self._new_table(dataset, table, answer["schema"]["fields"], made)
-        job.finish(query=told, totalBytesProcessed="0")
+        job.finish(query=details, totalBytesProcessed="0")
         job.answer = {**answer, "totalRows": answer.get("totalRows", "0"), "kind": "bigquery#getQueryResultsResponse"}
         return job
 
@@ -721,12 +721,12 @@ class BigQuery:
                 if mutates and self._dml_done[key] != began_at:
                     message = f"Could not serialize access to table {name} due to concurrent update"
                     raise ApiError("invalidQuery", message)
-                told = cursor.execute(statement.sql, values or None).fetchone()
+                row = cursor.execute(statement.sql, values or None).fetchone()
                 self._dml_done[key] += mutates
         finally:
             with self._job_ids:
                 self._dml_outstanding[key] -= mutates
-        return told[0] if told else 0
+        return row[0] if row else 0
 
     def _define(self, statement: Statement) -> None:
         """Run DDL."""

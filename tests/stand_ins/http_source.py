@@ -69,8 +69,8 @@ class PublishedFile:
     def headers(self) -> dict[str, str]:
         """Return ETag and Last-Modified as headers."""
         etag = f'"{hashlib.md5(self.body).hexdigest()}"' if self.etag == "from the body" else self.etag
-        told = {"ETag": etag, "Last-Modified": self.last_modified, "Content-Type": self.content_type}
-        return {name: value for name, value in told.items() if value is not None}
+        values = {"ETag": etag, "Last-Modified": self.last_modified, "Content-Type": self.content_type}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class HttpSource:

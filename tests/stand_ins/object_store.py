@@ -104,7 +104,7 @@ class ObjectStore:
             return "400 Bad Digest", content, headers
         answered: list[Any] = []
         with self._step:
-            parts = self._store(environ | {"wsgi.input": io.BytesIO(body)}, lambda *told: answered.append(told))  # type: ignore[arg-type,func-returns-value,return-value]
+            parts = self._store(environ | {"wsgi.input": io.BytesIO(body)}, lambda *start: answered.append(start))  # type: ignore[arg-type,func-returns-value,return-value]
             content = b"".join(parts)
         return answered[0][0], content, dict(answered[0][1])
 

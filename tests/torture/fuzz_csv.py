@@ -63,9 +63,9 @@ def read(body: bytes, color: Color, month: Month, folder: Path, *, whole: bool) 
             for row in mask.arg_true():
                 bad[row].add(name)
         for value, raw, text, names in zip(values, raws, texts, bad, strict=True):
-            told = json.loads(text) if text else {}
-            assert set(told) == names
-            rows.append(Row(value, told, raw))
+            by_column = json.loads(text) if text else {}
+            assert set(by_column) == names
+            rows.append(Row(value, by_column, raw))
     return rows
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from urllib3.util import Retry
 from conftest import ROOT, SERVER, PrefectServer
 from nyc_tlc.server.apply import LEASES_IN_FILES
 from stand_ins.docker import read_compose
-from waiting import free_port
+from waiting import eventually, free_port
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(400)]
 
@@ -74,7 +73,5 @@ def test_a_catch_up_that_is_pending_when_the_server_restarts_does_not_block_the_
         assert start_catch_up(client) == "Pending"
         assert start_catch_up(client) == "Cancelled"
     with running(server, **{SETTING: LEASES}) as client:
-        deadline = time.monotonic() + 120
-        while start_catch_up(client) != "Pending":
-            assert time.monotonic() < deadline, "its place is still taken"
-            time.sleep(5)
+        # Until then its place is still taken.
+        eventually(lambda: start_catch_up(client) == "Pending", 120, every=5)

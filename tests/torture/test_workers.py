@@ -27,7 +27,7 @@ from urllib3.util import Retry
 from conftest import ROOT, PrefectServer
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
-from waiting import free_port
+from waiting import eventually, free_port
 
 pytestmark = pytest.mark.torture
 
@@ -141,9 +141,9 @@ def month_runs(server: PrefectServer) -> list[FlowRun]:
         return [run for run in client.read_flow_runs() if run.name.startswith("green-2023-") and run.deployment_id]
 
 
-def check_all_done(own_environment: Path, told: str) -> None:
+def check_all_done(own_environment: Path, output: str) -> None:
     lake = FolderLake(own_environment / "lake")
-    assert f"{MONTHS} done" in told, told
+    assert f"{MONTHS} done" in output, output
     assert [str(month) for month in lake.months("green")] == [f"2023-{n:02d}" for n in range(1, MONTHS + 1)]
     warehouse = DuckDbWarehouse(own_environment / "warehouse.duckdb")
     counts = "SELECT file_month, COUNT(*), COUNT(DISTINCT source_row) FROM ny_taxi.green_trip_data GROUP BY 1"
@@ -159,13 +159,12 @@ def test_a_lost_machines_months_are_done_by_the_other_one(
 ) -> None:
     with worker(server, tmp_path) as doomed, worker(server, tmp_path):
         run = backfill(server, "two-workers")
-        while not is_at_work(server, doomed):
-            time.sleep(0.1)
+        eventually(lambda: is_at_work(server, doomed), 300, every=0.1)
         for pid in family(doomed.pid):
             os.kill(pid, signal.SIGKILL)
-        told, _ = run.communicate(timeout=800)
-    assert run.returncode == 0, told
-    check_all_done(own_environment, told)
+        output, _ = run.communicate(timeout=800)
+    assert run.returncode == 0, output
+    check_all_done(own_environment, output)
     completed = Counter(run.name for run in month_runs(server) if run.state and run.state.is_completed())
     assert completed == {f"green-2023-{n:02d}": 1 for n in range(1, MONTHS + 1)}
     with temporary_settings({PREFECT_API_URL: server.url}), get_client(sync_client=True) as client:
@@ -186,10 +185,10 @@ def test_makespan(
             machines.enter_context(worker(server, tmp_path))
         began = time.monotonic()
         run = backfill(server, f"makespan-{workers}")
-        told, _ = run.communicate(timeout=800)
+        output, _ = run.communicate(timeout=800)
         took = time.monotonic() - began
-    assert run.returncode == 0, told
-    check_all_done(own_environment, told)
+    assert run.returncode == 0, output
+    check_all_done(own_environment, output)
     busy = sum(run.total_run_time.total_seconds() for run in month_runs(server))
     with capsys.disabled():
         sys.stdout.write(f"\n{workers} worker(s): {MONTHS} months in {took:.0f} s, {busy:.0f} s of them in the runs\n")

@@ -40,9 +40,9 @@ def test_a_month_comes_whole_and_says_what_it_is(published: PublishedFile, get: 
 
 
 def test_progress_is_told_to_the_last_byte(published: PublishedFile, http_source: HttpSource, tmp_path: Path) -> None:
-    told: list[tuple[int, int | None]] = []
-    fetch_month(look_at(http_source.template, "green", JANUARY), tmp_path, lambda *progress: told.append(progress))
-    assert told[-1] == (len(MONTH), len(MONTH))
+    reported: list[tuple[int, int | None]] = []
+    fetch_month(look_at(http_source.template, "green", JANUARY), tmp_path, lambda *progress: reported.append(progress))
+    assert reported[-1] == (len(MONTH), len(MONTH))
 
 
 @pytest.mark.parametrize("status", [403, 404])

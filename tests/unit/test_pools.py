@@ -76,7 +76,7 @@ def test_a_variable_fills_in_and_an_empty_one_is_left_to_prefect() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("type: cloud-run-v2", "type: cloud-run-v3", "there is no work pool of type cloud-run-v3; expected azure"),
         ("  memory: 4Gi", "  memory: 4GB", ":13: variables.memory is not usable; got '4GB' does not match"),
@@ -86,10 +86,10 @@ def test_a_variable_fills_in_and_an_empty_one_is_left_to_prefect() -> None:
         ("variables:", "variables: [", "not valid YAML"),
     ],
 )
-def test_a_mistake_in_a_file_is_told_with_its_place(tmp_path: Path, old: str, new: str, told: str) -> None:
+def test_a_mistake_in_a_file_is_told_with_its_place(tmp_path: Path, old: str, new: str, message: str) -> None:
     text = (ROOT / "deployments/pools/cloud-run.yaml").read_text()
     assert old in text
     file = tmp_path / "pool.yaml"
     file.write_text(text.replace(old, new))
-    with pytest.raises(ConfigurationError, match=re.escape(told)):
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
         read_pool(file, GIVEN)

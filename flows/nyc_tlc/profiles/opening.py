@@ -19,7 +19,6 @@ from google.auth.exceptions import GoogleAuthError, InvalidValue
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
-from sqlalchemy.engine import make_url
 
 from nyc_tlc.errors import ConfigurationError, first_line
 from nyc_tlc.lake.folder import FolderLake
@@ -215,6 +214,7 @@ def _read_location(bucket: Any) -> str:
 def _libpq(profile: str, connector: Any) -> dict[str, Any]:
     """Return the connection parameters of a connector block, as libpq names them."""
     info = connector.connection_info
+    make_url = importlib.import_module("sqlalchemy.engine").make_url
     url = info.create_url() if hasattr(info, "create_url") else make_url(str(info))
     if url.get_backend_name() != "postgresql":
         raise ConfigurationError(f"sqlalchemy-connector/taxi-{profile} is not for Postgres", got=url.get_backend_name())
