@@ -53,7 +53,7 @@ def test_a_month_that_is_not_there_is_not_published(http_source: HttpSource, sta
     assert len(http_source.requests) == 1
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_what_time_can_heal_is_tried_again(
     published: PublishedFile, get: Callable[[], FetchedFile], http_source: HttpSource, status: int
 ) -> None:

@@ -21,22 +21,25 @@ CLASSES = {
     "sqlalchemy-connector": "prefect_sqlalchemy:SqlAlchemyConnector",
     "bigquery-warehouse": "prefect_gcp.bigquery:BigQueryWarehouse",
 }
+#: Optional module -> the lock file that installs it.
+LOCK_FILES = {"prefect_aws": "requirements-aws.lock", "prefect_azure": "requirements-azure.lock"}
 
 
 def import_class(slug: str) -> type[Block]:
     """Import the class of a block type.
 
     Raises:
-        ConfigurationError: when its package is not installed.
+        ConfigurationError: when its optional package is not installed.
     """
     module, _, name = CLASSES[slug].partition(":")
     try:
         block: type[Block] = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError:
-        extra = module.removeprefix("prefect_")
+    except ModuleNotFoundError as error:
+        if module not in LOCK_FILES:
+            raise
         raise ConfigurationError(
             f"a block {slug} needs a package that is not installed",
-            got=f"no {module}",
-            fix=f".venv/bin/pip install --require-hashes -r requirements-{extra}.lock",
+            got=f"no {error.name}",
+            fix=f".venv/bin/pip install --require-hashes -r {LOCK_FILES[module]}",
         ) from None
     return block
