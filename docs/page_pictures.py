@@ -15,7 +15,6 @@ from selenium import webdriver
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.contract.contract import read_contract
-from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.months import Color, Month
@@ -26,6 +25,7 @@ from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.sample import write_sample
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
 
 DOCS = Path(__file__).parent
@@ -47,7 +47,7 @@ def main() -> None:
             while month <= LAST:
                 make_month(lake, color, month, Path(folder))
                 if month >= LOADED and (manifest := lake.manifest(Keys(color, month))):
-                    load_month(CleanFile(manifest, lake, read_contract(color)), warehouse)
+                    load_month(LakeFile(manifest, lake, read_contract(color)), warehouse)
                 month = month.plus(1)
             write_trips_page(lake, color)
         write_coverage_page(lake, read_coverage(lake, {"duckdb": warehouse.loads()}), ["duckdb"])

@@ -20,7 +20,7 @@ from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.dbt import find_dbt
-from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
+from nyc_tlc.orchestration.lost_runs import clear_lost_runs
 from nyc_tlc.orchestration.month_report import Outcome
 from nyc_tlc.orchestration.run_here import run_here
 from nyc_tlc.orchestration.run_names import backfill_name, nothing_published, scheduled_month
@@ -33,7 +33,7 @@ from nyc_tlc.warehouse.warehouse import Kind
 log = logging.getLogger("nyc_tlc.backfill")
 
 
-@flow(flow_run_name=backfill_name, on_running=[end_lost_tasks])
+@flow(flow_run_name=backfill_name, on_running=[clear_lost_runs])
 def backfill(
     colors: list[Color] = list(COLORS),  # noqa: B006  the UI's form shows this default
     start: Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")] | None = None,

@@ -10,12 +10,12 @@ from pydantic import Field
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line
 from nyc_tlc.orchestration.load_from_lake import load_from_lake
-from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
+from nyc_tlc.orchestration.lost_runs import clear_lost_runs
 from nyc_tlc.orchestration.month_report import Outcome
 from nyc_tlc.orchestration.run_names import run_name
 
 
-@flow(flow_run_name=run_name, on_running=[end_lost_tasks])
+@flow(flow_run_name=run_name, on_running=[clear_lost_runs])
 def etl_gcs_to_bq(
     color: Color = "yellow",
     year: Annotated[int, Field(ge=2009, le=2100)] | None = None,

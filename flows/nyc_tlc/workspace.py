@@ -37,8 +37,7 @@ class Workspace:
             parent.mkdir(parents=True, exist_ok=True)
             # Another process may remove the empty parent at this moment.
             with contextlib.suppress(FileNotFoundError), exclusive(parent):
-                for sibling in parent.iterdir():
-                    _remove_if_abandoned(sibling)
+                _remove_abandoned(parent)
                 self.path = parent / f"run-{uuid.uuid4().hex[:12]}"
                 self.path.mkdir()
                 self.path.joinpath(MARK).touch()
@@ -54,6 +53,12 @@ class Workspace:
         _remove(self.path)
         os.close(self._lock)
         remove_empty(self._parent, up_to)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the workspaces in a folder whose processes have ended."""
+    with contextlib.suppress(FileNotFoundError), exclusive(parent):
+        _remove_abandoned(parent)
 
 
 @contextlib.contextmanager
@@ -99,6 +104,11 @@ def _remove(folder: Path) -> None:
         elif child.name != MARK:
             child.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for sibling in parent.iterdir():
+        _remove_if_abandoned(sibling)
 
 
 def _remove_if_abandoned(folder: Path) -> None:

@@ -35,7 +35,6 @@ from nyc_tlc.cleaning.conform import POLARS_TYPES
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.cleaning.rules import Judge
 from nyc_tlc.contract.contract import read_contract
-from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys, Layout
 from nyc_tlc.lake.manifest import Manifest
@@ -45,6 +44,7 @@ from nyc_tlc.source.file_format import identify
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.sample import write_sample
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.postgres import TYPES as POSTGRES_TYPES
 from nyc_tlc.warehouse.postgres import PostgresWarehouse
@@ -186,7 +186,7 @@ def sample(source: Path, scratch: Path) -> Callable[[], object]:
     return lambda: write_sample("yellow", JANUARY, 3_000_000, scratch / "sample.parquet")
 
 
-def month_in_lake(source: Path, color: Color) -> CleanFile:
+def month_in_lake(source: Path, color: Color) -> LakeFile:
     """The file as a month in a lake beside it, made once, in a process of its own: its memory is not the load's."""
     lake = FolderLake(source.parent / f"lake-{source.name}")
     if lake.manifest(Keys(color, JANUARY)) is None:
@@ -195,7 +195,7 @@ def month_in_lake(source: Path, color: Color) -> CleanFile:
     manifest = lake.manifest(Keys(color, JANUARY))
     if manifest is None:
         raise SystemExit(f"no month of {source} in {lake.root}")
-    return CleanFile(manifest, lake, read_contract(color))
+    return LakeFile(manifest, lake, read_contract(color))
 
 
 def _make_month(source: Path, color: Color, lake: FolderLake) -> None:
@@ -253,7 +253,7 @@ def psql_copy(source: Path, scratch: Path) -> Callable[[], object]:
     return lambda: subprocess.run(command, check=True)
 
 
-def _encode(file: CleanFile, binary: Path) -> None:
+def _encode(file: LakeFile, binary: Path) -> None:
     encoder = pgpq.ArrowToPostgresBinaryEncoder(file.contract.clean_schema)
     with binary.open("wb") as target:
         target.write(encoder.write_header())
@@ -347,7 +347,7 @@ def plain_loop(source: Path, scratch: Path) -> Callable[[], object]:
                 raise SystemExit(plan.why)
             file = fetch_month(plan.remote, scratch)
             manifest = into_lake(lake, file, scratch)
-            load_month(CleanFile(manifest, lake, contract), warehouse)
+            load_month(LakeFile(manifest, lake, contract), warehouse)
             file.path.unlink()
 
     return run

@@ -11,7 +11,6 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from conftest import PrefectServer
 from factories import JANUARY, green_parquet, make_month, publish_fetched, trip
 from nyc_tlc.contract.contract import read_contract
-from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.months import Month
 from nyc_tlc.orchestration import tasks
@@ -19,6 +18,7 @@ from nyc_tlc.orchestration.month_report import Outcome, format_quality_report
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.published import look_at
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
 from stand_ins.http_source import HttpSource, PublishedFile
 
@@ -30,7 +30,7 @@ def lake(own_environment: Path, tmp_path: Path) -> FolderLake:
     """Return the lake of the profile local: green 2024-01 in lake and warehouse, 2024-02 only in the lake."""
     lake = FolderLake(own_environment / "lake")
     january = make_month(lake, green_parquet(trip(), trip(), trip(passenger_count=0)), tmp_path)
-    file = CleanFile(january, lake, read_contract("green"))
+    file = LakeFile(january, lake, read_contract("green"))
     load_month(file, DuckDbWarehouse(own_environment / "warehouse.duckdb"))
     make_month(lake, green_parquet(trip(lpep_pickup_datetime=datetime(2024, 2, 3, 4))), tmp_path, JANUARY.plus(1))
     return lake
@@ -38,7 +38,7 @@ def lake(own_environment: Path, tmp_path: Path) -> FolderLake:
 
 def months_on(lake: FolderLake) -> dict[str, dict[str, object]]:
     """Return the data of the coverage page about every month."""
-    html = lake.path("reports/coverage.html").read_text(encoding="utf-8")
+    html = lake.local_path("reports/coverage.html").read_text(encoding="utf-8")
     found = re.search(r'<script type="application/json" id="months">(.*?)</script>', html, re.DOTALL)
     assert found
     return dict(json.loads(found[1])["months"])
@@ -61,8 +61,8 @@ def test_report_writes_its_pages_and_prints_where(prefect_server: PrefectServer,
     places = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines()]
     assert [Path(place).name for place in places] == ["coverage.html", "trips-green.html", "datapackage.json"]
     assert all(Path(place).is_file() for place in places)
-    assert lake.path("summary/green/2024-01.parquet").is_file()
-    links = re.findall(r'<a href="(trips-[^"]*)"', lake.path("reports/coverage.html").read_text(encoding="utf-8"))
+    assert lake.local_path("summary/green/2024-01.parquet").is_file()
+    links = re.findall(r'<a href="(trips-[^"]*)"', lake.local_path("reports/coverage.html").read_text(encoding="utf-8"))
     assert links == ["trips-green.html"], "no page is linked that there is no month for"
     loads = {name: month["loads"] for name, month in months_on(lake).items()}
     assert [load[:3] for load in loads["green-2024-01"]] == [["duckdb", "current", 2]]
@@ -99,7 +99,7 @@ def test_a_source_that_does_not_answer_costs_what_it_knows_and_not_the_page(
     done = prefect_server.run("flows/report.py", "--source", f"http://127.0.0.1:9{TEMPLATE}", **settings)
     assert done.returncode == 0, done.stderr
     assert "New and changed months are unknown: " in done.stdout
-    assert "New and changed months are unknown" in lake.path("reports/coverage.html").read_text(encoding="utf-8")
+    assert "New and changed months are unknown" in lake.local_path("reports/coverage.html").read_text(encoding="utf-8")
     assert set(months_on(lake)) == {"green-2024-01", "green-2024-02"}
 
 

@@ -22,7 +22,7 @@ from factories import JANUARY
 from nyc_tlc.backfill.month_plan import Plan
 from nyc_tlc.backfill.plan import BackfillOptions, MonthPlan
 from nyc_tlc.backfill.record import MonthRecord
-from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
+from nyc_tlc.orchestration.lost_runs import clear_lost_runs
 from nyc_tlc.orchestration.run_on_workers import run_on_workers
 from nyc_tlc.orchestration.tasks import load
 from waiting import eventually
@@ -145,7 +145,7 @@ def test_a_run_that_crashes_is_submitted_again_and_one_that_never_runs_is_given_
 
 
 def test_a_run_that_is_done_again_ends_the_tasks_of_its_lost_process(client: SyncPrefectClient) -> None:
-    @flow(on_running=[end_lost_tasks])
+    @flow(on_running=[clear_lost_runs])
     def healed() -> None:
         """Do nothing."""
 

@@ -10,7 +10,6 @@ from google.cloud import bigquery, storage
 from factories import JANUARY, publish_fetched
 from nyc_tlc.backfill.month_plan import plan_month
 from nyc_tlc.contract.contract import read_contract
-from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.lake import Lake
@@ -19,6 +18,7 @@ from nyc_tlc.months import Month
 from nyc_tlc.source.fetch import fetch_month, scratch_folder
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.postgres import PostgresWarehouse
 from nyc_tlc.warehouse.warehouse import Warehouse
@@ -56,4 +56,4 @@ def bring_month(
             fetched = fetch_month(plan.remote, folder)
             manifest = publish_fetched(lake, fetched, folder, layout="day" if day else "month")
     if manifest and warehouse_at:
-        load_month(CleanFile(manifest, lake, read_contract("green")), open_warehouse(warehouse_at))
+        load_month(LakeFile(manifest, lake, read_contract("green")), open_warehouse(warehouse_at))

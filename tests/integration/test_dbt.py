@@ -14,10 +14,10 @@ import pytest
 
 from factories import JANUARY, green_parquet, make_month, trip
 from nyc_tlc.contract.contract import read_contract
-from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.months import Month
 from nyc_tlc.orchestration import dbt
+from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.warehouse import Kind, Warehouse
 from waiting import eventually
@@ -54,7 +54,7 @@ def load(lake: FolderLake, warehouse: Warehouse, tmp_path: Path) -> Callable[...
         at = datetime(month.year, month.month, 15, 12)
         body = green_parquet(*(trip(lpep_pickup_datetime=at, total_amount=fare) for _ in range(trips)))
         manifest = make_month(lake, body, tmp_path, month)
-        load_month(CleanFile(manifest, lake, read_contract("green")), warehouse)
+        load_month(LakeFile(manifest, lake, read_contract("green")), warehouse)
 
     return run
 

@@ -50,7 +50,7 @@ def run_until(lake: Path, source: Path, die_at: int) -> tuple[int | None, int]:
 def check_whole(lake: FolderLake, manifest: Manifest) -> None:
     """Check that the files in the manifest exist, with the manifest's digests."""
     for key, digest in manifest.digests.items():
-        assert hashlib.sha256(lake.path(key).read_bytes()).hexdigest() == digest
+        assert hashlib.sha256(lake.local_path(key).read_bytes()).hexdigest() == digest
 
 
 def month_files(lake: FolderLake) -> set[str]:

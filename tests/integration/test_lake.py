@@ -14,129 +14,27 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import bucket
-from factories import JANUARY, fetched, green_parquet, make_month, trip, without_version
+from factories import JANUARY, fetched, green_parquet, make_month, publish_fetched, trip, without_version
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
+from nyc_tlc.cleaning.raw import fetch_raw
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ConflictError, LakeError, ReconciliationError, SourceError
-from nyc_tlc.lake.azure import AzureLake
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.keys import Keys, Layout
 from nyc_tlc.lake.lake import Lake, NewFile
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.publication import remove_leftovers
-from nyc_tlc.lake.s3 import S3Lake
-from stand_ins.azure import Azure
-from stand_ins.gcs import Gcs
-from stand_ins.s3 import S3
+from stores import FolderStore, Store, open_store
 
 KEYS = Keys("green", JANUARY)
 DAYS = [date(2024, 1, 3), date(2024, 1, 17), date(2023, 12, 31)]
 
 
-class FolderUnderTest:
-    """A lake in a folder, with access to its files for the tests."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.lake = root, FolderLake(root)
-
-    def another(self) -> FolderLake:
-        """Open the same lake again, as another process would."""
-        return FolderLake(self.root)
-
-    def objects(self) -> set[str]:
-        """Return the keys of all objects."""
-        return {path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file()}
-
-    def read(self, key: str) -> bytes:
-        """Return an object's bytes."""
-        return self.root.joinpath(key).read_bytes()
-
-
-class BucketUnderTest:
-    """A lake in a bucket of Google, with access to its objects for the tests."""
-
-    def __init__(self, gcs: Gcs) -> None:
-        self.gcs = gcs
-        self.lake = self.another()
-
-    def another(self) -> GcsLake:
-        """Open the same lake again, as another process would."""
-        return GcsLake(bucket(self.gcs.url), "some/folder")
-
-    def objects(self) -> set[str]:
-        """Return the keys of all objects."""
-        names = self.gcs.names("taxi-lake")
-        assert all(name.startswith("some/folder/") for name in names)
-        return {name.removeprefix("some/folder/") for name in names}
-
-    def read(self, key: str) -> bytes:
-        """Return an object's bytes."""
-        return self.gcs.read("taxi-lake", f"some/folder/{key}")
-
-
-class S3UnderTest:
-    """A lake in a bucket of S3, with access to its objects for the tests."""
-
-    def __init__(self, stand_in: S3) -> None:
-        self.stand_in = stand_in
-        self.lake = self.another()
-
-    def another(self) -> S3Lake:
-        """Open the same lake again, as another process would."""
-        return S3Lake(self.stand_in.client(), self.stand_in.bucket, "some/folder")
-
-    def objects(self) -> set[str]:
-        """Return the keys of all objects. Check that no upload is unfinished."""
-        assert self.stand_in.unfinished() == 0
-        names = self.stand_in.names()
-        assert all(name.startswith("some/folder/") for name in names)
-        return {name.removeprefix("some/folder/") for name in names}
-
-    def read(self, key: str) -> bytes:
-        """Return an object's bytes."""
-        return self.stand_in.read(f"some/folder/{key}")
-
-
-class AzureUnderTest:
-    """A lake in a container of Azure, with access to its blobs for the tests."""
-
-    def __init__(self, stand_in: Azure) -> None:
-        self.stand_in = stand_in
-        self.lake = self.another()
-
-    def another(self) -> AzureLake:
-        """Open the same lake again, as another process would."""
-        return AzureLake(self.stand_in.client(), "some/folder")
-
-    def objects(self) -> set[str]:
-        """Return the keys of all objects."""
-        names = self.stand_in.names()
-        assert all(name.startswith("some/folder/") for name in names)
-        return {name.removeprefix("some/folder/") for name in names}
-
-    def read(self, key: str) -> bytes:
-        """Return an object's bytes."""
-        return self.stand_in.read(f"some/folder/{key}")
-
-
-There = FolderUnderTest | BucketUnderTest | S3UnderTest | AzureUnderTest
-
-
-@pytest.fixture(params=["folder", "gcs", "s3", "s3 in parts", "azure"])
-def there(request: pytest.FixtureRequest, tmp_path: Path) -> There:
-    """Return the lake under test."""
-    if request.param == "folder":
-        return FolderUnderTest(tmp_path / "lake")
-    if request.param == "gcs":
-        return BucketUnderTest(request.getfixturevalue("gcs"))
-    if request.param == "azure":
-        return AzureUnderTest(request.getfixturevalue("azure"))
-    if request.param == "s3 in parts":
-        request.getfixturevalue("small_parts")
-    return S3UnderTest(request.getfixturevalue("s3"))
+@pytest.fixture(params=["folder", "gcs", "s3", "azure"])
+def there(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Return the store under test."""
+    return open_store(request.param, request, tmp_path)
 
 
 def spread(count: int = 6, **changes: object) -> bytes:
@@ -153,17 +51,17 @@ def start(lake: Lake, body: bytes, folder: Path, layout: Layout = "month") -> Ca
     return lambda: publish_month(cleaned, contract, lake, base, datetime.now(UTC))
 
 
-def check_whole(there: There) -> None:
+def check_whole(there: Store) -> None:
     """Check that the month's files are exactly those in its manifest, with the manifest's digests."""
-    manifest = there.another().manifest(KEYS)
+    manifest = there.open_lake().manifest(KEYS)
     assert manifest is not None
     assert {key for key in there.objects() if not key.startswith("manifest/")} == manifest.file_keys
     for key, digest in manifest.digests.items():
         assert hashlib.sha256(there.read(key)).hexdigest() == digest
 
 
-def test_a_month_has_its_keys_and_nothing_is_left_over(there: There, tmp_path: Path) -> None:
-    make_month(there.lake, spread(), tmp_path)
+def test_a_month_has_its_keys_and_nothing_is_left_over(there: Store, tmp_path: Path) -> None:
+    make_month(there.open_lake(), spread(), tmp_path)
     (version,) = {key.split(".")[1] for key in there.objects() if not key.startswith("manifest")}
     assert re.fullmatch(r"[0-9a-f]{12}", version)
     assert there.objects() == {
@@ -174,32 +72,45 @@ def test_a_month_has_its_keys_and_nothing_is_left_over(there: There, tmp_path: P
     }
 
 
-@pytest.mark.parametrize("left", [["raw"], ["raw", "quarantine"], ["clean"]])
+@pytest.mark.parametrize("left", [["quarantine"], ["quarantine", "raw"], ["quarantine", "raw", "clean"]], ids=len)
 def test_what_a_killed_run_has_left_beside_the_month_is_removed_by_the_next_look(
-    there: There, tmp_path: Path, left: list[str]
+    there: Store, tmp_path: Path, left: list[str]
 ) -> None:
-    manifest = make_month(there.lake, spread(), tmp_path)
+    manifest = make_month(there.open_lake(), spread(), tmp_path)
     whole = there.objects()
     (tmp_path / "file").write_bytes(b"of a run that was killed")
     for kind in left:
         key = {"raw": manifest.source.key, "quarantine": manifest.quarantine.key, "clean": manifest.clean.key}[kind]
         key = re.sub(r"\.[0-9a-f]{12}\.", ".000000000000.", key)
         file = NewFile(key, tmp_path / "file", 24, hashlib.sha256(b"of a run that was killed").hexdigest())
-        there.lake.upload(file, {}).finish()
-    base = there.lake.find_manifest(KEYS).version
+        there.open_lake().upload(file, {})
+    base = there.open_lake().find_manifest(KEYS).version
     assert base is not None
-    remove_leftovers(there.another(), manifest, base)
+    remove_leftovers(there.open_lake(), manifest, base)
     assert there.objects() == whole
     check_whole(there)
 
 
-def test_raw_is_the_untouched_source(there: There, tmp_path: Path) -> None:
-    manifest = make_month(there.lake, spread(), tmp_path)
+def test_a_run_at_work_is_refused_after_its_files_were_taken_for_leftovers(there: Store, tmp_path: Path) -> None:
+    manifest = make_month(there.open_lake(), spread(), tmp_path)
+    at_work = start(there.open_lake(), spread(9), tmp_path / "at work")
+    base = there.open_lake().find_manifest(KEYS).version
+    assert base is not None
+    stray = re.sub(r"\.[0-9a-f]{12}\.", ".000000000000.", manifest.quarantine.key)
+    there.open_lake().write(stray, b"of a run that was killed")
+    remove_leftovers(there.open_lake(), manifest, base)
+    with pytest.raises(ConflictError):
+        at_work()
+    check_whole(there)
+
+
+def test_raw_is_the_untouched_source(there: Store, tmp_path: Path) -> None:
+    manifest = make_month(there.open_lake(), spread(), tmp_path)
     assert there.read(manifest.source.key) == spread()
 
 
-def test_a_file_of_the_user_is_never_shared_with_the_lake(there: There, tmp_path: Path) -> None:
-    manifest = make_month(there.lake, spread(), tmp_path)
+def test_a_file_of_the_user_is_never_shared_with_the_lake(there: Store, tmp_path: Path) -> None:
+    manifest = make_month(there.open_lake(), spread(), tmp_path)
     for file in tmp_path.rglob("*"):
         if file.is_file() and file.read_bytes() == spread() and manifest.source.key not in file.as_posix():
             with file.open("ab") as source:
@@ -216,12 +127,12 @@ def test_a_file_that_can_not_be_linked_is_copied(tmp_path: Path, temporary: bool
         file.write(b"rows")
         file.flush()
         new = NewFile("raw/x", Path(file.name), 4, hashlib.sha256(b"rows").hexdigest(), temporary)
-        FolderLake(tmp_path).upload(new, {}).finish()
+        FolderLake(tmp_path).upload(new, {})
     assert (tmp_path / "raw/x").read_bytes() == b"rows"
 
 
-def test_the_manifest_says_what_is_there(there: There, tmp_path: Path) -> None:
-    make_month(there.lake, spread(), tmp_path)
+def test_the_manifest_says_what_is_there(there: Store, tmp_path: Path) -> None:
+    make_month(there.open_lake(), spread(), tmp_path)
     said = json.loads(there.read("manifest/green/2024-01.json"))
     clean_bytes = there.read(said["clean"]["key"])
     assert said["color"] == "green"
@@ -243,15 +154,15 @@ def test_the_manifest_says_what_is_there(there: There, tmp_path: Path) -> None:
     assert {"contract_version", "rules_version", "code_version", "started_at", "finished_at"} <= said.keys()
 
 
-def test_clean_and_quarantine_have_the_contract_schema(there: There, tmp_path: Path) -> None:
-    manifest = make_month(there.lake, spread(), tmp_path)
+def test_clean_and_quarantine_have_the_contract_schema(there: Store, tmp_path: Path) -> None:
+    manifest = make_month(there.open_lake(), spread(), tmp_path)
     contract = read_contract("green")
     assert pq.read_schema(io.BytesIO(there.read(manifest.clean.key))).equals(contract.clean_schema)
     assert pq.read_schema(io.BytesIO(there.read(manifest.quarantine.key))).equals(contract.quarantine_schema)
 
 
-def test_a_file_that_left_the_lake_still_says_what_it_is(there: There, tmp_path: Path) -> None:
-    manifest = make_month(there.lake, spread(), tmp_path)
+def test_a_file_that_left_the_lake_still_says_what_it_is(there: Store, tmp_path: Path) -> None:
+    manifest = make_month(there.open_lake(), spread(), tmp_path)
     for key in (manifest.clean.key, manifest.quarantine.key):
         metadata = pq.read_metadata(io.BytesIO(there.read(key))).metadata
         assert metadata is not None
@@ -262,26 +173,44 @@ def test_a_file_that_left_the_lake_still_says_what_it_is(there: There, tmp_path:
         assert metadata[b"nyc_tlc.rules_version"] == manifest.rules_version.encode()
 
 
-def test_doing_it_again_gives_the_same_bytes(there: There, tmp_path: Path) -> None:
-    make_month(there.lake, spread(), tmp_path, layout="day")
-    before = {key: there.read(key) for key in there.objects() if not key.startswith("manifest")}
-    make_month(there.another(), spread(), tmp_path, layout="day")
-    assert {key: there.read(key) for key in there.objects() if not key.startswith("manifest")} == before
+def test_doing_it_again_gives_the_same_bytes_under_new_keys(there: Store, tmp_path: Path) -> None:
+    first = make_month(there.open_lake(), spread(), tmp_path, layout="day")
+    before = {without_version(key): there.read(key) for key in first.file_keys}
+    second = make_month(there.open_lake(), spread(), tmp_path, layout="day")
+    assert {without_version(key): there.read(key) for key in second.file_keys} == before
+    assert second.content == first.content
+    assert not first.file_keys & there.objects()
 
 
-def test_a_month_of_no_rows_is_a_month(there: There, tmp_path: Path) -> None:
-    manifest = make_month(there.lake, green_parquet(), tmp_path)
+def test_a_month_that_is_cleaned_again_keeps_its_raw_file(there: Store, tmp_path: Path) -> None:
+    first = make_month(there.open_lake(), spread(), tmp_path)
+    again = publish_fetched(there.open_lake(), fetch_raw(first, there.open_lake(), tmp_path), tmp_path, layout="day")
+    assert again.source == first.source
+    assert again.clean.sha256 == first.clean.sha256
+    assert again.clean.key != first.clean.key
+    check_whole(there)
+
+
+def test_a_raw_file_that_is_not_the_manifests_is_not_cleaned(there: Store, tmp_path: Path) -> None:
+    first = make_month(there.open_lake(), spread(), tmp_path)
+    there.open_lake().write(first.source.key, spread(9))
+    with pytest.raises(LakeError, match=r"green 2024-01: .* is not the file in the manifest; expected SHA-256"):
+        fetch_raw(first, there.open_lake(), tmp_path)
+
+
+def test_a_month_of_no_rows_is_a_month(there: Store, tmp_path: Path) -> None:
+    manifest = make_month(there.open_lake(), green_parquet(), tmp_path)
     assert (manifest.source.rows, manifest.clean.rows, manifest.quarantine.rows) == (0, 0, 0)
     assert pq.read_table(io.BytesIO(there.read(manifest.clean.key))).num_rows == 0
 
 
-def test_a_month_with_every_row_rejected_is_a_month(there: There, tmp_path: Path) -> None:
-    manifest = make_month(there.lake, green_parquet(*[trip(passenger_count=0)] * 5), tmp_path, layout="day")
+def test_a_month_with_every_row_rejected_is_a_month(there: Store, tmp_path: Path) -> None:
+    manifest = make_month(there.open_lake(), green_parquet(*[trip(passenger_count=0)] * 5), tmp_path, layout="day")
     assert (manifest.clean.rows, manifest.quarantine.rows) == (0, 5)
 
 
-def test_day_folders_hold_the_clean_rows_once_more(there: There, tmp_path: Path) -> None:
-    manifest = make_month(there.lake, spread(30), tmp_path, layout="day")
+def test_day_folders_hold_the_clean_rows_once_more(there: Store, tmp_path: Path) -> None:
+    manifest = make_month(there.open_lake(), spread(30), tmp_path, layout="day")
     keys = {date.fromisoformat(day.key.split("pickup_date=")[1][:10]): day.key for day in manifest.daily}
     assert sorted(keys) == sorted(DAYS)
     days = {day: pq.read_table(io.BytesIO(there.read(key))).to_pylist() for day, key in keys.items()}
@@ -291,66 +220,66 @@ def test_day_folders_hold_the_clean_rows_once_more(there: There, tmp_path: Path)
     assert rows == pq.read_table(io.BytesIO(there.read(manifest.clean.key))).to_pylist()
 
 
-def test_a_remade_month_leaves_no_stray_days_and_no_other_month_is_touched(there: There, tmp_path: Path) -> None:
+def test_a_remade_month_leaves_no_stray_days_and_no_other_month_is_touched(there: Store, tmp_path: Path) -> None:
     february = green_parquet(trip(lpep_pickup_datetime=datetime(2024, 1, 31, 12)))
-    make_month(there.lake, february, tmp_path, JANUARY.plus(1), layout="day")
-    make_month(there.lake, spread(), tmp_path, layout="day")
+    make_month(there.open_lake(), february, tmp_path, JANUARY.plus(1), layout="day")
+    make_month(there.open_lake(), spread(), tmp_path, layout="day")
     fewer = green_parquet(trip(lpep_pickup_datetime=datetime(2024, 1, 3)))
-    make_month(there.lake, fewer, tmp_path, layout="day")
+    make_month(there.open_lake(), fewer, tmp_path, layout="day")
     assert {without_version(key) for key in there.objects() if key.startswith("daily")} == {
         "daily/green/pickup_date=2024-01-03/green_tripdata_2024-01.parquet",
         "daily/green/pickup_date=2024-01-31/green_tripdata_2024-02.parquet",
     }
-    make_month(there.lake, fewer, tmp_path, layout="month")
+    make_month(there.open_lake(), fewer, tmp_path, layout="month")
     assert [without_version(key) for key in there.objects() if "daily" in key] == [
         "daily/green/pickup_date=2024-01-31/green_tripdata_2024-02.parquet"
     ]
 
 
-def test_a_month_remade_from_the_other_format_leaves_no_stray_raw_file(there: There, tmp_path: Path) -> None:
-    make_month(there.lake, spread(), tmp_path)
+def test_a_month_remade_from_the_other_format_leaves_no_stray_raw_file(there: Store, tmp_path: Path) -> None:
+    make_month(there.open_lake(), spread(), tmp_path)
     header = ",".join(read_contract("green").layout(JANUARY, "csv").columns)
     line = "2,2024-01-15 12:00:00,2024-01-15 12:10:00,N,1,74,75,1,1.5,10,1,.5,2,0,,1,14.5,1,1,0"
-    make_month(there.lake, f"{header}\r\n{line}\r\n", tmp_path)
+    make_month(there.open_lake(), f"{header}\r\n{line}\r\n", tmp_path)
     raw = [without_version(key) for key in there.objects() if key.startswith("raw")]
     assert raw == ["raw/green/green_tripdata_2024-01.csv"]
 
 
-def test_nothing_shows_before_it_is_published(there: There, tmp_path: Path) -> None:
+def test_nothing_shows_before_it_is_published(there: Store, tmp_path: Path) -> None:
     clean_month(fetched(spread(), tmp_path), read_contract("green"), tmp_path / "cleaned")
-    assert there.another().manifest(KEYS) is None
+    assert there.open_lake().manifest(KEYS) is None
     assert there.objects() == set()
 
 
-def test_a_month_whose_cleaning_fails_leaves_what_was_there(there: There, tmp_path: Path) -> None:
-    make_month(there.lake, spread(), tmp_path)
+def test_a_month_whose_cleaning_fails_leaves_what_was_there(there: Store, tmp_path: Path) -> None:
+    make_month(there.open_lake(), spread(), tmp_path)
     before = {key: there.read(key) for key in there.objects()}
     body = bytearray(green_parquet(*(trip(trip_distance=float(number)) for number in range(20_000))))
     body[len(body) // 3 : len(body) // 3 + 3000] = b"\0" * 3000
     with pytest.raises(SourceError):
-        make_month(there.lake, bytes(body), tmp_path)
+        make_month(there.open_lake(), bytes(body), tmp_path)
     assert {key: there.read(key) for key in there.objects()} == before
 
 
 def test_accounts_that_do_not_add_up_are_never_published(
-    there: There, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    there: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_month(there.lake, spread(), tmp_path)
+    make_month(there.open_lake(), spread(), tmp_path)
     before = {key: there.read(key) for key in there.objects()}
     monkeypatch.setattr("nyc_tlc.cleaning.rules.Judge.rejected", {"zero_passengers": 2})
     with pytest.raises(ReconciliationError, match="green 2024-01"):
-        make_month(there.lake, spread(60), tmp_path)
+        make_month(there.open_lake(), spread(60), tmp_path)
     assert {key: there.read(key) for key in there.objects()} == before
 
 
 def test_of_two_runs_of_one_month_the_later_to_publish_fails_and_the_lake_stays_whole(
-    there: There, tmp_path: Path
+    there: Store, tmp_path: Path
 ) -> None:
-    slow = start(there.another(), spread(90), tmp_path / "slow")
-    manifest = make_month(there.lake, spread(), tmp_path)
+    slow = start(there.open_lake(), spread(90), tmp_path / "slow")
+    manifest = make_month(there.open_lake(), spread(), tmp_path)
     with pytest.raises(ConflictError, match="green 2024-01: another run"):
         slow()
-    assert there.another().manifest(KEYS) == manifest
+    assert there.open_lake().manifest(KEYS) == manifest
     check_whole(there)
 
 
@@ -360,12 +289,12 @@ def test_a_lake_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -
         make_month(FolderLake(tmp_path / "lake"), spread(), tmp_path)
 
 
-def test_a_source_that_changes_while_it_is_read_is_not_published(there: There, tmp_path: Path) -> None:
+def test_a_source_that_changes_while_it_is_read_is_not_published(there: Store, tmp_path: Path) -> None:
     month = fetched(spread(), tmp_path)
     month.path.write_bytes(spread(9))
     cleaned = clean_month(month, read_contract("green"), tmp_path / "cleaned")
     with pytest.raises(SourceError, match="changed"):
-        publish_month(cleaned, read_contract("green"), there.lake, None, datetime.now(UTC))
+        publish_month(cleaned, read_contract("green"), there.open_lake(), None, datetime.now(UTC))
     assert there.objects() == set()
 
 
@@ -378,9 +307,9 @@ def test_a_source_that_changes_while_it_is_read_is_not_published(there: There, t
     ],
 )
 def test_a_manifest_that_does_not_add_up_cannot_be_read(
-    there: There, tmp_path: Path, change: Callable[[dict[str, dict[str, object]]], None]
+    there: Store, tmp_path: Path, change: Callable[[dict[str, dict[str, object]]], None]
 ) -> None:
-    said = json.loads(make_month(there.lake, spread(), tmp_path).to_json())
+    said = json.loads(make_month(there.open_lake(), spread(), tmp_path).to_json())
     Manifest.model_validate(said)
     change(said)
     with pytest.raises(ReconciliationError, match="green 2024-01"):
@@ -400,56 +329,56 @@ def test_a_manifest_that_does_not_add_up_cannot_be_read(
     ids=["no rows", "another month's file"],
 )
 def test_a_wholly_wrong_file_does_not_replace_a_good_month_unless_forced(
-    there: There, tmp_path: Path, trips: list[dict[str, object]], message: str
+    there: Store, tmp_path: Path, trips: list[dict[str, object]], message: str
 ) -> None:
-    make_month(there.lake, spread(), tmp_path)
+    make_month(there.open_lake(), spread(), tmp_path)
     before = {key: there.read(key) for key in there.objects()}
-    contract, base = read_contract("green"), there.lake.find_manifest(KEYS).version
+    contract, base = read_contract("green"), there.open_lake().find_manifest(KEYS).version
     cleaned = clean_month(fetched(green_parquet(*trips), tmp_path), contract, tmp_path / "cleaned")
     with pytest.raises(SourceError, match=message):
-        publish_month(cleaned, contract, there.lake, base, datetime.now(UTC))
+        publish_month(cleaned, contract, there.open_lake(), base, datetime.now(UTC))
     assert {key: there.read(key) for key in there.objects()} == before
-    publish_month(cleaned, contract, there.lake, base, datetime.now(UTC), force=True)
+    publish_month(cleaned, contract, there.open_lake(), base, datetime.now(UTC), force=True)
     check_whole(there)
 
 
 def test_the_share_that_may_be_rejected_can_be_set(
-    there: There, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    there: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TLC_MAX_REJECTED", "10")
     contract = read_contract("green")
     cleaned = clean_month(fetched(spread(6), tmp_path), contract, tmp_path / "cleaned")
     with pytest.raises(SourceError, match=r"14\.3 %"):
-        publish_month(cleaned, contract, there.lake, None, datetime.now(UTC))
+        publish_month(cleaned, contract, there.open_lake(), None, datetime.now(UTC))
     assert there.objects() == set()
     own = dataclasses.replace(contract, max_rejected=12)
     with pytest.raises(SourceError, match=r"at most 12 % \(green\.yaml\)"):
-        publish_month(cleaned, own, there.lake, None, datetime.now(UTC))
-    publish_month(cleaned, dataclasses.replace(own, max_rejected=15), there.lake, None, datetime.now(UTC))
+        publish_month(cleaned, own, there.open_lake(), None, datetime.now(UTC))
+    publish_month(cleaned, dataclasses.replace(own, max_rejected=15), there.open_lake(), None, datetime.now(UTC))
 
 
-def test_a_manifest_that_cannot_be_read_is_named_and_replaced(there: There, tmp_path: Path) -> None:
-    make_month(there.lake, spread(), tmp_path)
+def test_a_manifest_that_cannot_be_read_is_named_and_replaced(there: Store, tmp_path: Path) -> None:
+    make_month(there.open_lake(), spread(), tmp_path)
     for content in (b"", b'{"color": "green"', b'{"color": "green", "month": "2024-01", "clean": 7}'):
-        there.lake.write(KEYS.manifest, content)
-        there.lake.write("manifest/green/old.json", b"{}")
+        there.open_lake().write(KEYS.manifest, content)
+        there.open_lake().write("manifest/green/old.json", b"{}")
         with pytest.raises(
             LakeError, match=r"green 2024-01: the manifest .*manifest/green/2024-01\.json can't be read"
         ):
-            there.lake.manifest(KEYS)
-        assert there.lake.months("green") == [JANUARY]
-        manifest = make_month(there.another(), spread(9), tmp_path)
-        there.lake.remove("manifest/green/old.json")
-        assert there.lake.manifest(KEYS) == manifest
+            there.open_lake().manifest(KEYS)
+        assert there.open_lake().months("green") == [JANUARY]
+        manifest = make_month(there.open_lake(), spread(9), tmp_path)
+        there.open_lake().remove("manifest/green/old.json")
+        assert there.open_lake().manifest(KEYS) == manifest
         check_whole(there)
 
 
 def test_files_are_as_others_may_read_them(tmp_path: Path) -> None:
-    there = FolderUnderTest(tmp_path / "lake")
+    there = FolderStore(tmp_path / "lake")
     old = os.umask(0o027)
     try:
-        make_month(there.lake, spread(), tmp_path)
-        there.lake.write("backfills/spring.json", b"{}")
+        make_month(there.open_lake(), spread(), tmp_path)
+        there.open_lake().write("backfills/spring.json", b"{}")
     finally:
         os.umask(old)
     modes = {oct(path.stat().st_mode & 0o777) for path in there.root.rglob("*") if path.is_file()}

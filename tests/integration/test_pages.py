@@ -21,7 +21,6 @@ from factories import JANUARY, green_parquet, make_month, trip
 from nyc_tlc.backfill.month_plan import Plan
 from nyc_tlc.backfill.plan import MonthPlan
 from nyc_tlc.contract.contract import read_contract
-from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import COLORS, Color, Month
@@ -30,6 +29,7 @@ from nyc_tlc.reports.coverage_page import write_coverage_page
 from nyc_tlc.reports.trips_page import write_trips_page
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.sample import write_sample
+from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.warehouse import Kind, Load
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -100,7 +100,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
     )
     body = green_parquet(*odd, types={HOSTILE: pa.string()})
     manifests["green-2024-02"] = make_month(lake, body, folder, JANUARY.plus(1))
-    made_of = [CleanFile(each, lake, read_contract(each.color)) for each in manifests.values()]
+    made_of = [LakeFile(each, lake, read_contract(each.color)) for each in manifests.values()]
     now = datetime.now(UTC)
     loads: dict[Kind, dict[tuple[Color, Month], Load]] = {
         "duckdb": {(file.manifest.color, file.month): Load.of(file, now, "a-flow-run") for file in made_of[::2]},
@@ -116,7 +116,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
     write_coverage_page(lake, read_coverage(lake, loads, plans), ["duckdb", "postgres"], notes, "http://127.0.0.1:1/")
     for color in COLORS:
         write_trips_page(lake, color)
-    return Reports(lake.path("reports"), manifests)
+    return Reports(lake.local_path("reports"), manifests)
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ import pytest
 from conftest import ROOT
 from factories import publish_fetched
 from nyc_tlc.contract.contract import read_contract
-from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.months import Month
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.warehouse.bigquery import TYPES
+from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables, trip_tables
@@ -35,7 +35,7 @@ TABLES = [(sql, answer) for sql, answer in BLOCKS if "ny_taxi." in sql]
 
 
 @pytest.fixture(scope="module")
-def months(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[CleanFile]:
+def months(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[LakeFile]:
     """Clean the months that the document names into a lake."""
     folder = tmp_path_factory.mktemp("months")
     lake = FolderLake(folder / "lake")
@@ -46,7 +46,7 @@ def months(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Cl
         found = [*(real_data / "csv").glob(f"{name}.csv.gz"), *(real_data / "parquet").glob(f"{name}.parquet")]
         # The file that the document's command fetches: TLC's own for December 2020, which is there twice.
         source = fetch_month(RemoteFile("green", month, found[-1].as_uri()), folder)
-        cleaned.append(CleanFile(publish_fetched(lake, source, folder), lake, read_contract("green")))
+        cleaned.append(LakeFile(publish_fetched(lake, source, folder), lake, read_contract("green")))
     return cleaned
 
 
@@ -67,7 +67,7 @@ def format_cell(value: object) -> str:
 
 @pytest.mark.parametrize("kind", ["duckdb", "postgres"])
 def test_the_tables_answer_as_the_document_says(
-    months: list[CleanFile], kind: Kind, warehouse: Warehouse, tmp_path: Path, request: pytest.FixtureRequest
+    months: list[LakeFile], kind: Kind, warehouse: Warehouse, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     for month in months:
         load_month(month, warehouse)

@@ -123,7 +123,7 @@ def test_csv_and_parquet_of_one_month_give_the_same_rows_but_for_the_vendor(real
     tables = []
     for path in ("csv/green_tripdata_2020-12.csv.gz", "parquet/green_tripdata_2020-12.parquet"):
         lake = FolderLake(tmp_path / path)
-        tables.append(pq.read_table(lake.path(into_lake(real_data / path, lake).clean.key)))
+        tables.append(pq.read_table(lake.local_path(into_lake(real_data / path, lake).clean.key)))
     from_csv, from_parquet = tables
     assert from_csv.schema.equals(from_parquet.schema)
     raw = pd.read_csv(real_data / "csv/green_tripdata_2020-12.csv.gz", low_memory=False)
@@ -135,7 +135,7 @@ def test_csv_and_parquet_of_one_month_give_the_same_rows_but_for_the_vendor(real
 
 def test_the_clean_rows_are_the_source_rows_unaltered(real_data: Path, tmp_path: Path) -> None:
     lake, path = FolderLake(tmp_path), real_data / "parquet" / "green_tripdata_2024-01.parquet"
-    rows = pq.read_table(lake.path(into_lake(path, lake).clean.key)).to_pandas()
+    rows = pq.read_table(lake.local_path(into_lake(path, lake).clean.key)).to_pandas()
     raw = pd.read_parquet(path).iloc[rows["source_row"]].reset_index(drop=True)
     published = {
         "vendor_id": "VendorID",
@@ -176,7 +176,7 @@ def test_the_samples_of_every_colour_read_to_the_contract(real_data: Path, tmp_p
         lake = FolderLake(tmp_path / path.name)
         manifest = into_lake(path, lake)
         assert manifest.source.rows == 1000
-        clean_rows = pq.read_table(lake.path(manifest.clean.key))
+        clean_rows = pq.read_table(lake.local_path(manifest.clean.key))
         assert clean_rows.schema.equals(read_contract(manifest.color).clean_schema)
         assert clean_rows["pickup_datetime"].null_count == 0
         assert manifest.drift == ()

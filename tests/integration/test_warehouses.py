@@ -19,11 +19,11 @@ from conftest import bucket
 from factories import GREEN_2024, JANUARY, make_month, trip
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ContractError, LakeError, ReconciliationError
-from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.months import Month
 from nyc_tlc.source.sample import write_sample
+from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import ask_where_trips_began, find_published, load_month
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.tables import trip_table
@@ -211,7 +211,7 @@ def test_the_newest_month_of_the_lake_is_taken_when_none_is_named(lake: FolderLa
     assert find_published(lake, "green", None, "local").month == "2024-02"
 
 
-class Cut(CleanFile):
+class Cut(LakeFile):
     """A file that lacks one row."""
 
     @property

@@ -40,18 +40,21 @@ class Fault:
 
     Attributes:
         kind: ``status``: answer ``status``; ``reset``: reset without doing anything; ``lost``: do the request,
-            then reset the connection; ``stall``: answer when released; ``corrupt``: change a byte.
+            then reset the connection; ``stall``: answer when released; ``corrupt``: change a byte of the request;
+            ``damage``: change a byte of the answer; ``cut``: send half of the answer.
         method: The method of the request that meets it.
         about: A part of that request's path or query.
         status: The status.
         headers: Its headers.
+        message: The message or the code in its body.
     """
 
-    kind: Literal["status", "reset", "lost", "stall", "corrupt"]
+    kind: Literal["status", "reset", "lost", "stall", "corrupt", "damage", "cut"]
     method: str = "PUT"
     about: str = ""
     status: int = 503
     headers: dict[str, str] = field(default_factory=dict)
+    message: str = "injected"
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Gcs:
         self._step = threading.Lock()
         self._sent: dict[str, hashlib._Hash] = {}
         self._offsets: dict[str, int] = {}
+        self._before_this: dict[str, int] = {}
         gcs = self
 
         class Handler(RequestHandler):  # type: ignore[misc]
@@ -140,7 +144,7 @@ class Gcs:
         if fault and fault.kind == "reset":
             self._reset(handler)
         elif fault and fault.kind == "status":
-            self._refuse(handler, fault.status, "injected", fault.headers)
+            self._refuse(handler, fault.status, fault.message, fault.headers)
         elif not self._has_bucket(handler.path):
             self._refuse(handler, 404, "The specified bucket does not exist.")
         elif self.tokens is not None and handler.headers.get("Authorization", "")[7:] not in self.tokens:
@@ -154,6 +158,12 @@ class Gcs:
                 refusal = self._precondition(handler, method) or self._checksum(handler, method)
                 if refusal:
                     self._refuse(handler, *refusal)
+                elif persisted := self._persisted(handler):
+                    # Google passes over bytes that it has, and says how many these are; the emulator refuses them.
+                    handler.send_response(308)
+                    handler.send_header("Range", f"bytes=0-{persisted - 1}")
+                    handler.send_header("Content-Length", "0")
+                    handler.end_headers()
                 else:
                     Router(handler).handle(method)
             self.after(handler)
@@ -210,9 +220,18 @@ class Gcs:
         if offset is None or int(offset[1]) == self._offsets.get(query["upload_id"], 0):
             sent.update(body)
             self._offsets[query["upload_id"]] = self._offsets.get(query["upload_id"], 0) + len(body)
+        else:
+            self._before_this[query["upload_id"]] = self._offsets[query["upload_id"]]
         if announced and not span.endswith("/*") and base64.b64encode(sent.digest()).decode() != announced:
             return 400, "Provided MD5 hash does not match calculated MD5 hash."
         return None
+
+    def _persisted(self, handler: RequestHandler) -> int:
+        """Return how many bytes of an upload are there, if the request sends some of them again; else 0."""
+        upload = parse_qs(urlsplit(handler.path).query).get("upload_id", [""])[0]
+        offset = re.match(r"bytes (\d+)-", handler.headers.get("Content-Range", ""))
+        there = self._before_this.pop(upload, 0)
+        return there if offset and int(offset[1]) < there else 0
 
     def _refuse(
         self, handler: RequestHandler, status: int, message: str, headers: dict[str, str] | None = None

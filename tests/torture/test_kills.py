@@ -39,7 +39,6 @@ PROCESSES.set_forkserver_preload(["attacked"])
 def path_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the processes import from the same folders as this one."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1] / "integration"), *sys.path]))
-    monkeypatch.setenv("TLC_GCS_CHUNK_MIB", "0.25")
 
 
 @pytest.fixture
@@ -111,7 +110,7 @@ def attack(
             check_lake(lake_at, digests)
             lake, manifest = open_lake(lake_at), open_lake(lake_at).manifest(KEYS)
             assert manifest and manifest.source.rows == count
-            left = {key for prefix in KEYS.prefixes for key in lake.list_objects(prefix) if KEYS.owns(key)}
+            left = {key for prefix in KEYS.prefixes for key in lake.list_keys(prefix) if KEYS.owns(key)}
             assert left == manifest.file_keys, "the rerun leaves nothing else"
             if warehouse_at:
                 loaded = open_warehouse(warehouse_at).query("SELECT COUNT(*) FROM ny_taxi.green_trip_data")

@@ -12,14 +12,15 @@ from nyc_tlc.backfill.plan import list_months, parse_months, plan_months
 from nyc_tlc.backfill.record import BackfillRun, MonthRecord, read_runs, write_run
 from nyc_tlc.backfill.report import format_plan, format_report
 from nyc_tlc.contract.contract import read_contract
-from nyc_tlc.errors import ArgumentError, LakeError
-from nyc_tlc.lake.clean_file import CleanFile
+from nyc_tlc.errors import ArgumentError, LakeError, TransientError
 from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Month
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.published import look_at
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 
@@ -91,11 +92,11 @@ def test_what_is_in_the_lake_but_not_or_otherwise_in_a_warehouse_is_to_be_loaded
     contract = read_contract("green")
     template = f"file://{tmp_path}/{{color}}_tripdata_{{year}}-{{month:02d}}"
 
-    def ingest(body: bytes) -> CleanFile:
+    def ingest(body: bytes) -> LakeFile:
         source.write_bytes(body)
         fetched = fetch_month(look_at(template, "green", JANUARY), tmp_path)
         manifest = publish_fetched(lake, fetched, tmp_path)
-        return CleanFile(manifest, lake, contract)
+        return LakeFile(manifest, lake, contract)
 
     def plan(force: bool = False) -> tuple[str, str]:
         loads = {"duckdb": warehouse.loads()}
@@ -221,14 +222,65 @@ def test_a_month_is_current_only_while_its_files_are_whole(tmp_path: Path) -> No
         return publish_fetched(lake, fetch_month(look_at(template, "green", JANUARY), tmp_path), tmp_path)
 
     for kind in ("source", "clean", "quarantine"):
+        needed = "reload" if kind == "source" else "clean again"
         key = getattr(make(), kind).key
         assert plan_month(template, "green", JANUARY, lake, verify=True).action == "current"
-        content = lake.path(key).read_bytes()
-        lake.path(key).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        content = lake.local_path(key).read_bytes()
+        lake.local_path(key).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         assert plan_month(template, "green", JANUARY, lake).action == "current", "its size fits"
         damaged = plan_month(template, "green", JANUARY, lake, verify=True)
-        assert (damaged.action, damaged.why) == ("reload", f"{key} is damaged: its digest is not the manifest's")
-        assert make().digests == lake.manifest(make().month_keys).digests  # type: ignore[union-attr]
-        assert lake.path(key).read_bytes() == content, "it is made again under its name"
-        lake.path(key).unlink()
-        assert plan_month(template, "green", JANUARY, lake).why == f"{key} is not what the manifest says"
+        assert (damaged.action, damaged.why) == (needed, f"{key} is not what the manifest says")
+        again = getattr(make(), kind).key
+        assert lake.local_path(again).read_bytes() == content, "it is made again"
+        lake.local_path(again).unlink()
+        missing = plan_month(template, "green", JANUARY, lake)
+        assert (missing.action, missing.why) == (needed, f"{again} is not what the manifest says")
+
+
+@pytest.fixture
+def outdated(http_source: HttpSource, tmp_path: Path) -> FolderLake:
+    """Return a lake with a month of the web source that was cleaned by an earlier contract."""
+    http_source.files["/green_tripdata_2024-01.parquet"] = PublishedFile(green_parquet(trip(), trip()))
+    lake = FolderLake(tmp_path / "lake")
+    fetched = fetch_month(look_at(http_source.template, "green", JANUARY), tmp_path)
+    manifest = publish_fetched(lake, fetched, tmp_path)
+    old = manifest.model_copy(update={"contract_version": "an earlier one"})
+    lake.write(manifest.month_keys.manifest, old.to_json())
+    http_source.requests.clear()
+    return lake
+
+
+def test_a_month_of_which_only_the_contract_changed_is_cleaned_again(
+    outdated: FolderLake, http_source: HttpSource
+) -> None:
+    plan = plan_month(http_source.template, "green", JANUARY, outdated)
+    assert (plan.action, plan.why.partition(" from ")[0]) == ("clean again", "the contract changed")
+    assert [request.method for request in http_source.requests] == ["HEAD"]
+
+
+def test_a_month_whose_source_changed_too_is_fetched(outdated: FolderLake, http_source: HttpSource) -> None:
+    http_source.files["/green_tripdata_2024-01.parquet"] = PublishedFile(green_parquet(trip()))
+    plan = plan_month(http_source.template, "green", JANUARY, outdated)
+    assert (plan.action, plan.why) == ("reload", "the source changed")
+
+
+def test_a_month_whose_raw_file_is_missing_is_fetched(outdated: FolderLake, http_source: HttpSource) -> None:
+    manifest = outdated.manifest(Keys("green", JANUARY))
+    assert manifest is not None
+    outdated.remove(manifest.source.key)
+    assert plan_month(http_source.template, "green", JANUARY, outdated).action == "reload"
+
+
+def test_without_a_network_a_month_is_cleaned_again_from_the_lake(
+    outdated: FolderLake, http_source: HttpSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLC_HTTP_RETRIES", "0")
+    away = "http://127.0.0.1:9/{color}_tripdata_{year}-{month:02d}.parquet"
+    plan = plan_month(away, "green", JANUARY, outdated)
+    assert plan.action == "clean again"
+    assert plan.remote is not None
+    assert plan.remote.name == "green 2024-01"
+    with pytest.raises(TransientError):
+        plan_month(away, "green", JANUARY, outdated, force=True)
+    with pytest.raises(TransientError):
+        plan_month(away, "green", JANUARY.plus(1), outdated)

@@ -29,7 +29,7 @@ def lake(tmp_path: Path) -> FolderLake:
 
 
 def test_frictionless_accepts_the_catalog(lake: FolderLake) -> None:
-    path = lake.path("datapackage.json")
+    path = lake.local_path("datapackage.json")
     assert Package.validate_descriptor(str(path)).flatten() == []
     package = Package(str(path))
     assert package.resource_names == [
@@ -43,19 +43,19 @@ def test_frictionless_accepts_the_catalog(lake: FolderLake) -> None:
 
 
 def test_frictionless_sees_what_is_wrong(lake: FolderLake) -> None:
-    descriptor = json.loads(lake.path("datapackage.json").read_bytes())
+    descriptor = json.loads(lake.local_path("datapackage.json").read_bytes())
     descriptor["resources"][0]["bytes"] = "many"
     assert Package.validate_descriptor(descriptor, basepath=str(lake.root)).flatten(["type"]) != []
 
 
 def test_the_catalog_says_what_the_files_are(lake: FolderLake) -> None:
-    for resource in json.loads(lake.path("datapackage.json").read_bytes())["resources"]:
-        content = lake.path(resource["path"]).read_bytes()
+    for resource in json.loads(lake.local_path("datapackage.json").read_bytes())["resources"]:
+        content = lake.local_path(resource["path"]).read_bytes()
         assert resource["bytes"] == len(content)
         assert resource["hash"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
-        assert resource["rows"] == pq.read_metadata(lake.path(resource["path"])).num_rows
-        fields = json.loads(lake.path(resource["schema"]).read_bytes())["fields"]
-        assert [field["name"] for field in fields] == pq.read_schema(lake.path(resource["path"])).names
+        assert resource["rows"] == pq.read_metadata(lake.local_path(resource["path"])).num_rows
+        fields = json.loads(lake.local_path(resource["schema"]).read_bytes())["fields"]
+        assert [field["name"] for field in fields] == pq.read_schema(lake.local_path(resource["path"])).names
 
 
 @pytest.mark.parametrize("color", COLORS)

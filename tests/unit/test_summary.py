@@ -80,7 +80,7 @@ def test_chunks_make_no_difference(lake: FolderLake, tmp_path: Path, monkeypatch
 
 def test_a_summary_is_kept_until_the_clean_file_is_another(lake: FolderLake, tmp_path: Path) -> None:
     def made() -> int:
-        return lake.path(summary_key(old)).stat().st_mtime_ns
+        return lake.local_path(summary_key(old)).stat().st_mtime_ns
 
     old = make_month(lake, green_parquet(trip()), tmp_path)
     read_summary(lake, old)

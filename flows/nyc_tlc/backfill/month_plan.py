@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
-from nyc_tlc.contract.contract import Contract, read_contract
-from nyc_tlc.errors import LakeError, NotPublished
+from nyc_tlc.cleaning.raw import describe_source
+from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.errors import LakeError, NotPublished, TransientError
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.lake import Lake
-from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.manifest import FileRecord, Manifest
 from nyc_tlc.months import Color, Month
 from nyc_tlc.source.fetch import FetchedFile
 from nyc_tlc.source.location import RemoteFile, source_kind
 from nyc_tlc.source.published import find_newest, look_at, require_unpublished
 
-#: ``ingest``: not in the lake. ``reload``: in the lake, but a run would give another result today. ``kept``: in the
-#: lake from another kind of source; only ``force`` replaces it.
-Action = Literal["ingest", "reload", "current", "kept", "unpublished"]
+#: ``ingest``: not in the lake. ``reload``: its source changed, or its raw file is not in the lake. ``clean again``: the
+#: source is the same, and the lake's raw file would give another result today. ``kept``: in the lake from another kind
+#: of source; only ``force`` replaces it.
+Action = Literal["ingest", "reload", "clean again", "current", "kept", "unpublished"]
 
+log = logging.getLogger(__name__)
 
 SOURCE_IS_SILENT = "the source does not tell whether it changed"
 
@@ -82,6 +86,11 @@ def plan_month(
         if month:
             require_unpublished(error, month, known=lake.find_manifest(Keys(color, month)).content is not None)
         return Plan("unpublished", str(error))
+    except TransientError as error:
+        if month is None or force or (again := _plan_without_source(color, month, lake, days)) is None:
+            raise
+        log.warning("%s; it is cleaned again from the lake's raw file", error)
+        return again
     keys = Keys(color, remote.month)
     found = lake.find_manifest(keys)
     if found.content is None:
@@ -94,44 +103,40 @@ def plan_month(
     if was != would_be and not force:
         kept = f"the lake has it from the source {was} ({manifest.source.url}); --force replaces it by {would_be}"
         return Plan("kept", kept, remote, manifest, found.version)
-    why = _why_stale(manifest, remote, lake, read_contract(color), days)
-    why = why or (_find_damage(manifest, lake) if verify else None) or ("it was asked for" if force else None)
-    if why:
-        silent = why == SOURCE_IS_SILENT and not force
-        return Plan("reload", why, remote, manifest, found.version, may_be_current=silent)
-    return Plan("current", f"made {manifest.finished_at:%Y-%m-%d %H:%M} UTC", remote, manifest, found.version)
+    action, why = _decide(manifest, remote, lake, days=days, force=force, verify=verify)
+    return Plan(action, why, remote, manifest, found.version, may_be_current=why == SOURCE_IS_SILENT)
 
 
-def _find_damage(manifest: Manifest, lake: Lake) -> str | None:
-    """Return a message about the month's first damaged file; None if all digests are right."""
-    for key, digest in manifest.digests.items():
-        if digest and lake.digest(key) != digest:
-            return f"{key} is damaged: its digest is not the manifest's"
-    return None
+def _plan_without_source(color: Color, month: Month, lake: Lake, days: bool) -> Plan | None:
+    """Return the plan for a month that only has to be cleaned again; None if its source is needed."""
+    keys = Keys(color, month)
+    found = lake.find_manifest(keys)
+    manifest = None if found.content is None else lake.parse(found.content, keys)
+    if manifest is None or _is_damaged(manifest.source, lake, verify=False):
+        return None
+    why = _find_outdated(manifest, days)
+    return Plan("clean again", why, describe_source(manifest), manifest, found.version) if why else None
 
 
-def _why_stale(manifest: Manifest, remote: RemoteFile, lake: Lake, contract: Contract, days: bool) -> str | None:
-    """Return why a run would give another result than the month in the lake; None if it would not."""
-    if manifest.contract_version != contract.contract_version:
-        return f"the contract changed from {manifest.contract_version} to {contract.contract_version}"
-    if manifest.rules_version != contract.rules_version:
-        return f"the rules changed from {manifest.rules_version} to {contract.rules_version}"
-    if days and not manifest.daily and manifest.clean.rows:
-        return "it was made without daily folders"
-    sizes = {
-        manifest.clean.key: manifest.clean.bytes,
-        manifest.source.key: manifest.source.bytes,
-        manifest.quarantine.key: manifest.quarantine.bytes,
-    }
-    for key, size in sizes.items():
-        there = lake.size(key)
-        if there is None or size not in (None, there):
-            return f"{key} is not what the manifest says"
-    daily = {day.key for day in manifest.daily}
-    folders = [prefix for prefix in manifest.month_keys.prefixes if prefix.startswith("daily/")] if daily else []
-    if missing := daily.difference(*map(lake.list_objects, folders)):
-        return f"{min(missing)} is not what the manifest says"
-    # Compare the ETag, else size and time of change. If the source gives neither, only its bytes can show a change.
+def _decide(
+    manifest: Manifest, remote: RemoteFile, lake: Lake, *, days: bool, force: bool, verify: bool
+) -> tuple[Action, str]:
+    """Return what has to be done with a month that is in the lake, and why."""
+    change = _find_source_change(manifest, remote)
+    if change and change != SOURCE_IS_SILENT:
+        return "reload", change
+    outdated = _find_outdated(manifest, days)
+    if force:
+        return "reload", outdated or "it was asked for"
+    if _is_damaged(manifest.source, lake, verify):
+        return "reload", f"{manifest.source.key} is not what the manifest says"
+    if why := outdated or _find_damage(manifest, lake, verify):
+        return "reload" if change else "clean again", why
+    return ("reload", change) if change else ("current", f"made {manifest.finished_at:%Y-%m-%d %H:%M} UTC")
+
+
+def _find_source_change(manifest: Manifest, remote: RemoteFile) -> str | None:
+    """Return why the source's file is another one than the month's: by its ETag, else its size and time of change."""
     made_of = manifest.source
     if made_of.etag or remote.etag:
         same = made_of.etag == remote.etag
@@ -141,3 +146,34 @@ def _why_stale(manifest: Manifest, remote: RemoteFile, lake: Lake, contract: Con
         then = (made_of.url, made_of.bytes, made_of.last_modified)
         same = then == (remote.shown, remote.bytes, remote.last_modified)
     return None if same else "the source changed"
+
+
+def _find_outdated(manifest: Manifest, days: bool) -> str | None:
+    """Return why the raw file would give other clean files today."""
+    contract = read_contract(manifest.color)
+    if manifest.contract_version != contract.contract_version:
+        return f"the contract changed from {manifest.contract_version} to {contract.contract_version}"
+    if manifest.rules_version != contract.rules_version:
+        return f"the rules changed from {manifest.rules_version} to {contract.rules_version}"
+    if days and not manifest.daily and manifest.clean.rows:
+        return "it was made without daily folders"
+    return None
+
+
+def _find_damage(manifest: Manifest, lake: Lake, verify: bool) -> str | None:
+    """Return a message about the first clean, quarantine or daily file that is not the manifest's."""
+    # The days are listed, which takes fewer requests than a look at each.
+    folders = [prefix for prefix in manifest.month_keys.prefixes if prefix.startswith("daily/")]
+    listed = {key for folder in folders for key in lake.list_keys(folder)} if manifest.daily else set()
+    for file in (manifest.clean, manifest.quarantine, *manifest.daily):
+        if (verify or file.key not in listed) and _is_damaged(file, lake, verify):
+            return f"{file.key} is not what the manifest says"
+    return None
+
+
+def _is_damaged(file: FileRecord, lake: Lake, verify: bool) -> bool:
+    """Return whether a file is missing or has another size, or, to verify it, another digest."""
+    size = lake.size(file.key)
+    if size is None or file.bytes not in (None, size):
+        return True
+    return verify and file.sha256 is not None and lake.digest(file.key) != file.sha256

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import threading
 import time
@@ -17,21 +16,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nyc_tlc import __version__
 from nyc_tlc.cleaning.read import READ_BATCH_ROWS, MonthReader
 from nyc_tlc.cleaning.rules import Judge, Verdict
 from nyc_tlc.contract.contract import Contract
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.lake.keys import FileKeys, Keys, Layout
 from nyc_tlc.lake.lake import NewFile
-from nyc_tlc.lake.manifest import CleanRecord, DayRecord, QuarantineRecord
+from nyc_tlc.lake.manifest import CleanRecord, FileRecord, QuarantineRecord
 from nyc_tlc.source.fetch import FetchedFile
 
 log = logging.getLogger(__name__)
@@ -60,8 +57,8 @@ class CleanedMonth:
 
     Attributes:
         fetched: The source file.
-        files: The files to publish; the unchanged source file is the first.
-        labels: The key-value metadata of the files.
+        raw_key: The key of the unchanged source file in the lake.
+        files: The files to publish: the source file, unless the lake has it already, and those with its rows.
         source_rows: The number of rows in the source file, from its footer or its lines.
         columns: The source's column names.
         clean: The clean file.
@@ -74,13 +71,13 @@ class CleanedMonth:
     """
 
     fetched: FetchedFile
+    raw_key: str
     files: tuple[NewFile, ...]
-    labels: dict[str, str]
     source_rows: int
     columns: tuple[str, ...]
     clean: CleanRecord
     quarantine: QuarantineRecord
-    daily: tuple[DayRecord, ...]
+    daily: tuple[FileRecord, ...]
     warnings: dict[str, int]
     drift: tuple[str, ...]
     missing: tuple[str, ...]
@@ -118,7 +115,7 @@ def clean_month(
         "contract_version": contract.contract_version,
         "rules_version": contract.rules_version,
     }
-    file_keys = keys.of_version(files_version(labels))
+    file_keys = keys.of_new_version()
     try:
         with _cleaning_lock:
             clean_file, quarantine_file, days = _write_files(folder, file_keys, reader, judge, labels, layout)
@@ -141,8 +138,8 @@ def clean_month(
     )
     return CleanedMonth(
         fetched=fetched,
-        files=(raw, clean, quarantine, *(sink.describe() for sink in days.values())),
-        labels=labels,
+        raw_key=fetched.key or raw.key,
+        files=(*(() if fetched.key else (raw,)), clean, quarantine, *(sink.describe() for sink in days.values())),
         source_rows=reader.rows,
         columns=tuple(reader.columns),
         clean=CleanRecord(key=clean.key, rows=clean_file.rows, bytes=clean.size, sha256=clean.sha256),
@@ -154,7 +151,7 @@ def clean_month(
             sha256=quarantine.sha256,
         ),
         daily=tuple(
-            DayRecord(key=day.key, rows=sink.rows, bytes=day.size, sha256=day.sha256)
+            FileRecord(key=day.key, rows=sink.rows, bytes=day.size, sha256=day.sha256)
             for day, sink in ((sink.describe(), sink) for _, sink in sorted(days.items()))
         ),
         warnings=dict(judge.warned),
@@ -162,17 +159,6 @@ def clean_month(
         missing=reader.column_map.missing,
         seconds=time.monotonic() - began,
     )
-
-
-def files_version(labels: Mapping[str, str]) -> str:
-    """Return a digest of everything that decides the bytes of a month's files: the source, and all versions.
-
-    Args:
-        labels: The key-value metadata: the source's digest, and the versions of contract and rules.
-    """
-    writers = {name: version(name) for name in ("polars", "pyarrow")} | {"nyc_tlc": __version__}
-    options = [READ_BATCH_ROWS, *sorted(DISTINCT_COLUMNS)]
-    return hashlib.sha256(json.dumps([dict(labels), writers, options], sort_keys=True).encode()).hexdigest()[:12]
 
 
 class DigestedFile(io.BufferedIOBase):

@@ -65,7 +65,7 @@ def publish_month(
             format=fetched.format,
             rows=cleaned.source_rows,
             columns=cleaned.columns,
-            key=cleaned.files[0].key,
+            key=cleaned.raw_key,
             verified_by=fetched.verified_by,
         ),
         clean=cleaned.clean,
@@ -82,7 +82,7 @@ def publish_month(
         started_at=started_at,
         finished_at=datetime.now(UTC),
     )
-    publish_files(lake, manifest, cleaned.files, base, cleaned.labels)
+    publish_files(lake, manifest, cleaned.files, base)
     log.info("%s: published to %s", manifest.name, lake.url(""))
     return manifest
 

@@ -1,118 +1,251 @@
-"""What the lakes in object stores share: a folder in a bucket, reads by ranges, and errors that say what to do."""
+"""What the lakes in object stores share: a folder in a bucket, reads by ranges, and errors that say what to do.
+
+A transfer, its checksum and its retries are those of the vendor's client. What the clients do not repeat is repeated
+here: a read whose answer was cut off on the way.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import PurePosixPath
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, ClassVar, NamedTuple, TypeVar, cast
 
 from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError
 from nyc_tlc.lake.keys import describe_key
-from nyc_tlc.lake.lake import Lake
-from nyc_tlc.lake.range_reader import RangeReader
+from nyc_tlc.lake.lake import Found, Lake, NewFile, SwapRefusedError
+
+T = TypeVar("T")
+
+#: How often a read is done before a cut-off answer is an error.
+READ_ATTEMPTS = 4
+#: The HTTP statuses after which a later attempt can succeed.
+TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 
-@dataclass(frozen=True)
-class FailedCall:
-    """A call of a store's client that failed; its methods return the error to raise.
+class Failure(NamedTuple):
+    """A failed call of a store's client.
 
     Attributes:
-        name: What was read or written.
-        url: The lake's URL.
-        got: The store's answer in one line.
+        status: The HTTP status of the store's answer; None if there was no answer.
+        text: The answer in one line.
+        transient: Whether a later attempt can succeed although the status does not say so.
     """
 
-    name: str
-    url: str
-    got: str
+    status: int | None
+    text: str
+    transient: bool = False
 
-    def without_answer(self) -> TlcError:
-        """Return the error for a failure after which a later attempt can succeed."""
-        return TransientError(f"{self.name}: {self.url} did not answer", got=self.got, fix="try again later")
 
-    def with_bad_credentials(self) -> TlcError:
-        """Return the error for credentials that the store refuses."""
-        return ConfigurationError(
-            f"{self.name}: the credentials for {self.url} are refused",
-            got=self.got,
-            fix="renew them as blocks/README.md says, and register the profile again",
-        )
+class Refusal(NamedTuple):
+    """A kind of answer that stays the same until a person does something.
 
-    def without_permission(self, fix: str) -> TlcError:
-        """Return the error for a permission that the credentials lack."""
-        return ConfigurationError(f"{self.name}: a permission is missing in {self.url}", got=self.got, fix=fix)
+    Attributes:
+        status: Its HTTP status; None for any.
+        part: A part of its text, in lower case.
+        what: What is wrong; ``{url}`` stands for the lake's URL.
+        fix: What to do about it.
+    """
 
-    def without_bucket(self, what: str = "bucket") -> TlcError:
-        """Return the error for a bucket, or a container, that does not exist."""
-        return ConfigurationError(
-            f"{self.name}: there is no {what} at {self.url}", got=self.got, fix="create it, or correct its name"
-        )
+    status: int | None
+    part: str
+    what: str
+    fix: str
 
-    def of_lost_upload(self) -> TlcError:
-        """Return the error for an upload that the store no longer has."""
-        return TransientError(
-            f"{self.name}: an upload to {self.url} was lost on the way", got=self.got, fix="run it again"
-        )
 
-    def of_other_kind(self) -> TlcError:
-        """Return the error for any other failure."""
-        return LakeError(f"{self.name}: {self.url} failed", got=self.got)
+BAD_CREDENTIALS = (
+    "the credentials for {url} are refused",
+    "renew them as blocks/README.md says, and register the profile again",
+)
+NO_PERMISSION = "a permission is missing in {url}"
+NO_BUCKET = ("there is no such place: {url}", "create the bucket or container, or correct its name")
+LOCKED = (
+    "a policy of {url} keeps objects from being replaced or deleted",
+    "use a place without a retention or immutability policy: a lake replaces manifests and removes old files",
+)
 
 
 class BucketLake(Lake):
-    """A data lake in a folder of a bucket."""
+    """A data lake in a folder of a bucket. A store's lake implements the methods that begin with an underscore."""
 
-    def __init__(
-        self, folder: str, failures: tuple[type[Exception], ...], explain: Callable[[Exception, str, str], TlcError]
-    ) -> None:
+    #: The client's errors for failures of the network or the service.
+    failures: ClassVar[tuple[type[Exception], ...]]
+    #: The store's refusals; the first that fits decides what an error says.
+    refusals: ClassVar[Sequence[Refusal]]
+
+    def __init__(self, folder: str) -> None:
         """Use a folder as the lake's root.
 
         Args:
             folder: The folder in the bucket; the bucket itself if it is empty.
-            failures: The client's errors for failures of the network or the service.
-            explain: Returns the error to raise for such an error, the name of what was read or written, and the URL.
         """
-        self._folder, self._failures, self._explain = PurePosixPath(folder.strip("/")), failures, explain
+        self._folder = PurePosixPath(folder.strip("/"))
+
+    @classmethod
+    @abstractmethod
+    def _describe(cls, error: Exception) -> Failure:
+        """Describe an error of the client."""
 
     @abstractmethod
-    def read_range(self, key: str, start: int, end: int) -> bytes:
-        """Read a part of an object.
+    def _head(self, name: str) -> tuple[int, Mapping[str, str]] | None:
+        """Return an object's size and metadata; None if it does not exist."""
+
+    @abstractmethod
+    def _get_range(self, name: str, start: int, end: int) -> bytes:
+        """Return the bytes from a position to before another one."""
+
+    @abstractmethod
+    def _get(self, name: str) -> Found:
+        """Return an object's bytes and version."""
+
+    @abstractmethod
+    def _put(self, name: str, content: bytes, metadata: Mapping[str, str]) -> None:
+        """Write an object."""
+
+    @abstractmethod
+    def _put_if(self, name: str, content: bytes, metadata: Mapping[str, str], expected: str | None) -> bool:
+        """Write an object if it has the expected version, or if it does not exist. Return False if it was refused."""
+
+    @abstractmethod
+    def _list(self, prefix: str) -> Iterable[str]:
+        """Return the names that start with a prefix."""
+
+    @abstractmethod
+    def _delete(self, name: str) -> None:
+        """Delete an object. A missing one is no error."""
+
+    @abstractmethod
+    def _send(self, name: str, file: NewFile, metadata: Mapping[str, str]) -> None:
+        """Send a file by the client's managed transfer."""
+
+    @staticmethod
+    def _is_cut_off(_error: Exception) -> bool:
+        """Return whether the answer to a read was cut off and the client does not repeat the read."""
+        return False
+
+    @classmethod
+    def explain(cls, error: Exception, name: str, url: str) -> TlcError:
+        """Return the error to raise for an error of the client.
 
         Args:
-            key: Its key.
-            start: The position of the first byte.
-            end: The position after the last byte.
-
-        Raises:
-            LakeError: when the object does not exist.
+            error: The client's error.
+            name: What was read or written.
+            url: The lake's URL.
         """
+        failure = cls._describe(error)
+        if failure.transient or failure.status in TRANSIENT_STATUSES:
+            return TransientError(f"{name}: {url} did not answer", got=failure.text, fix="try again later")
+        for status, part, what, fix in cls.refusals:
+            if status in (None, failure.status) and part in failure.text.lower():
+                return ConfigurationError(f"{name}: {what.format(url=url)}", got=failure.text, fix=fix)
+        return LakeError(f"{name}: {url} failed", got=failure.text)
 
     def name(self, key: str) -> str:
-        """Return an object's name in the bucket."""
         return str(self._folder / key) + "/" * key.endswith("/") if str(self._folder) != "." else key
 
-    def key(self, name: str) -> str:
-        """Return the key of an object by its name in the bucket."""
-        return name.removeprefix(self.name("")).lstrip("/")
-
     def local_path(self, key: str) -> None:
-        """Return None: a bucket's objects are not on this machine."""
+        return None
+
+    def size(self, key: str) -> int | None:
+        with self._translate_errors(key):
+            found = self._head(self.name(key))
+            return found[0] if found else None
 
     def open(self, key: str) -> BinaryIO:
-        """Open an object for reading, range by range."""
         size = self.size(key)
         if size is None:
             raise LakeError(f"there is no {key} in the lake", got=self.url(""))
-        return cast(BinaryIO, RangeReader(partial(self.read_range, key), size))
+        return cast(BinaryIO, RangeReader(partial(self._read, key, self._get_range, self.name(key)), size))
+
+    def find(self, key: str) -> Found:
+        return self._read(key, self._get, self.name(key))
+
+    def write(self, key: str, content: bytes) -> None:
+        with self._translate_errors(key):
+            self._put(self.name(key), content, {})
+
+    def swap(self, key: str, content: bytes, expected: str | None, labels: Mapping[str, str]) -> None:
+        with self._translate_errors(key):
+            if not self._put_if(self.name(key), content, labels, expected):
+                raise SwapRefusedError(key)
+
+    def list_keys(self, prefix: str) -> set[str]:
+        root = self.name("")
+        names = self._read(prefix, lambda: list(self._list(self.name(prefix))))
+        return {name.removeprefix(root).lstrip("/") for name in names}
+
+    def remove(self, key: str) -> None:
+        with self._translate_errors(key):
+            self._delete(self.name(key))
+
+    def upload(self, file: NewFile, labels: Mapping[str, str]) -> None:
+        with self._translate_errors(file.key):
+            try:
+                self._send(self.name(file.key), file, {**labels, "sha256": file.sha256})
+            except self.failures:
+                # The client may have repeated a request that took effect and of which only the answer was lost.
+                there = self._head(self.name(file.key))
+                if there is None or (there[0], there[1].get("sha256")) != (file.size, file.sha256):
+                    raise
+
+    def _read(self, key: str, read: Callable[..., T], *arguments: object) -> T:
+        """Read; repeat it when the answer was cut off. The client has already repeated what it repeats itself."""
+        with self._translate_errors(key):
+            for _ in range(READ_ATTEMPTS - 1):
+                try:
+                    return read(*arguments)
+                except self.failures as error:
+                    if not self._is_cut_off(error):
+                        raise
+            return read(*arguments)
 
     @contextlib.contextmanager
-    def translate_errors(self, key: str) -> Iterator[None]:
+    def _translate_errors(self, key: str) -> Iterator[None]:
         """Translate the client's errors into errors that say what to do."""
         try:
             yield
-        except self._failures as error:
-            raise self._explain(error, describe_key(key), self.url("")) from error
+        except self.failures as error:
+            raise self.explain(error, describe_key(key), self.url("")) from error
+
+
+class RangeReader(io.RawIOBase):
+    """An object that is read like a file: each read is one request for only those bytes."""
+
+    def __init__(self, read_range: Callable[[int, int], bytes], size: int) -> None:
+        """Start at the object's first byte.
+
+        Args:
+            read_range: Returns the bytes from a start position to before an end position.
+            size: The object's size in bytes.
+        """
+        self._read_range, self._size, self._at = read_range, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readall(self) -> bytes:
+        return self.read(self._size - self._at) or b""
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        end = min(self._at + len(view), self._size)
+        if end <= self._at:
+            return 0
+        content = self._read_range(self._at, end)
+        view[: len(content)] = content
+        self._at += len(content)
+        return len(content)

@@ -1,25 +1,20 @@
-"""Copy months from one lake to another: the same bytes under the same keys, published like a month that is made."""
+"""Copy months from one lake to another: the same bytes, published like a month that is made."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import tempfile
 from pathlib import Path
 from typing import Literal
 
 from nyc_tlc.errors import LakeError
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.lake import Lake, NewFile
-from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.publication import publish_files
 from nyc_tlc.months import Color, Month
 
 log = logging.getLogger(__name__)
 
 Copied = Literal["copied", "was there already", "another version is there"]
-#: Bytes of one read.
-COPY_CHUNK_BYTES = 8 << 20
 
 
 def copy_month(source: Lake, target: Lake, color: Color, month: Month, scratch: Path, *, force: bool = False) -> Copied:
@@ -49,42 +44,20 @@ def copy_month(source: Lake, target: Lake, color: Color, month: Month, scratch: 
     found = target.find_manifest(keys)
     if found.content is not None and not force:
         there = target.parse(found.content, keys)
-        same = there.digests == manifest.digests and there.contract_version == manifest.contract_version
+        same = there.content == manifest.content and there.contract_version == manifest.contract_version
         return "was there already" if same else "another version is there"
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix="copy-") as folder:
-        files = [
-            _fetch(source, manifest, key, digest, Path(folder) / str(number))
-            for number, (key, digest) in enumerate(sorted(manifest.digests.items()))
-        ]
-        publish_files(target, manifest, files, found.version, _labels(manifest))
+    copy, files = manifest.of_version(keys.of_new_version()), []
+    for number, (old, new) in enumerate(zip(manifest.files, copy.files, strict=True)):
+        path = scratch / str(number)
+        digest = source.download(old.key, path)
+        if old.sha256 not in (None, digest):
+            raise LakeError(
+                f"{manifest.name}: {source.url(old.key)} is not the file in the manifest",
+                expected=f"SHA-256 {old.sha256}",
+                got=f"{digest} ({path.stat().st_size:,} bytes)",
+                fix="nothing of the month was copied; make the month again with --force",
+            )
+        files.append(NewFile(new.key, path, path.stat().st_size, digest, temporary=True))
+    publish_files(target, copy, files, found.version)
     log.info("%s: copied from %s to %s", keys.name, source.url(""), target.url(""))
     return "copied"
-
-
-def _fetch(source: Lake, manifest: Manifest, key: str, expected: str | None, path: Path) -> NewFile:
-    """Download one of a month's files to ``path`` and check its digest."""
-    digest, size = hashlib.sha256(), 0
-    with source.open(key) as remote, path.open("wb") as local:
-        while chunk := remote.read(COPY_CHUNK_BYTES):
-            digest.update(chunk)
-            size += local.write(chunk)
-    if expected not in (None, digest.hexdigest()):
-        raise LakeError(
-            f"{manifest.name}: {source.url(key)} is not the file in the manifest",
-            expected=f"SHA-256 {expected}",
-            got=f"{digest.hexdigest()} ({size:,} bytes)",
-            fix="nothing of the month was copied; make the month again with --force",
-        )
-    return NewFile(key, path, size, digest.hexdigest())
-
-
-def _labels(manifest: Manifest) -> dict[str, str]:
-    """Return the objects' labels, the same as those of a month that is made."""
-    return {
-        "color": manifest.color,
-        "month": manifest.month,
-        "source_sha256": manifest.source.sha256,
-        "contract_version": manifest.contract_version,
-        "rules_version": manifest.rules_version,
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal
@@ -14,6 +15,8 @@ from nyc_tlc.months import Color, Month
 Layout = Literal["month", "day"]
 
 _MONTH_IN_KEY = re.compile(r"(?:^manifest/(\w+)/|(?:^|/)\.?(\w+)_tripdata_)(\d{4}-\d{2})\.")
+
+_VERSION_IN_KEY = re.compile(r"\.[0-9a-f]{12}\.")
 
 
 def describe_key(key: str) -> str:
@@ -50,6 +53,11 @@ class Keys:
         return f"clean/{self._partition}"
 
     @property
+    def quarantine_folder(self) -> str:
+        """The Hive partition of the rejected rows."""
+        return f"quarantine/{self._partition}"
+
+    @property
     def prefixes(self) -> tuple[str, ...]:
         """The prefixes of all the month's files. Clean pick-ups are at most one day outside the month."""
         neighbours = (self.month.first_day - timedelta(days=1), self.month.plus(1).first_day)
@@ -57,7 +65,7 @@ class Keys:
         return (
             f"raw/{self.color}/{self.file}.",
             self.clean_folder,
-            f"quarantine/{self._partition}",
+            self.quarantine_folder,
             *(f"{self.daily_folder}{day}" for day in days),
         )
 
@@ -72,13 +80,9 @@ class Keys:
         name = name.removeprefix(".")
         return name.startswith(f"{self.file}.") and f"{folder}/{name}".startswith(self.prefixes)
 
-    def of_version(self, version: str) -> FileKeys:
-        """Return the keys of the files of one version.
-
-        Args:
-            version: A digest of all inputs that the files' bytes depend on.
-        """
-        return FileKeys(self, version)
+    def of_new_version(self) -> FileKeys:
+        """Return the keys for the files of one publication. No other publication has the same ones."""
+        return FileKeys(self, secrets.token_hex(6))
 
     @property
     def _partition(self) -> str:
@@ -87,7 +91,12 @@ class Keys:
 
 @dataclass(frozen=True)
 class FileKeys:
-    """The keys of a month's files. Different inputs give different keys, so a file never gets other bytes."""
+    """The keys of the files of one publication of a month.
+
+    Attributes:
+        month: The month.
+        version: 12 hexadecimal digits.
+    """
 
     month: Keys
     version: str
@@ -104,7 +113,11 @@ class FileKeys:
     @property
     def quarantine(self) -> str:
         """The key of the rejected rows."""
-        return f"quarantine/{self.month.clean_folder.partition('/')[2]}{self._name}.parquet"
+        return f"{self.month.quarantine_folder}{self._name}.parquet"
+
+    def of(self, key: str) -> str:
+        """Return the key that a file of another version has in this one."""
+        return _VERSION_IN_KEY.sub(f".{self.version}.", key)
 
     def daily(self, day: date) -> str:
         """Return the key of one pick-up date's clean rows."""

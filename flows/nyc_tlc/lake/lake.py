@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple
 
 from pydantic import ValidationError
 
@@ -21,6 +21,9 @@ from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
 
 log = logging.getLogger(__name__)
+
+#: Bytes of one request for an object that is read from its start to its end.
+CHUNK_BYTES = 8 << 20
 
 _CONTENT_TYPES = {
     ".parquet": "application/vnd.apache.parquet",
@@ -39,17 +42,11 @@ class SwapRefusedError(Exception):
     """A conditional write found another version of the object than it expected."""
 
 
-@dataclass(frozen=True)
-class ManifestFound:
-    """A month's manifest as found in the lake, not parsed.
+class Found(NamedTuple):
+    """A small object's content, and its version, which changes with each write; both None if it does not exist."""
 
-    Attributes:
-        content: Its bytes; None when the lake does not have the month.
-        version: The object's version, which changes with each write; None when the lake does not have the month.
-    """
-
-    content: bytes | None
-    version: str | None
+    content: bytes | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,7 @@ class NewFile:
         path: The file's path.
         size: Its size in bytes.
         sha256: Its digest.
-        temporary: Whether this run made the file and will only delete it, so that a lake may link it instead of
-            copying it.
+        temporary: Whether this run made the file, so that nobody else changes it and a lake may link it.
     """
 
     key: str
@@ -71,40 +67,19 @@ class NewFile:
     sha256: str
     temporary: bool = False
 
-    def pieces(self) -> Iterator[bytes]:
-        """Yield the bytes, one MiB at a time.
+    def check_unchanged(self) -> None:
+        """Read the file and compare its digest.
 
         Raises:
-            SourceError: after the last byte, when the bytes do not have the digest.
+            SourceError: when the file has other bytes now.
         """
-        digest = hashlib.sha256()
         with self.path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-                yield piece
-        if digest.hexdigest() != self.sha256:
-            raise SourceError(f"{self.path} changed while it was read", fix="nothing was published; run it again")
-
-
-class Upload(Protocol):
-    """A file that was sent to a lake; one step is left that makes it an object."""
-
-    def is_there(self) -> bool:
-        """Return whether the object with this key has these bytes already."""
-
-    def finish(self) -> None:
-        """Do the last step: the file becomes the object, and replaces an existing one.
-
-        Raises:
-            LakeError: when the lake can't be written.
-        """
-
-    def abort(self) -> None:
-        """Cancel the upload: the file never becomes an object. Has no effect after ``finish``."""
+            if hashlib.file_digest(file, "sha256").hexdigest() != self.sha256:
+                raise SourceError(f"{self.path} changed while it was read", fix="nothing was published; run it again")
 
 
 class Lake(ABC):
-    """A store of months: objects by their keys."""
+    """A store of months: objects by their keys. All methods raise ``LakeError`` when the store can't be used."""
 
     @abstractmethod
     def url(self, key: str) -> str:
@@ -120,15 +95,11 @@ class Lake(ABC):
 
     @abstractmethod
     def open(self, key: str) -> BinaryIO:
-        """Open an object for reading, with ``seek``. Only the ranges that are read are transferred.
-
-        Raises:
-            LakeError: when it does not exist.
-        """
+        """Open an existing object for reading, with ``seek``. Only the ranges that are read are transferred."""
 
     @abstractmethod
-    def read_version(self, key: str) -> tuple[bytes, str] | None:
-        """Read a small object. Return its content and version; None if it does not exist."""
+    def find(self, key: str) -> Found:
+        """Read a small object."""
 
     @abstractmethod
     def write(self, key: str, content: bytes) -> None:
@@ -150,44 +121,52 @@ class Lake(ABC):
         """
 
     @abstractmethod
-    def list_objects(self, prefix: str) -> dict[str, str]:
-        """Return the keys that start with a prefix, and their versions."""
+    def list_keys(self, prefix: str) -> set[str]:
+        """Return the keys that start with a prefix."""
 
     @abstractmethod
-    def remove(self, key: str, version: str | None = None) -> None:
-        """Delete an object; with a version, only if the object has it. A missing object is no error."""
+    def remove(self, key: str) -> None:
+        """Delete an object. A missing one is no error."""
 
     @abstractmethod
-    def upload(self, file: NewFile, labels: Mapping[str, str]) -> Upload:
-        """Send a file, except for the last step, which makes it an object.
+    def upload(self, file: NewFile, labels: Mapping[str, str]) -> None:
+        """Send a file under a key that no object has had. It becomes an object when all of it has arrived.
 
         Args:
             file: The file.
             labels: The object's metadata, in stores that have metadata.
-
-        Raises:
-            SourceError: when the file has changed.
-            LakeError: when the lake can't be written.
         """
 
     def read(self, key: str) -> bytes | None:
         """Return a small object's content; None if it does not exist."""
-        found = self.read_version(key)
-        return found[0] if found else None
+        return self.find(key).content
 
     def digest(self, key: str) -> str | None:
         """Read a whole object and return its SHA-256; None if it does not exist."""
         if self.size(key) is None:
             return None
         digest = hashlib.sha256()
-        with self.open(key) as file:
-            while piece := file.read(1 << 23):
-                digest.update(piece)
+        for chunk in self._chunks(key):
+            digest.update(chunk)
         return digest.hexdigest()
 
-    def find_manifest(self, keys: Keys) -> ManifestFound:
+    def download(self, key: str, path: Path) -> str:
+        """Copy an existing object to a file on this machine. Return its SHA-256."""
+        digest = hashlib.sha256()
+        with path.open("wb") as copy:
+            for chunk in self._chunks(key):
+                digest.update(chunk)
+                copy.write(chunk)
+        return digest.hexdigest()
+
+    def _chunks(self, key: str) -> Iterator[bytes]:
+        with self.open(key) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+
+    def find_manifest(self, keys: Keys) -> Found:
         """Return a month's manifest without parsing it."""
-        return ManifestFound(*(self.read_version(keys.manifest) or (None, None)))
+        return self.find(keys.manifest)
 
     def manifest(self, keys: Keys) -> Manifest | None:
         """Return the month's manifest; None if the lake does not have the month.
@@ -195,7 +174,7 @@ class Lake(ABC):
         Raises:
             LakeError: when the manifest can't be parsed.
         """
-        content = self.find_manifest(keys).content
+        content = self.read(keys.manifest)
         return None if content is None else self.parse(content, keys)
 
     def parse(self, content: bytes, keys: Keys) -> Manifest:
@@ -217,7 +196,7 @@ class Lake(ABC):
     def months(self, color: Color) -> list[Month]:
         """Return the months of a colour in the lake, oldest first. Files with other names are skipped."""
         months = []
-        for key in self.list_objects(f"manifest/{color}/"):
+        for key in self.list_keys(f"manifest/{color}/"):
             name = key.rpartition("/")[2]
             if name.startswith("."):
                 continue  # the draft of a manifest

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Self
+from typing import Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from nyc_tlc.contract.contract import SourceFormat
 from nyc_tlc.errors import ReconciliationError
-from nyc_tlc.lake.keys import Keys
+from nyc_tlc.lake.keys import FileKeys, Keys
 from nyc_tlc.months import Color, Month
 
 
@@ -19,8 +19,20 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class SourceRecord(Part):
-    """The source file of the month; the lake has its bytes under ``key``.
+class FileRecord(Part):
+    """One of the month's files in the lake. Early manifests lack sizes and digests of quarantined rows and days."""
+
+    key: str
+    rows: int
+    bytes: int | None = None
+    sha256: str | None = None
+
+
+F = TypeVar("F", bound=FileRecord)
+
+
+class SourceRecord(FileRecord):
+    """The source file of the month; the lake has its bytes, perhaps under the version of an earlier publication.
 
     ``verified_by`` says how the download was found complete: by ``size``, ``transfer`` (the last chunk of a chunked
     body), ``content`` (the end mark of the file's format), or ``nothing``.
@@ -32,38 +44,21 @@ class SourceRecord(Part):
     bytes: int
     sha256: str
     format: SourceFormat
-    rows: int
     columns: tuple[str, ...]
-    key: str
     verified_by: str | None = None
 
 
-class CleanRecord(Part):
+class CleanRecord(FileRecord):
     """The month's clean rows."""
 
-    key: str
-    rows: int
     bytes: int
     sha256: str
 
 
-class QuarantineRecord(Part):
+class QuarantineRecord(FileRecord):
     """The rejected rows; ``rules`` counts each row under the first rule that it breaks."""
 
-    key: str
-    rows: int
     rules: dict[str, int]
-    bytes: int | None = None
-    sha256: str | None = None
-
-
-class DayRecord(Part):
-    """One day of the clean rows (layout ``day``)."""
-
-    key: str
-    rows: int
-    bytes: int | None = None
-    sha256: str | None = None
 
 
 class Manifest(Part):
@@ -81,7 +76,7 @@ class Manifest(Part):
     source: SourceRecord
     clean: CleanRecord
     quarantine: QuarantineRecord
-    daily: tuple[DayRecord, ...] = ()
+    daily: tuple[FileRecord, ...] = ()
     warnings: dict[str, int]
     drift: tuple[str, ...]
     missing: tuple[str, ...] = ()
@@ -99,12 +94,40 @@ class Manifest(Part):
         """The month's keys."""
         return Keys(self.color, Month.parse(self.month))
 
+    def of_version(self, keys: FileKeys) -> Manifest:
+        """Return the manifest of the same files under the keys of another version."""
+
+        def rename(file: F) -> F:
+            return file.model_copy(update={"key": keys.of(file.key)})
+
+        files = {"source": rename(self.source), "clean": rename(self.clean), "quarantine": rename(self.quarantine)}
+        return self.model_copy(update={**files, "daily": tuple(map(rename, self.daily))})
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """The month's files."""
+        return (self.source, self.clean, self.quarantine, *self.daily)
+
     @property
     def digests(self) -> dict[str, str | None]:
         """The keys of the month's files -> their digests; None for a digest that the manifest does not have."""
-        files: tuple[SourceRecord | CleanRecord | QuarantineRecord | DayRecord, ...]
-        files = (self.source, self.clean, self.quarantine, *self.daily)
-        return {file.key: file.sha256 for file in files}
+        return {file.key: file.sha256 for file in self.files}
+
+    @property
+    def content(self) -> tuple[str | None, ...]:
+        """The digests of the month's files, without their keys."""
+        return tuple(file.sha256 for file in self.files)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What a file of the month says about itself, in its Parquet metadata and as an object of a bucket."""
+        return {
+            "color": self.color,
+            "month": self.month,
+            "source_sha256": self.source.sha256,
+            "contract_version": self.contract_version,
+            "rules_version": self.rules_version,
+        }
 
     @property
     def file_keys(self) -> frozenset[str]:

@@ -25,16 +25,16 @@ from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import NotPublished, TlcError, TransientError
-from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.orchestration.limits import source_slot, warehouse_slot
+from nyc_tlc.orchestration.limits import warehouse_slot
 from nyc_tlc.orchestration.progress import BackfillProgress
-from nyc_tlc.orchestration.tasks import report_quality
+from nyc_tlc.orchestration.tasks import fetch_planned, report_quality
 from nyc_tlc.profiles.opening import open_lake, open_warehouse
 from nyc_tlc.reports.anomalies import check_volume, read_trailing
 from nyc_tlc.settings import read_settings
-from nyc_tlc.source.fetch import fetch_month, scratch_folder
+from nyc_tlc.source.fetch import scratch_folder
+from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.warehouse import Kind
 
@@ -109,8 +109,7 @@ def _bring_to_lake(planned: MonthPlan, options: BackfillOptions, lake: Lake) -> 
         return plan.manifest
     contract = read_contract(planned.color)
     with scratch_folder() as folder:
-        with source_slot(plan.remote):
-            fetched = fetch_month(plan.remote, folder)
+        fetched = fetch_planned(plan, lake, folder)
         if plan.manifest and plan.settled_by(fetched):
             return plan.manifest
         cleaned = clean_month(fetched, contract, folder, layout=options.layout, strict=read_settings().strict)
@@ -121,7 +120,7 @@ def _bring_to_lake(planned: MonthPlan, options: BackfillOptions, lake: Lake) -> 
 
 def _load(manifest: Manifest, options: BackfillOptions, lake: Lake, kind: Kind) -> TlcError | None:
     """Load a month into a warehouse; repeat it after transient failures. Return the error if it failed."""
-    file = CleanFile(manifest, lake, read_contract(manifest.color))
+    file = LakeFile(manifest, lake, read_contract(manifest.color))
     for attempt in range(LOAD_ATTEMPTS):
         try:
             with warehouse_slot(kind):

@@ -28,11 +28,12 @@ from nyc_tlc.backfill.plan import MonthPlan, plan_months
 from nyc_tlc.backfill.report import format_plan
 from nyc_tlc.cleaning.clean import CleanedMonth, clean_month
 from nyc_tlc.cleaning.publish import publish_month
+from nyc_tlc.cleaning.raw import fetch_raw
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
-from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.copying import Copied, copy_month
 from nyc_tlc.lake.keys import Layout
+from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.publication import remove_leftovers
 from nyc_tlc.months import Color, Month
@@ -46,8 +47,8 @@ from nyc_tlc.profiles.opening import open_lake, open_warehouse
 from nyc_tlc.reports.anomalies import check_volume, find_anomalies, read_trailing
 from nyc_tlc.reports.coverage import format_coverage, read_coverage
 from nyc_tlc.settings import read_settings
-from nyc_tlc.source.fetch import FetchedFile, fetch_month
-from nyc_tlc.source.location import RemoteFile
+from nyc_tlc.source.fetch import FetchedFile, Progress, fetch_month, scratch_folder
+from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import Answer, ask_where_trips_began, find_published, load_month
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.tables import list_views, month_tables, trip_tables
@@ -72,11 +73,21 @@ def look(
     return plan
 
 
-@task(task_run_name="fetch {remote.name}", cache_policy=NO_CACHE, persist_result=False)
-def fetch(remote: RemoteFile, folder: Path) -> FetchedFile:
-    """Download the month's file to a local folder and verify it."""
-    with source_slot(remote), Bar(f"fetch {remote.name}", "bytes") as bar:
-        return fetch_month(remote, folder, DownloadProgress(remote.name, bar))
+@task(task_run_name="fetch {plan.remote.name}", cache_policy=NO_CACHE, persist_result=False)
+def fetch(plan: Plan, profile: str, folder: Path) -> FetchedFile:
+    """Bring the month's file to a local folder and verify it."""
+    assert plan.remote is not None
+    with Bar(f"fetch {plan.remote.name}", "bytes") as bar:
+        return fetch_planned(plan, open_lake(profile), folder, DownloadProgress(plan.remote.name, bar))
+
+
+def fetch_planned(plan: Plan, lake: Lake, folder: Path, progress: Progress = lambda done, total: None) -> FetchedFile:
+    """Bring the month's file to a local folder: from its source, or from the lake if it is only cleaned again."""
+    if plan.action == "clean again" and plan.manifest:
+        return fetch_raw(plan.manifest, lake, folder)
+    assert plan.remote is not None
+    with source_slot(plan.remote):
+        return fetch_month(plan.remote, folder, progress)
 
 
 @task(task_run_name="clean {fetched.remote.name}", cache_policy=NO_CACHE, persist_result=False)
@@ -120,7 +131,8 @@ def find(color: Color, month: Month | None, profile: str) -> Manifest:
 @task(task_run_name="copy {color} {month} to {to}", cache_policy=NO_CACHE, persist_result=False)
 def copy(color: Color, month: Month, profile: str, to: str, force: bool) -> Copied:
     """Copy a month from one profile's lake to another's, byte for byte."""
-    return copy_month(open_lake(profile), open_lake(to), color, month, read_settings().scratch, force=force)
+    with scratch_folder() as folder:
+        return copy_month(open_lake(profile), open_lake(to), color, month, folder, force=force)
 
 
 def _is_transient(_task: object, _run: object, state: State[object]) -> bool:
@@ -141,7 +153,7 @@ def load(manifest: Manifest, profile: str, kind: Kind, force: bool) -> Answer:
     warehouse = open_warehouse(profile, kind)
     lake = open_lake(profile)
     check_volume(manifest, read_trailing(lake, manifest), force=force)
-    file = CleanFile(manifest, lake, read_contract(manifest.color))
+    file = LakeFile(manifest, lake, read_contract(manifest.color))
     with warehouse_slot(kind):
         loaded, new = load_month(file, warehouse, flow_run.id, force=force)
     return ask_where_trips_began(loaded, new, warehouse)

@@ -151,12 +151,12 @@ def _s3_lake(profile: str, block: Any) -> Lake:
     """Open a lake in an S3 bucket. Without keys in the block, boto3 looks for the machine's own credentials."""
     module = importlib.import_module("nyc_tlc.lake.s3")
     parameters = block.credentials.aws_client_parameters.get_params_override()
-    parameters["config"] = module.client_config(parameters.get("config"))
+    parameters["config"] = module.client_config(parameters.get("config"), parameters.get("endpoint_url"))
 
     def make_client() -> Any:
         try:
             return block.credentials.get_boto3_session().client("s3", **parameters)
-        except module.FAILURES as error:
+        except module.S3Lake.failures as error:
             raise ConfigurationError(
                 f"the block s3-bucket/taxi-{profile} can't be used", got=_describe(error), fix=_register(profile)
             ) from None
@@ -197,12 +197,12 @@ def _read_location(bucket: Any) -> str:
         ConfigurationError: when the credentials may not read it.
         TransientError: when a later attempt can succeed.
     """
-    gcs = importlib.import_module("nyc_tlc.lake.gcs")
+    lake = importlib.import_module("nyc_tlc.lake.gcs").GcsLake
     try:
         bucket.reload()
-    except gcs.FAILURES as error:
+    except lake.failures as error:
         if not isinstance(error, Forbidden):
-            raise gcs.explain(error, "the bucket's location", f"gs://{bucket.name}") from error
+            raise lake.explain(error, "the bucket's location", f"gs://{bucket.name}") from error
         raise ConfigurationError(
             f"no permission to read the location of gs://{bucket.name}",
             got=_describe(error),

@@ -38,11 +38,11 @@ import pyarrow.parquet as pq
 
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import LakeError, ReconciliationError
-from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color
+from nyc_tlc.warehouse.lake_file import LakeFile
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ def count_month(lake: Lake, manifest: Manifest) -> pl.DataFrame:
     keys = _keys_of(MEASURES[manifest.color])
     sums = _sums_of(MEASURES[manifest.color])
     counted, rows = [], 0
-    for chunk in _chunks(CleanFile(manifest, lake, read_contract(manifest.color)).batches()):
+    for chunk in _chunks(LakeFile(manifest, lake, read_contract(manifest.color)).batches()):
         rows += chunk.height
         derived = chunk.select(*(key.value.alias(part) for part, key in keys.items()), *sums)
         counted += [_count(derived, part, key) for part, key in keys.items()]

@@ -50,6 +50,7 @@ class FetchedFile:
         sha256: The digest of its bytes.
         seconds: How long the download took.
         verified_by: What showed that it is complete.
+        key: Its key in the lake, if it was read from there; None if the source sent it.
     """
 
     remote: RemoteFile
@@ -59,6 +60,7 @@ class FetchedFile:
     sha256: str
     seconds: float
     verified_by: VerifiedBy = "content"
+    key: str | None = None
 
 
 @contextmanager

@@ -29,10 +29,10 @@ from google.cloud import bigquery
 from google.cloud.bigquery.table import PrimaryKey, TableConstraints
 
 from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError, first_line
-from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import read_settings
+from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.tables import (
     LOADS,
     SCHEMA,
@@ -130,7 +130,7 @@ class BigQueryWarehouse:
             for view in views:
                 self._prepare_view(view, anew=any(changed))
 
-    def replace_month(self, file: CleanFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
+    def replace_month(self, file: LakeFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
         """Replace the month's rows by those of the files: one load job for each file, then the row of ``loads``.
 
         If the job of the trips fails, the old rows stay. If a later step fails, the new rows are there without their
@@ -152,7 +152,7 @@ class BigQueryWarehouse:
             self._record(load)
         return load, True
 
-    def _reconcile(self, job: bigquery.LoadJob, file: CleanFile, table: Table) -> None:
+    def _reconcile(self, job: bigquery.LoadJob, file: LakeFile, table: Table) -> None:
         counted = {"loaded": job.output_rows or 0, "found": self._count(table, file.month)}
         reconcile(file, self.place, outcome="the month there is neither the old nor the new one", **counted)
 
@@ -279,7 +279,7 @@ class BigQueryWarehouse:
                 f"CREATE OR REPLACE VIEW {self._qualify(view.name)} AS {view.sql(self._qualify)}"
             )
 
-    def _run_load_job(self, file: CleanFile, table: Table, known: Load | None) -> bigquery.LoadJob:
+    def _run_load_job(self, file: LakeFile, table: Table, known: Load | None) -> bigquery.LoadJob:
         """Run the month's load job, or return the job of another run that did the same.
 
         A job's id is made from the load that it replaces and a number. BigQuery keeps ids longer than tables, so an id
@@ -320,7 +320,7 @@ class BigQueryWarehouse:
                 return found
         raise AssertionError("unreachable: itertools.count() never ends")
 
-    def _size(self, file: CleanFile) -> int:
+    def _size(self, file: LakeFile) -> int:
         size = file.record.bytes or file.lake.size(file.record.key)
         if size is None:
             raise LakeError(f"{file.name}: there is no {file.url}", fix="make the month again with --force")

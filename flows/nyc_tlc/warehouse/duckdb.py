@@ -17,10 +17,10 @@ import duckdb
 import pyarrow as pa
 
 from nyc_tlc.errors import ConfigurationError, TlcError, TransientError, first_line
-from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import read_settings
+from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.ledger import Execute, read_loads, write_load
 from nyc_tlc.warehouse.tables import (
     LOADS,
@@ -87,7 +87,7 @@ class DuckDbWarehouse:
                     connection.execute(f"CREATE OR REPLACE VIEW {_qualify(view.name)} AS {view.sql(_qualify)}")
                     connection.execute(f"COMMENT ON VIEW {_qualify(view.name)} IS {_quote(view.description)}")
 
-    def replace_month(self, file: CleanFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
+    def replace_month(self, file: LakeFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
         """Replace the month's rows by those of the files."""
         tables = (trip_table(file.contract), file), (quarantine_table(file.contract), file.quarantine)
         with self._transaction(file.name) as connection:
@@ -102,7 +102,7 @@ class DuckDbWarehouse:
             write_load(_make_execute(connection), load)
         return load, True
 
-    def _replace_rows(self, connection: duckdb.DuckDBPyConnection, table: Table, file: CleanFile) -> None:
+    def _replace_rows(self, connection: duckdb.DuckDBPyConnection, table: Table, file: LakeFile) -> None:
         name = _qualify(table.name)
         connection.execute(f"DELETE FROM {name} WHERE file_month = ?", [file.month.first_day])
         with contextlib.ExitStack() as opened:
@@ -250,7 +250,7 @@ def _make_execute(connection: duckdb.DuckDBPyConnection) -> Execute:
     return execute
 
 
-def _source_of_rows(connection: duckdb.DuckDBPyConnection, file: CleanFile, opened: contextlib.ExitStack) -> str:
+def _source_of_rows(connection: duckdb.DuckDBPyConnection, file: LakeFile, opened: contextlib.ExitStack) -> str:
     """Return what to select a file's rows FROM: a local file, or its batches when it is in a bucket."""
     if file.path:
         return f"read_parquet({_quote(str(file.path))}, hive_partitioning = false)"

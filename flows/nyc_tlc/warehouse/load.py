@@ -6,11 +6,11 @@ import logging
 from dataclasses import dataclass
 
 from nyc_tlc.errors import LakeError
-from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
+from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables, trip_tables
 from nyc_tlc.warehouse.warehouse import Load, Warehouse
@@ -42,7 +42,7 @@ def find_published(lake: Lake, color: Color, month: Month | None, profile: str) 
 
 
 def load_month(
-    file: CleanFile, warehouse: Warehouse, flow_run_id: str | None = None, *, force: bool = False
+    file: LakeFile, warehouse: Warehouse, flow_run_id: str | None = None, *, force: bool = False
 ) -> tuple[Load, bool]:
     """Replace a month's rows in a warehouse by those in the lake.
 

@@ -24,10 +24,10 @@ import pyarrow as pa
 from psycopg2 import errors, extensions, sql
 
 from nyc_tlc.errors import ConfigurationError, TlcError, TransientError, first_line
-from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import read_settings
+from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.ledger import Execute, read_loads, write_load
 from nyc_tlc.warehouse.tables import (
     LOADS,
@@ -141,7 +141,7 @@ class PostgresWarehouse:
                 self._replace_lookup(cursor, lookup)
         self._replace_views(cursor, views)
 
-    def replace_month(self, file: CleanFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
+    def replace_month(self, file: LakeFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
         """Replace the month's rows by those of the files."""
         tables = (trip_table(file.contract), file), (quarantine_table(file.contract), file.quarantine)
         with self._transaction(file.name, kept="the old rows stay") as cursor:
@@ -164,7 +164,7 @@ class PostgresWarehouse:
             write_load(_make_execute(cursor), load)
         return load, True
 
-    def _fill_and_check(self, cursor: extensions.cursor, file: CleanFile, table: Table) -> str:
+    def _fill_and_check(self, cursor: extensions.cursor, file: LakeFile, table: Table) -> str:
         """Fill a new table with the file's rows, and check their number. Return the table's name."""
         # An unusual name, and nothing with that name is dropped: it may be a table of the user.
         filled = f"{_partition(table, file.month)}_filling"
@@ -282,7 +282,7 @@ class PostgresWarehouse:
         cursor.execute(sql.SQL("DELETE FROM {}").format(_qualify(lookup.table.name)))
         _copy(cursor, lookup.table.name, lookup.rows.schema, iter(lookup.rows.to_batches()), frozen=False)
 
-    def _lock_month(self, cursor: extensions.cursor, file: CleanFile) -> None:
+    def _lock_month(self, cursor: extensions.cursor, file: LakeFile) -> None:
         """Lock the month against other loads of it; wait while one is running."""
         lock = [f"nyc_tlc {SCHEMA}.{file.name}"]
         cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", lock)
@@ -301,7 +301,7 @@ class PostgresWarehouse:
             ) from error
         cursor.execute("SET LOCAL lock_timeout = 0")
 
-    def _fill_table(self, cursor: extensions.cursor, file: CleanFile, table: Table, filled: str) -> int:
+    def _fill_table(self, cursor: extensions.cursor, file: LakeFile, table: Table, filled: str) -> int:
         """Create a table with the file's rows, and a CHECK so that ATTACH need not scan it. Return the number of rows.
 
         The partitioned table is not read, because that would block the swaps of other months.
@@ -319,7 +319,7 @@ class PostgresWarehouse:
             )
         return copied
 
-    def _lock_for_swap(self, cursor: extensions.cursor, file: CleanFile, tables: Sequence[Table]) -> None:
+    def _lock_for_swap(self, cursor: extensions.cursor, file: LakeFile, tables: Sequence[Table]) -> None:
         """Lock the tables for the swap. Readers are blocked only if an old partition must be dropped."""
 
         def lock() -> None:
@@ -358,7 +358,7 @@ class PostgresWarehouse:
                 time.sleep(pause)
         cursor.execute("SET LOCAL lock_timeout = 0")
 
-    def _swap(self, cursor: extensions.cursor, file: CleanFile, table: Table, filled: str) -> None:
+    def _swap(self, cursor: extensions.cursor, file: LakeFile, table: Table, filled: str) -> None:
         """Replace the old partition by the filled table. The caller holds the locks."""
         partition = _partition(table, file.month)
         if _columns(cursor, partition):

@@ -14,11 +14,11 @@ from typing import Any, Literal, Protocol, get_args
 import pyarrow as pa
 
 from nyc_tlc.errors import ReconciliationError
-from nyc_tlc.lake.clean_file import CleanFile
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
 from nyc_tlc.source.location import source_kind
+from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.tables import Table, View
 
 Kind = Literal["duckdb", "postgres", "bigquery"]
@@ -58,7 +58,7 @@ class Load:
     source_url: str | None = None
 
     @classmethod
-    def of(cls, file: CleanFile, loaded_at: datetime, flow_run_id: str | None, job_id: str | None = None) -> Load:
+    def of(cls, file: LakeFile, loaded_at: datetime, flow_run_id: str | None, job_id: str | None = None) -> Load:
         """Return the row for a file that was loaded."""
         manifest = file.manifest
         return cls(
@@ -134,7 +134,7 @@ class Warehouse(Protocol):
             ContractError: when a table there has an unknown column or another type.
         """
 
-    def replace_month(self, file: CleanFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
+    def replace_month(self, file: LakeFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
         """Replace the month's rows in the prepared tables of trips and of quarantine by those of the lake's files.
 
         Args:
@@ -176,7 +176,7 @@ def _in_utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def reconcile(file: CleanFile, place: str, *, outcome: str = "the month there stays as it was", **counted: int) -> None:
+def reconcile(file: LakeFile, place: str, *, outcome: str = "the month there stays as it was", **counted: int) -> None:
     """Check that every count equals the manifest's number of rows.
 
     Args:

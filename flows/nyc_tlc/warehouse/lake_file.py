@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from nyc_tlc.contract.contract import Contract
 from nyc_tlc.errors import LakeError, ReconciliationError
 from nyc_tlc.lake.lake import Lake
-from nyc_tlc.lake.manifest import CleanRecord, Manifest, QuarantineRecord
+from nyc_tlc.lake.manifest import FileRecord, Manifest
 from nyc_tlc.months import Month
 
 #: Rows of a batch; a load keeps a few batches in memory.
@@ -21,18 +21,20 @@ LOAD_BATCH_ROWS = 1 << 14
 
 
 @dataclass(frozen=True)
-class CleanFile:
-    """A month's clean rows in the lake.
+class LakeFile:
+    """A month's clean or rejected rows in the lake.
 
     Attributes:
         manifest: The month's manifest.
         lake: The lake that has the file.
         contract: The colour's contract.
+        rows_of: Which of the two.
     """
 
     manifest: Manifest
     lake: Lake
     contract: Contract
+    rows_of: Literal["clean", "quarantine"] = "clean"
 
     @property
     def name(self) -> str:
@@ -45,19 +47,19 @@ class CleanFile:
         return Month.parse(self.manifest.month)
 
     @property
-    def quarantine(self) -> QuarantineFile:
+    def quarantine(self) -> LakeFile:
         """The month's rejected rows."""
-        return QuarantineFile(self.manifest, self.lake, self.contract)
+        return replace(self, rows_of="quarantine")
 
     @property
-    def record(self) -> CleanRecord | QuarantineRecord:
+    def record(self) -> FileRecord:
         """The file's record in the manifest."""
-        return self.manifest.clean
+        return self.manifest.clean if self.rows_of == "clean" else self.manifest.quarantine
 
     @property
     def schema(self) -> pa.Schema:
         """Its columns and types."""
-        return self.contract.clean_schema
+        return self.contract.clean_schema if self.rows_of == "clean" else self.contract.quarantine_schema
 
     @property
     def rows(self) -> int:
@@ -113,18 +115,3 @@ class CleanFile:
                     got=f"{footer.num_rows:,}",
                     fix=again,
                 )
-
-
-@dataclass(frozen=True)
-class QuarantineFile(CleanFile):
-    """A month's rejected rows in the lake."""
-
-    @property
-    def record(self) -> QuarantineRecord:
-        """The file's record in the manifest."""
-        return self.manifest.quarantine
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Its columns and types."""
-        return self.contract.quarantine_schema

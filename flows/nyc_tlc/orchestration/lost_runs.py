@@ -1,4 +1,4 @@
-"""End the task runs that a lost process left Running on the Prefect server."""
+"""Clear what lost processes left: scratch space, and task runs that are Running on the Prefect server."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import Flow, FlowRun, State, StateType
 from prefect.states import Crashed
 
+from nyc_tlc.settings import read_settings
+from nyc_tlc.workspace import remove_abandoned
+
 log = logging.getLogger(__name__)
 
 
-def end_lost_tasks(_flow: Flow, flow_run: FlowRun, _state: State[object]) -> None:
-    """Set the task runs that an earlier process of this flow run left Running to Crashed; a flow's ``on_running`` hook.
+def clear_lost_runs(_flow: Flow, flow_run: FlowRun, _state: State[object]) -> None:
+    """Remove abandoned scratch space, and set the task runs of an earlier process to Crashed; an ``on_running`` hook.
 
     A flow run whose machine was lost starts again with the same id. Its new process creates new task runs, so the old
     ones would stay Running for ever.
     """
+    remove_abandoned(read_settings().scratch)
     with get_client(sync_client=True) as client:
         lost = client.read_task_runs(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id])),

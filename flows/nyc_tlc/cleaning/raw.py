@@ -1,0 +1,51 @@
+"""Take a month's source file from the lake, to clean it again: nothing is asked of the source."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import cast
+
+from nyc_tlc.errors import LakeError
+from nyc_tlc.lake.lake import Lake
+from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.source.fetch import FetchedFile, VerifiedBy
+from nyc_tlc.source.location import RemoteFile
+
+log = logging.getLogger(__name__)
+
+
+def describe_source(manifest: Manifest) -> RemoteFile:
+    """Return the source's file as it was when the month was fetched."""
+    keys, source = manifest.month_keys, manifest.source
+    return RemoteFile(keys.color, keys.month, source.url, source.etag, source.last_modified, source.bytes)
+
+
+def fetch_raw(manifest: Manifest, lake: Lake, folder: Path) -> FetchedFile:
+    """Copy the month's raw file from the lake to a folder.
+
+    Raises:
+        LakeError: when the file is missing, or its digest is not the manifest's.
+    """
+    began, source, path = time.monotonic(), manifest.source, folder / manifest.month_keys.file
+    digest = lake.download(source.key, path)
+    if digest != source.sha256:
+        raise LakeError(
+            f"{manifest.name}: {lake.url(source.key)} is not the file in the manifest",
+            expected=f"SHA-256 {source.sha256}",
+            got=digest,
+            fix="make the month again from its source with --force",
+        )
+    seconds = time.monotonic() - began
+    log.info("%s: read %s bytes from %s in %.1f s", manifest.name, f"{source.bytes:,}", lake.url(source.key), seconds)
+    return FetchedFile(
+        describe_source(manifest),
+        path,
+        source.format,
+        source.bytes,
+        digest,
+        seconds,
+        cast(VerifiedBy, source.verified_by or "nothing"),
+        source.key,
+    )
