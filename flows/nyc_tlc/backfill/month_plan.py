@@ -138,6 +138,6 @@ def _why_stale(manifest: Manifest, remote: RemoteFile, lake: Lake, contract: Con
     elif remote.last_modified is None:
         return SOURCE_IS_SILENT
     else:
-        then = (made_of.url, made_of.bytes, made_of.last_modified)
-        same = then == (remote.shown, remote.bytes, remote.last_modified)
+        same = (made_of.url, made_of.last_modified) == (remote.shown, remote.last_modified)
+        same = same and remote.bytes in (None, made_of.bytes)
     return None if same else "the source changed"

@@ -22,8 +22,8 @@ class Part(BaseModel):
 class SourceRecord(Part):
     """The source file of the month; the lake has its bytes under ``key``.
 
-    ``verified_by`` says how the download was found complete: by ``size``, ``transfer`` (the last chunk of a chunked
-    body), ``content`` (the end mark of the file's format), or ``nothing``.
+    ``verified_by`` says how the download was found complete: by ``size``, ``transfer`` (the end of a chunked or
+    gzipped body), ``content`` (the end mark of the file's format), ``etag`` (its MD5 digest), or ``nothing``.
     """
 
     url: str
