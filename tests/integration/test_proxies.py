@@ -75,6 +75,15 @@ def test_https_goes_through_a_tunnel(proxy: Proxy, monkeypatch: pytest.MonkeyPat
     assert proxy.requests == [f"CONNECT {source.url.removeprefix('https://')}"]
 
 
+def test_a_certificate_that_is_not_trusted_is_refused_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        HttpSource(make_certificate(tmp_path / "certificate.pem")).running() as source,
+        pytest.raises(SourceError, match="CERTIFICATE_VERIFY_FAILED"),
+    ):
+        get(source.template, tmp_path)
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_proxy_that_refuses_is_one_line_without_its_password(
     scheme: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

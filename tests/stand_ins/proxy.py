@@ -20,12 +20,14 @@ class Proxy:
         requests: The method and target of each request it got, in order.
         credentials: The Proxy-Authorization of each of them.
         refusal: The status of all its answers; 0 to do its work.
+        upstream: Host and port of the server that it asks, whatever host it was asked for.
     """
 
-    def __init__(self, refusal: int = 0) -> None:
+    def __init__(self) -> None:
         self.requests: list[str] = []
         self.credentials: list[str | None] = []
-        self.refusal = refusal
+        self.refusal = 0
+        self.upstream: str | None = None
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -37,7 +39,7 @@ class Proxy:
             def do_GET(self) -> None:
                 if self.is_passed():
                     target = urlsplit(self.path)
-                    client = http.client.HTTPConnection(target.netloc)
+                    client = http.client.HTTPConnection(proxy.upstream or target.netloc)
                     headers = {name: value for name, value in self.headers.items() if "roxy-" not in name}
                     client.request(self.command, target.path, headers=headers)
                     answer = client.getresponse()

@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -35,8 +36,9 @@ RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 #: The statuses of servers that answer GET but not HEAD; for HEAD, a pre-signed URL answers 403.
 HEAD_REFUSED = frozenset({403, 405, 501})
 
-#: Seconds to retry if the name does not resolve or the port refuses connections.
-UNREACHABLE_SECONDS = 10.0
+#: Seconds to wait for a connection, and the number of retries if the name does not resolve or the port refuses.
+CONNECT_SECONDS = 10.0
+UNREACHABLE_RETRIES = 3
 #: The longest pause between attempts, and the longest one that a Retry-After header gets, in seconds.
 MAX_PAUSE = 60.0
 MAX_RETRY_AFTER = 600.0
@@ -106,7 +108,6 @@ class Attempts:
         deadline = self._settings.http_deadline
         self._ends = time.monotonic() + deadline
         self._failed = 0
-        self._unreachable_since: float | None = None
         # httpx limits the time of each read, but not the number of reads.
         self._alarm = threading.Timer(min(deadline, threading.TIMEOUT_MAX), own_connections().hang_up)
         self._alarm.daemon = True
@@ -120,7 +121,7 @@ class Attempts:
     def timeout(self) -> httpx.Timeout:
         """The time to wait for a connection and for bytes; it never exceeds the deadline."""
         patience = max(0.001, min(self._settings.http_timeout, self._ends - time.monotonic()))
-        return httpx.Timeout(patience, connect=min(patience, UNREACHABLE_SECONDS))
+        return httpx.Timeout(patience, connect=min(patience, CONNECT_SECONDS))
 
     def renew(self) -> None:
         """Count failed attempts from 0 again, because more of the file was received than before."""
@@ -138,13 +139,7 @@ class Attempts:
                 fix="try again later, or raise TLC_HTTP_DEADLINE",
             )
 
-    def mark_reached(self) -> None:
-        """Record that the server answered."""
-        self._unreachable_since = None
-
-    def pause(
-        self, reason: str, *, retry_after: float = 0, unreachable: bool = False, fix: str = "try again later"
-    ) -> None:
+    def pause(self, reason: str, *, retry_after: float = 0, unreachable: bool = False) -> None:
         """Wait before the next attempt: longer each time, with jitter.
 
         Raises:
@@ -153,17 +148,16 @@ class Attempts:
         self.require_time()
         self._failed += 1
         allowed = self._settings.http_retries
+        allowed = min(allowed, UNREACHABLE_RETRIES) if unreachable else allowed
         longest = min(MAX_PAUSE, self._settings.http_backoff * 2 ** min(self._failed - 1, 16))
         seconds = max(longest * random.uniform(0.5, 1), retry_after)  # noqa: S311 - spreads load, hides nothing
-        now = time.monotonic()
-        gives_up = self._failed > allowed or now + seconds >= self._ends
-        if unreachable:
-            self._unreachable_since = self._unreachable_since or now
-            gives_up = gives_up or now + seconds - self._unreachable_since > UNREACHABLE_SECONDS
-        if gives_up:
+        if self._failed > allowed or time.monotonic() + seconds >= self._ends:
             tried = "1 attempt" if self._failed == 1 else f"{self._failed} attempts"
+            network = "check the network, or use --source sample, which needs none"
             raise TransientError(
-                f"{self._remote.name}: no complete answer from {self._remote.shown} after {tried}", got=reason, fix=fix
+                f"{self._remote.name}: no complete answer from {self._remote.shown} after {tried}",
+                got=reason,
+                fix=network if unreachable else "try again later",
             )
         left = allowed - self._failed + 1
         # Without a connection, the error says it, seconds later.
@@ -196,10 +190,8 @@ def describe_file(remote: RemoteFile, response: httpx.Response) -> RemoteFile:
     modified, size = headers.get("Last-Modified"), headers.get("Content-Length", "")
     if response.status_code == HTTPStatus.PARTIAL_CONTENT:
         size = headers.get("Content-Range", "").rpartition("/")[2]
-    return RemoteFile(
-        remote.color,
-        remote.month,
-        remote.url,
+    return replace(
+        remote,
         etag=headers.get("ETag"),
         last_modified=iso_date(modified) if modified else None,
         bytes=int(size) if re.fullmatch(r"[0-9]{1,18}", size) and not is_gzipped(response) else None,
@@ -234,20 +226,14 @@ def request(
         try:
             response = _send(remote, method, headers or {}, attempts.timeout)
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            cause = _find_cause(error)
             if not was_closed and isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
                 # A server may close a connection at the moment it is reused; that does not count as a failed attempt.
                 was_closed = True
-            elif _is_permanent(error, cause):
+            elif _is_permanent(error):
                 raise SourceError(f"{remote.name}: cannot request {remote.shown}", got=describe_error(error)) from None
-            elif isinstance(cause, socket.gaierror):
-                reason = f"its name, or its proxy's, cannot be resolved ({cause.strerror})"
-                fix = "check the network; --source sample works without one"
-                attempts.pause(reason, unreachable=True, fix=fix)
             else:
                 attempts.pause(describe_error(error), unreachable=isinstance(error, httpx.ConnectError))
             continue
-        attempts.mark_reached()
         if response.status_code not in RETRIED_STATUSES:
             return response
         response.close()
@@ -273,10 +259,8 @@ def _send(remote: RemoteFile, method: str, headers: dict[str, str], timeout: htt
 def _read_retry_after(response: httpx.Response) -> float:
     """Return the seconds of a Retry-After header, which is a number or a date; 0 if it is neither."""
     text = response.headers.get("Retry-After", "")
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        return min(MAX_RETRY_AFTER, float(text))
     try:
-        seconds = (parsedate_to_datetime(text).astimezone(UTC) - datetime.now(UTC)).total_seconds()
+        seconds = float(text) if text.isdecimal() else (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
     except (ValueError, OverflowError, TypeError):
         return 0
     return min(MAX_RETRY_AFTER, max(0, seconds))
@@ -289,17 +273,21 @@ def _find_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _is_permanent(error: Exception, cause: BaseException) -> bool:
+def _is_permanent(error: Exception) -> bool:
     """Return whether all attempts would fail: the address or certificate is wrong, or the proxy refuses."""
-    refused = isinstance(error, httpx.ProxyError) and str(error).startswith("4")
-    wrong_certificate = isinstance(cause, ssl.SSLCertVerificationError)
-    return refused or wrong_certificate or isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol)
+    if isinstance(error, httpx.ProxyError):
+        return str(error).startswith("4")
+    wrong_certificate = isinstance(_find_cause(error), ssl.SSLCertVerificationError)
+    return wrong_certificate or isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol)
 
 
 def describe_error(error: Exception) -> str:
     """Return an error in one line, without the secrets that an address can hold."""
     reason = " ".join(str(error).split())[:300] or type(error).__name__
-    reason = f"the proxy's answer {reason}" if isinstance(error, httpx.ProxyError) else reason
+    if isinstance(cause := _find_cause(error), socket.gaierror):
+        return f"its name, or its proxy's, cannot be resolved ({cause.strerror})"
+    if isinstance(error, httpx.ProxyError):
+        return f"{reason} from the proxy"
     return redact_url(reason) if "://" in reason else reason
 
 

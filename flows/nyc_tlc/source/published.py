@@ -76,8 +76,7 @@ def find_newest(source: str, color: Color, up_to: Month | None = None) -> Remote
         up_to: The newest month to look for; the current one if left out.
 
     Raises:
-        NotPublished: when it has none of the last two years.
-        SourceError: when it refused all of them.
+        SourceError: when it has none of the last two years.
     """
     current = up_to or Month.current()
     if source == "sample":
@@ -90,7 +89,7 @@ def find_newest(source: str, color: Color, up_to: Month | None = None) -> Remote
             last = error
             log.debug("%s %s is not published yet", color, month)
     require_unpublished(last, month, known=False)
-    raise NotPublished(f"there is no {color} month since {current.plus(1 - NEWEST_WITHIN)} at the source")
+    raise last
 
 
 def _look_at_file(remote: RemoteFile) -> RemoteFile:
