@@ -321,7 +321,7 @@ def behave(seed: int) -> RawSource:
 
     def answer() -> RawAnswer:
         body, etag = chance.choice([(OLD, '"1"'), (OLD, '"1"'), (NEW, '"2"')])
-        kind = chance.randrange(8)
+        kind = chance.randrange(10)
         if kind < 3:
             made = whole(body, *chance.choice([[], [DATED]]), etag=etag)
         elif kind < 5:
@@ -330,6 +330,10 @@ def behave(seed: int) -> RawSource:
             made = RawAnswer([f"HTTP/1.1 {chance.choice([416, 429, 500, 503])} No", "Content-Length: 0"])
         elif kind == 6:
             made = RawAnswer(chance.choice(list(HOSTILE.values())), body)
+        elif kind == 7:
+            made = whole(gzip.compress(body, 1), "Content-Encoding: gzip", etag=etag)
+        elif kind == 8:
+            made = chance.choice([*NO_RESTS.values(), chunked(OLD), chunked(OLD + b"more")])
         else:
             made = RawAnswer(["HTTP/1.1 200 OK", "Connection: close", f"ETag: {etag}"], body)
         if chance.random() < 0.5:
