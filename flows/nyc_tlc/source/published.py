@@ -1,4 +1,4 @@
-"""Find out whether a month is published: one request to its source, no download."""
+"""Find out whether a month is published, without downloading it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NEWEST_WITHIN = 24
 
 
 def look_at(source: str, color: Color, month: Month) -> RemoteFile:
-    """Ask a source for a month: one request, no download.
+    """Ask a source for a month, without downloading it.
 
     Raises:
         NotPublished: when it isn't there; TLC then answers 403, other sources 404.
