@@ -97,11 +97,7 @@ def read_certificates() -> ssl.SSLContext:
 
 
 class Attempts:
-    """Limits the attempts and the time of one look or one transfer; to be closed at its end.
-
-    Args:
-        remote: The month, for messages.
-    """
+    """Limits the attempts and the time of one look or one transfer; to be closed at its end."""
 
     def __init__(self, remote: RemoteFile) -> None:
         self._remote, self._settings = remote, read_settings()
