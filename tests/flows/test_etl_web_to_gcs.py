@@ -27,6 +27,7 @@ from nyc_tlc.months import Month
 from nyc_tlc.orchestration import command_line
 from nyc_tlc.orchestration.temporary_server import MARK, end_orphaned_servers
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
+from stand_ins.proxy import Proxy
 
 SCRIPT = "flows/etl_web_to_gcs.py"
 PATH = "/green_tripdata_2024-01.parquet"
@@ -296,6 +297,20 @@ def test_what_people_really_got_instead_of_data_is_named(
     assert f"{color} {year}-{month:02d}: " in message
     assert named in message
     assert files(own_environment) == {}
+
+
+def test_a_proxy_is_used_for_the_source_and_not_for_prefects_server(
+    prefect_server: PrefectServer, month: PublishedFile, http_source: HttpSource
+) -> None:
+    template = http_source.template.replace(http_source.url, "http://taxis.example")
+    arguments = ("--color", "green", "--year", "2024", "--month", "1", "--source", template)
+    with Proxy().running() as proxy:
+        proxy.upstream = http_source.url.removeprefix("http://")
+        address = f"http://me:hush-word@127.0.0.1:{proxy.port}"
+        done = prefect_server.run(SCRIPT, *arguments, HTTP_PROXY=address, NO_PROXY="", no_proxy="")
+    assert done.returncode == 0, done.stderr
+    assert proxy.requests == [f"{method} http://taxis.example{PATH}" for method in ("HEAD", "GET")]
+    assert "hush-word" not in done.stdout + done.stderr
 
 
 def test_a_script_run_that_fails_ends_with_one_line(

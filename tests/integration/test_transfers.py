@@ -6,27 +6,40 @@ server's file, or the error is one line. Another file, a traceback or a wait bey
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import logging
 import os
 import random
+import tempfile
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from factories import JANUARY, green_parquet, trip
+from nyc_tlc.cleaning.clean import clean_month
+from nyc_tlc.cleaning.publish import publish_month
+from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.errors import ArgumentError, ConfigurationError, NotPublished, SourceError, TlcError, TransientError
+from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.months import Month
 from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.file_format import identify
 from nyc_tlc.source.location import locate, redact_url
 from nyc_tlc.source.published import find_newest, look_at, require_unpublished
-from stand_ins.http_source import HttpSource, PublishedFile, RawAnswer, RawSource
+from nyc_tlc.source.sample import write_sample
+from stand_ins.http_source import Fault, HttpSource, PublishedFile, RawAnswer, RawSource
 
 OLD = green_parquet(*(trip(trip_distance=number / 7) for number in range(20_000)))
 NEW = green_parquet(*(trip(trip_distance=number / 9) for number in range(20_000)))
 CSV = b"VendorID,lpep_pickup_datetime\r\n" + b"2,2024-01-05 10:00:00\r\n" * 20_000
+#: More than any answer may unpack to.
+BOMB = bytes((1 << 26) + 1)
 PATH = "/green_tripdata_2024-01.parquet"
 DATED = "Last-Modified: Mon, 18 Mar 2024 15:30:12 GMT"
 
@@ -59,6 +72,24 @@ def cut(answer: RawAnswer, after: int) -> RawAnswer:
     return RawAnswer(answer.head, answer.body[:after])
 
 
+def chunked(body: bytes, *headers: str, status: str = "200 OK") -> RawAnswer:
+    head = [f"HTTP/1.1 {status}", "Transfer-Encoding: chunked", 'ETag: "1"', *headers]
+    return RawAnswer(head, b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+
+
+def rest(start: int, *headers: str, more: bytes = b"") -> RawAnswer:
+    span = f"Content-Range: bytes {start}-{len(OLD) - 1}/{len(OLD)}"
+    return chunked(OLD[start:] + more, span, *headers, status="206 Partial")
+
+
+NO_RESTS = {
+    "longer than it says": rest(100_000, more=b"more"),
+    "encoded": rest(100_000, "Content-Encoding: gzip"),
+    "several ranges": rest(100_000, "Content-Type: multipart/byteranges; boundary=x"),
+    "beyond the size": part(OLD, 100_000, span="bytes 100000-49999/50000"),
+}
+
+
 @pytest.mark.parametrize(
     "second",
     [
@@ -68,13 +99,117 @@ def cut(answer: RawAnswer, after: int) -> RawAnswer:
         part(OLD, 100_000, end=120_000),
         part(OLD, 50_000),
         RawAnswer(["HTTP/1.1 416 Range Not Satisfiable", "Content-Length: 0"]),
+        *NO_RESTS.values(),
     ],
-    ids=["another ETag", "wrong start", "another total", "a shorter part", "wrong offset", "416"],
+    ids=["another ETag", "wrong start", "another total", "a shorter part", "wrong offset", "416", *NO_RESTS],
 )
 def test_a_part_of_something_else_is_never_glued_on(second: RawAnswer, tmp_path: Path) -> None:
     with RawSource([whole(OLD)], [cut(whole(OLD), 100_000), second, whole(OLD)]).running() as source:
         assert get(source, tmp_path).path.read_bytes() == OLD
     assert [request.range for request in source.gets] == [None, "bytes=100000-", None]
+
+
+@pytest.mark.parametrize("answer", NO_RESTS.values(), ids=NO_RESTS)
+@pytest.mark.parametrize("size_known", [True, False])
+def test_a_server_without_a_right_rest_is_given_up(answer: RawAnswer, size_known: bool, tmp_path: Path) -> None:
+    seen = whole(OLD) if size_known else RawAnswer(["HTTP/1.1 200 OK"])
+    first = cut(whole(OLD) if size_known else chunked(OLD), 100_000)
+    with RawSource([seen], [first, answer]).running() as source, pytest.raises(TransientError, match="attempts"):
+        get(source, tmp_path)
+    # The first answer is ahead of all before, so the count starts once more.
+    assert len(source.gets) <= 5
+    assert max(path.stat().st_size for path in tmp_path.iterdir()) <= len(OLD)
+
+
+def test_a_file_longer_than_its_size_is_given_up(tmp_path: Path) -> None:
+    with (
+        RawSource([whole(OLD)], [chunked(OLD + b"more")]).running() as source,
+        pytest.raises(TransientError, match=f"more than the file's {len(OLD):,} bytes"),
+    ):
+        get(source, tmp_path)
+    assert len(source.gets) == 4
+    assert [request.range for request in source.gets] == [None] * 4
+
+
+def test_a_rest_that_states_the_size_is_checked_against_it(tmp_path: Path) -> None:
+    span = f"Content-Range: bytes 100000-{len(CSV) - 1}/{len(CSV)}"
+    half = RawAnswer(["HTTP/1.1 206 Partial", 'ETag: "1"', span, "Connection: close"], CSV[100_000:200_000])
+    answers = [cut(chunked(CSV), 100_007), half, part(CSV, 200_000)]
+    with RawSource([RawAnswer(["HTTP/1.1 200 OK"])], answers).running() as source:
+        fetched = get(source, tmp_path)
+    assert [request.range for request in source.gets] == [None, "bytes=100000-", "bytes=200000-"]
+    assert (fetched.path.read_bytes(), fetched.verified_by) == (CSV, "size")
+
+
+@pytest.mark.parametrize("body", [OLD, CSV], ids=["Parquet", "CSV"])
+@pytest.mark.parametrize("size_known", [True, False])
+def test_compression_on_the_way_is_undone(body: bytes, size_known: bool, tmp_path: Path) -> None:
+    # Two members, as parallel compressors write them.
+    packed = gzip.compress(body[:50_000]) + gzip.compress(body[50_000:])
+    sent = whole(packed, "Content-Encoding: gzip")
+    with RawSource([whole(body) if size_known else sent], [cut(sent, len(packed) // 2), sent]).running() as source:
+        fetched = get(source, tmp_path)
+    assert [request.range for request in source.gets] == [None, None]
+    assert fetched.path.read_bytes() == body
+    assert (fetched.bytes, fetched.sha256) == (len(body), hashlib.sha256(body).hexdigest())
+    assert fetched.verified_by == ("size" if size_known else "transfer")
+    assert fetched.remote.bytes == (len(body) if size_known else None)
+
+
+def test_a_gzipped_file_is_kept_as_it_is(tmp_path: Path) -> None:
+    body = gzip.compress(CSV)
+    with RawSource([whole(body)], [whole(body, "Content-Type: application/gzip")]).running() as source:
+        fetched = get(source, tmp_path)
+    assert (fetched.path.read_bytes(), fetched.format) == (body, "csv.gz")
+
+
+def test_compression_that_cannot_be_undone_is_one_line(tmp_path: Path) -> None:
+    encoded = ["HTTP/1.1 200 OK", "Content-Encoding: gzip", "Connection: close"]
+    bodies = {"Content-Encoding": gzip.compress(CSV)[:-20], "Not a gzipped": CSV, "MAX_EXPANSION": gzip.compress(BOMB)}
+    for reason, body in bodies.items():
+        with (
+            RawSource([RawAnswer(encoded)], [RawAnswer(encoded, body)]).running() as source,
+            pytest.raises(SourceError, match=reason),
+        ):
+            get(source, tmp_path)
+    assert max(path.stat().st_size for path in tmp_path.iterdir()) <= 1 << 26
+
+
+@pytest.mark.parametrize("look_too", [True, False])
+def test_early_hints_are_no_refusal(look_too: bool, tmp_path: Path) -> None:
+    hints = ["HTTP/1.1 103 Early Hints", "Link: </style.css>", ""]
+    answer = RawAnswer([*hints, *whole(OLD).head], OLD)
+    with RawSource([answer if look_too else whole(OLD)], [answer]).running() as source:
+        assert get(source, tmp_path).path.read_bytes() == OLD
+
+
+@pytest.mark.parametrize("sent", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 90_000])
+def test_an_answer_without_an_end_of_its_headers_ends_at_the_deadline(
+    sent: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TLC_HTTP_DEADLINE", "1")
+    endless = RawAnswer(["HTTP/1.1 100 Continue"], sent * 50, seconds_a_byte=0.01)
+    began = time.monotonic()
+    with RawSource([whole(OLD)], [endless]).running() as source, pytest.raises(TransientError, match="DEADLINE"):
+        get(source, tmp_path)
+    assert time.monotonic() - began < 3
+
+
+def test_a_deadline_ends_no_other_transfer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TLC_HTTP_TIMEOUT", "10")
+    slow = whole(OLD)
+    slow.seconds_a_byte = 0.05
+    with RawSource([whole(OLD)], [slow]).running() as stuck, HttpSource().running() as other:
+        other.files[PATH] = PublishedFile(OLD, faults=[Fault("stall", after=1000)])
+        with ThreadPoolExecutor(1) as thread:
+            fetching = thread.submit(lambda: fetch_month(look_at(other.template, "green", JANUARY), tmp_path))
+            assert other.stalled.wait(10)
+            monkeypatch.setenv("TLC_HTTP_DEADLINE", "0.5")
+            with pytest.raises(TransientError, match="DEADLINE"):
+                get(stuck, tmp_path)
+            assert [request.method for request in other.requests] == ["HEAD", "GET"]
+            other.release.set()
+            assert fetching.result().path.read_bytes() == OLD
 
 
 @pytest.mark.parametrize("kind", ["announces more than it sends", "damaged chunks", "cuts without ranges"])
@@ -108,11 +243,32 @@ def test_half_a_csv_is_noticed_by_the_size_that_only_the_look_had(tmp_path: Path
         get(source, tmp_path)
 
 
-def test_what_nothing_verifies_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_nothing_verifies_is_published_only_by_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bare = ["HTTP/1.1 200 OK", "Connection: close"]
-    with RawSource([RawAnswer(bare)], [RawAnswer(bare, CSV)]).running() as source:
-        assert get(source, tmp_path).verified_by == "nothing"
+    write_sample("green", JANUARY, 100, tmp_path / "month", "csv")
+    month = gzip.decompress((tmp_path / "month").read_bytes())
+    with RawSource([RawAnswer(bare)], [RawAnswer(bare, month)]).running() as source:
+        fetched = get(source, tmp_path)
+    assert fetched.verified_by == "nothing"
     assert "cannot check that the file is complete" in caplog.text
+    contract, lake = read_contract("green"), FolderLake(tmp_path / "lake")
+    cleaned = clean_month(fetched, contract, tmp_path)
+    with pytest.raises(SourceError, match=r"green 2024-01: nothing shows .*complete.*--force"):
+        publish_month(cleaned, contract, lake, None, datetime.now(UTC))
+    assert publish_month(cleaned, contract, lake, None, datetime.now(UTC), force=True).source.verified_by == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown_by"),
+    [
+        (chunked(CSV), "transfer"),
+        (RawAnswer(["HTTP/1.1 200 OK", f'ETag: "{hashlib.md5(CSV).hexdigest()}"'], CSV), "etag"),
+        (RawAnswer(["HTTP/1.1 200 OK", f'ETag: "{hashlib.md5(OLD).hexdigest()}"'], CSV), "nothing"),
+    ],
+)
+def test_what_else_shows_that_a_csv_is_complete(answer: RawAnswer, shown_by: str, tmp_path: Path) -> None:
+    with RawSource([RawAnswer(["HTTP/1.1 200 OK"])], [answer]).running() as source:
+        assert get(source, tmp_path).verified_by == shown_by
 
 
 HOSTILE = {
@@ -165,7 +321,7 @@ def behave(seed: int) -> RawSource:
 
     def answer() -> RawAnswer:
         body, etag = chance.choice([(OLD, '"1"'), (OLD, '"1"'), (NEW, '"2"')])
-        kind = chance.randrange(8)
+        kind = chance.randrange(10)
         if kind < 3:
             made = whole(body, *chance.choice([[], [DATED]]), etag=etag)
         elif kind < 5:
@@ -174,6 +330,10 @@ def behave(seed: int) -> RawSource:
             made = RawAnswer([f"HTTP/1.1 {chance.choice([416, 429, 500, 503])} No", "Content-Length: 0"])
         elif kind == 6:
             made = RawAnswer(chance.choice(list(HOSTILE.values())), body)
+        elif kind == 7:
+            made = whole(gzip.compress(body, 1), "Content-Encoding: gzip", etag=etag)
+        elif kind == 8:
+            made = chance.choice([*NO_RESTS.values(), chunked(OLD), chunked(OLD + b"more")])
         else:
             made = RawAnswer(["HTTP/1.1 200 OK", "Connection: close", f"ETag: {etag}"], body)
         if chance.random() < 0.5:
@@ -216,27 +376,28 @@ def test_a_url_without_secrets_is_shown_as_it_is() -> None:
 
 @contextmanager
 def everything_emitted() -> Iterator[list[str]]:
-    """Record the lines of all loggers, including urllib3's."""
+    """Record the lines of all loggers, whatever their level."""
     said: list[str] = []
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             said.append(self.format(record))
 
-    root, handler, web = logging.getLogger(), Keep(logging.DEBUG), logging.getLogger("urllib3.connectionpool")
-    before = root.level, web.level
+    root, handler = logging.getLogger(), Keep(logging.DEBUG)
+    before = root.level
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
-    web.setLevel(logging.DEBUG)
     try:
         yield said
     finally:
         root.removeHandler(handler)
-        root.setLevel(before[0])
-        web.setLevel(before[1])
+        root.setLevel(before)
 
 
-@pytest.mark.parametrize("head", [*HOSTILE.values(), ["HTTP/1.1 403 No"], ["HTTP/1.1 401 No"]])
+SIGNED = ["HTTP/1.1 302 Found", f"Location: {PATH}?signature=hush-query", "Content-Length: 0"]
+
+
+@pytest.mark.parametrize("head", [*HOSTILE.values(), SIGNED, ["HTTP/1.1 403 No"], ["HTTP/1.1 401 No"]])
 def test_no_secret_of_a_source_is_ever_said(head: list[str], tmp_path: Path) -> None:
     answer = RawAnswer(head, b"hello")
     with everything_emitted() as said, RawSource([answer], [answer]).running() as source:
@@ -259,6 +420,36 @@ def test_a_refusal_is_not_published_only_for_a_new_month_that_the_lake_lacks(htt
         require_unpublished(refusal.value, new, known=True)
     with pytest.raises(SourceError, match="more than 6 months old"):
         require_unpublished(refusal.value, JANUARY, known=False)
+
+
+def test_a_missing_local_file_of_an_old_month_is_an_error(tmp_path: Path) -> None:
+    template, new = f"file://{tmp_path}/{{year}}-{{month}}", Month.current().plus(-2)
+    with pytest.raises(NotPublished) as refusal:
+        look_at(template, "green", new)
+    require_unpublished(refusal.value, new, known=False)
+    with pytest.raises(NotPublished) as refusal:
+        look_at(template, "green", JANUARY)
+    with pytest.raises(
+        SourceError, match=f"no file at {tmp_path}/2024-1; it is more than 6 months old; check the path"
+    ):
+        require_unpublished(refusal.value, JANUARY, known=False)
+
+
+def test_a_time_of_change_after_9999_is_one_line() -> None:
+    if not Path("/dev/shm").exists():
+        pytest.skip("no file system here keeps such a time")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder, "2024-1")
+        path.write_bytes(OLD)
+        os.utime(path, (3e11, 3e11))
+        with pytest.raises(SourceError, match="after the year 9999"):
+            look_at(f"file://{folder}/{{year}}-{{month}}", "green", JANUARY)
+
+
+def test_a_name_that_cannot_be_resolved_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(TransientError, match=r"green 2024-01: .* cannot be resolved .*--source sample"):
+        look_at("https://no-such-host.invalid/{year}-{month}", "green", JANUARY)
+    assert caplog.records == []
 
 
 def test_a_source_that_refuses_everything_fails(http_source: HttpSource) -> None:
@@ -305,7 +496,6 @@ def test_without_retries_a_redirect_is_followed(monkeypatch: pytest.MonkeyPatch,
 
 def test_looks_share_a_connection(http_source: HttpSource) -> None:
     http_source.files[PATH] = PublishedFile(OLD)
-    with everything_emitted() as said:
-        for _ in range(5):
-            look_at(http_source.template, "green", JANUARY)
-    assert len([line for line in said if "Starting new HTTP connection" in line]) == 1
+    for _ in range(5):
+        look_at(http_source.template, "green", JANUARY)
+    assert len({request.port for request in http_source.requests}) == 1

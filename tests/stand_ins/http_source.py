@@ -5,7 +5,7 @@ Content-Range); 403 for missing files, as TLC's CloudFront answers; and faults, 
 status (with headers such as Retry-After), a truncated body, a body that stalls, a connection reset, another body with
 status 200.
 
-Does not implement: TLS, HTTP/2, chunked bodies, several ranges in one request, conditional GETs.
+Does not implement: HTTP/2, chunked bodies, several ranges in one request, conditional GETs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import socket
 import socketserver
+import ssl
 import struct
 import threading
 import time
@@ -46,12 +47,13 @@ class Fault:
 
 @dataclass
 class Request:
-    """A request that the server got."""
+    """A request that the server got; ``port`` is the client's, one for each connection."""
 
     method: str
     path: str
     range: str | None
     at: float
+    port: int = 0
 
 
 @dataclass
@@ -82,7 +84,7 @@ class HttpSource:
         stalled: Set when a body has stalled.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.files: dict[str, PublishedFile] = {}
         self.requests: list[Request] = []
         self.release, self.stalled = threading.Event(), threading.Event()
@@ -102,13 +104,16 @@ class HttpSource:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
         self.template = self.url + "/{color}_tripdata_{year:04d}-{month:02d}.parquet"
 
     def answer(self, handler: BaseHTTPRequestHandler, *, body_wanted: bool) -> None:
         """Answer one request."""
         wanted = handler.headers.get("Range")
-        self.requests.append(Request(handler.command, handler.path, wanted, time.monotonic()))
+        port = handler.client_address[1]
+        self.requests.append(Request(handler.command, handler.path, wanted, time.monotonic(), port))
         file = self.files.get(handler.path)
         if file is None:
             refusal = b"<Error><Code>AccessDenied</Code></Error>"
@@ -120,9 +125,9 @@ class HttpSource:
             return
         status, headers, body = 200, file.headers(), file.body
         if wanted and file.resumable and handler.headers.get("If-Range") in (None, headers.get("ETag")):
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-            status, body = 206, file.body[start:]
-            headers["Content-Range"] = f"bytes {start}-{len(file.body) - 1}/{len(file.body)}"
+            start, _, end = wanted.removeprefix("bytes=").partition("-")
+            status, body = 206, file.body[int(start) : int(end) + 1 if end else None]
+            headers["Content-Range"] = f"bytes {start}-{int(start) + len(body) - 1}/{len(file.body)}"
         self._send(handler, status, headers, body, body_wanted=body_wanted, fault=fault, length_told=file.length_told)
 
     def _send(

@@ -83,7 +83,20 @@ def test_every_need_is_found_with_one_head_request_a_month(http_source: HttpSour
         "2024-04": "ingest",
         str(newest): "unpublished",
     }
-    assert [request.method for request in http_source.requests] == ["HEAD"] * 5
+    # The newest is refused; then its first byte is asked for.
+    assert sorted(request.method for request in http_source.requests) == ["GET", *["HEAD"] * 5]
+
+
+def test_a_source_that_states_no_size_is_compared_by_its_time_of_change(
+    http_source: HttpSource, tmp_path: Path
+) -> None:
+    file = PublishedFile(green_parquet(trip()), etag=None, length_told=False)
+    http_source.files["/green_tripdata_2024-01.parquet"] = file
+    lake = FolderLake(tmp_path / "lake")
+    publish_fetched(lake, fetch_month(look_at(http_source.template, "green", JANUARY), tmp_path), tmp_path)
+    assert plan_month(http_source.template, "green", JANUARY, lake).action == "current"
+    file.last_modified = "Tue, 19 Mar 2024 15:30:12 GMT"
+    assert plan_month(http_source.template, "green", JANUARY, lake).why == "the source changed"
 
 
 def test_what_is_in_the_lake_but_not_or_otherwise_in_a_warehouse_is_to_be_loaded(tmp_path: Path) -> None:

@@ -47,10 +47,32 @@ def test_progress_is_told_to_the_last_byte(published: PublishedFile, http_source
 
 @pytest.mark.parametrize("status", [403, 404])
 def test_a_month_that_is_not_there_is_not_published(http_source: HttpSource, status: int) -> None:
-    http_source.files[PATH] = PublishedFile(b"", faults=[Fault("status", status)])
+    http_source.files[PATH] = PublishedFile(b"", faults=[Fault("status", status)] * 2)
     with pytest.raises(NotPublished, match="green 2024-01"):
         look_at(http_source.template, "green", JANUARY)
-    assert len(http_source.requests) == 1
+    # TLC's 403 can also be a server's answer to HEAD, so the first byte is asked for.
+    assert [request.range for request in http_source.requests] == [None, "bytes=0-0"][: 1 + (status == 403)]
+
+
+@pytest.mark.parametrize("status", [403, 405, 501])
+@pytest.mark.parametrize("resumable", [True, False])
+def test_a_server_that_refuses_head_is_asked_for_the_first_byte(
+    published: PublishedFile, get: Callable[[], FetchedFile], http_source: HttpSource, status: int, resumable: bool
+) -> None:
+    published.faults, published.resumable = [Fault("status", status)], resumable
+    fetched = get()
+    assert fetched.path.read_bytes() == MONTH
+    assert (fetched.remote.bytes, fetched.remote.etag) == (len(MONTH), published.headers()["ETag"])
+    assert [request.method for request in http_source.requests] == ["HEAD", "GET", "GET"]
+
+
+@pytest.mark.parametrize(("status", "error"), [(403, NotPublished), (404, NotPublished), (401, SourceError)])
+def test_the_answer_to_get_decides_when_head_is_refused(
+    published: PublishedFile, http_source: HttpSource, status: int, error: type[Exception]
+) -> None:
+    published.faults = [Fault("status", 405), Fault("status", status)]
+    with pytest.raises(error, match=f"HTTP {status}"):
+        look_at(http_source.template, "green", JANUARY)
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
@@ -183,8 +205,9 @@ def test_the_newest_month_is_found_by_looking_back(http_source: HttpSource) -> N
     month = Month.current().plus(-3)
     http_source.files[f"/green_tripdata_{month}.parquet"] = PublishedFile(MONTH)
     assert find_newest(http_source.template, "green").month == month
-    assert {request.method for request in http_source.requests} == {"HEAD"}
-    assert len(http_source.requests) == 4
+    asked = [request.path for request in http_source.requests if request.method == "HEAD"]
+    assert asked == [f"/green_tripdata_{month.plus(later)}.parquet" for later in (3, 2, 1, 0)]
+    assert {request.range for request in http_source.requests} == {None, "bytes=0-0"}
 
 
 def test_secrets_in_a_url_are_not_shown(http_source: HttpSource) -> None:
@@ -213,6 +236,9 @@ def test_known_sources() -> None:
         "https://host/{year}-{month}-{day}",
         "{",
         "{0}",
+        "file://data/{year}-{month}",
+        "file://~/{year}-{month}",
+        "file:///data/{year}-{month}%00",
     ],
 )
 def test_a_template_that_cannot_work_is_refused(template: str) -> None:

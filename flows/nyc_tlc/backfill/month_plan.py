@@ -143,8 +143,8 @@ def _find_source_change(manifest: Manifest, remote: RemoteFile) -> str | None:
     elif remote.last_modified is None:
         return SOURCE_IS_SILENT
     else:
-        then = (made_of.url, made_of.bytes, made_of.last_modified)
-        same = then == (remote.shown, remote.bytes, remote.last_modified)
+        same = (made_of.url, made_of.last_modified) == (remote.shown, remote.last_modified)
+        same = same and remote.bytes in (None, made_of.bytes)
     return None if same else "the source changed"
 
 

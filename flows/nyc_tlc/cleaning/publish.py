@@ -38,13 +38,13 @@ def publish_month(
         base: The version of the month's manifest when the run began; None if there was no manifest.
         started_at: When work on the month began.
         flow_run_id: The flow run that publishes it.
-        force: Whether to publish a month that has no rows, or more rejected rows than are allowed.
+        force: Whether to publish a month that has no rows, more rejected rows than are allowed, or may be incomplete.
 
     Returns:
         The manifest now in the lake.
 
     Raises:
-        SourceError: when the month has no rows or too many rejected rows; the lake is not changed.
+        SourceError: when the month has no rows, too many rejected rows or may be incomplete; the lake is not changed.
         ReconciliationError: when the row counts differ; the lake is not changed.
         ConflictError: when another run published the month since this one began.
         TransientError: when the lake stopped answering; it has the old month or the new one.
@@ -88,9 +88,11 @@ def publish_month(
 
 
 def _check_rows(cleaned: CleanedMonth, contract: Contract) -> None:
-    """Check that the file can be the month's: if it is another month's, nearly all its rows are rejected."""
+    """Check that the file can be the whole month: if it is another month's, nearly all its rows are rejected."""
     name, rows, quarantine = cleaned.fetched.remote.name, cleaned.source_rows, cleaned.quarantine
     fix = "the lake is not changed; look at the file, and publish it with --force if it is right"
+    if cleaned.fetched.verified_by == "nothing":
+        raise SourceError(f"{name}: nothing shows that the file is complete: its server states no size", fix=fix)
     if rows == 0:
         raise SourceError(f"{name}: the file has no rows", fix=fix)
     limit = contract.max_rejected

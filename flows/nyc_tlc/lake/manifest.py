@@ -34,8 +34,8 @@ F = TypeVar("F", bound=FileRecord)
 class SourceRecord(FileRecord):
     """The source file of the month; the lake has its bytes, perhaps under the version of an earlier publication.
 
-    ``verified_by`` says how the download was found complete: by ``size``, ``transfer`` (the last chunk of a chunked
-    body), ``content`` (the end mark of the file's format), or ``nothing``.
+    ``verified_by`` says how the download was found complete: by ``size``, ``transfer`` (the end of a chunked or
+    gzipped body), ``content`` (the end mark of the file's format), ``etag`` (its MD5 digest), or ``nothing``.
     """
 
     url: str

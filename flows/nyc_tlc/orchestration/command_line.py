@@ -53,6 +53,7 @@ def run_script(function: Callable[..., int], script: str) -> NoReturn:
 
 
 def _exit_with(body: Callable[[], int]) -> NoReturn:
+    _ask_this_machine_directly()
     with temporary_settings(set_defaults=TEMPORARY_SERVER | HEARTBEATS):
         try:
             status = body()
@@ -61,6 +62,13 @@ def _exit_with(body: Callable[[], int]) -> NoReturn:
         except TlcError as error:
             status = _fail(error)
         sys.exit(status)
+
+
+def _ask_this_machine_directly() -> None:
+    """Add this machine, where Prefect's server can be, to the hosts that are asked without a proxy."""
+    hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    if hosts != "*":
+        os.environ["no_proxy"] = f"localhost,127.0.0.1,{hosts}"
 
 
 def _run_function(function: Callable[..., int], script: str) -> int:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import logging
 import os
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
 
-import urllib3
+import httpx
 
 from nyc_tlc.contract.contract import SourceFormat
 from nyc_tlc.errors import ConfigurationError, SourceError
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.file_format import identify
-from nyc_tlc.source.http import Attempts, describe_error, describe_file, iso_date, request
+from nyc_tlc.source.http import Attempts, describe_error, describe_file, is_gzipped, make_refusal, request
 from nyc_tlc.source.location import RemoteFile, file_path
 from nyc_tlc.source.sample import write_sample
 from nyc_tlc.workspace import Workspace
@@ -33,9 +35,12 @@ Progress = Callable[[int, int | None], None]
 
 CHUNK_BYTES = 1 << 20
 
-#: What shows that a file is complete: the size that the source stated; the end of the transfer (a chunked body); the
-#: content (Parquet's footer, gzip's checksum); or nothing (plain CSV from a source that states no size).
-VerifiedBy = Literal["size", "transfer", "content", "nothing"]
+#: The bytes that an answer of any size may unpack to.
+HARMLESS_BYTES = 1 << 26
+
+#: What shows that a file is complete: the size that the source stated; the end of the transfer (a chunked or gzipped
+#: body); the content (Parquet's footer, gzip's checksum); an ETag that is the MD5 digest; or nothing (plain CSV).
+VerifiedBy = Literal["size", "transfer", "content", "etag", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -97,17 +102,15 @@ def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda do
     """
     began = time.monotonic()
     path = folder / f"{remote.color}_tripdata_{remote.month}"
-    chunked = False
+    transferred = False
     try:
         if remote.is_local:
             path = file_path(remote)
-            digest = _digest(path)
         elif remote.url.startswith("sample:"):
             write_sample(remote.color, remote.month, int(remote.url.rpartition("/")[2]), path)
-            digest = _digest(path)
         else:
-            remote, digest, chunked = _download(remote, path, progress)
-        size = path.stat().st_size
+            remote, transferred = _download(remote, path, progress)
+        size, digest = path.stat().st_size, _digest(path)
     except OSError as error:
         raise _explain_disk_error(path, remote, error) from None
     if remote.bytes is not None and size != remote.bytes:
@@ -116,8 +119,10 @@ def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda do
     verified_by: VerifiedBy = "nothing" if file_format == "csv" else "content"
     if remote.bytes is not None or remote.url.startswith("sample:"):
         verified_by = "size"
-    elif chunked:
+    elif transferred:
         verified_by = "transfer"
+    elif file_format == "csv" and remote.etag == f'"{_digest(path, "md5")}"':
+        verified_by = "etag"
     fetched = FetchedFile(remote, path, file_format, size, digest, time.monotonic() - began, verified_by)
     log.info("%s: fetched %s bytes from %s in %.1f s", remote.name, f"{size:,}", remote.shown, fetched.seconds)
     if verified_by == "nothing":
@@ -135,67 +140,75 @@ def _explain_disk_error(path: Path, remote: RemoteFile, error: OSError) -> Confi
     return SourceError(f"{remote.name}: cannot read or write {path}", got=reason)
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, algorithm: str = "sha256") -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def _download(remote: RemoteFile, path: Path, progress: Progress) -> tuple[RemoteFile, str, bool]:
+def _download(remote: RemoteFile, path: Path, progress: Progress) -> tuple[RemoteFile, bool]:
     """Write a response's body to a file; if it stops, continue from there if the server still has the same file.
 
     Returns:
-        The file as the responses describe it, the digest of its bytes, and whether the body was chunked.
+        The file as the responses describe it, and whether its transfer has an end of its own, which was seen.
     """
-    attempts = Attempts(remote)
-    digest, done, best, found = hashlib.sha256(), 0, 0, remote
-    resumes = False
-    with path.open("wb") as file:
+    done, best, found, size = 0, 0, remote, remote.bytes
+    resumes = gzipped = False
+    with closing(Attempts(remote)) as attempts, path.open("wb") as file:
         while True:
             headers = {"Range": f"bytes={done}-", "If-Range": found.etag or ""} if resumes else {}
-            response = request(remote, "GET", headers, attempts)
-            try:
-                if resumes and response.status != HTTPStatus.OK and not _is_continuation(response, found, done):
-                    resumes = False
-                    attempts.pause(f"the server cannot continue after {done:,} bytes; the transfer starts again")
-                    continue
-                if not resumes and response.status != HTTPStatus.OK:
-                    attempts.pause(f"HTTP {response.status} to a request for the whole file")
-                    continue
-                if response.status == HTTPStatus.OK:
-                    digest, done = hashlib.sha256(), 0
-                    file.seek(0)
+            with closing(request(remote, "GET", attempts, headers)) as response:
+                if response.status_code == HTTPStatus.OK:
+                    done = file.seek(0)
                     file.truncate()
-                    found = _merge_responses(remote, describe_file(remote, response.headers))
-                for chunk in _chunks(response, found.bytes, done):
-                    attempts.require_time()
-                    file.write(chunk)
-                    digest.update(chunk)
-                    if not done or done // CHUNK_BYTES != (done + len(chunk)) // CHUNK_BYTES:
-                        progress(done + len(chunk), found.bytes)
-                    done += len(chunk)
-                if found.bytes in (None, done):
-                    progress(done, found.bytes)
-                    chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
-                    return found, digest.hexdigest(), chunked
-                reason = f"received {done:,} of {found.bytes:,} bytes"
-            except urllib3.exceptions.HTTPError as error:
-                reason = f"the transfer stopped after {done:,} bytes: {describe_error(error)}"
-            finally:
-                response.close()
+                    found, gzipped = _merge_responses(remote, describe_file(remote, response)), is_gzipped(response)
+                    size = None if gzipped else found.bytes
+                elif resumes and (size := _read_size_of_rest(response, found, done)):
+                    found = replace(found, bytes=size)
+                elif response.status_code in (HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
+                    resumes = False
+                    attempts.pause(f"no bytes to continue with after {done:,}; the transfer starts again")
+                    continue
+                else:
+                    raise make_refusal(remote, response)
+                try:
+                    for chunk in response.iter_raw():
+                        if size is not None and done + len(chunk) > size:
+                            reason, done = f"received more than the file's {size:,} bytes", 0
+                            break
+                        file.write(chunk)
+                        if not done or done // CHUNK_BYTES != (done + len(chunk)) // CHUNK_BYTES:
+                            progress(done + len(chunk), size)
+                        done += len(chunk)
+                    else:
+                        if size in (None, done):
+                            break
+                        reason = f"received {done:,} of {size:,} bytes"
+                except httpx.HTTPError as error:
+                    reason = f"the transfer stopped after {done:,} bytes: {describe_error(error)}"
             if done > best:
                 best = done
                 attempts.renew()
-            resumes = done > 0 and re.fullmatch(r'"[!#-~]*"', found.etag or "") is not None
+            resumes = done > 0 and not gzipped and re.fullmatch(r'"[!#-~]*"', found.etag or "") is not None
             attempts.pause(reason)
+    progress(done, size)
+    if gzipped:
+        _unpack(path, remote.name)
+    return found, gzipped or response.headers.get("Transfer-Encoding", "").lower() == "chunked"
 
 
-def _chunks(response: urllib3.BaseHTTPResponse, size: int | None, done: int) -> Iterator[bytes]:
-    """Yield chunks of the body until the file's size is reached; a last chunk that is too long is an error later."""
-    while chunk := response.read1(CHUNK_BYTES, decode_content=False):
-        done += len(chunk)
-        yield chunk
-        if size is not None and done >= size:
-            return
+def _unpack(path: Path, name: str) -> None:
+    """Undo the compression that was applied on the way."""
+    packed = path.rename(path.with_suffix(".gz"))
+    allowed = max(HARMLESS_BYTES, read_settings().max_expansion * packed.stat().st_size)
+    try:
+        with gzip.open(packed) as source, path.open("wb") as target:
+            while chunk := source.read(CHUNK_BYTES):
+                if target.tell() + len(chunk) > allowed:
+                    raise SourceError(f"{name}: unpacks to more than {allowed:,} bytes", fix="raise TLC_MAX_EXPANSION")
+                target.write(chunk)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise SourceError(f"{name}: cannot undo the answer's Content-Encoding gzip", got=str(error)) from None
+    packed.unlink()
 
 
 def _merge_responses(head: RemoteFile, get: RemoteFile) -> RemoteFile:
@@ -204,24 +217,23 @@ def _merge_responses(head: RemoteFile, get: RemoteFile) -> RemoteFile:
         return get
     if head.last_modified != get.last_modified and None not in (head.last_modified, get.last_modified):
         return get
-    if None not in (head.bytes, get.bytes) and head.bytes != get.bytes:
-        # It is unknown which size is right. With that of HEAD, the transfer fails and is tried again.
-        return replace(get, bytes=head.bytes)
+    # If their sizes differ, it is unknown which is right. With that of HEAD, the transfer fails and is tried again.
     return replace(
         get,
         etag=get.etag or head.etag,
         last_modified=get.last_modified or head.last_modified,
-        bytes=head.bytes if get.bytes is None else get.bytes,
+        bytes=get.bytes if head.bytes is None else head.bytes,
     )
 
 
-def _is_continuation(response: urllib3.BaseHTTPResponse, found: RemoteFile, done: int) -> bool:
-    """Return whether a 206 response has the complete rest of the file that the first response began."""
-    span = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", response.headers.get("Content-Range", ""))
-    if response.status != HTTPStatus.PARTIAL_CONTENT or span is None:
-        return False
-    start, end, total = map(int, span.groups())
-    modified = response.headers.get("Last-Modified")
-    same_time = modified is None or found.last_modified in (None, iso_date(modified))
-    same_file = response.headers.get("ETag") == found.etag and same_time and found.bytes in (None, total)
-    return same_file and start == done and end == total - 1
+def _read_size_of_rest(response: httpx.Response, found: RemoteFile, done: int) -> int | None:
+    """Return the file's size if a 206 response has the complete rest of the file that the first response began."""
+    rest, headers = describe_file(found, response), response.headers
+    span = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/[0-9]{1,18}", headers.get("Content-Range", ""))
+    is_plain = "Content-Encoding" not in headers and not headers.get("Content-Type", "").startswith("multipart/")
+    if response.status_code != HTTPStatus.PARTIAL_CONTENT or span is None or rest.bytes is None or not is_plain:
+        return None
+    is_rest = int(span[1]) == done < rest.bytes == int(span[2]) + 1
+    same_time = rest.last_modified == found.last_modified or None in (rest.last_modified, found.last_modified)
+    same_file = rest.etag == found.etag and same_time and found.bytes in (None, rest.bytes)
+    return rest.bytes if is_rest and same_file else None

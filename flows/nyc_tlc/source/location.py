@@ -116,10 +116,14 @@ def locate(source: str, color: Color, month: Month) -> str:
         url = template.format(color=color, year=month.year, month=month.month)
         parts = urlsplit(url)
         usable = url.isprintable() and " " not in url and (parts.port is None or bool(parts.hostname))
+        if parts.scheme == "file":
+            usable = usable and "\0" not in unquote(url)
     except (ValueError, LookupError):
         raise ArgumentError(f"the source {shown!r} is not a usable template", fix=_TEMPLATE_HELP) from None
     if parts.scheme not in SCHEMES or not {"year", "month"} <= fields or not usable:
         raise ArgumentError(f"the source {shown!r} is neither a name nor a template", fix=_TEMPLATE_HELP)
+    if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
+        raise ArgumentError(f"the source {shown!r} names a host", fix="write file:///, then the path from /")
     require_scheme(parts.scheme, shown)
     return url
 
@@ -181,5 +185,4 @@ _TEMPLATE_HELP = (
 
 def file_path(remote: RemoteFile) -> Path:
     """Return the path of a ``file://`` URL."""
-    parts = urlsplit(remote.url)
-    return Path(unquote(parts.netloc + parts.path))
+    return Path(unquote(urlsplit(remote.url).path))

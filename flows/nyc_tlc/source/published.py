@@ -1,4 +1,4 @@
-"""Find out whether a month is published: one request to its source, no download."""
+"""Find out whether a month is published, without downloading it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from nyc_tlc.errors import NotPublished, SourceError
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import read_settings
-from nyc_tlc.source.http import Refused, describe_file, request
+from nyc_tlc.source.http import look
 from nyc_tlc.source.location import SAMPLE_VERSION, RemoteFile, file_path, locate
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ NEWEST_WITHIN = 24
 
 
 def look_at(source: str, color: Color, month: Month) -> RemoteFile:
-    """Ask a source for a month: one request, no download.
+    """Ask a source for a month, without downloading it.
 
     Raises:
         NotPublished: when it isn't there; TLC then answers 403, other sources 404.
@@ -41,8 +41,7 @@ def look_at(source: str, color: Color, month: Month) -> RemoteFile:
         return RemoteFile(color, month, f"{url}/{rows}", etag=f"sample-{SAMPLE_VERSION}-{rows}")
     if parts.scheme == "file":
         return _look_at_file(RemoteFile(color, month, url))
-    remote = RemoteFile(color, month, url)
-    return describe_file(remote, request(remote, "HEAD").headers)
+    return look(RemoteFile(color, month, url))
 
 
 def require_unpublished(refusal: NotPublished, month: Month, *, known: bool) -> None:
@@ -56,13 +55,15 @@ def require_unpublished(refusal: NotPublished, month: Month, *, known: bool) -> 
     Raises:
         SourceError: when the lake has the month, or it is too old to be unpublished.
     """
-    if not isinstance(refusal, Refused) or not (known or month < Month.current().plus(-MAY_BE_UNPUBLISHED)):
+    if not known and month >= Month.current().plus(-MAY_BE_UNPUBLISHED):
         return
     why = "the lake has it, so it has been published" if known else f"it is more than {MAY_BE_UNPUBLISHED} months old"
     raise SourceError(
         f"{refusal.what.replace(' is not published at ', ': no file at ')}; {why}",
         got=refusal.got,
-        fix="this is an outage, a block or a signature that expired: check the URL in a browser",
+        fix="this is an outage, a block or a signature that expired: check the URL in a browser"
+        if refusal.got
+        else "check the path",
     )
 
 
@@ -75,8 +76,7 @@ def find_newest(source: str, color: Color, up_to: Month | None = None) -> Remote
         up_to: The newest month to look for; the current one if left out.
 
     Raises:
-        NotPublished: when it has none of the last two years.
-        SourceError: when it refused all of them.
+        SourceError: when it has none of the last two years.
     """
     current = up_to or Month.current()
     if source == "sample":
@@ -89,7 +89,7 @@ def find_newest(source: str, color: Color, up_to: Month | None = None) -> Remote
             last = error
             log.debug("%s %s is not published yet", color, month)
     require_unpublished(last, month, known=False)
-    raise NotPublished(f"there is no {color} month since {current.plus(1 - NEWEST_WITHIN)} at the source")
+    raise last
 
 
 def _look_at_file(remote: RemoteFile) -> RemoteFile:
@@ -102,8 +102,11 @@ def _look_at_file(remote: RemoteFile) -> RemoteFile:
         with path.open("rb"):
             pass
     except FileNotFoundError:
-        raise NotPublished(f"{remote.name} is not at {path}") from None
+        raise NotPublished(f"{remote.name} is not published at {path}") from None
     except OSError as error:
         raise SourceError(f"{remote.name}: cannot read {path}", got=os.strerror(error.errno or 0)) from None
-    modified = datetime.fromtimestamp(found.st_mtime_ns / 1e9, UTC).isoformat()
+    try:
+        modified = datetime.fromtimestamp(found.st_mtime_ns / 1e9, UTC).isoformat()
+    except (ValueError, OverflowError):
+        raise SourceError(f"{remote.name}: {path} was changed after the year 9999", fix=f"touch {path}") from None
     return RemoteFile(remote.color, remote.month, remote.url, last_modified=modified, bytes=found.st_size)

@@ -8,13 +8,14 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
 import polars as pl
 import pyarrow as pa
-import urllib3
 
 from nyc_tlc.contract.contract import COLUMN_TYPES, CodeTable, code_tables
 from nyc_tlc.errors import SourceError
 from nyc_tlc.settings import read_settings
+from nyc_tlc.source.http import own_connections
 from nyc_tlc.warehouse.tables import Field, Table, Type
 from nyc_tlc.warehouse.warehouse import Lookup
 
@@ -63,17 +64,15 @@ def read_lookups(zones_csv: bytes | None = None) -> tuple[Lookup, ...]:
 
 def fetch_zones(url: str = ZONES_URL) -> bytes | None:
     """Fetch TLC's file of zones. Return None, and log why, when that fails."""
-    configured = read_settings()
-    retries = urllib3.Retry(configured.http_retries, backoff_factor=configured.http_backoff, backoff_jitter=1)
     try:
-        answer = urllib3.request("GET", url, timeout=configured.http_timeout, retries=retries)
-    except urllib3.exceptions.HTTPError as error:
+        answer = own_connections().client.get(url, timeout=read_settings().http_timeout, follow_redirects=True)
+    except httpx.HTTPError as error:
         log.warning("zones: %s did not answer (%s); using the embedded copy", url, type(error).__name__)
         return None
-    if answer.status != 200:
-        log.warning("zones: %s answered %s; using the embedded copy", url, answer.status)
+    if answer.status_code != 200:
+        log.warning("zones: %s answered %s; using the embedded copy", url, answer.status_code)
         return None
-    return answer.data
+    return answer.content
 
 
 def _zones(text: bytes) -> Lookup:
