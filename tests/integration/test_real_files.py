@@ -1,6 +1,7 @@
 """TLC's own files, published in a lake and compared with counts of the raw files by pandas."""
 
 import re
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import get_args
@@ -41,7 +42,7 @@ def find(path: Path) -> tuple[Color, Month]:
 
 
 def fetched(path: Path) -> FetchedFile:
-    return fetch_month(RemoteFile(*find(path), path.as_uri()), path.parent)
+    return fetch_month(RemoteFile(*find(path), path.as_uri()), Path(tempfile.mkdtemp(dir=Path.cwd())))
 
 
 def into_lake(path: Path, lake: FolderLake) -> Manifest:

@@ -1,6 +1,7 @@
 """A backfill's months, what each of them needs, and the backfill's record."""
 
 import shlex
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def test_what_is_in_the_lake_but_not_or_otherwise_in_a_warehouse_is_to_be_loaded
 
     def ingest(body: bytes) -> LakeFile:
         source.write_bytes(body)
-        fetched = fetch_month(look_at(template, "green", JANUARY), tmp_path)
+        fetched = fetch_month(look_at(template, "green", JANUARY), Path(tempfile.mkdtemp(dir=tmp_path)))
         manifest = publish_fetched(lake, fetched, tmp_path)
         return LakeFile(manifest, lake, contract)
 

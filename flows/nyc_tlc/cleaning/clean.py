@@ -123,13 +123,7 @@ def clean_month(
         raise ConfigurationError(
             f"{keys.name}: cannot write to {folder}", got=error.strerror or str(error), fix="make room, or set TLC_HOME"
         ) from error
-    raw = NewFile(
-        file_keys.raw(fetched.format),
-        fetched.path,
-        fetched.bytes,
-        fetched.sha256,
-        temporary=not fetched.remote.is_local,
-    )
+    raw = NewFile(file_keys.raw(fetched.format), fetched.path, fetched.bytes, fetched.sha256)
     clean, quarantine = clean_file.describe(), quarantine_file.describe()
     log.info(
         "%s: %s rows read, %s clean, %s quarantined",
@@ -259,7 +253,7 @@ class ParquetSink:
 
     def describe(self) -> NewFile:
         """Return the closed file."""
-        return NewFile(self._key, self._file.path, self._file.bytes, self._file.sha256, temporary=True)
+        return NewFile(self._key, self._file.path, self._file.bytes, self._file.sha256)
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         """Write the remaining rows and the footer, and close the file."""

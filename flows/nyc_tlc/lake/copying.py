@@ -57,7 +57,7 @@ def copy_month(source: Lake, target: Lake, color: Color, month: Month, scratch: 
                 got=f"{digest} ({path.stat().st_size:,} bytes)",
                 fix="nothing of the month was copied; make the month again with --force",
             )
-        files.append(NewFile(new.key, path, path.stat().st_size, digest, temporary=True))
+        files.append(NewFile(new.key, path, path.stat().st_size, digest))
     publish_files(target, copy, files, found.version)
     log.info("%s: copied from %s to %s", keys.name, source.url(""), target.url(""))
     return "copied"

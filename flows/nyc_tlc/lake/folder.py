@@ -81,7 +81,7 @@ class FolderLake(Lake):
         with self._translate_errors(file.key):
             with self._locked(file.key) as target:
                 draft = _draft(target)
-                linked = file.temporary and _link(file.path, draft)
+                linked = _link(file.path, draft)
                 # With a draft in it, the folder is not removed by another run.
                 draft.touch()
             try:

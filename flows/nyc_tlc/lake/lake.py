@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 from pydantic import ValidationError
 
-from nyc_tlc.errors import ArgumentError, LakeError, ReconciliationError, SourceError
+from nyc_tlc.errors import ArgumentError, LakeError, ReconciliationError
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
@@ -51,31 +51,19 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class NewFile:
-    """A file on this machine that will be an object of a lake.
+    """A file on this machine that will be an object of a lake. The run made it, and nobody changes it.
 
     Attributes:
         key: The object's key.
         path: The file's path.
         size: Its size in bytes.
         sha256: Its digest.
-        temporary: Whether this run made the file, so that nobody else changes it and a lake may link it.
     """
 
     key: str
     path: Path
     size: int
     sha256: str
-    temporary: bool = False
-
-    def check_unchanged(self) -> None:
-        """Read the file and compare its digest.
-
-        Raises:
-            SourceError: when the file has other bytes now.
-        """
-        with self.path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != self.sha256:
-                raise SourceError(f"{self.path} changed while it was read", fix="nothing was published; run it again")
 
 
 class Lake(ABC):

@@ -34,7 +34,6 @@ def publish_files(lake: Lake, manifest: Manifest, files: Sequence[NewFile], base
 
     Raises:
         ConflictError: when another run published the month since this one began. The lake has that run's month.
-        SourceError: when a file changed while it was sent. The lake has the old month.
         TransientError: when the lake stopped answering. The lake has the old month or the new one.
         LakeError: when the lake can't be written. The lake has the old month.
     """
@@ -85,9 +84,6 @@ def _upload(lake: Lake, files: Sequence[NewFile], labels: Mapping[str, str]) -> 
         with ContextPool(FILES_AT_ONCE, thread_name_prefix="upload") as pool:
             for sent in [pool.submit(lake.upload, by_key[key], labels) for key in some]:
                 sent.result()
-    for file in files:
-        if not file.temporary:
-            file.check_unchanged()
 
 
 def _swap(lake: Lake, manifest: Manifest, base: str | None) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -87,7 +88,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda done, total: None) -> FetchedFile:
-    """Download a month to the local disk and verify it; the file of a ``file://`` source is not copied.
+    """Download a month to the local disk, or copy it there, and verify it.
 
     Args:
         remote: The month at its source.
@@ -105,7 +106,8 @@ def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda do
     transferred = False
     try:
         if remote.is_local:
-            path = file_path(remote)
+            # A copy, so that nobody changes it while it is cleaned and sent.
+            shutil.copyfile(file_path(remote), path)
         elif remote.url.startswith("sample:"):
             write_sample(remote.color, remote.month, int(remote.url.rpartition("/")[2]), path)
         else:
