@@ -23,6 +23,7 @@ from nyc_tlc.settings import read_settings
 from nyc_tlc.source.file_format import identify
 from nyc_tlc.source.http import Attempts, describe_error, describe_file, iso_date, request
 from nyc_tlc.source.location import RemoteFile, file_path
+from nyc_tlc.source.part_files import join_parts, list_parts
 from nyc_tlc.source.sample import write_sample
 from nyc_tlc.workspace import Workspace
 
@@ -98,7 +99,11 @@ def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda do
     chunked = False
     try:
         if remote.is_local:
-            path = file_path(remote)
+            found = file_path(remote)
+            if found.is_dir():
+                join_parts(list_parts(found), path, remote.name)
+            else:
+                path = found
             digest = _digest(path)
         elif remote.url.startswith("sample:"):
             write_sample(remote.color, remote.month, int(remote.url.rpartition("/")[2]), path)
