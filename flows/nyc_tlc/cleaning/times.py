@@ -106,7 +106,7 @@ def read_timestamps(name: str, kind: pa.TimestampType) -> pl.Expr:
     # In New York, the first hours of the year 1 of UTC are in the year 0.
     first, last = (FIRST_SECOND + (86_400 if kind.tz else 0)) * second, (LAST_SECOND + 1) * second - 1
     within = pl.col(name).to_physical().is_between(max(first, -(2**63)), min(last, 2**63 - 1))
-    time = pl.when(within).then(pl.col(name))
+    time: pl.Expr = pl.when(within).then(pl.col(name))
     if kind.tz:
         time = time.dt.convert_time_zone(NEW_YORK.key).dt.replace_time_zone(None)
     return time.cast(pl.Datetime("us"), strict=False)

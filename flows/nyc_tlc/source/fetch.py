@@ -23,7 +23,7 @@ from nyc_tlc.settings import read_settings
 from nyc_tlc.source.file_format import identify
 from nyc_tlc.source.http import Attempts, describe_error, describe_file, iso_date, request
 from nyc_tlc.source.location import RemoteFile, file_path
-from nyc_tlc.source.part_files import join_parts, list_parts
+from nyc_tlc.source.part_files import join_parts
 from nyc_tlc.source.sample import write_sample
 from nyc_tlc.workspace import Workspace
 
@@ -99,11 +99,7 @@ def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda do
     chunked = False
     try:
         if remote.is_local:
-            found = file_path(remote)
-            if found.is_dir():
-                join_parts(list_parts(found), path, remote.name)
-            else:
-                path = found
+            path = join_parts(file_path(remote), path, remote.name)
             digest = _digest(path)
         elif remote.url.startswith("sample:"):
             write_sample(remote.color, remote.month, int(remote.url.rpartition("/")[2]), path)

@@ -15,8 +15,6 @@ import pyarrow.parquet as pq
 from nyc_tlc.contract.contract import SourceFormat
 from nyc_tlc.errors import SourceError
 
-#: The bytes that are read to find the format: more than a header has.
-HEAD_BYTES = 1 << 16
 #: The first bytes of other formats -> what they are.
 OTHER_FORMATS = {
     b"\x1f\x8b": "a file that was gzipped twice",
@@ -26,12 +24,6 @@ OTHER_FORMATS = {
     b"BZh": "a bzip2 file",
     b"\xfd7zXZ": "an xz file",
     b"\x28\xb5\x2f\xfd": "a Zstandard file",
-    b"ARROW1": "an Arrow (Feather) file",
-    b"ORC": "an ORC file",
-    b"Obj\x01": "an Avro file",
-    b"SQLite format 3": "a SQLite database",
-    b"\xff\xfe": "text in UTF-16",
-    b"\xfe\xff": "text in UTF-16",
     b"{": "JSON",
     b"[": "JSON",
 }
@@ -52,7 +44,7 @@ def identify(path: Path, name: str, *, quote: bool = True) -> SourceFormat:
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
+        head = file.read(2048)
     if head.startswith(b"PAR1"):
         try:
             pq.read_metadata(path)
@@ -62,7 +54,7 @@ def identify(path: Path, name: str, *, quote: bool = True) -> SourceFormat:
     if head.startswith(b"\x1f\x8b"):
         try:
             with gzip.open(path) as unpacked:
-                head = unpacked.read(HEAD_BYTES)
+                head = unpacked.read(2048)
         except (EOFError, OSError, zlib.error) as error:
             raise _not_a_month(name, f"a gzip file that can't be unpacked ({size:,} bytes: {error})") from error
         return "csv.gz" if _is_csv(head) else _refuse(name, head, size, quote)
@@ -74,14 +66,10 @@ def _is_csv(head: bytes) -> bool:
 
     A line with other characters in it has to name the pick-up, so that no other text is taken for a header.
     """
-    header = head.partition(b"\n")[0].removesuffix(b"\r")
-    try:
-        text = codecs.utf_8_decode(header, "strict", False)[0].removeprefix("\ufeff")
-    except UnicodeDecodeError:
-        return False
-    return (
-        "," in text and (re.fullmatch(r'[\w ",]+', text) is not None or _names_pickup(header)) and not _name_other(head)
-    )
+    header = head.partition(b"\n")[0].removeprefix(codecs.BOM_UTF8).removesuffix(b"\r")
+    plain = re.fullmatch(rb'[\w ",]+', header) is not None
+    names = plain or (_names_pickup(header) and not header.startswith(b"<"))
+    return b"," in header and names and not _name_other(head)
 
 
 def _names_pickup(header: bytes) -> bool:
@@ -98,11 +86,17 @@ def _name_other(head: bytes) -> str | None:
         return found
     if b"\0" in header:
         return "text in UTF-16"
-    text = header.decode("utf-8", "replace")
+    try:
+        # The head can end within a character.
+        text, _ = codecs.utf_8_decode(header, "strict", False)
+    except UnicodeDecodeError:
+        return "text that is not UTF-8"
     separator = max(OTHER_SEPARATORS, key=text.count)
-    if text.count(separator) > text.count(","):
-        return f"text with {OTHER_SEPARATORS[separator]} between the values"
-    return "text that is not UTF-8" if "\ufffd" in text and "," in text else None
+    return (
+        f"text with {OTHER_SEPARATORS[separator]} between the values"
+        if text.count(separator) > text.count(",")
+        else None
+    )
 
 
 def _refuse(name: str, head: bytes, size: int, quote: bool) -> SourceFormat:

@@ -1,11 +1,11 @@
-"""A month as a folder of part files, as Spark writes it: the parts are joined to one file in the order of their names."""
+"""A month as a folder of part files, as Spark writes it. The parts are joined in the order of their names."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import shutil
-from collections.abc import Sequence
+import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -16,73 +16,69 @@ from nyc_tlc.errors import SourceError
 from nyc_tlc.source.file_format import identify
 
 
-def list_parts(folder: Path) -> list[Path]:
-    """Return a folder's part files: all entries but markers and checksums, whose names begin with _ or a dot."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(("_", ".")))
+def describe_parts(folder: Path) -> str | None:
+    """Return a digest of the names, sizes and times of a folder's parts; None if it has none or also has folders."""
+    parts = _list_parts(folder)
+    facts = [(part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts if part.is_file()]
+    return f"parts-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}" if 0 < len(facts) == len(parts) else None
 
 
-def are_parts(parts: Sequence[Path]) -> bool:
-    """Return whether there are parts, and all of them are files."""
-    return bool(parts) and all(part.is_file() for part in parts)
-
-
-def describe_parts(parts: Sequence[Path]) -> str:
-    """Return a digest of the parts' names, sizes and times, which changes with the parts."""
-    facts = [(part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
-    return f"parts-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
-
-
-def join_parts(parts: Sequence[Path], path: Path, name: str) -> None:
-    """Write the rows of all parts to one file.
-
-    Args:
-        parts: The parts; empty files have no rows.
-        path: The file to write: Parquet, or gzipped CSV.
-        name: The month's name in messages.
+def join_parts(source: Path, path: Path, name: str) -> Path:
+    """Write a folder's parts to one file, as Parquet or gzipped CSV, and return it. Return ``source`` if it is a file.
 
     Raises:
-        SourceError: when a part is damaged, or the parts differ in format or schema.
+        SourceError: when a part is damaged, or they differ in format or columns; ``name`` is the month's.
     """
-    filled = [part for part in parts if part.stat().st_size] or parts
-    formats = {identify(part, f"{name}, {part.name}", quote=False) for part in filled}
-    if len(formats) > 1:
-        raise SourceError(f"{name}: the parts have several formats", got=", ".join(sorted(formats)))
+    parts = [part for part in _list_parts(source) if part.stat().st_size]
+    if not parts:
+        return source
     try:
-        (_join_parquet if formats == {"parquet"} else _join_csv)(filled, path, name)
-    except (pa.ArrowException, EOFError) as error:
-        raise SourceError(f"{name}: a part is damaged", got=str(error)[:500]) from error
+        if len({(identify(part, name, quote=False), _read_columns(part)) for part in parts}) > 1:
+            raise SourceError(f"{name}: the parts in {source} differ in format or columns")
+        (_join_parquet if _is_parquet(parts[0]) else _join_csv)(parts, path)
+    except (pa.ArrowException, EOFError, zlib.error) as error:
+        raise SourceError(f"{name}: a part in {source} is damaged", got=str(error)[:500]) from error
+    return path
 
 
-def _join_parquet(parts: Sequence[Path], path: Path, name: str) -> None:
-    schema = _open_parquet(parts[0]).schema_arrow.remove_metadata()
-    with pq.ParquetWriter(path, schema, compression="zstd", compression_level=1) as writer:
+def _list_parts(folder: Path) -> list[Path]:
+    """Return what is in a folder but markers and checksums, whose names begin with _ or a dot."""
+    return sorted(part for part in folder.iterdir() if part.name[0] not in "_.") if folder.is_dir() else []
+
+
+def _read_columns(part: Path) -> bytes:
+    if _is_parquet(part):
+        return bytes(pq.read_schema(part).remove_metadata().serialize())
+    with _open_text(part) as rows:
+        return rows.readline(1 << 16).rstrip()
+
+
+def _is_parquet(part: Path) -> bool:
+    with part.open("rb") as file:
+        return file.read(4) == b"PAR1"
+
+
+def _open_text(part: Path) -> BinaryIO:
+    with part.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(part)) if packed else part.open("rb")
+
+
+def _join_parquet(parts: list[Path], path: Path) -> None:
+    files = [pq.ParquetFile(part, coerce_int96_timestamp_unit="us") for part in parts]
+    with pq.ParquetWriter(path, files[0].schema_arrow, compression="zstd", compression_level=1) as writer:
+        for file in files:
+            for batch in file.iter_batches(1 << 17):
+                writer.write_batch(batch)
+            file.close()
+
+
+def _join_csv(parts: list[Path], path: Path) -> None:
+    with gzip.GzipFile(path, "wb", 1, mtime=0) as joined:
         for part in parts:
-            with _open_parquet(part) as file:
-                _require_equal(name, parts[0], part, schema, file.schema_arrow.remove_metadata())
-                for batch in file.iter_batches(1 << 17):
-                    writer.write_batch(batch.replace_schema_metadata())
-
-
-def _open_parquet(path: Path) -> pq.ParquetFile:
-    return pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
-
-
-def _join_csv(parts: Sequence[Path], path: Path, name: str) -> None:
-    header = None
-    with path.open("wb") as target, gzip.GzipFile("", "wb", 1, target, mtime=0) as joined:
-        for part in parts:
-            with part.open("rb") as file:
-                packed = file.read(2) == b"\x1f\x8b"
-            with cast(BinaryIO, gzip.open(part)) if packed else part.open("rb") as rows:
-                first = rows.readline(1 << 16).rstrip(b"\r\n")
-                if header is None:
-                    header = first
+            with _open_text(part) as rows:
+                header = rows.readline()
+                if part == parts[0]:
                     joined.write(header)
-                _require_equal(name, parts[0], part, header, first)
-                joined.write(b"\n")
                 shutil.copyfileobj(rows, joined, 1 << 20)
-
-
-def _require_equal(name: str, first: Path, part: Path, expected: object, found: object) -> None:
-    if found != expected:
-        raise SourceError(f"{name}: the parts {first.name} and {part.name} have different columns")
+                joined.write(b"\n")
