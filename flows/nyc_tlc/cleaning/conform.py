@@ -20,7 +20,7 @@ from nyc_tlc.cleaning.times import (
     read_times,
     read_timestamps,
 )
-from nyc_tlc.contract.contract import OUR_COLUMNS, Column, ColumnMap, Contract
+from nyc_tlc.contract.contract import NULL_TEXTS, OUR_COLUMNS, Column, ColumnMap, Contract
 from nyc_tlc.errors import ContractError
 from nyc_tlc.months import Month
 
@@ -37,8 +37,6 @@ POLARS_TYPES: dict[str, pl.DataType] = {
 BLANKS = " \t"
 #: A number as text: decimal digits, no words like nan.
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-#: What other tools write for null, in upper case.
-NULL_TEXTS = ["NA", "N/A", "#N/A", "<NA>", "NAN", "NULL", "NONE", r"\N", "-"]
 #: The most bytes of a text value. Real ones have a few letters.
 LONGEST_TEXT = 256
 

@@ -33,6 +33,9 @@ CONTRACT_FOLDER = Path(__file__).parent
 #: Increase it when a change of the reading code gives other clean rows from the same contract.
 READER_VERSION = 3
 
+#: Texts that other tools write for null, in upper case; a code table's own text comes first.
+NULL_TEXTS = ["NA", "N/A", "#N/A", "<NA>", "NAN", "NULL", "NONE", r"\N", "-"]
+
 COLUMN_TYPES: dict[str, pa.DataType] = {
     "int8": pa.int8(),
     "int16": pa.int16(),

@@ -9,7 +9,6 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nyc_tlc.errors import SourceError
@@ -32,36 +31,23 @@ def join_parts(source: Path, path: Path, name: str) -> Path:
     parts = [part for part in _list_parts(source) if part.stat().st_size]
     if not parts:
         return source
+    formats = {identify(part, name, quote=False) for part in parts}
     try:
-        if len({(identify(part, name, quote=False), _read_columns(part)) for part in parts}) > 1:
-            raise SourceError(f"{name}: the parts in {source} differ in format or columns")
-        (_join_parquet if _is_parquet(parts[0]) else _join_csv)(parts, path)
-    except (pa.ArrowException, EOFError, zlib.error) as error:
-        raise SourceError(f"{name}: a part in {source} is damaged", got=str(error)[:500]) from error
+        (_join_parquet if formats == {"parquet"} else _join_csv)(parts, path)
+    # Arrow's errors are ValueErrors, and OSErrors without a number.
+    except (ValueError, EOFError, OSError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        expected = "undamaged parts of one format with the same columns"
+        raise SourceError(
+            f"{name}: the parts in {source} can't be joined", expected=expected, got=str(error)[:300]
+        ) from error
     return path
 
 
 def _list_parts(folder: Path) -> list[Path]:
     """Return what is in a folder but markers and checksums, whose names begin with _ or a dot."""
     return sorted(part for part in folder.iterdir() if part.name[0] not in "_.") if folder.is_dir() else []
-
-
-def _read_columns(part: Path) -> bytes:
-    if _is_parquet(part):
-        return bytes(pq.read_schema(part).remove_metadata().serialize())
-    with _open_text(part) as rows:
-        return rows.readline(1 << 16).rstrip()
-
-
-def _is_parquet(part: Path) -> bool:
-    with part.open("rb") as file:
-        return file.read(4) == b"PAR1"
-
-
-def _open_text(part: Path) -> BinaryIO:
-    with part.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    return cast(BinaryIO, gzip.open(part)) if packed else part.open("rb")
 
 
 def _join_parquet(parts: list[Path], path: Path) -> None:
@@ -74,11 +60,17 @@ def _join_parquet(parts: list[Path], path: Path) -> None:
 
 
 def _join_csv(parts: list[Path], path: Path) -> None:
+    header = b""
     with gzip.GzipFile(path, "wb", 1, mtime=0) as joined:
         for part in parts:
-            with _open_text(part) as rows:
-                header = rows.readline()
+            with part.open("rb") as file:
+                packed = file.read(2) == b"\x1f\x8b"
+            with cast(BinaryIO, gzip.open(part)) if packed else part.open("rb") as rows:
+                line = rows.readline().rstrip() + b"\n"
                 if part == parts[0]:
+                    header = line
                     joined.write(header)
+                if line != header:
+                    raise ValueError(f"{part.name} has another header than {parts[0].name}")
                 shutil.copyfileobj(rows, joined, 1 << 20)
                 joined.write(b"\n")
