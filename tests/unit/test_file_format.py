@@ -32,6 +32,7 @@ def zipped(*names: str) -> bytes:
         (CSV.encode("utf-16-le"), "text in UTF-16"),
         (CSV.encode("utf-16-be"), "text in UTF-16"),
         (CSV.encode("latin-1"), "text that is not UTF-8"),
+        (CSV.replace("\n", "\r").encode(), "text with carriage returns as line ends"),
         (CSV.replace(",", ";").encode(), "text with semicolons between the values"),
         (CSV.replace(",", "\t").encode(), "text with tabs between the values"),
         (CSV.replace(",", "|").encode(), "text with vertical bars between the values"),

@@ -5,6 +5,7 @@ Other threads unpack and parse the next rows while the previous ones are judged 
 
 from __future__ import annotations
 
+import csv
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,6 +57,7 @@ DAMAGE_ERRORS: tuple[type[Exception], ...] = (
     zlib.error,
     cast("type[Exception]", isal_zlib.error),
     UnicodeError,
+    csv.Error,
 )
 
 T = TypeVar("T")

@@ -86,6 +86,8 @@ def _name_other(head: bytes) -> str | None:
         return found
     if b"\0" in header:
         return "text in UTF-16"
+    if b"\r" in header.removesuffix(b"\r"):
+        return "text with carriage returns as line ends"
     try:
         # The head can end within a character.
         text, _ = codecs.utf_8_decode(header, "strict", False)
