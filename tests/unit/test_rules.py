@@ -9,9 +9,11 @@ import pyarrow as pa
 import pytest
 
 from factories import JANUARY, fetched, green_parquet, trip
+from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.read import MonthReader
 from nyc_tlc.cleaning.rules import Judge, Verdict
 from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.errors import ContractError
 from nyc_tlc.months import Month
 
 
@@ -179,6 +181,14 @@ def test_a_vendor_with_one_minute_is_found_in_several_batches(tmp_path: Path) ->
     for batch in MonthReader(fetched(green_parquet(*trips), tmp_path), read_contract("green")):
         judged(batch)
     assert "one_minute:7" not in judged.warned
+
+
+@pytest.mark.parametrize("column", ["lpep_pickup_datetime", "lpep_dropoff_datetime"])
+def test_a_month_without_any_time_of_new_york_says_what_times_it_needs(tmp_path: Path, column: str) -> None:
+    body = green_parquet(*[trip() | {column: "2024-01-15T12:00:00Z"}] * 3, types={column: pa.string()})
+    wanted = "times must be New York wall-clock, like 2024-01-31 23:59:59"
+    with pytest.raises(ContractError, match=f"green 2024-01.*{wanted}; got .*2024-01-15T12:00:00Z"):
+        clean_month(fetched(body, tmp_path), read_contract("green"), tmp_path / "cleaned")
 
 
 def test_texts_that_mean_null_are_counted_by_column(tmp_path: Path) -> None:

@@ -127,9 +127,11 @@ def clean_month(
         raise ConfigurationError(
             f"{keys.name}: cannot write to {folder}", got=error.strerror or str(error), fix="make room, or set TLC_HOME"
         ) from error
-    if not clean_file.rows and 2 * judge.rejected.get(f"{BAD_VALUE}pickup_datetime", 0) > reader.rows:
+    times = [column.name for column in contract.columns if column.type == "timestamp"]
+    unread = sum(judge.rejected.get(f"{BAD_VALUE}{name}", 0) for name in times)
+    if not clean_file.rows and 2 * unread > reader.rows:
         examples = pq.read_table(quarantine_file.describe().path, columns=["raw"])["raw"].drop_null()
-        raise ContractError(f"{keys.name}: no pick-up time can be read: {TIME_FORM}", got=examples[0].as_py())
+        raise ContractError(f"{keys.name}: no trip has times that can be read: {TIME_FORM}", got=examples[0].as_py())
     raw = NewFile(
         file_keys.raw(fetched.format),
         fetched.path,

@@ -109,7 +109,9 @@ def _refuse(name: str, head: bytes, size: int, quote: bool) -> SourceFormat:
     elif not text:
         actual = f"an empty file ({size:,} bytes)"
     elif other := _name_other(head):
-        actual = f"{other} ({size:,} bytes)"
+        # The text of a service's error is worth reading.
+        start = f" beginning with {text[:60]!r}" if quote and other == "JSON" else ""
+        actual = f"{other} ({size:,} bytes){start}"
     elif not quote:
         actual = f"{size:,} bytes of another format"
     elif text[:1] == "<":
