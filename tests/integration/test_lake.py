@@ -329,7 +329,8 @@ def test_a_wholly_wrong_file_does_not_replace_a_good_month_unless_forced(
     make_month(there.open_lake(), spread(), tmp_path)
     before = {key: there.read(key) for key in there.objects()}
     contract, base = read_contract("green"), there.open_lake().find_manifest(KEYS).version
-    cleaned = clean_month(fetched(green_parquet(*trips), tmp_path), contract, tmp_path / "cleaned")
+    # The folder's name is not a pattern.
+    cleaned = clean_month(fetched(green_parquet(*trips), tmp_path), contract, tmp_path / "clean[x]*?")
     with pytest.raises(SourceError, match=message):
         publish_month(cleaned, contract, there.open_lake(), base, datetime.now(UTC))
     assert {key: there.read(key) for key in there.objects()} == before

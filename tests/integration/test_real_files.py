@@ -14,9 +14,11 @@ from factories import publish_fetched
 from nyc_tlc.cleaning.read import MonthReader
 from nyc_tlc.cleaning.rules import Judge
 from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.errors import TlcError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
+from nyc_tlc.reports.anomalies import find_anomalies
 from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.location import RemoteFile
 
@@ -56,7 +58,10 @@ def count_with_pandas(raw: pd.DataFrame, month: Month) -> tuple[dict[str, int], 
     dropoff = pd.to_datetime(raw["lpep_dropoff_datetime"])
     november = pd.Timestamp(month.year, 11, 1)
     dst_end = november + pd.Timedelta(days=6 - november.weekday(), hours=1)
-    repeated = (pickup >= dst_end) & (pickup < dst_end + timedelta(hours=1)) & (pickup - dropoff < timedelta(hours=1))
+    repeated = (dropoff >= dst_end) & (pickup < dst_end + timedelta(hours=1))
+    minutes_lost = (raw["VendorID"] == 6) & (pickup.dt.minute == month.month) & (dropoff.dt.minute == month.month)
+    minutes_lost &= str(month) in ("2025-02", "2025-03")
+    repeated |= minutes_lost & (pickup.dt.floor("h") == dropoff.dt.floor("h"))
     rejects = {
         "no_pickup_time": pickup.isna(),
         "pickup_outside_month": (pickup < first - timedelta(days=1))
@@ -84,6 +89,7 @@ def count_with_pandas(raw: pd.DataFrame, month: Month) -> tuple[dict[str, int], 
         "zero_distance": int((raw["trip_distance"] == 0).sum()),
         "long_distance": int((raw["trip_distance"] > 100).sum()),
         "long_trip": int((dropoff - pickup > timedelta(hours=24)).sum()),
+        **({"lost_minutes": int(minutes_lost.sum()), "one_minute:6": 731} if str(month) == "2025-02" else {}),
         "unknown_code": int(unknown.sum()),
     }
     return counted, warnings
@@ -104,10 +110,73 @@ def test_a_parquet_month_adds_up_to_the_published_figures(real_data: Path, tmp_p
     assert manifest.drift == ()
 
 
+def test_february_2025_keeps_and_counts_all_trips_of_vendor_6(real_data: Path, tmp_path: Path) -> None:
+    path, lake = real_data / "parquet" / "green_tripdata_2025-02.parquet", FolderLake(tmp_path)
+    manifest = into_lake(path, lake)
+    raw = pd.read_parquet(path)
+    assert (raw["VendorID"] == 6).sum() == 731
+    clean = pd.read_parquet(lake.local_path(manifest.clean.key))
+    assert (clean["vendor_id"] == 6).sum() == 731
+    # TLC.md says that 209 of them were quarantined for a drop-off before the pick-up.
+    assert ((clean["vendor_id"] == 6) & (clean["dropoff_datetime"] < clean["pickup_datetime"])).sum() == 209
+    rejected, warnings = count_with_pandas(raw, Month(2025, 2))
+    assert manifest.quarantine.rules == rejected
+    assert manifest.warnings == warnings
+    assert find_anomalies(manifest, [])[0].startswith(
+        "green 2025-02: all 731 trips of vendor 6 begin in the same minute"
+    )
+
+
 def test_november_2025_keeps_the_trips_of_the_repeated_hour(real_data: Path, tmp_path: Path) -> None:
     manifest = into_lake(real_data / "parquet" / "green_tripdata_2025-11.parquet", FolderLake(tmp_path))
     # Three drop-offs come first in that file; two of them in the hour that repeated on 2 November.
     assert manifest.quarantine.rules["dropoff_before_pickup"] == 1
+
+
+def test_months_that_other_tools_saved_are_read_or_refused_in_one_line(real_data: Path, tmp_path: Path) -> None:
+    """Test the files of ``resaved``, whose rows are those of TLC's yellow 2021-01 or made up."""
+    read: dict[str, list[tuple[object, ...]]] = {}
+    refused: dict[str, str] = {}
+    for path in (real_data / "resaved").iterdir():
+        month = Month(2024, 1) if path.suffix == ".parquet" else Month(2021, 1)
+        lake = FolderLake(tmp_path / path.name)
+        try:
+            manifest = publish_fetched(
+                lake, fetch_month(RemoteFile("yellow", month, path.as_uri()), tmp_path), lake.root
+            )
+        except TlcError as error:
+            refused[path.name] = str(error)
+            continue
+        assert manifest.quarantine.rows == 0, path.name
+        frame = pd.read_parquet(lake.local_path(manifest.clean.key))
+        columns = ["vendor_id", "pickup_datetime", "store_and_fwd_flag", "pickup_location_id", "improvement_surcharge"]
+        read[path.name] = [tuple(map(str, row)) for row in frame[columns].itertuples(index=False)]
+    first = ("1", "2021-01-01 00:30:10", "N", "142", "0.3")
+    second = ("2", "2021-01-02 10:51:20", "N", "238", "0.3")
+    assert read.pop("binary_flag.parquet")[:2] == [
+        ("1", "2024-01-05 08:00:00", "N", "142", "1.0"),
+        ("2", "2024-01-05 08:05:00", "Y", "142", "1.0"),
+    ]
+    assert read == {
+        "bq_public.csv": [second],
+        "hhmm.csv": [
+            (*first[:1], "2021-01-01 00:30:00", *first[2:]),
+            (*second[:1], "2021-01-02 10:51:00", *second[2:]),
+        ],
+        "offset0500.csv": [first, second],
+        "rdots.csv": [first, second],
+        "unnamed0.csv": [first, second],
+    }
+    wall_clock = "times must be New York wall-clock, like 2024-01-31 23:59:59; got "
+    for name, why in {
+        # No day above 12 shows the order of day and month.
+        "ampm.csv": wall_clock + '{"pickup_datetime": "01/01/2021 12:30:10 AM"',
+        "tz_utc.parquet": wall_clock + "timestamp[us, tz=UTC]",
+        "semicolon.csv": "got text with semicolons between the values",
+        "utf16.csv": "got text in UTF-16",
+    }.items():
+        assert why in refused.pop(name)
+    assert not refused
 
 
 @pytest.mark.parametrize("month", CSV)

@@ -342,16 +342,18 @@ def test_a_loader_killed_half_way_leaves_the_old_month_and_the_next_one_complete
 def test_zones_and_codes_can_be_joined_at_once(warehouse: Warehouse, lake: FolderLake, tmp_path: Path) -> None:
     load_month(in_lake(lake, tmp_path, trip(PULocationID=264, DOLocationID=138), trip(PULocationID=74)), warehouse)
     assert warehouse.query("SELECT COUNT(*), COUNT(zone), COUNT(service_zone) FROM ny_taxi.zones") == [(265, 265, 265)]
-    assert warehouse.query("SELECT zone, service_zone FROM ny_taxi.zones WHERE location_id = 265") == [("NA", "N/A")]
+    assert warehouse.query("SELECT zone, service_zone FROM ny_taxi.zones WHERE location_id = 265") == [
+        ("Outside of NYC", "N/A")
+    ]
     assert warehouse.query("SELECT name FROM ny_taxi.payment_types WHERE payment_type = 2") == [("Cash",)]
     found = warehouse.query(
         "SELECT color, pickup_borough, pickup_zone, dropoff_zone FROM ny_taxi.trips_by_zone ORDER BY source_row"
     )
-    assert found[0] == ("green", "Unknown", "NV", "LaGuardia Airport")
+    assert found[0] == ("green", "Unknown", "N/A", "LaGuardia Airport")
     load, _ = load_month(ready(lake, find_published(lake, "green", None, "local")), warehouse)
     assert ask_where_trips_began(load, False, warehouse).rows == (
         ("Manhattan", "East Harlem North", 1),
-        ("Unknown", "NV", 1),
+        ("Unknown", "N/A", 1),
     )
 
 

@@ -69,6 +69,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "an endless line": lambda: packed(HEADER, b"\n", (b"x" * MIB, 1_000)),
     "an endless quoted field": lambda: packed(HEADER, b"\n", b'"', (b"x\n" * MIB, 50)),
     "nothing but blank lines": lambda: packed(HEADER, b"\n", (b"\r\n" * MIB, 500)),
+    "a row and five hundred million line ends": lambda: packed(HEADER, b"\n", LINE, (b"\n" * MIB, 500)),
     "eight million junk lines": lambda: packed(HEADER, b"\n", (b"x\n" * MIB, 8)),
     "two million junk lines, not packed": lambda: HEADER + b"\n" + b"x\n" * 2_000_000,
     "quotes alone, not packed": lambda: HEADER + b"\n" + (b'"' * 1_000 + b"\n") * 5_000,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,16 @@ def sample_lines(folder: Path) -> list[tuple[Color, Month, list[bytes]]]:
     return found
 
 
-def read(body: bytes, color: Color, month: Month, folder: Path, *, whole: bool) -> list[Row]:
-    """Read a file with the project's reader."""
+def read(body: bytes, color: Color, month: Month, folder: Path, *, whole: bool) -> tuple[list[Row], Counter[str]]:
+    """Read a file with the project's reader. Return its rows, and how many texts of each column mean null."""
     path = folder / "month.csv"
     path.write_bytes(body)
     remote = RemoteFile(color, month, path.as_uri(), bytes=len(body) if whole else None)
     rows: list[Row] = []
+    nulls: Counter[str] = Counter()
     contract = read_contract(color)
     for batch in MonthReader(FetchedFile(remote, path, "csv", len(body), "", 0), contract):
+        nulls.update(batch.null_texts)
         frame = batch.frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
         assert frame["source_row"].to_list() == list(range(len(rows), len(rows) + len(frame)))
         raws = batch.raw.to_list() if batch.raw is not None else [None] * len(frame)
@@ -66,7 +69,7 @@ def read(body: bytes, color: Color, month: Month, folder: Path, *, whole: bool) 
             by_column = json.loads(text) if text else {}
             assert set(by_column) == names
             rows.append(Row(value, by_column, raw))
-    return rows
+    return rows, nulls
 
 
 def check(body: bytes, color: Color, month: Month, folder: Path, *, whole: bool) -> int:
@@ -75,13 +78,12 @@ def check(body: bytes, color: Color, month: Month, folder: Path, *, whole: bool)
     Raises:
         AssertionError: when a row differs; it names the first one.
     """
-    ours, expected = (
-        read(body, color, month, folder, whole=whole),
-        read_csv(body, read_contract(color), month, whole=whole),
-    )
+    ours, nulls = read(body, color, month, folder, whole=whole)
+    expected = read_csv(body, read_contract(color), month, whole=whole)
     for number, (mine, right) in enumerate(zip(ours, expected, strict=False)):
         assert _comparable(mine) == _comparable(right), f"row {number}"
     assert len(ours) == len(expected)
+    assert nulls == Counter(name for row in expected for name in row.nulls)
     return len(ours)
 
 

@@ -22,7 +22,7 @@ from nyc_tlc.errors import SourceError, TlcError
 from nyc_tlc.source.fetch import FetchedFile
 from nyc_tlc.source.file_format import identify
 from nyc_tlc.source.location import RemoteFile
-from torture.csv_oracle import LIMITS, read_value
+from torture.csv_oracle import LIMITS, find_day_first, read_value
 
 NUMBERS: list[Any] = [0, -0.0, 1, 1.5, -1, 127, 128, 32767, 32768, 70_000, 2**31, 2**40, 1e300, -1e-300, None]
 FLOATS: list[Any] = [*NUMBERS, float("nan"), float("inf"), float("-inf")]
@@ -40,6 +40,8 @@ KINDS: list[tuple[pa.DataType, list[Any]]] = [
     (pa.float32(), [0, 1, 1.5, 32768, None, float("nan"), float("inf")]),
     (pa.string(), [*(value for value in ODD_VALUES if len(value.encode()) <= 256), "a\0b", None]),
     (pa.large_string(), [*(value for value in ODD_VALUES if len(value.encode()) <= 256), None]),
+    (pa.string_view(), [*(value for value in ODD_VALUES if len(value.encode()) <= 256), None]),
+    (pa.binary(), [*(value.encode() for value in ODD_VALUES if len(value.encode()) <= 256), None]),
     (pa.null(), [None]),
 ]
 #: What no reader of ours has to understand, but all have to refuse in one line.
@@ -49,16 +51,15 @@ REFUSED = [
     pa.list_(pa.int64()),
     pa.struct([("a", pa.int64())]),
     pa.date32(),
-    pa.binary(),
 ]
 
 
-def expected(value: Any, kind: pa.DataType, column: Column) -> tuple[Any, bool]:
+def expected(value: Any, kind: pa.DataType, column: Column, day_first: bool | None) -> tuple[Any, bool]:
     """Return the expected value, and whether the source's value can be read."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None, True
     if isinstance(value, str):
-        return read_value(value, column)
+        return read_value(value, column, day_first)
     if column.type == "timestamp":
         return value, True
     sound = math.isfinite(value)
@@ -83,7 +84,7 @@ def make_case(rng: random.Random) -> tuple[bytes, list[dict[str, Any]], dict[str
                 [
                     (pa.timestamp("us"), TIMES),
                     (pa.timestamp("ms"), [time and time.replace(microsecond=0) for time in TIMES]),
-                    KINDS[5],
+                    *KINDS[5:],
                 ]
             )
         else:
@@ -98,6 +99,10 @@ def make_case(rng: random.Random) -> tuple[bytes, list[dict[str, Any]], dict[str
         for _ in range(rng.randrange(1, 30))
     ]
     table = pa.Table.from_pylist(rows, schema=pa.schema(list(types.items())))
+    texts_of_bytes = [{name: _to_text(value) for name, value in row.items()} for row in table.to_pylist()]
+    if rng.random() < 0.3:
+        nested = pa.array([{"a": 1, "b": [2]}] * len(rows))
+        table = table.add_column(rng.randrange(len(types)), "nested", nested)
     sink = io.BytesIO()
     texts = [name for name, kind in types.items() if kind in (pa.string(), pa.large_string())]
     delta = rng.random() < 0.2
@@ -111,8 +116,13 @@ def make_case(rng: random.Random) -> tuple[bytes, list[dict[str, Any]], dict[str
         if delta
         else None,
         data_page_version=rng.choice(["1.0", "2.0"]),
+        use_deprecated_int96_timestamps=rng.random() < 0.3,
     )
-    return sink.getvalue(), table.to_pylist(), types
+    return sink.getvalue(), texts_of_bytes, types
+
+
+def _to_text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _fits(value: Any, kind: pa.DataType) -> bool:
@@ -120,7 +130,9 @@ def _fits(value: Any, kind: pa.DataType) -> bool:
         return True
     if pa.types.is_timestamp(kind):
         return isinstance(value, datetime)
-    if kind in (pa.string(), pa.large_string()):
+    if kind == pa.binary():
+        return isinstance(value, bytes)
+    if kind in (pa.string(), pa.large_string(), pa.string_view()):
         return isinstance(value, str)
     return not isinstance(value, (str, datetime)) and kind != pa.null()
 
@@ -150,10 +162,12 @@ def check_values(rng: random.Random, folder: Path) -> int:
     sources = contract.map_columns(list(types), JANUARY, "parquet").sources
     rows = read(body, folder)
     assert len(rows) == len(source)
+    times = (row[name] for row in source for name in types if name.endswith("_datetime"))
+    day_first = find_day_first(time for time in times if isinstance(time, str))
     for number, ((values, bad, texts), row) in enumerate(zip(rows, source, strict=True)):
         for column in contract.columns[:-2]:
             for name in sources[column.name]:
-                value, sound = expected(row[name], types[name], column)
+                value, sound = expected(row[name], types[name], column, day_first)
                 shown = f"row {number}, {name} {types[name]} {row[name]!r}"
                 assert repr(values[column.name]) == repr(value), shown
                 assert (column.name in bad) == (not sound), shown
@@ -165,10 +179,10 @@ def check_values(rng: random.Random, folder: Path) -> int:
 
 def check_refused(rng: random.Random, folder: Path) -> None:
     """Check that a type that no column has is refused in one line."""
-    kind, name = (
-        rng.choice(REFUSED),
-        rng.choice(["fare_amount", "VendorID", "lpep_pickup_datetime", "store_and_fwd_flag"]),
-    )
+    kind = rng.choice(REFUSED)
+    # A flag can be a boolean.
+    names = ["fare_amount", "VendorID", "lpep_pickup_datetime", *(["store_and_fwd_flag"] if kind != pa.bool_() else [])]
+    name = rng.choice(names)
     table = pa.Table.from_pylist([trip()], schema=pa.schema(list(GREEN_2024.items())))
     position = table.schema.get_field_index(name)
     sink = io.BytesIO()

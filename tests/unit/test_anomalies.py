@@ -98,6 +98,13 @@ def test_under_a_fifth_and_over_five_times_the_median_is_not_loaded(rows: int, s
     check_volume(month(rows), year(), force=True)
 
 
+def test_a_vendor_with_one_minute_only_is_named_without_any_month_before() -> None:
+    lost = month(60_000, 360).model_copy(update={"warnings": {"one_minute:6": 731}})
+    (line,) = find_anomalies(lost, [])
+    assert line.startswith("green 2024-01: all 731 trips of vendor 6 begin in the same minute of the hour")
+    assert find_anomalies(lost, year())[0] == line
+
+
 def test_with_five_months_known_nothing_is_said() -> None:
     check_volume(month(1), year()[:5])
     assert find_anomalies(month(1), year()[:5]) == []

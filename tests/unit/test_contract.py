@@ -134,9 +134,40 @@ def test_an_unknown_column_is_drift() -> None:
     assert found.drift == ("drone_fee",)
 
 
-def test_a_column_that_occurs_twice_is_refused() -> None:
-    with pytest.raises(ContractError, match="twice"):
-        read_contract("green").map_columns([*green_names(), "vendorid"], Month(2024, 1), "parquet")
+def test_names_that_differ_in_case_or_marks_are_one_column() -> None:
+    names = list(read_contract("yellow").layout(Month(2024, 1), "parquet").columns)
+    found = read_contract("yellow").map_columns([*names, "airport_fee"], Month(2024, 1), "parquet")
+    assert found.sources["airport_fee"] == ("Airport_fee", "airport_fee")
+    assert not found.drift
+
+
+@pytest.mark.parametrize(
+    ("names", "color"),
+    [
+        # Azure Open Datasets, BigQuery's public copy, R's data frames.
+        (
+            """vendorID tpepPickupDateTime tpepDropoffDateTime passengerCount tripDistance puLocationId doLocationId
+            startLon startLat endLon endLat rateCodeId storeAndFwdFlag paymentType fareAmount extra mtaTax
+            improvementSurcharge tipAmount tollsAmount totalAmount""",
+            "yellow",
+        ),
+        (
+            """vendor_id pickup_datetime dropoff_datetime store_and_fwd_flag rate_code passenger_count trip_distance
+            fare_amount extra mta_tax tip_amount tolls_amount ehail_fee total_amount payment_type trip_type
+            imp_surcharge pickup_location_id dropoff_location_id""",
+            "green",
+        ),
+        (
+            """VendorID tpep.pickup.datetime tpep.dropoff.datetime passenger.count trip.distance RatecodeID
+            store.and.fwd.flag PULocationID DOLocationID payment.type fare.amount extra mta.tax tip.amount tolls.amount
+            improvement.surcharge total.amount congestion.surcharge""",
+            "yellow",
+        ),
+        ("dispatchBaseNum pickupDateTime dropOffDateTime puLocationId doLocationId srFlag", "fhv"),
+    ],
+)
+def test_the_names_of_other_publishers_match(names: str, color: Color) -> None:
+    assert not read_contract(color).map_columns(names.split(), Month(2020, 1), "csv").drift
 
 
 def test_the_two_base_columns_of_fhv_2018_feed_one() -> None:
@@ -148,7 +179,7 @@ def test_the_two_base_columns_of_fhv_2018_feed_one() -> None:
 @pytest.mark.parametrize("color", COLORS)
 def test_rules_come_in_the_fixed_order_of_precedence(color: Color) -> None:
     order = """no_pickup_time pickup_outside_month dropoff_before_pickup zero_passengers negative_distance unknown_zone
-        negative_fare zero_distance long_distance long_trip unknown_code""".split()
+        negative_fare zero_distance long_distance long_trip lost_minutes unknown_code""".split()
     names = [rule.name for rule in read_contract(color).rules]
     assert names == [name for name in order if name in names]
     severities = [rule.severity for rule in read_contract(color).rules]
@@ -181,6 +212,7 @@ def test_versions_ignore_prose_and_follow_meaning(monkeypatch: pytest.MonkeyPatc
     prose = changed(column={"description": "Something else."}, rule={"why": "Because."})
     assert (prose.contract_version, prose.rules_version) == (before.contract_version, before.rules_version)
     assert changed(column={"type": "int16"}).contract_version != before.contract_version
+    assert changed(rule={"months": ["2024-01"]}).rules_version != before.rules_version
     stricter = changed(rule={"when": "passenger_count <= 0"})
     assert stricter.rules_version != before.rules_version
     assert stricter.contract_version == before.contract_version

@@ -3,7 +3,8 @@
 import gzip
 import io
 import json
-from datetime import date, datetime
+import tracemalloc
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def test_a_parquet_month_comes_out_in_contract_types(tmp_path: Path) -> None:
         (pa.float64(), float("nan"), None),
         (pa.null(), None, None),
         (pa.string(), "  ", None),
+        (pa.binary(), b"3", 3),
+        (pa.string_view(), "3", 3),
     ],
 )
 def test_a_code_of_any_type_becomes_an_integer(tmp_path: Path, kind: pa.DataType, value: object, expected: int) -> None:
@@ -63,7 +66,7 @@ def test_a_code_of_any_type_becomes_an_integer(tmp_path: Path, kind: pa.DataType
 
 @pytest.mark.parametrize(
     ("kind", "value"),
-    [(pa.float64(), 1.5), (pa.float64(), 1e9), (pa.int64(), 70_000), (pa.string(), "two"), (pa.string(), "nan")],
+    [(pa.float64(), 1.5), (pa.float64(), 1e9), (pa.int64(), 70_000), (pa.string(), "two"), (pa.string(), "nan(1)")],
 )
 def test_a_value_that_cannot_be_cast_is_null_and_marked(tmp_path: Path, kind: pa.DataType, value: object) -> None:
     body = green_parquet(trip(passenger_count=None), trip(passenger_count=value), types={"passenger_count": kind})
@@ -72,12 +75,20 @@ def test_a_value_that_cannot_be_cast_is_null_and_marked(tmp_path: Path, kind: pa
     assert batch.bad_values["passenger_count"].to_list() == [False, True]
 
 
-@pytest.mark.parametrize("kind", [pa.timestamp("us", "UTC"), pa.int64(), pa.bool_()])
+@pytest.mark.parametrize("kind", [pa.timestamp("us", "UTC"), pa.timestamp("us", "-05:00"), pa.int64(), pa.bool_()])
 def test_a_pickup_time_of_another_nature_breaks_the_contract(tmp_path: Path, kind: pa.DataType) -> None:
-    value = {"timestamp[us, tz=UTC]": datetime(2024, 1, 15), "int64": 1, "bool": True}[str(kind)]
-    body = green_parquet(trip() | {"lpep_pickup_datetime": value}, types={"lpep_pickup_datetime": kind})
-    with pytest.raises(ContractError, match="lpep_pickup_datetime"):
+    body = green_parquet(trip() | {"lpep_pickup_datetime": None}, types={"lpep_pickup_datetime": kind})
+    with pytest.raises(ContractError, match=r"lpep_pickup_datetime.*New York wall-clock, like 2024-01-31 23:59:59"):
         read(body, tmp_path)
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "US/Eastern"])
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_times_with_the_zone_of_new_york_become_wall_clock(tmp_path: Path, zone: str, unit: str) -> None:
+    instants = [datetime(2024, 1, 15, 17, tzinfo=UTC), datetime(2024, 7, 15, 16, tzinfo=UTC)]
+    trips = (trip() | {"lpep_pickup_datetime": instant} for instant in instants)
+    batch = read(green_parquet(*trips, types={"lpep_pickup_datetime": pa.timestamp(unit, zone)}), tmp_path)
+    assert [row["pickup_datetime"] for row in rows(batch)] == [datetime(2024, 1, 15, 12), datetime(2024, 7, 15, 12)]
 
 
 @pytest.mark.parametrize("kind", [pa.timestamp("ns"), pa.timestamp("ms"), pa.timestamp("s")])
@@ -284,8 +295,22 @@ def test_a_last_line_without_an_end_counts_where_the_source_says_that_the_file_i
         ("2020-01-01T00:30:00", datetime(2020, 1, 1, 0, 30)),
         ("2020-01-01 00:30:00.25", datetime(2020, 1, 1, 0, 30, 0, 250_000)),
         (" 2020-01-01 00:30:00 ", datetime(2020, 1, 1, 0, 30)),
+        ("2020-01-01 00:30", datetime(2020, 1, 1, 0, 30)),
+        ("2020-01-01T00:30:00.123456789", datetime(2020, 1, 1, 0, 30, 0, 123456)),
+        ("2020-01-01 00:30:00-05:00", datetime(2020, 1, 1, 0, 30)),
+        ("2020-07-01T00:30:00.5-0400", datetime(2020, 7, 1, 0, 30, 0, 500_000)),
+        ("2020-01-01 00:30-05", datetime(2020, 1, 1, 0, 30)),
+        # The hour that occurs twice has both offsets, the hour that is left out has none.
+        ("2020-11-01 01:30:00-04:00", datetime(2020, 11, 1, 1, 30)),
+        ("2020-11-01 01:30:00-05:00", datetime(2020, 11, 1, 1, 30)),
+        ("2020-03-08 02:30:00-05:00", None),
+        ("2020-01-01 00:30:00-04:00", None),
+        ("2020-07-01 00:30:00-05:00", None),
+        ("2020-01-01 00:30:00+00:00", None),
+        ("2020-01-01 00:30:00 UTC", None),
+        ("2020-01-31 12:30:10 AM", None),
+        ("01/31/2020 00:30", None),
         ("2020-01-01", None),
-        ("2020-01-01 00:30", None),
         ("2020-01-01 00:30:60", None),
         ("2020-01-01 00:30:00Z", None),
         ("2020-1-1 00:30:00", None),
@@ -295,7 +320,7 @@ def test_a_last_line_without_an_end_counts_where_the_source_says_that_the_file_i
     ],
 )
 @pytest.mark.parametrize("file_format", ["csv", "parquet"])
-def test_times_are_as_tlc_writes_them_or_with_isos_t(
+def test_times_are_new_yorks_as_tlc_or_iso_writes_them(
     tmp_path: Path, text: str, read_as: datetime | None, file_format: str
 ) -> None:
     if file_format == "csv":
@@ -307,7 +332,7 @@ def test_times_are_as_tlc_writes_them_or_with_isos_t(
     assert list(batch.bad_values) == ([] if read_as else ["pickup_datetime"])
 
 
-@pytest.mark.parametrize("text", ["inf", "-inf", "Infinity", "1e999", "nan"])
+@pytest.mark.parametrize("text", ["inf", "-inf", "Infinity", "1e999", "nan(1)"])
 def test_what_is_no_number_is_a_bad_value_in_csv(tmp_path: Path, text: str) -> None:
     header = ",".join(read_contract("green").layout(Month(2020, 8), "csv").columns)
     line = f"2,2020-08-01 00:00:00,2020-08-01 00:10:00,N,1,74,75,1,1.5,{text},0,0,0,0,,0,10,1,1,0"
@@ -371,21 +396,54 @@ def test_texts_stored_as_differences_are_read(tmp_path: Path, encoding: str) -> 
     assert [row["store_and_fwd_flag"] for row in rows(read(body, tmp_path))] == ["N", "Y"]
 
 
-def test_old_nanosecond_times_outside_their_range_are_bad_values_and_the_others_exact(tmp_path: Path) -> None:
-    moments = [
-        datetime(2024, 1, 15, 12, 0, 0, 123456),
-        datetime(1600, 1, 1),
-        datetime(2300, 1, 1),
-        None,
-        datetime(1, 1, 1),
-    ]
-    table = pa.Table.from_pylist(
-        [trip() | {"lpep_pickup_datetime": moment} for moment in moments], pa.schema(list(GREEN_2024.items()))
-    )
-    batch = read(parquet_of(table, use_deprecated_int96_timestamps=True), tmp_path)
-    assert [row["pickup_datetime"] for row in rows(batch)] == [moments[0], None, None, None, None]
-    assert batch.bad_values["pickup_datetime"].to_list() == [False, True, True, False, True]
-    assert rows(batch)[1]["dropoff_datetime"] == datetime(2024, 1, 15, 12, 10)
+def int96(moments: list[datetime | None], *before: pa.Field, **options: Any) -> bytes:
+    """Return a month as Spark writes it: times of INT96, behind other columns."""
+    schema = pa.schema([*before, *GREEN_2024.items()])
+    trips = [trip() | {"lpep_pickup_datetime": moment, "meta": {"a": 1, "b": 2}} for moment in moments]
+    return parquet_of(pa.Table.from_pylist(trips, schema), use_deprecated_int96_timestamps=True, **options)
+
+
+def test_old_nanosecond_times_are_exact_whatever_their_year(tmp_path: Path) -> None:
+    moments = [datetime(2024, 1, 15, 12, 0, 0, 123456), datetime(1500, 1, 1), datetime(2500, 1, 1), None]
+    batch = read(int96(moments), tmp_path)
+    assert [row["pickup_datetime"] for row in rows(batch)] == moments
+    assert not batch.bad_values
+
+
+def test_a_struct_before_old_times_moves_no_value(tmp_path: Path) -> None:
+    moment = datetime(2024, 1, 15, 12)
+    struct = pa.field("meta", pa.struct([("a", pa.int64()), ("b", pa.int64())]))
+    for row in rows(read(int96([moment] * 3, struct), tmp_path)):
+        assert (row["vendor_id"], row["payment_type"], row["pickup_datetime"]) == (2, 1, moment)
+
+
+def test_old_times_in_many_row_groups_with_dictionaries_are_read(tmp_path: Path) -> None:
+    moments: list[datetime | None] = [datetime(2024, 1, 1, minute // 60, minute % 60) for minute in range(1_000)]
+    batch = read(int96(moments, row_group_size=300), tmp_path)
+    assert [row["pickup_datetime"] for row in rows(batch)] == moments
+
+
+def test_flags_as_booleans_are_y_and_n(tmp_path: Path) -> None:
+    trips = (trip(store_and_fwd_flag=flag) for flag in (True, False, None))
+    batch = read(green_parquet(*trips, types={"store_and_fwd_flag": pa.bool_()}), tmp_path)
+    assert [row["store_and_fwd_flag"] for row in rows(batch)] == ["Y", "N", None]
+    trips = (trip(store_and_fwd_flag=flag) for flag in ("True", "false"))
+    assert [row["store_and_fwd_flag"] for row in rows(read(green_parquet(*trips), tmp_path))] == ["Y", "N"]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view(), pa.string_view()])
+def test_texts_stored_as_bytes_or_views_are_texts(tmp_path: Path, kind: pa.DataType) -> None:
+    form = bytes.decode if pa.types.is_string_view(kind) else bytes
+    spoilt = {"store_and_fwd_flag": form(b"Y"), "lpep_pickup_datetime": form(b"2024-01-15 12:00:00")}
+    body = green_parquet(trip() | spoilt, types=dict.fromkeys(spoilt, kind))
+    (row,) = rows(read(body, tmp_path))
+    assert (row["store_and_fwd_flag"], row["pickup_datetime"]) == ("Y", datetime(2024, 1, 15, 12))
+
+
+def test_bytes_that_are_not_utf8_are_damage_in_parquet(tmp_path: Path) -> None:
+    body = green_parquet(trip(store_and_fwd_flag=b"\xff"), types={"store_and_fwd_flag": pa.binary()})
+    with pytest.raises(SourceError, match="damaged"):
+        read(body, tmp_path)
 
 
 def test_many_small_row_groups_are_one_batch(tmp_path: Path) -> None:
@@ -398,6 +456,100 @@ def test_columns_of_one_letter_that_occur_twice_are_refused(tmp_path: Path) -> N
     body = parquet_of(table.append_column("a", pa.array([1])).append_column("a", pa.array([1])))
     with pytest.raises(ContractError, match="twice"):
         read(body, tmp_path)
+
+
+def with_times(*pickups: str) -> str:
+    return "\n".join([FHV, *(GOOD.replace("2020-01-01 00:30:00", pickup) for pickup in pickups), ""])
+
+
+@pytest.mark.parametrize(
+    ("pickups", "expected"),
+    [
+        (
+            ["01/02/2020 12:30:10 AM", "01/31/2020 1:05 PM"],
+            [datetime(2020, 1, 2, 0, 30, 10), datetime(2020, 1, 31, 13, 5)],
+        ),
+        (
+            ["1/2/2020 12:30:10 pm", "31/1/2020 11:59:59 pm"],
+            [datetime(2020, 2, 1, 12, 30, 10), datetime(2020, 1, 31, 23, 59, 59)],
+        ),
+        (["01/02/2020 12:30:10 AM", "01/03/2020 01:05:00 PM"], [None, None]),
+        (["01/31/2020 12:30:10 AM", "31/01/2020 01:05:00 PM"], [None, None]),
+        (["01/31/2020 13:30:10 AM", "01/31/2020 00:05:00 PM"], [None, None]),
+        (
+            ["01/31/2020 12:30:10 AM", "2020-01-02 00:30:00"],
+            [datetime(2020, 1, 31, 0, 30, 10), datetime(2020, 1, 2, 0, 30)],
+        ),
+    ],
+)
+@pytest.mark.parametrize("file_format", ["csv", "parquet"])
+def test_times_of_twelve_hours_are_read_if_a_day_above_12_shows_their_order(
+    tmp_path: Path, file_format: str, pickups: list[str], expected: list[datetime | None]
+) -> None:
+    if file_format == "csv":
+        batch = read_fhv(with_times(*pickups), tmp_path)
+    else:
+        trips = (trip() | {"lpep_pickup_datetime": pickup} for pickup in pickups)
+        batch = read(green_parquet(*trips, types={"lpep_pickup_datetime": pa.string()}), tmp_path)
+    assert [row["pickup_datetime"] for row in rows(batch)] == expected
+    assert list(batch.bad_values) == (["pickup_datetime"] if None in expected else [])
+
+
+def test_the_order_of_day_and_month_is_that_of_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nyc_tlc.cleaning.csv_records.BLOCK_BYTES", 100)
+    body = with_times(*["01/02/2020 12:30:10 AM"] * 20, "01/31/2020 12:30:10 AM")
+    first, *_ = MonthReader(fetched(body, tmp_path, "fhv", Month(2020, 1)), read_contract("fhv"))
+    assert rows(first)[0]["pickup_datetime"] == datetime(2020, 1, 2, 0, 30, 10)
+
+
+@pytest.mark.parametrize(
+    "text", ["NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None", r"\N", "-", " NA "]
+)
+def test_what_other_tools_write_for_null_is_null_and_counted(tmp_path: Path, text: str) -> None:
+    header = ",".join(read_contract("green").layout(Month(2020, 8), "csv").columns)
+    line = f"2,2020-08-01 00:00:00,{text},{text},1,74,{text},{text},1.5,9,0,0,0,0,,0,10,1,1,0"
+    empty = line.replace(f",{text},", ",,").replace(f",{text},", ",,")
+    batch = read(f"{header}\n{line}\n{empty}\n", tmp_path, "green", Month(2020, 8))
+    columns = ("dropoff_datetime", "store_and_fwd_flag", "dropoff_location_id", "passenger_count")
+    assert [[row[name] for name in columns] for row in rows(batch)] == [[None] * 4] * 2
+    assert not batch.bad_values
+    assert batch.null_texts == dict.fromkeys(columns, 1)
+
+
+def test_a_code_that_looks_like_null_is_the_code(tmp_path: Path) -> None:
+    line = "CMT,2010-01-26 07:41:00,2010-01-26 07:45:00,1,0.75,-73.9,40.7,1,,-73.9,40.7,NA,4.5,0,.5,0,0,5"
+    batch = read(f"{YELLOW_2010}\n{line}\n", tmp_path, "yellow", Month(2010, 1))
+    assert (rows(batch)[0]["payment_type"], batch.null_texts) == (5, {})
+
+
+def test_of_two_columns_with_one_name_the_first_value_counts(tmp_path: Path) -> None:
+    trips = [trip() | {"vendor.id": vendor, "VendorID": other} for vendor, other in ((1, 2), (None, 2), (None, None))]
+    assert [
+        row["vendor_id"] for row in rows(read(green_parquet(*trips, types={"vendor.id": pa.int64()}), tmp_path))
+    ] == [
+        2,
+        2,
+        None,
+    ]
+
+
+def test_a_header_may_have_any_character(tmp_path: Path) -> None:
+    header = "Unnamed: 0,,,trip (mi),côté," + FHV.replace("_", ".").replace("PUL", "puL")
+    reader = MonthReader(fetched(f"{header}\n0,,,1,2,{GOOD}\n", tmp_path, "fhv", Month(2020, 1)), read_contract("fhv"))
+    assert set(reader.column_map.drift) == {"Unnamed: 0", "a column without a name", "trip (mi)", "côté"}
+    (batch,) = reader
+    assert rows(batch)[0]["pickup_location_id"] == 264
+
+
+def test_blank_lines_by_the_million_take_no_memory(tmp_path: Path) -> None:
+    body = gzip.compress(f"{FHV}\n{GOOD}\n".encode() + b"\n\r\n" * 900_000 + f"{GOOD}\n\r\r\n".encode())
+    tracemalloc.start()
+    batch = read_fhv(body, tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert batch.raw is not None
+    assert batch.raw.to_list() == [None, None, "\r"]
+    assert peak < 32 << 20
 
 
 @pytest.mark.parametrize(

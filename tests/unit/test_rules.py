@@ -9,9 +9,11 @@ import pyarrow as pa
 import pytest
 
 from factories import JANUARY, fetched, green_parquet, trip
+from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.read import MonthReader
 from nyc_tlc.cleaning.rules import Judge, Verdict
 from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.errors import ContractError
 from nyc_tlc.months import Month
 
 
@@ -55,7 +57,10 @@ def test_a_day_of_spill_into_the_neighbours_is_normal(tmp_path: Path, pickup: da
         # TLC green 2025-11, the night DST ended.
         ("2025-11-02 01:58:21", "2025-11-02 01:09:31", None),
         ("2025-11-02 01:51:52", "2025-11-02 01:04:36", None),
-        ("2025-11-02 01:00:00", "2025-11-02 00:00:01", None),
+        ("2025-11-02 01:59:59", "2025-11-02 01:00:00", None),
+        # Impossible in either of the two hours.
+        ("2025-11-02 01:58:00", "2025-11-02 00:59:00", "dropoff_before_pickup"),
+        ("2025-11-02 01:00:00", "2025-11-02 00:00:01", "dropoff_before_pickup"),
         ("2025-11-02 01:30:00", "2025-11-02 00:30:00", "dropoff_before_pickup"),
         ("2025-11-02 00:59:59", "2025-11-02 00:58:00", "dropoff_before_pickup"),
         ("2025-11-02 02:00:00", "2025-11-02 01:58:00", "dropoff_before_pickup"),
@@ -116,6 +121,80 @@ def test_warnings_are_counted_and_keep_the_row(tmp_path: Path, odd: dict[str, An
     judged, verdict = judge(tmp_path, trip(**odd))
     assert verdict.clean.height == 1
     assert +judged.warned == Counter({rule: 1})
+
+
+MARCH_2025 = Month(2025, 3)
+
+
+def on_3_march(dropoff: tuple[int, int, int], vendor: int | None = 6) -> dict[str, Any]:
+    """Return a trip from 09:03:38 of 3 March 2025; TLC published one of vendor 6 that ends at 09:03:24."""
+    pickup, end = datetime(2025, 3, 3, 9, 3, 38), datetime(2025, 3, 3, *dropoff)
+    return trip(VendorID=vendor, lpep_pickup_datetime=pickup, lpep_dropoff_datetime=end)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "counted", "rule"),
+    [
+        (on_3_march((9, 3, 24)), 1, None),
+        (on_3_march((9, 3, 59)), 1, None),
+        (on_3_march((11, 3, 24)), 1, None),
+        (on_3_march((8, 3, 50)), 1, "dropoff_before_pickup"),
+        (on_3_march((9, 2, 24)), 0, "dropoff_before_pickup"),
+        (on_3_march((9, 3, 24), vendor=2), 0, "dropoff_before_pickup"),
+        (on_3_march((9, 3, 24), vendor=None), 0, "dropoff_before_pickup"),
+    ],
+)
+def test_the_minutes_that_vendor_6_lost_are_counted_and_forgiven_within_an_hour(
+    tmp_path: Path, spoilt: dict[str, Any], counted: int, rule: str | None
+) -> None:
+    judged, _ = judge(tmp_path, spoilt, month=MARCH_2025)
+    assert judged.warned["lost_minutes"] == counted
+    assert only_rule(tmp_path, spoilt, MARCH_2025) == rule
+
+
+def test_a_rule_about_some_months_is_not_in_others(tmp_path: Path) -> None:
+    april = datetime(2025, 4, 3, 9, 4, 38)
+    spoilt = trip(VendorID=6, lpep_pickup_datetime=april, lpep_dropoff_datetime=april.replace(second=24))
+    judged, _ = judge(tmp_path, spoilt, month=Month(2025, 4))
+    assert "lost_minutes" not in judged.warned
+    assert judged.rejected["dropoff_before_pickup"] == 1
+
+
+def test_march_2025_keeps_all_trips_of_vendor_6(tmp_path: Path) -> None:
+    # As in TLC's file: 1,222 trips of vendor 6, of which 308 end before they start.
+    vendor_6 = [on_3_march((9, 3, 24) if number < 308 else (9, 3, 50)) for number in range(1_222)]
+    others = [trip(lpep_pickup_datetime=datetime(2025, 3, 4, 9, minute)) for minute in range(60)]
+    judged, verdict = judge(tmp_path, *vendor_6, *others, month=MARCH_2025)
+    assert verdict.clean.height == 1_282
+    assert (judged.warned["lost_minutes"], judged.warned["one_minute:6"]) == (1_222, 1_222)
+    assert "one_minute:2" not in judged.warned
+
+
+def test_a_vendor_with_one_minute_is_found_in_several_batches(tmp_path: Path) -> None:
+    judged = Judge(read_contract("green"), JANUARY)
+    for hours in ((9, 10), (11, 12)):
+        trips = [trip(VendorID=7, lpep_pickup_datetime=datetime(2024, 1, 5, hour, 17)) for hour in hours] * 3
+        for batch in MonthReader(fetched(green_parquet(*trips, trip(VendorID=1)), tmp_path), read_contract("green")):
+            judged(batch)
+    assert {name: rows for name, rows in judged.warned.items() if name.startswith("one_minute")} == {"one_minute:7": 12}
+    trips = [trip(VendorID=7, lpep_pickup_datetime=datetime(2024, 1, 5, 9, 18))]
+    for batch in MonthReader(fetched(green_parquet(*trips), tmp_path), read_contract("green")):
+        judged(batch)
+    assert "one_minute:7" not in judged.warned
+
+
+@pytest.mark.parametrize("column", ["lpep_pickup_datetime", "lpep_dropoff_datetime"])
+def test_a_month_without_any_time_of_new_york_says_what_times_it_needs(tmp_path: Path, column: str) -> None:
+    body = green_parquet(*[trip() | {column: "2024-01-15T12:00:00Z"}] * 3, types={column: pa.string()})
+    wanted = "times must be New York wall-clock, like 2024-01-31 23:59:59"
+    with pytest.raises(ContractError, match=f"green 2024-01.*{wanted}; got .*2024-01-15T12:00:00Z"):
+        clean_month(fetched(body, tmp_path), read_contract("green"), tmp_path / "cleaned")
+
+
+def test_texts_that_mean_null_are_counted_by_column(tmp_path: Path) -> None:
+    judged, verdict = judge(tmp_path, trip(payment_type="NULL"), trip(payment_type="1"), payment_type=pa.string())
+    assert judged.warned["null_text:payment_type"] == 1
+    assert verdict.clean["payment_type"].to_list() == [None, 1]
 
 
 @pytest.mark.parametrize(

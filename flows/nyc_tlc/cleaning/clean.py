@@ -23,9 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nyc_tlc.cleaning.read import READ_BATCH_ROWS, MonthReader
-from nyc_tlc.cleaning.rules import Judge, Verdict
+from nyc_tlc.cleaning.rules import BAD_VALUE, Judge, Verdict
+from nyc_tlc.cleaning.times import TIME_FORM
 from nyc_tlc.contract.contract import Contract
-from nyc_tlc.errors import ConfigurationError
+from nyc_tlc.errors import ConfigurationError, ContractError
 from nyc_tlc.lake.keys import FileKeys, Keys, Layout
 from nyc_tlc.lake.lake import NewFile
 from nyc_tlc.lake.manifest import CleanRecord, FileRecord, QuarantineRecord
@@ -123,6 +124,11 @@ def clean_month(
         raise ConfigurationError(
             f"{keys.name}: cannot write to {folder}", got=error.strerror or str(error), fix="make room, or set TLC_HOME"
         ) from error
+    times = [column.name for column in contract.columns if column.type == "timestamp"]
+    unread = sum(judge.rejected.get(f"{BAD_VALUE}{name}", 0) for name in times)
+    if not clean_file.rows and 2 * unread > reader.rows:
+        examples = pq.read_table(quarantine_file.describe().path, columns=["raw"])["raw"].drop_null()
+        raise ContractError(f"{keys.name}: no trip has times that can be read: {TIME_FORM}", got=examples[0].as_py())
     raw = NewFile(file_keys.raw(fetched.format), fetched.path, fetched.bytes, fetched.sha256)
     clean, quarantine = clean_file.describe(), quarantine_file.describe()
     log.info(

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from typing import NamedTuple
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 from polars.datatypes import IntegerType
 
-from nyc_tlc.contract.contract import OUR_COLUMNS, Column, ColumnMap, Contract
+from nyc_tlc.cleaning.times import (
+    NEW_YORK_ZONES,
+    TIME_FORM,
+    FindDayFirst,
+    read_plain_times,
+    read_times,
+    read_timestamps,
+)
+from nyc_tlc.contract.contract import NULL_TEXTS, OUR_COLUMNS, Column, ColumnMap, Contract
 from nyc_tlc.errors import ContractError
 from nyc_tlc.months import Month
 
@@ -29,17 +37,22 @@ POLARS_TYPES: dict[str, pl.DataType] = {
 BLANKS = " \t"
 #: A number as text: decimal digits, no words like nan.
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-#: A time as TLC writes it, with or without a fraction, or with ISO's T. There is no year 0.
-TIME = (
-    r"^([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])-[0-9]{2}-[0-9]{2}"
-    r"[ T]([01][0-9]|2[0-3])(:[0-5][0-9]){2}(\.[0-9]{1,6})?$"
-)
-SHORTEST_TIME = len("2024-01-01 00:00:00")
-#: The first and the last second of the years 1 to 9999, counted from 1970.
-FIRST_SECOND = int(datetime(1, 1, 1, tzinfo=UTC).timestamp())
-LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
 #: The most bytes of a text value. Real ones have a few letters.
 LONGEST_TEXT = 256
+
+
+class Values(NamedTuple):
+    """A clean column, and masks of the rows whose value in the source is not a value; None if there are none.
+
+    Attributes:
+        values: The contract's values.
+        bad: The values that can't be read.
+        null_texts: The texts that mean null.
+    """
+
+    values: pl.Series
+    bad: pl.Series | None = None
+    null_texts: pl.Series | None = None
 
 
 @dataclass(frozen=True)
@@ -53,12 +66,14 @@ class Batch:
             records.
         bad_texts: The source's text of values that can't be cast, as a JSON object by clean column; null for rows
             without such values. None if no row has one.
+        null_texts: Column -> number of rows with one of NULL_TEXTS.
     """
 
     frame: pl.DataFrame
     bad_values: dict[str, pl.Series] = field(default_factory=dict)
     raw: pl.Series | None = None
     bad_texts: pl.Series | None = None
+    null_texts: dict[str, int] = field(default_factory=dict)
 
 
 def join_batches(batches: Sequence[Batch]) -> Batch:
@@ -81,13 +96,16 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
         {name: mask for name, mask in masks.items() if mask is not None},
         join([batch.raw for batch in batches], None, pl.String),
         join([batch.bad_texts for batch in batches], None, pl.String),
+        dict(sum((Counter(batch.null_texts) for batch in batches), Counter())),
     )
 
 
 class Conformer:
     """Casts the batches of one file to the contract: created for a file, called for each batch."""
 
-    def __init__(self, contract: Contract, column_map: ColumnMap, schema: pa.Schema, month: Month) -> None:
+    def __init__(
+        self, contract: Contract, column_map: ColumnMap, schema: pa.Schema, month: Month, find_day_first: FindDayFirst
+    ) -> None:
         """Check the types of the file's columns.
 
         Args:
@@ -95,17 +113,19 @@ class Conformer:
             column_map: How the file's columns map onto it.
             schema: The file's own schema.
             month: The file's month.
+            find_day_first: Reads the file for the order of day and month.
 
         Raises:
             ContractError: when values of a column's type can't be read as the contract's type.
         """
-        self._sources, self._month = column_map.sources, month
+        self._sources, self._month, self._find_day_first = column_map.sources, month, find_day_first
         self._columns = contract.columns[: -len(OUR_COLUMNS)]
         for column in self._columns:
             for name in column_map.sources[column.name]:
-                if not _is_readable(schema.field(name).type, column.type):
+                if not _is_readable(schema.field(name).type, column):
                     raise ContractError(
-                        f"{contract.color} {month}: the column {name} can't be read as {column.type}",
+                        f"{contract.color} {month}: the column {name} can't be read as {column.type}"
+                        + (f": {TIME_FORM}" if column.type == "timestamp" else ""),
                         got=str(schema.field(name).type),
                     )
 
@@ -117,19 +137,60 @@ class Conformer:
             first_row: The position of the first row in the file, from 0.
             raw: See ``Batch``.
         """
-        rows, values, bad_values = data.num_rows, {}, {}
+        rows, values, bad_values, null_texts = data.num_rows, {}, {}, {}
         arrays = [(column, [data[name] for name in self._sources[column.name]]) for column in self._columns]
         # Most columns have one source of numbers or times. They are cast together, which is faster.
         cast = _cast_all([(column, each[0]) for column, each in arrays if len(each) == 1 and _is_simple(each[0].type)])
         for column, each in arrays:
-            values[column.name], bad = cast.get(column.name) or _conform(each, column, rows)
+            values[column.name], bad, null = cast.get(column.name) or self._conform(each, column, rows)
             if bad is not None and bad.any():
                 bad_values[column.name] = bad
+            if null is not None and null.any():
+                null_texts[column.name] = int(null.sum())
         clean = pl.DataFrame(values).with_columns(
             file_month=pl.lit(self._month.first_day),
             source_row=pl.int_range(first_row, first_row + rows, dtype=pl.Int32),
         )
-        return Batch(clean, bad_values, raw, self._collect_bad_texts(data, bad_values) if bad_values else None)
+        bad_texts = self._collect_bad_texts(data, bad_values) if bad_values else None
+        return Batch(clean, bad_values, raw, bad_texts, null_texts)
+
+    def _conform(self, arrays: list[pa.Array | pa.ChunkedArray], column: Column, rows: int) -> Values:
+        """Return a clean column. Of several sources the first value is used."""
+        if not arrays:
+            return Values(pl.repeat(None, rows, dtype=POLARS_TYPES[column.type], eager=True).alias(column.name))
+        values, bad, null_texts = self._conform_array(arrays[0], column)
+        for array in arrays[1:]:
+            more = self._conform_array(array, column)
+            values = pl.select(pl.coalesce(values, more.values)).to_series()
+            bad, null_texts = _join(bad, more.bad, values), _join(null_texts, more.null_texts, values)
+        return Values(values.alias(column.name), bad, null_texts)
+
+    def _conform_array(self, array: pa.Array | pa.ChunkedArray, column: Column) -> Values:
+        if not pa.types.is_dictionary(array.type):
+            return self._cast(array, column)
+        # Only the few distinct texts are cast, not each row.
+        chunks = array.unify_dictionaries().chunks if isinstance(array, pa.ChunkedArray) else [array]
+        if not chunks:
+            return self._cast(pa.array([], array.type.value_type), column)
+        distinct = self._cast(chunks[0].dictionary, column)
+        rows = pl.concat(_to_series(chunk.indices) for chunk in chunks)
+        # pyarrow does not check the indexes: in a damaged file they can be outside the dictionary.
+        if not rows.is_between(0, len(distinct.values) - 1).all():
+            raise pa.ArrowInvalid(f"{column.name}: an index that is not in the column's dictionary")
+        masks = (mask if mask is not None and mask.any() else None for mask in (distinct.bad, distinct.null_texts))
+        gathered = (mask if mask is None else mask.gather(rows).fill_null(value=False) for mask in masks)
+        return Values(distinct.values.gather(rows), *gathered)
+
+    def _cast(self, array: pa.Array | pa.ChunkedArray, column: Column) -> Values:
+        if pa.types.is_null(array.type):
+            return Values(pl.repeat(None, len(array), dtype=POLARS_TYPES[column.type], eager=True))
+        if column.type == "timestamp" and is_text(array.type):
+            times = read_plain_times(array)
+            if times is not None:
+                return Values(times)
+            texts = _to_series(array)
+            return _mark(texts, read_times(texts.str.strip_chars(BLANKS), self._find_day_first))
+        return _cast_all([(column, array)])[column.name]
 
     def _collect_bad_texts(self, data: pa.RecordBatch | pa.Table, bad_values: dict[str, pl.Series]) -> pl.Series:
         texts: dict[int, dict[str, str]] = {}
@@ -171,7 +232,14 @@ def csv_types(
 def is_text(kind: pa.DataType) -> bool:
     """Return whether an Arrow type has texts as its values."""
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value))
+    return bool(pa.types.is_string(value) or pa.types.is_large_string(value))
+
+
+def is_stored_text(kind: pa.DataType) -> bool:
+    """Return whether an Arrow type has texts in another form: views, or bytes as Spark and Hive can write them."""
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    tests = pa.types.is_string_view, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view
+    return any(test(value) for test in tests)
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -182,59 +250,23 @@ def _is_simple(kind: pa.DataType) -> bool:
     return _is_number(kind) or bool(pa.types.is_timestamp(kind))
 
 
-def _is_readable(kind: pa.DataType, wanted: str) -> bool:
-    """Return whether values of an Arrow type can be read as a contract type."""
-    if pa.types.is_null(kind) or is_text(kind):
+def _is_readable(kind: pa.DataType, column: Column) -> bool:
+    """Return whether values of an Arrow type can be read as those of a column."""
+    if pa.types.is_null(kind) or is_text(kind) or is_stored_text(kind):
         return True
-    if wanted == "timestamp":
-        return bool(pa.types.is_timestamp(kind)) and kind.tz is None
-    return _is_number(kind)
+    if column.type == "timestamp":
+        return bool(pa.types.is_timestamp(kind)) and kind.tz in (None, *NEW_YORK_ZONES)
+    return _is_number(kind) or (pa.types.is_boolean(kind) and "TRUE" in column.text_codes)
 
 
-def _conform(arrays: list[pa.Array | pa.ChunkedArray], column: Column, rows: int) -> tuple[pl.Series, pl.Series | None]:
-    """Return a clean column, and a mask of values that can't be read. Of several sources the first value is used."""
-    kind = POLARS_TYPES[column.type]
-    if not arrays:
-        return pl.repeat(None, rows, dtype=kind, eager=True).alias(column.name), None
-    values, bad = _conform_array(arrays[0], column)
-    for array in arrays[1:]:
-        more, more_bad = _conform_array(array, column)
-        faults = [mask for mask in (bad, more_bad) if mask is not None]
-        values = pl.select(pl.coalesce(values, more)).to_series()
-        bad = pl.select(pl.any_horizontal(faults)).to_series() & values.is_null() if faults else None
-    return values.alias(column.name), bad
+def _join(one: pl.Series | None, other: pl.Series | None, values: pl.Series) -> pl.Series | None:
+    """Join the masks of two sources; a row that has a value is not marked."""
+    masks = [mask for mask in (one, other) if mask is not None]
+    return pl.select(pl.any_horizontal(masks)).to_series() & values.is_null() if masks else None
 
 
-def _conform_array(array: pa.Array | pa.ChunkedArray, column: Column) -> tuple[pl.Series, pl.Series | None]:
-    if not pa.types.is_dictionary(array.type):
-        return _cast(array, column)
-    # Only the few distinct texts are cast, not each row.
-    chunks = array.unify_dictionaries().chunks if isinstance(array, pa.ChunkedArray) else [array]
-    if not chunks:
-        return _cast(pa.array([], array.type.value_type), column)
-    values, bad = _cast(chunks[0].dictionary, column)
-    rows = pl.concat(_to_series(chunk.indices) for chunk in chunks)
-    # pyarrow does not check the indexes: in a damaged file they can be outside the dictionary.
-    if not rows.is_between(0, len(values) - 1).all():
-        raise pa.ArrowInvalid(f"{column.name}: an index that is not in the column's dictionary")
-    return values.gather(rows), bad.gather(rows).fill_null(value=False) if bad is not None and bad.any() else None
-
-
-def _cast(array: pa.Array | pa.ChunkedArray, column: Column) -> tuple[pl.Series, pl.Series | None]:
-    """Return the contract's values, null if missing or unreadable, and a mask of the unreadable ones."""
-    if pa.types.is_null(array.type):
-        return pl.repeat(None, len(array), dtype=POLARS_TYPES[column.type], eager=True), None
-    if column.type == "timestamp" and is_text(array.type):
-        times = _cast_times(array)
-        if times is not None:
-            return times, None
-    return _cast_all([(column, array)])[column.name]
-
-
-def _cast_all(
-    arrays: Sequence[tuple[Column, pa.Array | pa.ChunkedArray]],
-) -> dict[str, tuple[pl.Series, pl.Series | None]]:
-    """Return column -> the contract's values, null if missing or unreadable, and a mask of the unreadable ones."""
+def _cast_all(arrays: Sequence[tuple[Column, pa.Array | pa.ChunkedArray]]) -> dict[str, Values]:
+    """Return column -> its values, null if missing or unreadable, with the masks."""
     frame = pl.DataFrame({column.name: _to_series(array) for column, array in arrays})
     # Nearly always all of a column's numbers are valid. To find that out and cast them is faster than to check each.
     fits = frame.select(_all_fit(column.name, array.type, column).alias(column.name) for column, array in arrays)
@@ -244,29 +276,22 @@ def _cast_all(
         else _read_value(column.name, array.type, column).alias(column.name)
         for column, array in arrays
     )
+    return {column.name: _mark(frame[column.name], values[column.name]) for column, _ in arrays}
+
+
+def _mark(given: pl.Series, values: pl.Series) -> Values:
+    """Return values with the masks of the source's values that are null in them."""
     # If the cast adds no nulls, all values were readable, and no mask is needed.
-    bad = {
-        column.name: _has_value(column.name, array.type) & pl.lit(values[column.name]).is_null()
-        for column, array in arrays
-        if values[column.name].null_count() > frame[column.name].null_count()
-    }
-    masks = frame.select(**bad)
-    return {name: (values[name], masks[name] if name in bad else None) for name in values.columns}
-
-
-def _cast_times(array: pa.Array | pa.ChunkedArray) -> pl.Series | None:
-    """Cast texts to times all at once. Return None if one of them needs the slower check.
-
-    Arrow also accepts dates without a time and times without seconds; these are found by their length.
-    """
-    lengths = pc.min_max(pc.binary_length(array)).as_py()
-    if lengths["min"] is None or lengths["min"] < SHORTEST_TIME:
-        return None
-    try:
-        times = pc.cast(array, pa.timestamp("us"))
-    except pa.ArrowInvalid:
-        return None
-    return _to_series(times) if pc.min_max(times.cast(pa.int64()))["min"].as_py() >= FIRST_SECOND * 10**6 else None
+    if values.null_count() == given.null_count():
+        return Values(values)
+    lost = given.is_not_null() & values.is_null()
+    if given.dtype.is_float():
+        return Values(values, lost & given.is_not_nan())
+    if given.dtype != pl.String:
+        return Values(values, lost)
+    texts = given.str.strip_chars(BLANKS)
+    null_texts = lost & texts.str.to_uppercase().is_in(NULL_TEXTS)
+    return Values(values, lost & ~null_texts & (texts != ""), null_texts)
 
 
 def _to_series(array: pa.Array | pa.ChunkedArray) -> pl.Series:
@@ -279,15 +304,6 @@ def _strip_text(name: str) -> pl.Expr:
     """Return a text column without blanks around its values; a value of only blanks is null."""
     text = pl.col(name).str.strip_chars(BLANKS)
     return pl.when(text != "").then(text)
-
-
-def _has_value(name: str, kind: pa.DataType) -> pl.Expr:
-    """Return an expression that is true where there is a value."""
-    if is_text(kind):
-        return _strip_text(name).is_not_null()
-    if pa.types.is_floating(kind):
-        return pl.col(name).fill_nan(None).is_not_null()
-    return pl.col(name).is_not_null()
 
 
 def _all_fit(name: str, kind: pa.DataType, column: Column) -> pl.Expr:
@@ -305,9 +321,11 @@ def _read_value(name: str, kind: pa.DataType, column: Column) -> pl.Expr:
     """Return the contract's value, null if missing or unreadable."""
     wanted = POLARS_TYPES[column.type]
     if column.type == "timestamp":
-        return _read_time(name, kind)
+        return read_timestamps(name, kind)
     if is_text(kind):
         value = _strip_text(name)
+    elif pa.types.is_boolean(kind):
+        value = pl.col(name).cast(pl.String)
     elif column.type == "string":
         value = _to_integer(pl.col(name), pl.Int64()).cast(pl.String)
     else:
@@ -319,6 +337,8 @@ def _read_value(name: str, kind: pa.DataType, column: Column) -> pl.Expr:
     if column.type == "string":
         # Postgres accepts no text with a NUL.
         valid = (value.str.len_bytes() <= LONGEST_TEXT) & ~value.str.contains("\0", literal=True)
+        if is_text(kind):
+            valid &= ~value.str.to_uppercase().is_in(NULL_TEXTS)
         return pl.when(valid).then(value).cast(wanted)
     if is_text(kind):
         value = pl.when(value.str.contains(NUMBER)).then(value).cast(pl.Float64, strict=False)
@@ -327,17 +347,6 @@ def _read_value(name: str, kind: pa.DataType, column: Column) -> pl.Expr:
     if column.type == "float64":
         return value.cast(wanted, strict=False)
     return value.cast(wanted, strict=False) if pa.types.is_integer(kind) else _to_integer(value, wanted)
-
-
-def _read_time(name: str, kind: pa.DataType) -> pl.Expr:
-    if is_text(kind):
-        text = _strip_text(name)
-        text = pl.when(text.str.contains(TIME)).then(text.str.replace("T", " ", literal=True))
-        return text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
-    second = {"s": 1_000, "ms": 1_000, "us": 10**6, "ns": 10**9}[kind.unit]
-    first, last = FIRST_SECOND * second, (LAST_SECOND + 1) * second - 1
-    within = pl.col(name).to_physical().is_between(max(first, -(2**63)), min(last, 2**63 - 1))
-    return pl.when(within).then(pl.col(name)).cast(pl.Datetime("us"), strict=False)
 
 
 def _to_integer(value: pl.Expr, wanted: pl.DataType) -> pl.Expr:

@@ -193,12 +193,14 @@ def _check_line_lengths(lines: bytes) -> None:
 
 
 def _remove_blank_lines(block: bytes) -> bytes:
-    start = 0
-    while block.startswith((b"\n", b"\r\n"), start):
-        start += 1 + block.startswith(b"\r", start)
-    block = block[start:]
-    if b"\n\n" in block or b"\n\r\n" in block:
-        block = re.sub(rb"(?m)^\r?\n", b"", block)
+    starts_blank = block.startswith((b"\n", b"\r\n"))
+    if starts_blank:
+        block = b"\n" + block
+    # Each pass halves the blank lines: removing them one by one would need much memory for millions of them.
+    while b"\n\n" in block or b"\n\r\n" in block:
+        block = block.replace(b"\n\r\n", b"\n").replace(b"\n\n", b"\n")
+    if starts_blank:
+        block = block[1:]
     return b"" if block == b"\r" else block
 
 

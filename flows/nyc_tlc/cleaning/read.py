@@ -5,29 +5,34 @@ Other threads unpack and parse the next rows while the previous ones are judged 
 
 from __future__ import annotations
 
-import itertools
+import csv
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from isal import igzip, isal_zlib
 
 from nyc_tlc.cleaning.conform import (
+    BLANKS,
     LONGEST_TEXT,
     Batch,
     Conformer,
     csv_types,
     dictionary_columns,
+    is_stored_text,
     is_text,
     join_batches,
 )
 from nyc_tlc.cleaning.csv_records import DICTIONARY, CsvRecords, count_lines, read_header
+from nyc_tlc.cleaning.times import find_day_first
 from nyc_tlc.contract.contract import Contract, FileFormat
 from nyc_tlc.errors import ContractError, SourceError
 from nyc_tlc.settings import read_settings
@@ -52,6 +57,7 @@ DAMAGE_ERRORS: tuple[type[Exception], ...] = (
     zlib.error,
     cast("type[Exception]", isal_zlib.error),
     UnicodeError,
+    csv.Error,
 )
 
 T = TypeVar("T")
@@ -105,7 +111,15 @@ class MonthReader:
             )
         self._schema = schema
         self._dictionaries = dictionary_columns(contract, self.column_map, schema)
-        self._conform = Conformer(contract, self.column_map, schema, month)
+        self._times = [
+            name
+            for column in contract.columns
+            if column.type == "timestamp"
+            for name in self.column_map.sources[column.name]
+            if is_text(schema.field(name).type) or is_stored_text(schema.field(name).type)
+        ]
+        # Threads may ask at the same time; then the file is read more than once.
+        self._conform = Conformer(contract, self.column_map, schema, month, cache(self._find_day_first))
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the file's rows in order.
@@ -137,44 +151,57 @@ class MonthReader:
     def _read_parquet(self) -> Iterator[Batch]:
         row = 0
         # Encoding takes longer than reading and judging: another thread for reading would only slow it down.
-        for data in _join_small_batches(self._read_record_batches()):
+        wanted = [name for sources in self.column_map.sources.values() for name in sources]
+        for data in _join_small_batches(self._read_record_batches(wanted)):
             yield self._conform(data, row)
             row += data.num_rows
 
-    def _read_record_batches(self) -> Iterator[pa.RecordBatch]:
-        wanted = [name for sources in self.column_map.sources.values() for name in sources]
-        texts = [name for name in wanted if is_text(self._schema.field(name).type)]
-        with pq.ParquetFile(self._fetched.path) as file:
-            readable = _find_dictionary_columns(file.metadata, texts)
-            dictionaries = [name for name in self._dictionaries if name in readable]
-            wide = [name for name in wanted if _is_int96(file, name)]
+    def _read_record_batches(self, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        types = {name: self._schema.field(name).type for name in wanted}
+        stored = [name for name, kind in types.items() if is_stored_text(kind)]
+        texts = [name for name, kind in types.items() if is_text(kind)] + stored
+        readable = _find_dictionary_columns(pq.read_metadata(self._fetched.path), texts)
+        dictionaries = [name for name in self._dictionaries if name in readable]
         rows = READ_BATCH_ROWS if set(texts) <= set(dictionaries) else TEXT_BATCH_ROWS
-        with (
-            pq.ParquetFile(
-                self._fetched.path, read_dictionary=dictionaries, pre_buffer=False, buffer_size=READ_BUFFER
-            ) as file,
-            pq.ParquetFile(self._fetched.path, coerce_int96_timestamp_unit="ms") as exact,
-        ):
-            exact_times: Iterable[pa.RecordBatch | None] = itertools.repeat(None)
-            if wide:
-                exact_times = exact.iter_batches(rows, columns=wide, use_threads=False)
-            batches = file.iter_batches(rows, columns=wanted, use_threads=False)
-            for batch, times in zip(batches, exact_times, strict=False):
+        with pq.ParquetFile(
+            self._fetched.path,
+            read_dictionary=dictionaries,
+            pre_buffer=False,
+            buffer_size=READ_BUFFER,
+            # Nanoseconds could not hold years before 1677 and after 2262.
+            coerce_int96_timestamp_unit="us",
+        ) as file:
+            for batch in file.iter_batches(rows, columns=wanted, use_threads=False):
+                for name in stored:
+                    column = batch[name].cast(pa.string())
+                    batch = batch.set_column(batch.schema.get_field_index(name), name, column)
                 _check_texts(batch, texts)
-                yield batch if times is None else _replace_wrapped_times(batch, times)
+                yield batch
+
+    def _open_records(self, file: BinaryIO, types: dict[str, pa.DataType]) -> CsvRecords:
+        read_header(file)
+        # A gzip file has its size and checksum: reading an incomplete one is an error.
+        whole = self._fetched.format == "csv.gz" or self._fetched.remote.bytes == self._fetched.bytes
+        return CsvRecords(file, self.columns, types, whole=whole, most_bytes=self._most_bytes)
+
+    def _find_day_first(self) -> bool | None:
+        columns = (column for batch in self._read_times() for column in batch.columns)
+        return find_day_first(pl.Series(column.cast(pa.string())).str.strip_chars(BLANKS) for column in columns)
+
+    def _read_times(self) -> Iterator[pa.RecordBatch | pa.Table]:
+        if self._fetched.format == "parquet":
+            yield from self._read_record_batches(self._times)
+            return
+        with _open_text(self._fetched.path) as file:
+            records = self._open_records(file, dict.fromkeys(self._times, pa.string()))
+            for lines in records.blocks():
+                for _, table, _ in records.parse(lines):
+                    yield table
 
     def _read_csv(self) -> Iterator[Batch]:
-        remote, whole = self._fetched.remote, self._fetched.format == "csv.gz"
         with _open_text(self._fetched.path) as file:
-            read_header(file)
-            records = CsvRecords(
-                file,
-                self.columns,
-                csv_types(self.contract, self.column_map, self._dictionaries, DICTIONARY),
-                # A gzip file has its size and checksum: reading an incomplete one is an error.
-                whole=whole or remote.bytes == self._fetched.bytes,
-                most_bytes=self._most_bytes,
-            )
+            types = csv_types(self.contract, self.column_map, self._dictionaries, DICTIONARY)
+            records = self._open_records(file, types)
 
             def number_rows() -> Iterator[tuple[bytes, int]]:
                 for lines in records.blocks():
@@ -253,11 +280,6 @@ def _find_dictionary_columns(footer: pq.FileMetaData, names: list[str]) -> set[s
     return found
 
 
-def _is_int96(file: pq.ParquetFile, name: str) -> bool:
-    position = file.schema.to_arrow_schema().get_field_index(name)
-    return bool(file.schema.column(position).physical_type == "INT96")
-
-
 def _check_texts(batch: pa.RecordBatch, names: list[str]) -> None:
     """Check that texts are valid and not too long for a trip record; long ones could fill the memory.
 
@@ -272,15 +294,3 @@ def _check_texts(batch: pa.RecordBatch, names: list[str]) -> None:
         longest = pc.max(pc.binary_length(texts)).as_py() or 0
         if longest > LONGEST_TEXT:
             raise OSError(f"a text of {longest:,} bytes in the column {name}, where a value has at most {LONGEST_TEXT}")
-
-
-def _replace_wrapped_times(batch: pa.RecordBatch, exact: pa.RecordBatch) -> pa.RecordBatch:
-    """Replace times that nanoseconds can't hold (before 1677, after 2262), which Arrow misreads, by an invalid time."""
-    for name in exact.schema.names:
-        nanoseconds, milliseconds = batch[name].cast(pa.int64()), exact[name].cast(pa.int64())
-        floor = pc.cast(pc.floor(pc.divide(pc.cast(nanoseconds, pa.float64(), safe=False), 1e6)), pa.int64())
-        near = pc.less_equal(pc.abs(pc.subtract(floor, milliseconds)), 1000)
-        times = pc.if_else(near, pc.divide(nanoseconds, 1000), pa.scalar(2**63 - 1, pa.int64()))
-        position = batch.schema.get_field_index(name)
-        batch = batch.set_column(position, name, times.cast(pa.timestamp("us")))
-    return batch

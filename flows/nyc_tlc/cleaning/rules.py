@@ -9,12 +9,17 @@ from datetime import datetime
 import polars as pl
 
 from nyc_tlc.cleaning.conform import Batch
-from nyc_tlc.contract.contract import Contract, code_tables
+from nyc_tlc.contract.contract import Contract, Rule, code_tables
 from nyc_tlc.months import Month
 
 #: The rule for lines that are not records, and the prefix of the rules for values that can't be cast.
 UNPARSEABLE = "unparseable"
 BAD_VALUE = "bad_value:"
+#: The prefixes of the warnings of texts that mean null, by column, and of vendors with one minute, by vendor.
+NULL_TEXT = "null_text:"
+ONE_MINUTE = "one_minute:"
+#: With fewer trips, a vendor can have one minute by chance.
+MIN_VENDOR_TRIPS = 10
 
 
 @dataclass(frozen=True)
@@ -34,32 +39,44 @@ class Judge:
     """Judges the batches of one month, and counts rows by rule.
 
     Attributes:
-        rejected: Rejecting rule -> number of rows; each row is counted for its first rule.
-        warned: Warning rule -> number of rows, rejected or not.
+        expressions: The rules that are about the month, compiled.
+        rejects: The names of its rejecting rules.
     """
 
     def __init__(self, contract: Contract, month: Month) -> None:
         """Compile the rules for a month."""
-        names = _list_rule_values(month)
-        expressions = {
-            rule.name: pl.sql_expr(rule.when.format(**names)).fill_null(False).alias(rule.name)
-            for rule in contract.rules
-        }
-        self.rejects = [rule.name for rule in contract.rules if rule.severity == "reject"]
-        self._warnings = [rule.name for rule in contract.rules if rule.severity == "warn"]
-        self.expressions = list(expressions.values())
+        names = _list_rule_values(contract, month)
+        rules = [rule for rule in contract.rules if _is_about(rule, month)]
+        self.expressions = [pl.sql_expr(rule.when.format(**names)).fill_null(False).alias(rule.name) for rule in rules]
+        self.rejects = [rule.name for rule in rules if rule.severity == "reject"]
+        self._warnings = [rule.name for rule in rules if rule.severity == "warn"]
         self._first_rules: Counter[str] = Counter()
-        self.warned: Counter[str] = Counter(dict.fromkeys(self._warnings, 0))
+        self._warned: Counter[str] = Counter(dict.fromkeys(self._warnings, 0))
+        self._has_vendors = "vendor_id" in contract.clean_schema.names
+        self._vendor_minutes: dict[int, set[int]] = {}
+        self._vendor_trips: Counter[int] = Counter()
 
     @property
     def rejected(self) -> dict[str, int]:
         """Rejecting rule -> number of rows, each counted for its first rule; the contract's rules are always listed."""
         return dict.fromkeys(self.rejects, 0) | dict(self._first_rules)
 
+    @property
+    def warned(self) -> Counter[str]:
+        """Warning -> number of rows, rejected or not; the contract's warnings for the month are always listed."""
+        one_minute = {
+            f"{ONE_MINUTE}{vendor}": self._vendor_trips[vendor]
+            for vendor, minutes in self._vendor_minutes.items()
+            if len(minutes) == 1 and self._vendor_trips[vendor] >= MIN_VENDOR_TRIPS
+        }
+        return Counter(self._warned | one_minute)
+
     def __call__(self, batch: Batch) -> Verdict:
         """Split a batch into clean and quarantine, and count its rows."""
         verdicts = batch.frame.select(self.expressions)
-        self.warned.update(dict(zip(self._warnings, verdicts.select(pl.col(self._warnings).sum()).row(0), strict=True)))
+        counts = verdicts.select(pl.col(self._warnings).sum()).row(0)
+        self._warned.update(dict(zip(self._warnings, counts, strict=True)))
+        self._warned.update({f"{NULL_TEXT}{column}": rows for column, rows in batch.null_texts.items()})
         faults = {f"{BAD_VALUE}{column}": mask for column, mask in batch.bad_values.items()}
         if batch.raw is not None:
             faults = {UNPARSEABLE: batch.raw.is_not_null(), **faults}
@@ -89,14 +106,35 @@ class Judge:
         )
         self._first_rules.update(reasons["rejection_rule"].to_list())
         rows = batch.frame.filter(rejected).with_columns(pl.col(pl.Categorical).cast(pl.String))
-        return Verdict(batch.frame.filter(~rejected), pl.concat([rows, reasons], how="horizontal"))
+        clean = batch.frame.filter(~rejected)
+        if self._has_vendors:
+            self._count_minutes(clean)
+        return Verdict(clean, pl.concat([rows, reasons], how="horizontal"))
+
+    def _count_minutes(self, clean: pl.DataFrame) -> None:
+        """Collect the minutes of the pick-ups of vendors that had one minute only until now."""
+        varied = [vendor for vendor, minutes in self._vendor_minutes.items() if len(minutes) > 1]
+        other = clean.select("vendor_id", "pickup_datetime").filter(~pl.col("vendor_id").is_in(varied))
+        minutes = other.group_by("vendor_id").agg(pl.col("pickup_datetime").dt.minute().unique(), trips=pl.len())
+        for vendor, found, trips in minutes.rows():
+            self._vendor_minutes.setdefault(vendor, set()).update(found)
+            self._vendor_trips[vendor] += trips
 
 
-def _list_rule_values(month: Month) -> dict[str, str]:
-    """Return the values of the names in braces: the month's limits and the code tables."""
+def _is_about(rule: Rule, month: Month) -> bool:
+    return not rule.months or str(month) in rule.months
+
+
+def _list_rule_values(contract: Contract, month: Month) -> dict[str, str]:
+    """Return the values of the names in braces: the month and its limits, the code tables, and rules with months."""
     codes = {name: f"({', '.join(map(repr, table.codes))})" for name, table in code_tables().items()}
     moments = {"month_start": month.start, "month_end": month.end, "dst_end": month.dst_end}
-    return codes | {name: _format_timestamp(moment) for name, moment in moments.items()}
+    values = codes | {name: _format_timestamp(moment) for name, moment in moments.items()} | {"month": str(month.month)}
+    return values | {
+        rule.name: f"COALESCE({rule.when.format(**values)}, FALSE)" if _is_about(rule, month) else "FALSE"
+        for rule in contract.rules
+        if rule.months
+    }
 
 
 def _format_timestamp(moment: datetime) -> str:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from nyc_tlc.errors import ContractError
 from nyc_tlc.months import Color, Month
@@ -31,7 +31,10 @@ SourceFormat = Literal["parquet", "csv.gz", "csv"]
 CONTRACT_FOLDER = Path(__file__).parent
 
 #: Increase it when a change of the reading code gives other clean rows from the same contract.
-READER_VERSION = 2
+READER_VERSION = 3
+
+#: Texts that other tools write for null, in upper case; a code table's own text comes first.
+NULL_TEXTS = ["NA", "N/A", "#N/A", "<NA>", "NAN", "NULL", "NONE", r"\N", "-"]
 
 COLUMN_TYPES: dict[str, pa.DataType] = {
     "int8": pa.int8(),
@@ -95,12 +98,17 @@ class Column(ContractModel):
 
 
 class Rule(ContractModel):
-    """A data quality rule. A row for which ``when`` (SQL) is true is rejected, or only counted."""
+    """A data quality rule. A row for which ``when`` (SQL) is true is rejected, or only counted.
+
+    A rule with ``months`` is about a known fault of these months. The ``when`` of another rule can have its name in
+    braces, which is false in other months.
+    """
 
     name: str
     severity: Literal["reject", "warn"]
     when: str
     why: str
+    months: tuple[Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -198,7 +206,8 @@ class Contract:
     def map_columns(self, found: Sequence[str], month: Month, file_format: FileFormat) -> ColumnMap:
         """Map a file's columns onto the contract.
 
-        Case and blanks around a name are ignored; a blank or a hyphen inside equals an underscore.
+        Names are compared without case, and without what is neither a letter nor a digit. Columns whose names are then
+        equal are one column, which has the first value that is not null.
 
         Args:
             found: The file's column names.
@@ -206,22 +215,22 @@ class Contract:
             file_format: ``parquet`` or ``csv``.
 
         Raises:
-            ContractError: when a required column of the month's layout is missing, or a name occurs twice.
+            ContractError: when a required column of the month's layout is missing, or the same name occurs twice.
         """
-        by_key: dict[str, str] = {}
-        for name in found:
-            if _normalize(name) in by_key:
+        by_key: dict[str, list[str]] = {}
+        for name, count in Counter(found).items():
+            if count > 1 and name.strip():
                 raise ContractError(
                     f"{self.color} {month}: the file has the column {name.strip()!r} twice",
                     got=", ".join(found),
                 )
-            by_key[_normalize(name)] = name
+            by_key.setdefault(_normalize(name), []).append(name)
         sources: dict[str, tuple[str, ...]] = {}
         missing: list[str] = []
         published = {_normalize(name) for name in self.layout(month, file_format).columns}
         for column in self.columns[: -len(OUR_COLUMNS)]:
             keys = [_normalize(name) for name in (column.name, *column.aliases)]
-            sources[column.name] = tuple(by_key.pop(key) for key in keys if key in by_key)
+            sources[column.name] = tuple(name for key in keys for name in by_key.pop(key, ()))
             if not sources[column.name] and published.intersection(keys):
                 if column.required:
                     raise ContractError(
@@ -231,11 +240,12 @@ class Contract:
                         fix=f"if TLC renamed it, add the new name to aliases in datasets/{self.color}.yaml",
                     )
                 missing.append(column.name)
-        return ColumnMap(sources, drift=tuple(by_key.values()), missing=tuple(missing))
+        drift = (name if name.strip() else "a column without a name" for names in by_key.values() for name in names)
+        return ColumnMap(sources, tuple(drift), tuple(missing))
 
 
 def _normalize(name: str) -> str:
-    return re.sub(r"[\s-]", "_", name.strip()).casefold()
+    return "".join(filter(str.isalnum, name.casefold()))
 
 
 @cache

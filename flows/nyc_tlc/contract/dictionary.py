@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from nyc_tlc.contract.contract import OUR_COLUMNS, Column, Contract, FileFormat, code_tables, read_contract
+from nyc_tlc.contract.contract import NULL_TEXTS, OUR_COLUMNS, Column, Contract, FileFormat, code_tables, read_contract
 from nyc_tlc.months import COLORS, Month
 
 #: The contract's types -> those of Parquet, DuckDB, Postgres and BigQuery.
@@ -34,6 +34,19 @@ def make_dictionary() -> str:
         "| Here | Parquet | DuckDB | Postgres | BigQuery |",
         "|---|---|---|---|---|",
         *(f"| {name} | {' | '.join(types)} |" for name, types in TYPES.items()),
+        "",
+        "## Files that other tools saved",
+        "",
+        "Names of columns are compared without case, and without what is neither a letter nor a digit. If two columns",
+        "have one name then, the first value that is not null is used.",
+        "",
+        f"An empty value is null, and so are, in any case, {', '.join(f'`{text}`' for text in NULL_TEXTS)},",
+        "unless they stand for a code. The manifest's warnings count these texts as `null_text:<column>`.",
+        "",
+        "Times are New York wall-clock, like `2024-01-31 23:59:59`. Also read are `T` for the blank, minutes without",
+        "seconds, fractions of a second, an offset that New York has at that time, Parquet's zone",
+        "`America/New_York`, and times like `01/31/2024 11:59:59 PM` if a day above 12 somewhere in the file shows",
+        "the order of day and month. A flag can be a boolean, and a text can be stored as bytes.",
         "",
     ]
     for color in COLORS:
@@ -65,7 +78,9 @@ def _describe_color(contract: Contract) -> list[str]:
             f" {_list_periods(contract, column, 'parquet')} | {_list_periods(contract, column, 'csv')} |"
         )
     lines += ["", "| Rule | Severity | A row breaks it when | Why |", "|---|---|---|---|"]
-    lines += [f"| `{rule.name}` | {rule.severity} | `{rule.when.strip()}` | {rule.why} |" for rule in contract.rules]
+    for rule in contract.rules:
+        months = f" (only in {', '.join(rule.months)})" if rule.months else ""
+        lines.append(f"| `{rule.name}`{months} | {rule.severity} | `{rule.when.strip()}` | {rule.why.strip()} |")
     return [*lines, ""]
 
 

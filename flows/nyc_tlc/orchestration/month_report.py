@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nyc_tlc.cleaning.rules import BAD_VALUE, UNPARSEABLE
+from nyc_tlc.cleaning.rules import BAD_VALUE, NULL_TEXT, ONE_MINUTE, UNPARSEABLE
 from nyc_tlc.contract.contract import read_contract
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
@@ -159,6 +159,10 @@ def _why(manifest: Manifest, rule: str) -> str:
         return "The line can't be parsed; its text is kept."
     if rule.startswith(BAD_VALUE):
         return f"The value of {rule.removeprefix(BAD_VALUE)} can't be read as the contract's type."
+    if rule.startswith(NULL_TEXT):
+        return f"A text in {rule.removeprefix(NULL_TEXT)} that other tools write for null."
+    if rule.startswith(ONE_MINUTE):
+        return f"All pick-ups of vendor {rule.removeprefix(ONE_MINUTE)} have the same minute of the hour."
     return {entry.name: entry.why for entry in read_contract(manifest.color).rules}.get(
         rule, "The contract no longer has this rule."
     )

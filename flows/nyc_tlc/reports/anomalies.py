@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nyc_tlc.cleaning.rules import ONE_MINUTE
 from nyc_tlc.errors import ReconciliationError
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.lake import Lake
@@ -94,6 +95,8 @@ def compute_trends(manifest: Manifest, trailing: Sequence[Manifest]) -> list[Tre
         _trend("rejected", _rejected_share(manifest), [_rejected_share(each) for each in trailing]),
     ]
     for rule in {**manifest.quarantine.rules, **manifest.warnings}:
+        if rule.startswith(ONE_MINUTE):
+            continue
         trends.append(_trend(rule, _rule_share(manifest, rule), [_rule_share(each, rule) for each in trailing]))
     return trends
 
@@ -115,13 +118,19 @@ def _rule_share(manifest: Manifest, rule: str) -> float:
 
 
 def find_anomalies(manifest: Manifest, trailing: Sequence[Manifest]) -> list[str]:
-    """Return one line about each odd value of a month, with the numbers.
+    """Return one line about each odd value of a month, with the numbers, and each vendor with one minute only.
 
     Args:
         manifest: The month.
         trailing: The months before it.
     """
-    return [
+    lines = [
+        f"{manifest.name}: all {rows:,} trips of vendor {rule.removeprefix(ONE_MINUTE)} begin in the same minute of the"
+        " hour, so the minutes of its times are lost"
+        for rule, rows in manifest.warnings.items()
+        if rule.startswith(ONE_MINUTE)
+    ]
+    return lines + [
         f"{manifest.name}: {trend.name} {trend.show(trend.value)} is far from usual: the median of the"
         f" {trend.months} months before is {trend.show(trend.median)} (robust z-score {trend.z:+.1f})"
         for trend in compute_trends(manifest, trailing)

@@ -8,7 +8,6 @@ import hashlib
 import logging
 import os
 import re
-import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from nyc_tlc.settings import read_settings
 from nyc_tlc.source.file_format import identify
 from nyc_tlc.source.http import Attempts, describe_error, describe_file, is_gzipped, make_refusal, request
 from nyc_tlc.source.location import RemoteFile, file_path
+from nyc_tlc.source.part_files import copy_file
 from nyc_tlc.source.sample import write_sample
 from nyc_tlc.workspace import Workspace
 
@@ -106,8 +106,7 @@ def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda do
     transferred = False
     try:
         if remote.is_local:
-            # A copy, so that nobody changes it while it is cleaned and sent.
-            shutil.copyfile(file_path(remote), path)
+            copy_file(file_path(remote), path, remote.name)
         elif remote.url.startswith("sample:"):
             write_sample(remote.color, remote.month, int(remote.url.rpartition("/")[2]), path)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import html
 import re
@@ -13,6 +14,21 @@ import pyarrow.parquet as pq
 
 from nyc_tlc.contract.contract import SourceFormat
 from nyc_tlc.errors import SourceError
+
+#: The first bytes of other formats -> what they are.
+OTHER_FORMATS = {
+    b"\x1f\x8b": "a file that was gzipped twice",
+    b"PAR1": "a gzipped Parquet file",
+    b"PK\x03\x04": "a zip archive",
+    b"\xd0\xcf\x11\xe0": "an Excel file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file",
+    b"{": "JSON",
+    b"[": "JSON",
+}
+#: Characters that other tools write between the values.
+OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
 def identify(path: Path, name: str, *, quote: bool = True) -> SourceFormat:
@@ -46,9 +62,43 @@ def identify(path: Path, name: str, *, quote: bool = True) -> SourceFormat:
 
 
 def _is_csv(head: bytes) -> bool:
-    """Return whether the first line can be a header: names and commas."""
+    """Return whether the first line can be a header: names and commas.
+
+    A line with other characters in it has to name the pick-up, so that no other text is taken for a header.
+    """
+    header = head.partition(b"\n")[0].removeprefix(codecs.BOM_UTF8).removesuffix(b"\r")
+    plain = re.fullmatch(rb'[\w ",]+', header) is not None
+    names = plain or (_names_pickup(header) and not header.startswith(b"<"))
+    return b"," in header and names and not _name_other(head)
+
+
+def _names_pickup(header: bytes) -> bool:
+    return b"pickup" in re.sub(rb"[^a-z]", b"", header.lower())
+
+
+def _name_other(head: bytes) -> str | None:
+    """Return what the file is, if it is known and not Parquet or CSV."""
+    found = next((what for start, what in OTHER_FORMATS.items() if head.startswith(start)), None)
+    if found == "a zip archive" and (b"[Content_Types].xml" in head or b"docProps/" in head):
+        return "an Excel file"
     header = head.partition(b"\n")[0]
-    return re.fullmatch(rb'(\xef\xbb\xbf)?[\w ",]+\r?', header) is not None and b"," in header
+    if found or not _names_pickup(header):
+        return found
+    if b"\0" in header:
+        return "text in UTF-16"
+    if b"\r" in header.removesuffix(b"\r"):
+        return "text with carriage returns as line ends"
+    try:
+        # The head can end within a character.
+        text, _ = codecs.utf_8_decode(header, "strict", False)
+    except UnicodeDecodeError:
+        return "text that is not UTF-8"
+    separator = max(OTHER_SEPARATORS, key=text.count)
+    return (
+        f"text with {OTHER_SEPARATORS[separator]} between the values"
+        if text.count(separator) > text.count(",")
+        else None
+    )
 
 
 def _refuse(name: str, head: bytes, size: int, quote: bool) -> SourceFormat:
@@ -58,6 +108,10 @@ def _refuse(name: str, head: bytes, size: int, quote: bool) -> SourceFormat:
         actual = f"a Git-LFS pointer to a file of {int(match[1]):,} bytes"
     elif not text:
         actual = f"an empty file ({size:,} bytes)"
+    elif other := _name_other(head):
+        # The text of a service's error is worth reading.
+        start = f" beginning with {text[:60]!r}" if quote and other == "JSON" else ""
+        actual = f"{other} ({size:,} bytes){start}"
     elif not quote:
         actual = f"{size:,} bytes of another format"
     elif text[:1] == "<":
@@ -72,7 +126,7 @@ def _refuse(name: str, head: bytes, size: int, quote: bool) -> SourceFormat:
 def _not_a_month(name: str, actual: str) -> SourceError:
     return SourceError(
         f"{name}: the file is not a month of trip records",
-        expected="Parquet or CSV",
+        expected="Parquet, or UTF-8 text with commas between the values (CSV)",
         got=actual,
         fix="nothing was written to the lake",
     )

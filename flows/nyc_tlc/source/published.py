@@ -13,6 +13,7 @@ from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.http import look
 from nyc_tlc.source.location import SAMPLE_VERSION, RemoteFile, file_path, locate
+from nyc_tlc.source.part_files import describe_parts
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,8 @@ def _look_at_file(remote: RemoteFile) -> RemoteFile:
     path = file_path(remote)
     try:
         found = path.stat()
+        if parts := describe_parts(path):
+            return RemoteFile(remote.color, remote.month, remote.url, etag=parts)
         if not stat.S_ISREG(found.st_mode):
             raise SourceError(f"{remote.name}: {path} is not a file", expected="a Parquet or CSV file")
         # Check that it can be read. This is not done for a FIFO or a device, because opening it could wait forever.

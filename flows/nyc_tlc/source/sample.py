@@ -182,7 +182,7 @@ def _draw(rng: np.random.Generator, rows: int, shares: dict[Any, float]) -> Arra
 
 
 def _draw_zones(rng: np.random.Generator, rows: int) -> Array:
-    """Draw zones 1 to 263, some much more often than others, and a few of 264 and 265, which mean unknown."""
+    """Draw zones 1 to 263, some much more often than others, and a few of 264 (unknown) and 265 (outside)."""
     busy = 1.0 / np.arange(1, 264)
     shuffled = np.random.default_rng(263).permutation(np.arange(1, 264))
     shares = dict(zip(shuffled.tolist(), (0.99 * busy / busy.sum()).tolist(), strict=True))

@@ -28,11 +28,11 @@ EMBEDDED_ZONES = Path(__file__).parents[1] / "contract" / "datasets" / "zones.cs
 
 ZONES = Table(
     "zones",
-    "TLC's taxi zones. Corona and Governor's Island have several ids; 264 and 265 are unknown places",
+    "TLC's taxi zones. Corona and Governor's Island have several ids; 264 is unknown, 265 outside of New York",
     (
         Field("location_id", "int16", "The zone's id, 1 to 265", required=True),
-        Field("borough", "string", "Its borough, EWR or Unknown"),
-        Field("zone", "string", "Its name; NV and NA of the unknown ones are texts, not nulls"),
+        Field("borough", "string", "Its borough, EWR, Unknown or N/A"),
+        Field("zone", "string", "Its name; the N/A of zone 264 is a text, not null"),
         Field("service_zone", "string", "Who may pick up there by hail: Yellow Zone, Boro Zone, Airports, EWR, N/A"),
     ),
     ("location_id",),
