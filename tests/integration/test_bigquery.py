@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import date, datetime
 from pathlib import Path
 
@@ -20,6 +21,12 @@ from nyc_tlc.warehouse.load import load_month
 from stand_ins.bigquery import BigQuery, Fault
 from stand_ins.gcs import Gcs
 from warehouse_cases import FEBRUARY, check_renamed, client, fares, in_february, in_lake, month_jobs, trips
+
+
+def load_nothing(warehouse: BigQueryWarehouse, _: GcsLake) -> None:
+    """Prepare a load without tables."""
+    warehouse.prepare([], [], [])
+
 
 CONFLICT = "Could not serialize access to table test:ny_taxi.loads due to concurrent update"
 
@@ -259,6 +266,104 @@ def test_a_check_fails_where_a_load_would_and_leaves_nothing(
         warehouse.check(lake)
     assert big_query.tables == {}
     assert gcs.names("taxi-lake") == set()
+
+
+@pytest.mark.parametrize("ask", [BigQueryWarehouse.check, load_nothing], ids=["a check", "a load"])
+def test_a_sandbox_is_refused_with_the_way_out(
+    warehouse: BigQueryWarehouse, big_query: BigQuery, lake: GcsLake, ask: Callable[[BigQueryWarehouse, GcsLake], None]
+) -> None:
+    big_query.sandbox = True
+    with pytest.raises(ConfigurationError, match=r"expire after 60 days.*enable billing .*the free tier stays") as one:
+        ask(warehouse, lake)
+    assert "\n" not in str(one.value)
+
+
+def test_a_load_into_a_table_that_a_sandbox_made_says_why_its_rows_vanish(
+    warehouse: BigQueryWarehouse, big_query: BigQuery, lake: GcsLake, tmp_path: Path
+) -> None:
+    load_month(in_lake(lake, tmp_path, *in_february(1), month=FEBRUARY), warehouse)
+    big_query.tables["ny_taxi", "green_trip_data"]["timePartitioning"]["expirationMs"] = "5184000000"
+    with pytest.raises(
+        ConfigurationError, match=r"green 2024-01: .* expire; expected 3; got 0; enable billing .* drop"
+    ):
+        load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "line"),
+    [
+        (
+            "Access Denied: File gs://taxi-lake/clean/x.parquet: Access Denied",
+            "accessDenied",
+            r"green 2024-01: BigQuery may not read the lake's bucket; the old rows stay; .*roles/storage\.objectUser",
+        ),
+        (
+            "Access Denied: BigQuery BigQuery: Permission 'storage.objects.get' denied on resource",
+            "accessDenied",
+            "BigQuery may not read the lake's bucket",
+        ),
+        ("Billing has not been enabled for this project", "billingNotEnabled", "has no billing; .*enable billing"),
+    ],
+    ids=["the file", "its object", "no billing"],
+)
+def test_what_google_refuses_is_named_with_the_way_out(
+    warehouse: BigQueryWarehouse,
+    big_query: BigQuery,
+    lake: GcsLake,
+    tmp_path: Path,
+    message: str,
+    reason: str,
+    line: str,
+) -> None:
+    big_query.faults = [Fault("job", about="$202401", reason=reason, message=message)]
+    with pytest.raises(ConfigurationError, match=line):
+        load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+
+
+@pytest.mark.parametrize(
+    ("bucket_is_in", "made_in"),
+    [
+        ("US", "US"),
+        ("EU", "EU"),
+        ("EUROPE-WEST3", "EUROPE-WEST3"),
+        ("NAM4", "US-CENTRAL1"),
+        ("EUR4", "EUROPE-WEST4"),
+        ("ASIA", "ASIA-NORTHEAST1"),
+        ("US-EAST4+US-WEST1", "US-EAST4"),
+    ],
+)
+def test_a_new_dataset_is_made_where_datasets_can_be_and_the_bucket_is(
+    big_query: BigQuery, lake: GcsLake, tmp_path: Path, bucket_is_in: str, made_in: str
+) -> None:
+    warehouse = BigQueryWarehouse(client(big_query.url), lambda: bucket_is_in)
+    load_month(in_lake(lake, tmp_path, *trips(1)), warehouse)
+    assert big_query.datasets["ny_taxi"]["location"] == made_in
+
+
+@pytest.mark.parametrize(
+    ("dataset", "bucket_is_in", "fits"),
+    [
+        ("US", "ASIA-EAST1", True),
+        ("EU", "europe-west1", True),
+        ("EU", "EUR4", True),
+        ("EU", "US", False),
+        ("us-east1", "NAM4", True),
+        ("us-east4", "NAM4", False),
+        ("us-east4", "US", True),
+        ("us-west1", "US-EAST4+US-WEST1", True),
+        ("asia-east1", "ASIA", True),
+        ("europe-west1", "europe-west4", False),
+    ],
+)
+def test_a_load_starts_only_where_bigquery_can_load_from_the_bucket(
+    big_query: BigQuery, google: bigquery.Client, dataset: str, bucket_is_in: str, fits: bool
+) -> None:
+    made = bigquery.Dataset("test.ny_taxi")
+    made.location = dataset
+    google.create_dataset(made)
+    refusal = pytest.raises(ConfigurationError, match="different places; .* make the bucket in " + dataset)
+    with nullcontext() if fits else refusal:
+        BigQueryWarehouse(client(big_query.url), lambda: bucket_is_in).prepare([], [], [])
 
 
 def test_a_check_finds_a_bucket_that_bigquery_cannot_load_from(big_query: BigQuery, lake: GcsLake, gcs: Gcs) -> None:

@@ -64,9 +64,11 @@ _TYPES: dict[str, tuple[str, pa.DataType, str]] = {
     "DATETIME": ("TIMESTAMP", pa.timestamp("us"), "DATETIME"),
     "TIMESTAMP": ("TIMESTAMPTZ", pa.timestamp("us", "UTC"), "TIMESTAMP"),
 }
+#: What Google gives a new dataset of a project without billing: 60 days.
+SANDBOX_EXPIRATION = dict.fromkeys(("defaultPartitionExpirationMs", "defaultTableExpirationMs"), "5184000000")
 _NEW_NAMES = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN"}
 _STATUSES = {"authError": 401, "accessDenied": 403, "notFound": 404, "duplicate": 409, "conditionNotMet": 412}
-_STATUSES |= {"internalError": 500, "notImplemented": 501}
+_STATUSES |= {"billingNotEnabled": 403, "internalError": 500, "notImplemented": 501}
 
 
 @dataclass
@@ -169,6 +171,7 @@ class BigQuery:
         denied: The permissions the caller lacks, as ``tables.create`` or ``jobs.create``.
         pause: While there is one, load jobs stay RUNNING, and change nothing, until it is set.
         bucket_locations: Where buckets are that are elsewhere than the datasets they are loaded into.
+        sandbox: Whether the project has no billing: DML is refused, and new datasets have ``SANDBOX_EXPIRATION``.
         statements: The statements it got, in order.
         dml_limit: How many statements that change one table may run and wait.
         dml_meeting: While there is one, such statements wait for each other before they change anything.
@@ -182,6 +185,7 @@ class BigQuery:
         self.denied: set[str] = set()
         self.pause: threading.Event | None = None
         self.bucket_locations: dict[str, str] = {}
+        self.sandbox = False
         self.statements: list[str] = []
         self.dml_limit = 22
         self.dml_meeting: threading.Barrier | None = None
@@ -316,7 +320,8 @@ class BigQuery:
     def _new_dataset(self, dataset: str, asked: Resource) -> Resource:
         reference = {"projectId": self.project, "datasetId": dataset}
         identity = {"kind": "bigquery#dataset", "id": f"{self.project}:{dataset}", "datasetReference": reference}
-        return _stamped({"location": "US", "creationTime": _now(), **asked, **identity})
+        sandbox = SANDBOX_EXPIRATION if self.sandbox else {}
+        return _stamped({"location": "US", "creationTime": _now(), **sandbox, **asked, **identity})
 
     def _insert_dataset(self, request: Request) -> Resource:
         asked = request.json
@@ -368,6 +373,8 @@ class BigQuery:
         by = asked.get("timePartitioning")
         if by and (by["type"] != "MONTH" or "field" not in by):
             raise ApiError("notImplemented", "The stand-in partitions by a column's MONTH")
+        if by and (expiration := self.datasets[dataset].get("defaultPartitionExpirationMs")):
+            asked = {**asked, "timePartitioning": {"expirationMs": expiration, **by}}
         for name in ([by["field"]] if by else []) + asked.get("clustering", {}).get("fields", []):
             if name not in {f["name"] for f in fields}:
                 what = "partitioning" if by and name == by["field"] else "clustering"
@@ -574,7 +581,8 @@ class BigQuery:
         name, _, partition = decorated.partition("$")
         table, target = self.tables.get((dataset, name)), f'"{dataset}"."{name}"'
         declared, by = _checked_fields(load["schema"]["fields"]), load.get("timePartitioning")
-        if table and (by or table.get("timePartitioning")) != table.get("timePartitioning"):
+        kept = {"expirationMs": table.get("timePartitioning", {}).get("expirationMs")} if table else {}
+        if table and by and {**by, **kept} != {**table.get("timePartitioning", {}), **kept}:
             expected = f"Expects {table.get('timePartitioning')}, but input partitioning specification is {by}"
             raise ApiError("invalid", f"Incompatible table partitioning specification. {expected}")
         if table is None:
@@ -595,6 +603,9 @@ class BigQuery:
         cursor.execute(f"DELETE FROM {target} WHERE {scope}")
         columns = ", ".join(f'"{f["name"]}"' for f in fields)
         cursor.execute(f"INSERT INTO {target} ({columns}) SELECT {columns} FROM incoming")
+        if (age := kept["expirationMs"]) and partition:
+            ends = f"to_timestamp(({_now()} - {age}) / 1000)"
+            cursor.execute(f'DELETE FROM {target} WHERE {scope} AND "{table["timePartitioning"]["field"]}" < {ends}')
         self.tables[dataset, name] = _stamped({**table, "schema": {"fields": fields}})
         return int(incoming.num_rows)
 
@@ -705,6 +716,8 @@ class BigQuery:
 
     def _change(self, statement: Statement, values: dict[str, Any]) -> int:
         """Run DML; returns the number of rows it changed."""
+        if self.sandbox:
+            raise ApiError("billingNotEnabled", "Billing has not been enabled for this project. DML is not allowed.")
         key, mutates = statement.target, statement.kind != "INSERT"
         name = f"{self.project}:{'.'.join(key)}"
         with self._job_ids:

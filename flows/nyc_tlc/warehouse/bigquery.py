@@ -86,6 +86,26 @@ OLD_ROWS_STAY = "the old rows stay"
 JOB_IS_IN_DOUBT = "its load job may still finish; load the month again to find out"
 LEDGER_LACKS_ROWS = "the new rows are in the table, but the month's row of loads is missing; load the month again"
 
+ENABLE_BILLING = (
+    f"enable billing for the project (the free tier stays), clear the expirations of the dataset {SCHEMA}, and drop its"
+    " tables, which keep the old ones"
+)
+
+MILLISECONDS_OF_DAY = 86_400_000
+
+#: The locations of multi-regions begin with this.
+MULTI_REGIONS = {"US": "US-", "EU": "EUROPE-", "ASIA": "ASIA-"}
+#: Where datasets can be for buckets in a location that datasets can't have; the first is for a new dataset.
+DATASET_LOCATIONS = {
+    "ASIA": ("ASIA-NORTHEAST1",),
+    "ASIA1": ("ASIA-NORTHEAST1", "ASIA-NORTHEAST2"),
+    "EUR4": ("EUROPE-WEST4", "EUROPE-NORTH1"),
+    "EUR5": ("EUROPE-WEST1", "EUROPE-WEST2"),
+    "EUR7": ("EUROPE-WEST3", "EUROPE-WEST2"),
+    "EUR8": ("EUROPE-WEST3", "EUROPE-WEST6"),
+    "NAM4": ("US-CENTRAL1", "US-EAST1"),
+}
+
 
 @dataclass(frozen=True)
 class _ParquetFile:
@@ -107,7 +127,8 @@ class BigQueryWarehouse:
         Args:
             client: A client with the roles ``bigquery.jobUser`` on the project and ``bigquery.dataEditor`` on the
                 dataset; on the project if the dataset does not exist yet.
-            bucket_location: Returns the location of the lake's bucket; a missing dataset is created there.
+            bucket_location: Returns the location of the lake's bucket, or its two regions with a ``+`` between; a
+                missing dataset is created there, and loads from elsewhere are refused.
         """
         self._client, self._bucket_location = client, bucket_location
         self.place = f"bigquery://{client.project}/{SCHEMA}"
@@ -154,6 +175,14 @@ class BigQueryWarehouse:
 
     def _reconcile(self, job: bigquery.LoadJob, file: CleanFile, table: Table) -> None:
         counted = {"loaded": job.output_rows or 0, "found": self._count(table, file.month)}
+        if counted["found"] == 0 < file.rows == counted["loaded"]:
+            raise ConfigurationError(
+                f"{file.name}: {self.place}: the rows vanished as they were loaded, because the partitions of"
+                f" {table.name} expire",
+                expected=f"{file.rows:,}",
+                got="0",
+                fix=ENABLE_BILLING,
+            )
         reconcile(file, self.place, outcome="the month there is neither the old nor the new one", **counted)
 
     def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
@@ -172,10 +201,7 @@ class BigQueryWarehouse:
         name = f"connection_check_{uuid.uuid4().hex}"
         with self._translate_errors("a check"), contextlib.ExitStack() as scratch:
             self._client.query_and_wait("SELECT 1")
-            location, made = self._prepare_dataset()
-            if made:
-                scratch.callback(self._client.delete_dataset, self._dataset, not_found_ok=True)
-            self._check_location(location)
+            location, made = self._prepare_dataset(scratch)
             ledger, trips = replace(LOADS, name=f"{name}_loads"), _scratch_table(name)
             for table in (ledger, trips):
                 scratch.callback(self._client.delete_table, self._dataset.table(table.name), not_found_ok=True)
@@ -193,33 +219,43 @@ class BigQueryWarehouse:
         where = f"will be made in {location} by the first load" if made else f"is in {location}"
         return f"answers, and tables can be made; a row was loaded from {lake.url('')}; the dataset {where}"
 
-    def _check_location(self, location: str) -> None:
-        """Check that BigQuery can load from the bucket into the dataset.
+    def _prepare_dataset(self, scratch: contextlib.ExitStack | None = None) -> tuple[str, bool]:
+        """Create the dataset if it is missing, and check that loads into it are possible and stay.
+
+        Args:
+            scratch: Removes a dataset that was created here.
+
+        Returns:
+            Its location, and whether it was created.
 
         Raises:
-            ConfigurationError: when their locations do not fit.
+            ConfigurationError: when BigQuery can't load from the bucket into it, or its tables expire.
         """
-        bucket = self._bucket_location() if self._bucket_location else location
-        if not _can_load(location, bucket):
-            raise ConfigurationError(
-                f"{self.place} and the lake's bucket are in different places",
-                expected=f"a dataset in {bucket}",
-                got=location,
-                fix=f"make the bucket in {location}, or drop the dataset: the first load makes it in {bucket}",
-            )
-
-    def _prepare_dataset(self) -> tuple[str, bool]:
-        """Create the dataset if it is missing. Return its location, and whether it was created."""
+        bucket, made = self._bucket_location().upper() if self._bucket_location else None, False
+        best = _places(bucket)[0] if bucket else read_settings().bigquery_location
         try:
-            return str(self._client.get_dataset(self._dataset).location), False
+            dataset = self._client.get_dataset(self._dataset)
         except api.NotFound:
             dataset = bigquery.Dataset(self._dataset)
-            dataset.location = self._choose_location()
-            return str(self._client.create_dataset(dataset, exists_ok=True).location), True
-
-    def _choose_location(self) -> str:
-        """Return the location for a new dataset: the bucket's, else the configured one."""
-        return self._bucket_location() if self._bucket_location else read_settings().bigquery_location
+            dataset.location = best
+            dataset, made = self._client.create_dataset(dataset, exists_ok=True), True
+            if scratch:
+                scratch.callback(self._client.delete_dataset, self._dataset, not_found_ok=True)
+        if expiration := dataset.default_partition_expiration_ms or dataset.default_table_expiration_ms:
+            days = f"{expiration / MILLISECONDS_OF_DAY:g} days"
+            raise ConfigurationError(
+                f"{self.place}: tables and partitions expire after {days}, so older months vanish as they are loaded",
+                fix=ENABLE_BILLING,
+            )
+        location = str(dataset.location)
+        if bucket and not _can_load(location.upper(), bucket):
+            raise ConfigurationError(
+                f"{self.place} and the lake's bucket are in different places",
+                expected=f"a dataset in {best}",
+                got=location,
+                fix=f"make the bucket in {location}, or drop the dataset: the first load makes it in {best}",
+            )
+        return location, made
 
     def _qualify(self, name: str) -> str:
         return f"`{self._dataset.project}.{SCHEMA}.{name}`"
@@ -458,10 +494,20 @@ def _name_in_types(kind: str) -> str:
     return {"INT64": "INTEGER", "FLOAT64": "FLOAT"}.get(kind, kind)
 
 
+def _places(bucket: str) -> Sequence[str]:
+    """Return where datasets for a bucket can be; the first is for a new one."""
+    return DATASET_LOCATIONS.get(bucket) or bucket.split("+")
+
+
 def _can_load(dataset: str, bucket: str) -> bool:
-    """Return whether BigQuery can load: from the same location, from any into US, from Europe's into EU."""
-    dataset, bucket = dataset.upper(), bucket.upper()
-    return dataset == bucket or dataset == "US" or (dataset == "EU" and bucket.startswith("EUROPE-"))
+    """Return whether BigQuery can load: into US from anywhere, else from where the dataset is or within Europe or Asia.
+
+    It refuses only what cannot be; of what is left, the load job itself can refuse more.
+    """
+    places = _places(bucket)
+    from_around = bucket in MULTI_REGIONS and dataset.startswith(MULTI_REGIONS[bucket])
+    from_within = dataset == "EU" and all(place.startswith(MULTI_REGIONS["EU"]) for place in places)
+    return dataset in ("US", *places) or from_around or from_within
 
 
 def _scratch_table(name: str) -> Table:
@@ -510,6 +556,14 @@ def _explain(error: Exception, what: str, place: str, outcome: str, in_doubt: st
     if isinstance(error, auth.GoogleAuthError | api.Unauthorized):
         fix = "renew the profile's gcp-credentials and register it again: python blocks/register.py"
         return ConfigurationError(f"{what}: the credentials for {place} are refused", got=message, fix=fix)
+    if "billingNotEnabled" in reasons:
+        return ConfigurationError(f"{what}: {place} has no billing{refused}", got=message, fix=ENABLE_BILLING)
+    if isinstance(error, api.Forbidden) and ("gs://" in message or "storage.objects" in message):
+        return ConfigurationError(
+            f"{what}: BigQuery may not read the lake's bucket{refused}",
+            got=message,
+            fix="grant the account of the loads roles/storage.objectUser and roles/storage.legacyBucketReader on it",
+        )
     if isinstance(error, api.Forbidden):
         return ConfigurationError(
             f"{what}: a permission is missing in {place}{refused}",
