@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from nyc_tlc.contract.contract import Contract, read_contract
+import polars as pl
+import pyarrow as pa
+
+from nyc_tlc.contract.contract import COLUMN_TYPES, Contract, read_contract
 from nyc_tlc.errors import ContractError
 from nyc_tlc.months import COLORS, Color
 
@@ -57,6 +60,13 @@ class Table:
     def names(self) -> tuple[str, ...]:
         """The columns' names."""
         return tuple(field.name for field in self.fields)
+
+
+def to_arrow(rows: Sequence[Sequence[object]], table: Table) -> pa.Table:
+    """Return rows as an Arrow table. They go through polars, because pyarrow would import pandas here."""
+    types = COLUMN_TYPES | {"int64": pa.int64(), "instant": pa.timestamp("us", "UTC")}
+    schema = pa.schema([pa.field(field.name, types[field.type]) for field in table.fields])
+    return pl.DataFrame(rows, schema=list(table.names), orient="row").to_arrow().cast(schema)
 
 
 TRIP_KEY = ("file_month", "source_row")
