@@ -74,7 +74,8 @@ TRIP_KEY = ("file_month", "source_row")
 LOADS = Table(
     "loads",
     "The months in this warehouse: one row a colour and month. DuckDB and Postgres write it in one transaction with"
-    " the month's rows, BigQuery right after the load job that brought them",
+    " the month's rows, BigQuery right after the load job that brought them. In Postgres, a REPEATABLE READ transaction"
+    " that reads it first and trips later can find an old row here beside new trips",
     (
         Field("color", "string", "The colour", required=True),
         Field("file_month", "date", "First day of the month", required=True),
