@@ -138,7 +138,7 @@ class _Connection(extensions.connection):  # type: ignore[misc]  # untyped to my
 def _lacks_database(parameters: Mapping[str, Any]) -> bool:
     """Return whether the server has no such database. It says so only after the password, and then without a code."""
     try:
-        server = psycopg2.connect(**{**parameters, "dbname": "postgres"})
+        server = psycopg2.connect(**(CONNECTION_DEFAULTS | dict(parameters) | {"dbname": "postgres"}))
     except psycopg2.Error:
         return False
     with contextlib.closing(server), server.cursor() as cursor:
