@@ -59,6 +59,10 @@ class TransientError(TlcError):
     """A later attempt can succeed: time-outs, resets, 429 and 5xx, after all retries."""
 
 
+class BusyError(TransientError):
+    """Others kept a warehouse busy for as long as TLC_WAREHOUSE_WAIT says, so it is not tried again at once."""
+
+
 class SourceError(TlcError):
     """The source refused, or its file is not the month: incomplete, corrupt or something else."""
 

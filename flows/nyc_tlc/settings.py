@@ -33,7 +33,7 @@ class Settings(BaseSettings):
         "https,http,file,sample", description="Schemes of URLs that months may come from, separated by commas"
     )
     gcs_give_up: float = Field(300, ge=0, description="Seconds after which a failing call to Google is not retried")
-    warehouse_wait: float = Field(600, ge=0, description="Seconds to wait for other users of a warehouse")
+    warehouse_wait: float = Field(600, ge=0, description="Seconds that a load waits for other users of a warehouse")
     postgres_primary_key: bool = Field(
         False, description="Give trip tables in Postgres a primary key; its index costs load time"
     )

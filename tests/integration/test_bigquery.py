@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import date, datetime
 from pathlib import Path
 
@@ -12,16 +13,21 @@ import pytest
 from google.cloud import bigquery
 
 from conftest import bucket
-from factories import JANUARY
+from factories import JANUARY, trip
 from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 from nyc_tlc.warehouse.load import load_month
+from nyc_tlc.warehouse.lookups import read_lookups
+from nyc_tlc.warehouse.tables import LOADS
 from stand_ins.bigquery import BigQuery, Fault
 from stand_ins.gcs import Gcs
-from warehouse_cases import FEBRUARY, check_renamed, client, fares, in_february, in_lake, month_jobs, trips
+from warehouse_cases import FEBRUARY, client, fares, in_february, in_lake, month_jobs, trips
 
-CONFLICT = "Could not serialize access to table test:ny_taxi.loads due to concurrent update"
+
+def load_nothing(warehouse: BigQueryWarehouse, _: GcsLake) -> None:
+    """Prepare a load without tables."""
+    warehouse.prepare([], [], [])
 
 
 @pytest.fixture
@@ -61,23 +67,50 @@ def test_a_month_is_loaded_from_the_bucket_without_passing_through_this_machine(
     }
 
 
-def test_a_ledger_with_the_old_column_rows_is_renamed_and_loses_nothing(
+def test_no_statement_of_a_load_or_a_check_changes_anything(
+    warehouse: BigQueryWarehouse, google: bigquery.Client, big_query: BigQuery, lake: GcsLake, tmp_path: Path
+) -> None:
+    for count in (3, 5):
+        load_month(in_lake(lake, tmp_path, *trips(count)), warehouse)
+    load_month(in_lake(lake, tmp_path, *trips(5)), warehouse, force=True)
+    # What follows changes tables and replaces views.
+    google.delete_table("test.ny_taxi.green_trip_data")
+    load_month(in_lake(lake, tmp_path, *trips(5)), warehouse)
+    warehouse.replace_lookups(read_lookups())
+    warehouse.check(lake)
+    assert warehouse.loads().keys() == {("green", JANUARY)}
+    assert {statement.split()[0] for statement in big_query.statements} == {"SELECT"}
+
+
+def test_loads_is_a_view_of_a_table_for_each_colour_with_a_month_in_a_partition(
+    warehouse: BigQueryWarehouse, google: bigquery.Client, big_query: BigQuery, lake: GcsLake, tmp_path: Path
+) -> None:
+    january, _ = load_month(in_lake(lake, tmp_path, *trips(3)), warehouse, "a flow run")
+    february, _ = load_month(in_lake(lake, tmp_path, *in_february(1), month=FEBRUARY), warehouse)
+    view, table = google.get_table("ny_taxi.loads"), google.get_table("ny_taxi.green_loads")
+    assert (view.table_type, table.table_type) == ("VIEW", "TABLE")
+    assert [field.name for field in view.schema] == [field.name for field in table.schema] == list(LOADS.names)
+    assert (table.time_partitioning.type_, table.time_partitioning.field) == ("MONTH", "file_month")
+    (job,) = month_jobs(big_query, "green_loads$202401")
+    assert job.configuration["load"]["writeDisposition"] == "WRITE_TRUNCATE"
+    columns = ", ".join(LOADS.names)
+    rows = warehouse.query(f"SELECT {columns} FROM ny_taxi.loads ORDER BY file_month")
+    assert rows == [january.to_row(), february.to_row()]
+
+
+def test_a_table_loads_of_an_earlier_version_is_named_with_the_way_out(
     warehouse: BigQueryWarehouse, google: bigquery.Client, lake: GcsLake, tmp_path: Path
 ) -> None:
     google.create_dataset("ny_taxi")
-    kinds = {"file_month": "DATE", "rows": "INTEGER", "loaded_at": "TIMESTAMP"}
-    names = "color file_month rows clean_sha256 source_sha256 loaded_at flow_run_id job_id".split()
-    fields = [
-        bigquery.SchemaField(name, kinds.get(name, "STRING"), "NULLABLE" if name.endswith("_id") else "REQUIRED")
-        for name in names
-    ]
-    google.create_table(bigquery.Table("test.ny_taxi.loads", fields))
-    google.query_and_wait(
-        "INSERT INTO ny_taxi.loads (color, file_month, `rows`, clean_sha256, source_sha256, loaded_at, flow_run_id)"
-        " VALUES ('green', DATE '2023-12-01', 7, 'clean', 'source', TIMESTAMP '2024-01-05 06:07:08+00', 'a run')"
-    )
-    check_renamed(warehouse, in_lake(lake, tmp_path, *trips(3)))
-    assert "BigQuery right after the load job" in google.get_table("ny_taxi.loads").description
+    google.create_table(bigquery.Table("test.ny_taxi.loads", [bigquery.SchemaField("color", "STRING")]))
+    line = r"bigquery://test/ny_taxi: ny_taxi\.loads is a table, .*; drop or rename the table"
+    with pytest.raises(ConfigurationError, match=line):
+        warehouse.loads()
+    with pytest.raises(ConfigurationError, match=line):
+        load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+    google.delete_table("test.ny_taxi.loads")
+    load, _ = load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+    assert warehouse.loads() == {("green", JANUARY): load}
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -99,7 +132,7 @@ def test_a_job_of_a_dropped_dataset_is_not_taken_for_one_of_another_file_with_as
     google.delete_dataset("ny_taxi", delete_contents=True)
     other = in_lake(lake, tmp_path, *trips(3, tip_amount=9.0))
     # A load that dies between its job and its row of the ledger.
-    big_query.faults = [Fault("status", about="MERGE", status=403, reason="accessDenied")]
+    big_query.faults = [Fault("status", about="green_loads$202401", status=403, reason="accessDenied")]
     with pytest.raises(ConfigurationError, match="the new rows are in the table, but the month's row of loads"):
         load_month(other, warehouse)
     load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
@@ -110,7 +143,7 @@ def test_a_load_finds_the_job_of_one_that_could_not_write_the_ledger(
     warehouse: BigQueryWarehouse, big_query: BigQuery, lake: GcsLake, tmp_path: Path
 ) -> None:
     file = in_lake(lake, tmp_path, *trips(3))
-    big_query.faults = [Fault("status", about="MERGE", status=403, reason="accessDenied")]
+    big_query.faults = [Fault("status", about="green_loads$202401", status=403, reason="accessDenied")]
     with pytest.raises(ConfigurationError):
         load_month(file, warehouse)
     load, new = load_month(file, warehouse)
@@ -124,9 +157,9 @@ def test_a_load_finds_the_job_of_one_that_could_not_write_the_ledger(
         Fault("lost", about='"load"'),
         Fault("reset", about="/jobs"),
         Fault("status", about='"load"', status=403, reason="rateLimitExceeded"),
-        Fault("status", about="MERGE", status=400, reason="invalidQuery", message=CONFLICT),
+        Fault("lost", about="green_loads$202401"),
     ],
-    ids=["503", "a lost answer", "a reset", "too often", "a conflict"],
+    ids=["503", "a lost answer", "a reset", "too often", "a lost answer about the ledger"],
 )
 def test_what_time_can_heal_is_tried_again(
     warehouse: BigQueryWarehouse, big_query: BigQuery, lake: GcsLake, tmp_path: Path, fault: Fault
@@ -157,42 +190,42 @@ def test_a_quota_that_is_used_up_is_named_and_no_right_is_said_to_be_missing(
     assert len(fares(warehouse)) == 5
 
 
-def test_loads_that_write_the_ledger_at_once_wait_for_each_other(
-    big_query: BigQuery, lake: GcsLake, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    months = [JANUARY.plus(count) for count in range(4)]
-    files = [
-        in_lake(lake, tmp_path, *trips(2, lpep_pickup_datetime=month.start.replace(day=9)), month=month)
-        for month in months
-    ]
-    load_month(files[0], BigQueryWarehouse(client(big_query.url)))
-    big_query.dml_meeting, big_query.dml_limit = threading.Barrier(2), 2
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda file: load_month(file, BigQueryWarehouse(client(big_query.url)), force=True), files))
-    merges = [statement for statement in big_query.statements if statement.startswith("MERGE")]
-    assert len(merges) > 5, "some were refused and came again"
-    assert sorted(warehouse_months(big_query)) == months
-
-
-def warehouse_months(big_query: BigQuery) -> list[object]:
-    return [month for _, month in BigQueryWarehouse(client(big_query.url)).loads()]
-
-
-def test_a_ledger_that_stays_busy_is_given_up_and_the_error_says_what_stands(
-    warehouse: BigQueryWarehouse,
-    big_query: BigQuery,
-    lake: GcsLake,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_ledger_that_cannot_be_written_is_written_by_the_next_load(
+    warehouse: BigQueryWarehouse, big_query: BigQuery, lake: GcsLake, tmp_path: Path
 ) -> None:
     file = in_lake(lake, tmp_path, *trips(3))
-    load_month(in_lake(lake, tmp_path, *in_february(1), month=FEBRUARY), warehouse)
-    monkeypatch.setenv("TLC_WAREHOUSE_WAIT", "0")
-    big_query.dml_limit = 0
-    with pytest.raises(TransientError, match=r"too many requests to .* at once; the new rows are in .* limit is 20"):
+    quota = "Quota exceeded: Your table exceeded quota for imports per table"
+    big_query.faults = [Fault("job", about="green_loads$202401", reason="quotaExceeded", message=quota)]
+    with pytest.raises(
+        TransientError, match=r"a quota is used up; the new rows are in the table, but .* load the month"
+    ):
         load_month(file, warehouse)
-    big_query.dml_limit = 22
-    assert load_month(file, warehouse)[1]
+    assert warehouse.loads() == {}
+    load, new = load_month(file, warehouse)
+    assert (new, warehouse.loads()) == (True, {("green", JANUARY): load})
+    assert [len(month_jobs(big_query, f"green_{name}$202401")) for name in ("trip_data", "quarantine", "loads")] == [
+        1,
+        1,
+        2,
+    ]
+
+
+@pytest.mark.parametrize("held", ["green_quarantine$202401", "green_loads$202401"])
+def test_a_load_that_was_overtaken_leaves_the_rows_and_the_ledger_of_the_later_one(
+    warehouse: BigQueryWarehouse, big_query: BigQuery, lake: GcsLake, tmp_path: Path, held: str
+) -> None:
+    load_month(in_lake(lake, tmp_path, *in_february(1), month=FEBRUARY), warehouse)
+    first = in_lake(lake, tmp_path, *trips(3), trip(passenger_count=0))
+    big_query.faults = [request := Fault("held", about=held)]
+    with ThreadPoolExecutor(1) as pool:
+        early = pool.submit(load_month, first, BigQueryWarehouse(client(big_query.url)))
+        assert request.reached.wait(30)
+        later = in_lake(lake, tmp_path, *trips(3, tip_amount=9.0), trip(passenger_count=0, fare_amount=7.0))
+        load, _ = load_month(later, warehouse)
+        request.go_on.set()
+        early.result(30)
+    assert warehouse.loads()["green", JANUARY] == load
+    assert warehouse.query("SELECT fare_amount FROM ny_taxi.green_quarantine") == [(7.0,)]
 
 
 def test_a_right_that_is_missing_is_named(
@@ -242,9 +275,11 @@ def test_a_check_loads_a_row_as_a_load_does_and_leaves_nothing(
     assert warehouse.check(lake).startswith(
         "answers, and tables can be made; a row was loaded from gs://taxi-lake/taxi"
     )
-    (job,) = big_query.jobs_of("load")
-    assert job.configuration["load"]["destinationTable"]["tableId"].endswith("$202401")
-    assert any(statement.startswith("MERGE INTO") for statement in big_query.statements)
+    targets = [job.configuration["load"]["destinationTable"]["tableId"] for job in big_query.jobs_of("load")]
+    assert [re.sub("[0-9a-f]{32}", "…", target) for target in targets] == [
+        "connection_check_…$202401",
+        "connection_check_…_loads$202401",
+    ]
     assert (big_query.tables, list(big_query.datasets)) == ({}, ["ny_taxi"] if is_there else [])
     assert gcs.names("taxi-lake") == set()
 
@@ -259,6 +294,104 @@ def test_a_check_fails_where_a_load_would_and_leaves_nothing(
         warehouse.check(lake)
     assert big_query.tables == {}
     assert gcs.names("taxi-lake") == set()
+
+
+@pytest.mark.parametrize("ask", [BigQueryWarehouse.check, load_nothing], ids=["a check", "a load"])
+def test_a_sandbox_is_refused_with_the_way_out(
+    warehouse: BigQueryWarehouse, big_query: BigQuery, lake: GcsLake, ask: Callable[[BigQueryWarehouse, GcsLake], None]
+) -> None:
+    big_query.sandbox = True
+    with pytest.raises(ConfigurationError, match=r"expire after 60 days.*enable billing .*the free tier stays") as one:
+        ask(warehouse, lake)
+    assert "\n" not in str(one.value)
+
+
+def test_a_load_into_a_table_that_a_sandbox_made_says_why_its_rows_vanish(
+    warehouse: BigQueryWarehouse, big_query: BigQuery, lake: GcsLake, tmp_path: Path
+) -> None:
+    load_month(in_lake(lake, tmp_path, *in_february(1), month=FEBRUARY), warehouse)
+    big_query.tables["ny_taxi", "green_trip_data"]["timePartitioning"]["expirationMs"] = "5184000000"
+    with pytest.raises(
+        ConfigurationError, match=r"green 2024-01: .* expire; expected 3; got 0; enable billing .* drop"
+    ):
+        load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "line"),
+    [
+        (
+            "Access Denied: File gs://taxi-lake/clean/x.parquet: Access Denied",
+            "accessDenied",
+            r"green 2024-01: BigQuery may not read the lake's bucket; the old rows stay; .*roles/storage\.objectUser",
+        ),
+        (
+            "Access Denied: BigQuery BigQuery: Permission 'storage.objects.get' denied on resource",
+            "accessDenied",
+            "BigQuery may not read the lake's bucket",
+        ),
+        ("Billing has not been enabled for this project", "billingNotEnabled", "has no billing; .*enable billing"),
+    ],
+    ids=["the file", "its object", "no billing"],
+)
+def test_what_google_refuses_is_named_with_the_way_out(
+    warehouse: BigQueryWarehouse,
+    big_query: BigQuery,
+    lake: GcsLake,
+    tmp_path: Path,
+    message: str,
+    reason: str,
+    line: str,
+) -> None:
+    big_query.faults = [Fault("job", about="$202401", reason=reason, message=message)]
+    with pytest.raises(ConfigurationError, match=line):
+        load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
+
+
+@pytest.mark.parametrize(
+    ("bucket_is_in", "made_in"),
+    [
+        ("US", "US"),
+        ("EU", "EU"),
+        ("EUROPE-WEST3", "EUROPE-WEST3"),
+        ("NAM4", "US-CENTRAL1"),
+        ("EUR4", "EUROPE-WEST4"),
+        ("ASIA", "ASIA-NORTHEAST1"),
+        ("US-EAST4+US-WEST1", "US-EAST4"),
+    ],
+)
+def test_a_new_dataset_is_made_where_datasets_can_be_and_the_bucket_is(
+    big_query: BigQuery, lake: GcsLake, tmp_path: Path, bucket_is_in: str, made_in: str
+) -> None:
+    warehouse = BigQueryWarehouse(client(big_query.url), lambda: bucket_is_in)
+    load_month(in_lake(lake, tmp_path, *trips(1)), warehouse)
+    assert big_query.datasets["ny_taxi"]["location"] == made_in
+
+
+@pytest.mark.parametrize(
+    ("dataset", "bucket_is_in", "fits"),
+    [
+        ("US", "ASIA-EAST1", True),
+        ("EU", "europe-west1", True),
+        ("EU", "EUR4", True),
+        ("EU", "US", False),
+        ("us-east1", "NAM4", True),
+        ("us-east4", "NAM4", False),
+        ("us-east4", "US", True),
+        ("us-west1", "US-EAST4+US-WEST1", True),
+        ("asia-east1", "ASIA", True),
+        ("europe-west1", "europe-west4", False),
+    ],
+)
+def test_a_load_starts_only_where_bigquery_can_load_from_the_bucket(
+    big_query: BigQuery, google: bigquery.Client, dataset: str, bucket_is_in: str, fits: bool
+) -> None:
+    made = bigquery.Dataset("test.ny_taxi")
+    made.location = dataset
+    google.create_dataset(made)
+    refusal = pytest.raises(ConfigurationError, match="different places; .* make the bucket in " + dataset)
+    with nullcontext() if fits else refusal:
+        BigQueryWarehouse(client(big_query.url), lambda: bucket_is_in).prepare([], [], [])
 
 
 def test_a_check_finds_a_bucket_that_bigquery_cannot_load_from(big_query: BigQuery, lake: GcsLake, gcs: Gcs) -> None:

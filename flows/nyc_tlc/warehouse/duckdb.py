@@ -7,6 +7,7 @@ import logging
 import re
 import threading
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -16,10 +17,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from nyc_tlc.errors import ConfigurationError, TlcError, TransientError, first_line
+from nyc_tlc.errors import BusyError, ConfigurationError, TlcError, first_line
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color, Month
-from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.ledger import Execute, read_loads, write_load
 from nyc_tlc.warehouse.tables import (
@@ -33,7 +33,7 @@ from nyc_tlc.warehouse.tables import (
     renamed_fields,
     trip_table,
 )
-from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, reconcile
+from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, Patience, reconcile
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class DuckDbWarehouse:
 
     def __init__(self, path: Path) -> None:
         """Use a DuckDB file; the first write creates it."""
-        self._path = path.absolute()
+        self._path, self._patience = path.absolute(), Patience()
         here = Path.cwd()
         self.place = str(self._path.relative_to(here) if self._path.is_relative_to(here) else self._path)
 
@@ -70,7 +70,7 @@ class DuckDbWarehouse:
         """Return the loaded months."""
         if not self._path.exists():
             return {}
-        with self._connected("the list of loads") as connection:
+        with self._connected("the list of loads", read_only=True) as connection:
             columns = _columns(connection, LOADS.name)
             return read_loads(_make_execute(connection), columns) if columns else {}
 
@@ -119,7 +119,7 @@ class DuckDbWarehouse:
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Return the rows of a SELECT."""
-        with self._connected("a query") as connection:
+        with self._connected("a query", read_only=True) as connection:
             return connection.execute(sql).fetchall()
 
     def check(self, lake: Lake) -> str:
@@ -161,6 +161,7 @@ class DuckDbWarehouse:
     @contextlib.contextmanager
     def _transaction(self, what: str) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open a transaction, while no other thread of this process writes."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with _write_locks[self._path], self._connected(what) as connection:
             connection.begin()
             try:
@@ -172,39 +173,54 @@ class DuckDbWarehouse:
                 raise
 
     @contextlib.contextmanager
-    def _connected(self, what: str) -> Iterator[duckdb.DuckDBPyConnection]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        connection = self._connect(what)
+    def _connected(self, what: str, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        connection = self._connect(what, read_only)
         try:
-            yield connection
+            # An error's traceback keeps what its functions knew. A connection that it kept until the end of the process
+            # would make DuckDB print that it is leaked.
+            yield weakref.proxy(connection)
         except duckdb.Error as error:
             raise TlcError(f"{what}: {self.place} failed", got=first_line(error)) from error
         finally:
             connection.close()
+            del connection
 
-    def _connect(self, what: str) -> duckdb.DuckDBPyConnection:
-        """Open the file; wait while another process has it open."""
-        patience = read_settings().warehouse_wait
-        deadline, warned = time.monotonic() + patience, False
-        while True:
-            try:
-                return duckdb.connect(self._path, config={"autoinstall_known_extensions": "false"})
-            except duckdb.IOException as error:
-                if not str(error).startswith("IO Error: Could not set lock on file"):
-                    raise ConfigurationError(f"{what}: cannot open {self.place}", got=first_line(error)) from error
-                holder = _find_holder(error)
-                if time.monotonic() > deadline:
-                    raise TransientError(
-                        f"{what}: {self.place} is locked by {holder}",
-                        got=f"still locked after {patience:g} seconds",
-                        fix="end that process, or run this again later",
-                    ) from error
-                if not warned:
-                    log.warning("%s: waiting for %s to close %s", what, holder, self.place)
-                warned = True
-                time.sleep(0.1)
-            except duckdb.Error as error:
-                raise ConfigurationError(f"{what}: cannot open {self.place}", got=first_line(error)) from error
+    def _connect(self, what: str, read_only: bool) -> duckdb.DuckDBPyConnection:
+        """Open the file; wait while another process, or another connection of this one, has it open in another way."""
+        warned = False
+        with self._patience.waiting() as seconds:
+            deadline = time.monotonic() + seconds
+            while True:
+                try:
+                    return self._open(read_only)
+                except duckdb.Error as error:
+                    holder, fix = _find_holder(error)
+                    if not holder:
+                        raise ConfigurationError(f"{what}: cannot open {self.place}", got=first_line(error)) from error
+                    if time.monotonic() > deadline:
+                        raise BusyError(
+                            f"{what}: {self.place} is locked by {holder}", got=self._patience.spent, fix=fix
+                        ) from error
+                    if not warned:
+                        log.warning("%s: waiting for %s to close %s", what, holder, self.place)
+                    warned = True
+                    time.sleep(0.1)
+
+    def _open(self, read_only: bool) -> duckdb.DuckDBPyConnection:
+        """Open the file. All connections of a process have one configuration: a reader joins a writer of this process.
+
+        Raises:
+            duckdb.ConnectionException: when another connection of this process has another configuration.
+            duckdb.IOException: when another process has a lock on the file, or it can't be opened.
+        """
+        try:
+            connection = duckdb.connect(self._path, read_only=read_only)
+        except duckdb.ConnectionException:
+            if not read_only:
+                raise
+            connection = duckdb.connect(self._path)
+        connection.execute("SET autoinstall_known_extensions = false")
+        return connection
 
 
 def _qualify(name: str) -> str:
@@ -215,10 +231,16 @@ def _quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _find_holder(error: Exception) -> str:
-    """Return the process that has the file open, from DuckDB's error."""
+def _find_holder(error: duckdb.Error) -> tuple[str, str]:
+    """Return who else has the file open, and what to do about it, from DuckDB's error; empty if it is another error."""
+    if isinstance(error, duckdb.ConnectionException):
+        holder = "another connection of this process, which is read-only or has a configuration"
+        return holder, "close that connection (in a notebook: restart the kernel), or run this again later"
+    if not str(error).startswith("IO Error: Could not set lock on file"):
+        return "", ""
     found = re.search(r"held in (.+?) \(PID (\d+)\)", str(error))
-    return f"process {found[2]} ({found[1]})" if found else "another process"
+    holder = f"process {found[2]} ({found[1]})" if found else "another process"
+    return holder, "end that process, or run this again later"
 
 
 def _fetch_number(connection: duckdb.DuckDBPyConnection, sql: str, values: list[Any] | None = None) -> int:

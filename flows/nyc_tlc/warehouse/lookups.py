@@ -5,18 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
-import polars as pl
-import pyarrow as pa
 
-from nyc_tlc.contract.contract import COLUMN_TYPES, CodeTable, code_tables
+from nyc_tlc.contract.contract import CodeTable, code_tables
 from nyc_tlc.errors import SourceError
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.http import own_connections
-from nyc_tlc.warehouse.tables import Field, Table, Type
+from nyc_tlc.warehouse.tables import Field, Table, Type, to_arrow
 from nyc_tlc.warehouse.warehouse import Lookup
 
 log = logging.getLogger(__name__)
@@ -84,7 +81,7 @@ def _zones(text: bytes) -> Lookup:
             expected=",".join(ZONE_HEADER),
             got=",".join(header)[:100],
         )
-    return Lookup(ZONES, _arrow([[int(row[0]), *row[1:]] for row in rows], ZONES))
+    return Lookup(ZONES, to_arrow([[int(row[0]), *row[1:]] for row in rows], ZONES))
 
 
 def _codes(name: str, table: CodeTable) -> Lookup:
@@ -100,10 +97,4 @@ def _codes(name: str, table: CodeTable) -> Lookup:
     lookup_table = Table(name, table.title, fields, (column,))
     source = table.source.strip()
     rows = [[code, entry.name, entry.note.strip() or None, source] for code, entry in table.codes.items()]
-    return Lookup(lookup_table, _arrow(rows, lookup_table))
-
-
-def _arrow(rows: Sequence[Sequence[object]], table: Table) -> pa.Table:
-    """Return rows as an Arrow table. They go through polars, because pyarrow would import pandas here."""
-    schema = pa.schema([pa.field(field.name, COLUMN_TYPES[field.type]) for field in table.fields])
-    return pl.DataFrame(rows, schema=list(table.names), orient="row").to_arrow().cast(schema)
+    return Lookup(lookup_table, to_arrow(rows, lookup_table))

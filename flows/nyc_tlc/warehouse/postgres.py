@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import random
-import socket
-import struct
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import pgpq
 import psycopg2
 import pyarrow as pa
 from psycopg2 import errors, extensions, sql
 
-from nyc_tlc.errors import ConfigurationError, TlcError, TransientError, first_line
+from nyc_tlc.errors import BusyError, ConfigurationError
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.months import Color, Month
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.ledger import Execute, read_loads, write_load
+from nyc_tlc.warehouse.postgres_connection import connect, explain
+from nyc_tlc.warehouse.postgres_copy import CopyStream
 from nyc_tlc.warehouse.tables import (
     LOADS,
     SCHEMA,
@@ -41,7 +38,7 @@ from nyc_tlc.warehouse.tables import (
     renamed_fields,
     trip_table,
 )
-from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, reconcile
+from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, Patience, reconcile
 
 log = logging.getLogger(__name__)
 
@@ -63,22 +60,6 @@ TYPES: dict[Type, str] = {
 SWAP_LOCK_TIMEOUT = "500ms"
 #: Seconds between two attempts at a lock, at least and at most.
 LOCK_PAUSE = (0.5, 2.0)
-#: Rows that are encoded and sent together, about a megabyte.
-COPY_BATCH_ROWS = 1 << 12
-#: How many encoded batches may wait to be sent.
-COPY_BATCHES_AHEAD = 8
-#: How fast a connection notices that the server is gone. Values in the profile's block override these.
-CONNECTION_DEFAULTS: dict[str, Any] = {
-    "connect_timeout": 10,
-    "keepalives": 1,
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 6,
-    "tcp_user_timeout": 120_000,
-}
-#: SQLSTATE classes and codes of errors that a later attempt can avoid: connection, rollback, resources, locks,
-#: shutdown and start, I/O.
-TRANSIENT_STATES = ("08", "40", "53", "55006", "55P03", "57014", "57P", "58")
 
 
 class PostgresWarehouse:
@@ -92,7 +73,7 @@ class PostgresWarehouse:
         Args:
             parameters: libpq's connection parameters by name, including the password.
         """
-        self._parameters = dict(parameters)
+        self._parameters, self._patience = dict(parameters), Patience()
         host, port = parameters.get("host", "localhost"), parameters.get("port") or 5432
         self.place = f"postgresql://{host}:{port}/{parameters.get('dbname', '')}"
 
@@ -196,6 +177,8 @@ class PostgresWarehouse:
                 [SCHEMA] * 3,
             )
             user, database, exists, may = cursor.fetchone() or ("", "", False, False)
+            # A read-only database refuses this.
+            cursor.execute("DROP TABLE IF EXISTS pg_temp.connection_check")
         if not may:
             right = f"CREATE ON SCHEMA {SCHEMA}" if exists else f"CREATE ON DATABASE {database}"
             raise ConfigurationError(
@@ -288,17 +271,17 @@ class PostgresWarehouse:
         cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", lock)
         if cursor.fetchone() == (True,):
             return
-        patience = read_settings().warehouse_wait
         log.warning("%s: waiting for another load of this month into %s", file.name, self.place)
-        cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{max(1, int(1000 * patience))}ms"])
-        try:
-            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", lock)
-        except errors.LockNotAvailable as error:
-            raise TransientError(
-                f"{file.name}: another load of this month into {self.place} is still running",
-                got=f"no lock within {patience:g} seconds",
-                fix="run this again later",
-            ) from error
+        with self._patience.waiting() as seconds:
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{max(1, int(1000 * seconds))}ms"])
+            try:
+                cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", lock)
+            except errors.LockNotAvailable as error:
+                raise BusyError(
+                    f"{file.name}: another load of this month into {self.place} is still running",
+                    got=self._patience.spent,
+                    fix="run this again later",
+                ) from error
         cursor.execute("SET LOCAL lock_timeout = 0")
 
     def _fill_table(self, cursor: extensions.cursor, file: LakeFile, table: Table, filled: str) -> int:
@@ -324,7 +307,7 @@ class PostgresWarehouse:
 
         def lock() -> None:
             for table in tables:
-                old = _columns(cursor, _partition(table, file.month))
+                old = _find_partition(cursor, table, file.month)
                 mode = sql.SQL("ACCESS EXCLUSIVE" if old else "SHARE UPDATE EXCLUSIVE")
                 cursor.execute(sql.SQL("LOCK TABLE {} IN {} MODE").format(_qualify(table.name), mode))
 
@@ -335,37 +318,36 @@ class PostgresWarehouse:
 
         A statement that waits for a lock blocks all later ones, so an attempt is short and then releases its locks.
         """
-        patience = read_settings().warehouse_wait
-        deadline, warned = time.monotonic() + patience, False
+        warned = False
         cursor.execute("SAVEPOINT locks")
-        while True:
-            try:
-                cursor.execute("SELECT set_config('lock_timeout', %s, true)", [SWAP_LOCK_TIMEOUT])
-                act()
-                break
-            except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
-                cursor.execute("ROLLBACK TO SAVEPOINT locks")
-                pause = random.uniform(*LOCK_PAUSE)  # noqa: S311  nothing secret
-                if time.monotonic() + pause > deadline:
-                    raise TransientError(
-                        f"{what}: {self.place}: others keep {busy} busy; nothing was changed",
-                        got=f"no lock within {patience:g} seconds",
-                        fix="end their transactions, or run this again later",
-                    ) from error
-                if not warned:
-                    log.warning("%s: waiting for a lock on %s", what, busy)
-                warned = True
-                time.sleep(pause)
+        with self._patience.waiting() as seconds:
+            deadline = time.monotonic() + seconds
+            while True:
+                try:
+                    cursor.execute("SELECT set_config('lock_timeout', %s, true)", [SWAP_LOCK_TIMEOUT])
+                    act()
+                    break
+                except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
+                    cursor.execute("ROLLBACK TO SAVEPOINT locks")
+                    pause = random.uniform(*LOCK_PAUSE)  # noqa: S311  nothing secret
+                    if time.monotonic() + pause > deadline:
+                        raise BusyError(
+                            f"{what}: {self.place}: others keep {busy} busy; nothing was changed",
+                            got=self._patience.spent,
+                            fix="end their transactions, or run this again later",
+                        ) from error
+                    if not warned:
+                        log.warning("%s: waiting for a lock on %s", what, busy)
+                    warned = True
+                    time.sleep(pause)
         cursor.execute("SET LOCAL lock_timeout = 0")
 
     def _swap(self, cursor: extensions.cursor, file: LakeFile, table: Table, filled: str) -> None:
         """Replace the old partition by the filled table. The caller holds the locks."""
         partition = _partition(table, file.month)
-        if _columns(cursor, partition):
-            cursor.execute(
-                sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(_qualify(table.name), _qualify(partition))
-            )
-            cursor.execute(sql.SQL("DROP TABLE {}").format(_qualify(partition)))
+        if old := _find_partition(cursor, table, file.month):
+            cursor.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(_qualify(table.name), old))
+            cursor.execute(sql.SQL("DROP TABLE {}").format(old))
         cursor.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(_qualify(filled), sql.Identifier(partition)))
         _rename_indexes_and_constraints(cursor, partition)
         cursor.execute(
@@ -385,153 +367,16 @@ class PostgresWarehouse:
             what: What it is for; ``pg_stat_activity`` shows it too.
             kept: The state of the data if it fails before the commit.
         """
-        connection = self._connect(what)
-        kept = f"; {kept}" if kept else ""
+        connection = connect(self._parameters, self.place, what)
         try:
             with connection.cursor() as cursor:
                 yield cursor
-            kept = "; it is not known whether the commit succeeded, run this again to find out" if kept else ""
+            kept = "it is not known whether the commit succeeded, run this again to find out" if kept else ""
             connection.commit()
-        except errors.InsufficientPrivilege as error:
-            raise ConfigurationError(
-                f"{what}: {self.place}: a permission is missing",
-                got=first_line(error),
-                fix="grant it, or use another user",
-            ) from error
-        except errors.DiskFull as error:
-            raise TransientError(
-                f"{what}: {self.place} has no space left{kept}", got=first_line(error), fix="make room on the server"
-            ) from error
         except psycopg2.Error as error:
-            if connection.closed or (error.pgcode or "").startswith(TRANSIENT_STATES):
-                raise TransientError(f"{what}: {self.place}: interrupted{kept}", got=first_line(error)) from error
-            raise TlcError(f"{what}: {self.place} failed{kept}", got=first_line(error)) from error
+            raise explain(error, what, self.place, kept, lost=bool(connection.closed)) from error
         finally:
             connection.close()
-
-    def _connect(self, what: str) -> extensions.connection:
-        own = {"application_name": f"nyc-tlc-flows: {what}"}
-        refused: list[_Connection] = []
-        try:
-            connection: extensions.connection = psycopg2.connect(
-                **(CONNECTION_DEFAULTS | own | self._parameters),
-                connection_factory=lambda dsn, **how: _Connection(dsn, refused, **how),
-            )
-        except psycopg2.OperationalError as error:
-            if not refused or _is_transient_refusal(refused[0].info):
-                raise TransientError(
-                    f"{what}: no connection to {self.place}",
-                    got=first_line(error),
-                    fix="check that the server runs, or try again later",
-                ) from error
-            raise ConfigurationError(
-                f"{what}: {self.place} refuses the connection",
-                got=first_line(error),
-                fix="check user, database and password: set POSTGRES_PASSWORD and register the profile again",
-            ) from error
-        except psycopg2.Error as error:
-            raise ConfigurationError(
-                f"{what}: the connection parameters of {self.place} are not valid", got=first_line(error)
-            ) from error
-        return connection
-
-
-class _Connection(extensions.connection):  # type: ignore[misc]  # untyped to mypy
-    """A connection that stays readable when the server refuses it, so that its host and port are known."""
-
-    def __init__(self, dsn: str, refused: list[_Connection], **how: Any) -> None:
-        try:
-            super().__init__(dsn, **how)
-        except psycopg2.OperationalError:
-            refused.append(self)
-            raise
-
-
-def _is_transient_refusal(info: extensions.ConnectionInfo) -> bool:
-    """Return whether a later attempt can succeed: nobody answers, or the server says that it is starting or full.
-
-    psycopg2 has no SQLSTATE for a refused connection, and the server's text may be in any language. So the first
-    message of the protocol is sent once more; the server answers with a code, or asks for the password.
-    """
-    start = b"".join(each.encode() + b"\0" for each in ("user", info.user or "", "database", info.dbname or ""))
-    message = struct.pack("!i", 3 << 16) + start + b"\0"
-    host, port = info.host or "localhost", info.port or 5432
-    try:
-        if host.startswith("/"):
-            server = socket.socket(socket.AF_UNIX)
-            server.settimeout(5)
-            with server:
-                server.connect(f"{host}/.s.PGSQL.{port}")
-                return _answers_transient(server, message)
-        with socket.create_connection((host, port), timeout=5) as server:
-            return _answers_transient(server, message)
-    except socket.gaierror as error:
-        return error.errno == socket.EAI_AGAIN
-    except OSError:
-        return True
-
-
-def _answers_transient(server: socket.socket, message: bytes) -> bool:
-    server.sendall(struct.pack("!i", len(message) + 4) + message)
-    answer = b""
-    # After an error the server sends nothing more; after it asks for the password it waits for the client.
-    while part := server.recv(4096):
-        answer += part
-        if answer.startswith(b"R") and not answer.startswith(b"R\0\0\0\x08\0\0\0\0"):
-            return False
-        if b"Z\0\0\0\x05" in answer:
-            return False
-        if b"\0C" in answer and answer.endswith(b"\0\0"):
-            break
-    state = answer.partition(b"\0C")[2].partition(b"\0")[0].decode("ascii", "replace")
-    # No answer at all: the server is shutting down.
-    return not answer or state.startswith(TRANSIENT_STATES)
-
-
-class _CopyStream:
-    """The file that COPY reads: a thread encodes a few batches ahead."""
-
-    def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
-        self._schema, self._batches = schema, batches
-        self._ready: queue.Queue[bytes | BaseException] = queue.Queue(COPY_BATCHES_AHEAD)
-        self._ended = False
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._encode, name="encode", daemon=True)
-        self._thread.start()
-
-    def read(self, size: int) -> bytes:
-        """Return the next batch whatever its size, nothing at the end. Raise the error that stopped the encoding."""
-        ready = b"" if self._ended else self._ready.get()
-        if isinstance(ready, BaseException):
-            raise ready
-        self._ended = not ready
-        return ready
-
-    def stop(self) -> None:
-        """Stop the thread, even if not all batches were read."""
-        self._stopped.set()
-        while self._thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                self._ready.get(timeout=0.05)
-
-    def _put(self, encoded: bytes) -> None:
-        # COPY takes an empty result for the end.
-        if encoded:
-            self._ready.put(encoded)
-
-    def _encode(self) -> None:
-        encoder = pgpq.ArrowToPostgresBinaryEncoder(self._schema)
-        try:
-            self._put(encoder.write_header())
-            for batch in self._batches:
-                for start in range(0, len(batch), COPY_BATCH_ROWS):
-                    if self._stopped.is_set():
-                        return
-                    self._put(encoder.write_batch(batch.slice(start, COPY_BATCH_ROWS)))
-            self._put(encoder.finish())
-            self._ready.put(b"")
-        except BaseException as error:  # noqa: BLE001  raised again where COPY reads
-            self._ready.put(error)
 
 
 def _copy(
@@ -540,7 +385,7 @@ def _copy(
     command = sql.SQL("COPY {} ({}) FROM STDIN WITH (FORMAT binary{})").format(
         _qualify(table), _join_names(schema.names), sql.SQL(", FREEZE" if frozen else "")
     )
-    encoded = _CopyStream(schema, batches)
+    encoded = CopyStream(schema, batches)
     try:
         cursor.copy_expert(command, encoded)
     finally:
@@ -592,6 +437,17 @@ def _columns(cursor: extensions.cursor, table: str) -> dict[str, str]:
 
 def _partition(table: Table, month: Month) -> str:
     return f"{table.name}_{month.year:04d}_{month.month:02d}"
+
+
+def _find_partition(cursor: extensions.cursor, table: Table, month: Month) -> sql.SQL | None:
+    """Return the partition that has a month, whatever its name; None if there is none."""
+    cursor.execute(
+        "SELECT inhrelid::regclass::text FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
+        " WHERE inhparent = to_regclass(%s) AND pg_get_expr(relpartbound, inhrelid) LIKE %s",
+        [f"{SCHEMA}.{table.name}", f"FOR VALUES FROM ('{month.first_day}') TO %"],
+    )
+    row = cursor.fetchone()
+    return sql.SQL(row[0]) if row else None
 
 
 def _create_index(cursor: extensions.cursor, table: str) -> None:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from nyc_tlc.contract.contract import Contract, read_contract
+import polars as pl
+import pyarrow as pa
+
+from nyc_tlc.contract.contract import COLUMN_TYPES, Contract, read_contract
 from nyc_tlc.errors import ContractError
 from nyc_tlc.months import COLORS, Color
 
@@ -59,12 +62,20 @@ class Table:
         return tuple(field.name for field in self.fields)
 
 
+def to_arrow(rows: Sequence[Sequence[object]], table: Table) -> pa.Table:
+    """Return rows as an Arrow table. They go through polars, because pyarrow would import pandas here."""
+    types = COLUMN_TYPES | {"int64": pa.int64(), "instant": pa.timestamp("us", "UTC")}
+    schema = pa.schema([pa.field(field.name, types[field.type]) for field in table.fields])
+    return pl.DataFrame(rows, schema=list(table.names), orient="row").to_arrow().cast(schema)
+
+
 TRIP_KEY = ("file_month", "source_row")
 
 LOADS = Table(
     "loads",
     "The months in this warehouse: one row a colour and month. DuckDB and Postgres write it in one transaction with"
-    " the month's rows, BigQuery right after the load job that brought them",
+    " the month's rows, BigQuery right after the load job that brought them. In Postgres, a REPEATABLE READ transaction"
+    " that reads it first and trips later can find an old row here beside new trips",
     (
         Field("color", "string", "The colour", required=True),
         Field("file_month", "date", "First day of the month", required=True),

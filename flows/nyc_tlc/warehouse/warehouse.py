@@ -6,7 +6,9 @@ DuckDB and Postgres write it in one transaction with the rows, BigQuery after th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, get_args
@@ -17,6 +19,7 @@ from nyc_tlc.errors import ReconciliationError
 from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.months import Color, Month
+from nyc_tlc.settings import read_settings
 from nyc_tlc.source.location import source_kind
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.tables import Table, View
@@ -169,6 +172,27 @@ class Warehouse(Protocol):
         Raises:
             ConfigurationError: when something is missing; it says what to do.
         """
+
+
+class Patience:
+    """How long a warehouse still waits for its other users: TLC_WAREHOUSE_WAIT for all of its waits together."""
+
+    def __init__(self) -> None:
+        self._waited = 0.0
+
+    @property
+    def spent(self) -> str:
+        """What to say when it is at its end."""
+        return f"still so after {read_settings().warehouse_wait:g} seconds (TLC_WAREHOUSE_WAIT)"
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[float]:
+        """Count the time of the ``with`` block, which is given the seconds that are left."""
+        began = time.monotonic()
+        try:
+            yield max(0.0, read_settings().warehouse_wait - self._waited)
+        finally:
+            self._waited += time.monotonic() - began
 
 
 def _in_utc(moment: datetime) -> datetime:
