@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -49,7 +49,7 @@ class LakeFile:
     @property
     def quarantine(self) -> LakeFile:
         """The month's rejected rows."""
-        return replace(self, rows_of="quarantine")
+        return LakeFile(self.manifest, self.lake, self.contract, "quarantine")
 
     @property
     def record(self) -> FileRecord:
