@@ -156,7 +156,7 @@ warehouse = {
 }[kind]()
 lake = FolderLake(Path(root))
 file = ready(lake, lake.manifest(Keys("green", JANUARY)))
-load_month(HalfOf(file.manifest, file.lake, file.contract, Said()), warehouse)
+load_month(HalfOf(file.manifest, file.lake, file.contract, reached=Said()), warehouse)
 """
 
 
