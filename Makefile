@@ -21,6 +21,10 @@ help: ## List the targets
 run: $(VENV)/.run ## One month into the data lake: a sample, or ARGS="--color green --year 2024 --month 1"
 	@$(if $(ARGS),,TLC_HOME=data/sample )$(BIN)/python flows/etl_web_to_gcs.py $(or $(ARGS),--source sample --year 2024 --month 1)
 
+.PHONY: server
+server: $(VENV)/.run ## A Prefect server that only this clone's scripts and workers may use; its UI is at http://127.0.0.1:4200
+	@$(BIN)/python -m nyc_tlc.orchestration.own_server
+
 .PHONY: test
 test: $(VENV)/.dev ## The whole test suite
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)

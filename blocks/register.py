@@ -13,6 +13,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "flows"))
 
+import nyc_tlc.orchestration.script  # noqa: E402, F401
+
 from nyc_tlc.comparison import comparison_table, needs_change  # noqa: E402
 from nyc_tlc.errors import ArgumentError  # noqa: E402
 from nyc_tlc.orchestration.command_line import run_script  # noqa: E402

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import nyc_tlc.orchestration.script  # noqa: F401
+
 from typing import Annotated
 
 from prefect import flow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import nyc_tlc.orchestration.script  # noqa: F401
+
 from prefect import flow
 
 from nyc_tlc.orchestration import command_line

@@ -1,0 +1,19 @@
+"""The first import of every script, before Prefect: it says how to install the packages, and expects Ctrl-C."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from nyc_tlc.orchestration.interruption import expect_signals
+
+CLONE = Path(__file__).resolve().parents[3]
+
+# A worker or a test that imports a flow is no script of the clone.
+if Path(sys.argv[0]).resolve().parent.parent == CLONE:
+    if importlib.util.find_spec("prefect") is None:
+        python = CLONE / ".venv/bin/python"
+        fix = "start it with" if python.exists() else f"make -C {CLONE} run   installs them; then start it with"
+        sys.exit(f"error: {sys.executable} does not have the packages; {fix}: {python} {sys.argv[0]}")
+    expect_signals()
