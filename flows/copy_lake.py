@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import nyc_tlc.orchestration.script  # noqa: F401
 
-from typing import Annotated
-
 from prefect import flow
-from pydantic import Field
 
 from nyc_tlc.errors import ArgumentError, ReportedError, TlcError
-from nyc_tlc.months import Color
+from nyc_tlc.months import Color, MonthNumber, YearNumber
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.month_report import Outcome
@@ -24,8 +21,8 @@ from nyc_tlc.source.location import read_requested_month
 def copy_lake(
     color: Color,
     to: str,
-    year: Annotated[int, Field(ge=2009, le=2100)] | None = None,
-    month: Annotated[int, Field(ge=1, le=12)] | None = None,
+    year: YearNumber | None = None,
+    month: MonthNumber | None = None,
     *,
     profile: str | None = None,
     force: bool = False,

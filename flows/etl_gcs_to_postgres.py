@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import nyc_tlc.orchestration.script  # noqa: F401
 
-from typing import Annotated
-
 from prefect import flow
-from pydantic import Field
 
-from nyc_tlc.months import Color
+from nyc_tlc.months import Color, MonthNumber, YearNumber
 from nyc_tlc.orchestration import command_line
 from nyc_tlc.orchestration.load_from_lake import load_from_lake
 from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
@@ -20,8 +17,8 @@ from nyc_tlc.orchestration.run_names import run_name
 @flow(flow_run_name=run_name, on_running=[end_lost_tasks])
 def etl_gcs_to_postgres(
     color: Color = "yellow",
-    year: Annotated[int, Field(ge=2009, le=2100)] | None = None,
-    month: Annotated[int, Field(ge=1, le=12)] | None = None,
+    year: YearNumber | None = None,
+    month: MonthNumber | None = None,
     *,
     profile: str | None = None,
     force: bool = False,

@@ -5,14 +5,12 @@ from __future__ import annotations
 import nyc_tlc.orchestration.script  # noqa: F401
 
 from datetime import UTC, datetime
-from typing import Annotated
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from pydantic import Field
 
 from nyc_tlc.lake.keys import Layout
-from nyc_tlc.months import Color
+from nyc_tlc.months import Color, MonthNumber, YearNumber
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.dbt import find_dbt
 from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
@@ -29,8 +27,8 @@ from nyc_tlc.warehouse.warehouse import Kind
 @flow(flow_run_name=run_name, on_running=[end_lost_tasks])
 def etl_month(
     color: Color = "yellow",
-    year: Annotated[int, Field(ge=2009, le=2100)] | None = None,
-    month: Annotated[int, Field(ge=1, le=12)] | None = None,
+    year: YearNumber | None = None,
+    month: MonthNumber | None = None,
     *,
     warehouses: list[Kind] | None = None,
     models: bool = False,

@@ -5,14 +5,12 @@ from __future__ import annotations
 import nyc_tlc.orchestration.script  # noqa: F401
 
 from datetime import UTC, datetime
-from typing import Annotated
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from pydantic import Field
 
 from nyc_tlc.lake.keys import Layout
-from nyc_tlc.months import Color
+from nyc_tlc.months import Color, MonthNumber, YearNumber
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.month_report import Outcome, format_summary, format_unchanged
@@ -26,8 +24,8 @@ from nyc_tlc.source.location import read_requested_month
 @flow(flow_run_name=run_name, on_running=[end_lost_tasks])
 def etl_web_to_gcs(
     color: Color = "yellow",
-    year: Annotated[int, Field(ge=2009, le=2100)] | None = None,
-    month: Annotated[int, Field(ge=1, le=12)] | None = None,
+    year: YearNumber | None = None,
+    month: MonthNumber | None = None,
     *,
     profile: str | None = None,
     source: str | None = None,

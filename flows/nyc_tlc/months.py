@@ -5,13 +5,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 from zoneinfo import ZoneInfo
+
+from pydantic import Field
 
 from nyc_tlc.errors import ArgumentError
 
 Color = Literal["yellow", "green", "fhv", "fhvhv"]
 COLORS: tuple[Color, ...] = get_args(Color)
+
+#: A flow's year and month. Prefect's command line sends ``-p month=01`` as text, which has to pass its check.
+YearNumber = Annotated[int, Field(ge=2009, le=2100)]
+MonthNumber = Annotated[
+    int, Field(ge=1, le=12, json_schema_extra={"type": ["integer", "string"], "pattern": "^0[1-9]$"})
+]
 
 NEW_YORK = ZoneInfo("America/New_York")
 
