@@ -12,6 +12,8 @@ EXTERNAL_TABLES := docs/external-tables-bigquery.sql
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --require-virtualenv
 ARGS ?=
 export PYTHONPATH := flows
+# Where PIP_USER is set (Gitpod), pip would install outside of the environment and refuse.
+export PIP_USER := 0
 
 .PHONY: help
 help: ## List the targets
