@@ -7,10 +7,11 @@ import nyc_tlc.orchestration.script  # noqa: F401
 from prefect import flow
 
 from nyc_tlc.errors import ArgumentError, ReportedError, TlcError
-from nyc_tlc.months import Color, MonthNumber, YearNumber
+from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.month_report import Outcome
+from nyc_tlc.orchestration.options import MonthNumber, YearNumber
 from nyc_tlc.orchestration.progress import Bar
 from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.settings import read_settings

@@ -6,7 +6,7 @@ import nyc_tlc.orchestration.script  # noqa: F401
 
 from prefect import flow
 
-from nyc_tlc.months import Color, MonthNumber, YearNumber
+from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line
 from nyc_tlc.orchestration.load_from_lake import load_from_lake
 from nyc_tlc.orchestration.lost_tasks import end_lost_tasks

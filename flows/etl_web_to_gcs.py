@@ -10,10 +10,11 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from nyc_tlc.lake.keys import Layout
-from nyc_tlc.months import Color, MonthNumber, YearNumber
+from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.month_report import Outcome, format_summary, format_unchanged
+from nyc_tlc.orchestration.options import MonthNumber, YearNumber
 from nyc_tlc.orchestration.run_names import not_published, rename_run, run_name
 from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.settings import read_settings

@@ -5,25 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 from zoneinfo import ZoneInfo
-
-from pydantic import Field, WithJsonSchema
 
 from nyc_tlc.errors import ArgumentError
 
 Color = Literal["yellow", "green", "fhv", "fhvhv"]
 COLORS: tuple[Color, ...] = get_args(Color)
-
-#: A flow's year and month. Prefect's command line sends ``-p month=01`` as text, which has to pass its check.
-YearNumber = Annotated[int, Field(ge=2009, le=2100)]
-MonthNumber = Annotated[
-    int,
-    Field(ge=1, le=12),
-    WithJsonSchema(
-        {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 12}, {"type": "string", "pattern": "^0[1-9]$"}]}
-    ),
-]
 
 NEW_YORK = ZoneInfo("America/New_York")
 

@@ -14,6 +14,6 @@ CLONE = Path(__file__).resolve().parents[3]
 if Path(sys.argv[0]).resolve().parent.parent == CLONE:
     if importlib.util.find_spec("prefect") is None:
         python = CLONE / ".venv/bin/python"
-        fix = "start it with" if python.exists() else f"make -C {CLONE} run   installs them; then start it with"
-        sys.exit(f"error: {sys.executable} does not have the packages; {fix}: {python} {sys.argv[0]}")
+        make = "" if python.exists() else f"make -C {CLONE} run, and from then on "
+        sys.exit(f"error: {sys.executable} does not have this project's packages; use {make}{python} {sys.argv[0]}")
     expect_signals()
