@@ -11,6 +11,7 @@ from nyc_tlc.orchestration import command_line
 from nyc_tlc.orchestration.load_from_lake import load_from_lake
 from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.month_report import Outcome
+from nyc_tlc.orchestration.options import MonthNumber, YearNumber
 from nyc_tlc.orchestration.run_names import run_name
 
 
