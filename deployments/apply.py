@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_API_URL  # noqa: E402
 
 from nyc_tlc import server  # noqa: E402
 from nyc_tlc.errors import ConfigurationError  # noqa: E402
-from nyc_tlc.orchestration.command_line import run_script  # noqa: E402
+from nyc_tlc.orchestration.command_line import find_server, run_script  # noqa: E402
 from nyc_tlc.profiles.opening import LOCAL  # noqa: E402
 from nyc_tlc.profiles.registering import find_notification_block  # noqa: E402
 from nyc_tlc.settings import read_settings  # noqa: E402
@@ -42,6 +42,7 @@ def apply(*, pool: list[str] | None = None, profile: str | None = None) -> int:
     if not url:
         fix = "start one with make server, and export PREFECT_API_URL=http://127.0.0.1:4200/api"
         raise ConfigurationError("no Prefect server to prepare: PREFECT_API_URL is not set", fix=fix)
+    find_server()
     with get_client(sync_client=True) as client:
         for each in pools:
             server.save_pool(each, client)

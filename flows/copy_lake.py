@@ -9,16 +9,16 @@ from prefect import flow
 from nyc_tlc.errors import ArgumentError, ReportedError, TlcError
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
-from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.month_report import Outcome
 from nyc_tlc.orchestration.options import MonthNumber, YearNumber
 from nyc_tlc.orchestration.progress import Bar
+from nyc_tlc.orchestration.run_options import RUN_OPTIONS
 from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.location import read_requested_month
 
 
-@flow(flow_run_name="copy-{color}-to-{to}", on_running=[end_lost_tasks])
+@flow(flow_run_name="copy-{color}-to-{to}", **RUN_OPTIONS)
 def copy_lake(
     color: Color,
     to: str,

@@ -9,13 +9,13 @@ from prefect import flow
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line
 from nyc_tlc.orchestration.load_from_lake import load_from_lake
-from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.month_report import Outcome
 from nyc_tlc.orchestration.options import MonthNumber, YearNumber
 from nyc_tlc.orchestration.run_names import run_name
+from nyc_tlc.orchestration.run_options import RUN_OPTIONS
 
 
-@flow(flow_run_name=run_name, on_running=[end_lost_tasks])
+@flow(flow_run_name=run_name, **RUN_OPTIONS)
 def etl_gcs_to_duckdb(
     color: Color = "yellow",
     year: YearNumber | None = None,

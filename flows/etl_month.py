@@ -13,10 +13,10 @@ from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.dbt import find_dbt
-from nyc_tlc.orchestration.lost_tasks import end_lost_tasks
 from nyc_tlc.orchestration.month_report import Outcome, format_answers, format_summary, format_unchanged
 from nyc_tlc.orchestration.options import MonthNumber, YearNumber
 from nyc_tlc.orchestration.run_names import not_published, rename_run, run_name
+from nyc_tlc.orchestration.run_options import RUN_OPTIONS
 from nyc_tlc.orchestration.transforming import build_models
 from nyc_tlc.profiles.opening import list_warehouses, open_lake
 from nyc_tlc.settings import read_settings
@@ -25,7 +25,7 @@ from nyc_tlc.source.location import read_requested_month
 from nyc_tlc.warehouse.warehouse import Kind
 
 
-@flow(flow_run_name=run_name, on_running=[end_lost_tasks])
+@flow(flow_run_name=run_name, **RUN_OPTIONS)
 def etl_month(
     color: Color = "yellow",
     year: YearNumber | None = None,

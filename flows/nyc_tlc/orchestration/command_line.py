@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import cyclopts
@@ -34,7 +35,8 @@ from nyc_tlc.orchestration.interruption import end_if_interrupted, exit_with
 from nyc_tlc.orchestration.own_server import own_password
 from nyc_tlc.orchestration.run_logs import RUN_LOGGERS, is_expected_failure, join_prefect
 from nyc_tlc.orchestration.temporary_server import start_server
-from nyc_tlc.settings import read_settings
+from nyc_tlc.profiles.opening import LOCAL
+from nyc_tlc.settings import CLONE, read_settings
 from nyc_tlc.source.location import locate, name_source, read_requested_month
 
 log = logging.getLogger(__name__)
@@ -82,16 +84,7 @@ def _run_function(function: Callable[..., int], script: str) -> int:
         return command(*bound.args, **bound.kwargs) or 0
     # The message leaves out the answer's text, because it repeats the request with its secrets.
     except httpx.HTTPStatusError as error:
-        raise TlcError(
-            f"the Prefect API answered {error.response.status_code}",
-            fix="check PREFECT_API_URL, PREFECT_API_KEY and PREFECT_API_AUTH_STRING",
-        ) from None
-    except httpx.TransportError as error:
-        raise TransientError(
-            "the Prefect API can't be reached",
-            got=type(error).__name__,
-            fix="start the server, or correct PREFECT_API_URL",
-        ) from None
+        raise TlcError("the Prefect API refused a request", got=f"status {error.response.status_code}") from None
 
 
 def _run_flow(flow: Flow[..., Any]) -> int:
@@ -100,6 +93,8 @@ def _run_flow(flow: Flow[..., Any]) -> int:
         return 0
     _quiet_terminal()
     find_server()
+    if arguments.get("profile", read_settings().profile) == LOCAL and Path.cwd() != CLONE:
+        log.info("the lake is %s, the clone's", read_settings().home.absolute() / "lake")
     # The deployments' runs have the same tags; the automations select runs by them.
     with tags("nyc-tlc", *([arguments["color"]] if "color" in arguments else [])):
         state = cast(State[Any], flow(**arguments, return_state=True))
