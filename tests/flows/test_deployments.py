@@ -374,16 +374,15 @@ def test_what_was_changed_by_hand_is_put_right(deployed: SyncPrefectClient, appl
 
 
 @pytest.mark.parametrize(
-    "variables", [{"command": "touch {}"}, {"env": {"PYTHONPATH": "{}"}}, {"env.PYTHONPATH": "{}"}]
+    "variables",
+    [{"command": "id"}, {"env": {"PYTHONPATH": "/tmp"}}, {"env.PYTHONPATH": "/tmp"}, {"working_dir": "/tmp"}],
 )
-def test_a_run_that_brings_its_own_program_is_refused(
-    deployed: SyncPrefectClient, variables: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_run_that_brings_its_own_program_is_refused(deployed: SyncPrefectClient, variables: dict[str, Any]) -> None:
     found = deployed.read_deployment_by_name("etl-month/green")
     with pytest.raises(PrefectHTTPStatusError, match="Additional properties are not allowed"):
         deployed.create_flow_run_from_deployment(found.id, job_variables=variables)
     with pytest.raises(PrefectHTTPStatusError, match="Additional properties are not allowed"):
-        deployed.update_deployment(found.id, DeploymentUpdate(job_variables=variables))
+        deployed.create_deployment(found.flow_id, "stranger's", work_pool_name="taxi", job_variables=variables)
     run = new_run(deployed, "etl-month/green")
     with pytest.raises(PrefectHTTPStatusError, match="Additional properties are not allowed"):
         deployed.update_flow_run(run.id, job_variables=variables)

@@ -24,7 +24,6 @@ from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-    PREFECT_SERVER_ANALYTICS_ENABLED,
     temporary_settings,
 )
 from pydantic import ValidationError
@@ -43,8 +42,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds between heartbeats, as for deployments' runs: after 90 seconds without one an automation crashes the run.
 HEARTBEATS = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}
-#: Nothing is sent to Prefect, and no notice about it is printed.
-QUIET = {PREFECT_SERVER_ANALYTICS_ENABLED: False}
 
 #: Lists are given as ``--warehouses duckdb postgres``.
 EVERY_VALUE = cyclopts.Parameter(consume_multiple=True, negative_iterable=())
@@ -66,7 +63,7 @@ def run_script(function: Callable[..., int], script: str) -> NoReturn:
 
 
 def _exit_with(body: Callable[[], int]) -> NoReturn:
-    with temporary_settings(set_defaults=HEARTBEATS | QUIET | own_password()):
+    with temporary_settings(set_defaults=HEARTBEATS | own_password()):
         try:
             status = body()
         except cyclopts.CycloptsError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -16,4 +17,6 @@ if Path(sys.argv[0]).resolve().parent.parent == CLONE:
         python = CLONE / ".venv/bin/python"
         make = "" if python.exists() else f"make -C {CLONE} run, and from then on "
         sys.exit(f"error: {sys.executable} does not have this project's packages; use {make}{python} {sys.argv[0]}")
+    # Prefect would send how it is used, and print a notice about that.
+    os.environ.setdefault("DO_NOT_TRACK", "1")
     expect_signals()
