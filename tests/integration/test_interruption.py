@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import urllib3
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -140,7 +142,22 @@ def test_a_run_with_a_server_of_its_own_ends_and_ends_the_server(
     how: signal.Signals | None, status: int, stalling: HttpSource, own_environment: Path, tmp_path: Path
 ) -> None:
     home = str(tmp_path / "prefect")
-    ended = interrupt(stalling.stalled.is_set, how, "flows/etl_web_to_gcs.py", *arguments(stalling), PREFECT_HOME=home)
+
+    def when() -> bool:
+        if not stalling.stalled.is_set():
+            return False
+        # Meanwhile a page or a user of this machine who finds the server gets nothing.
+        (server,) = servers(home)
+        (listening,) = [each for each in psutil.Process(server).net_connections() if each.status == psutil.CONN_LISTEN]
+        url = f"http://127.0.0.1:{listening.laddr.port}/api"
+        origin = {"Origin": "http://example.org"}
+        answer = urllib3.request("POST", f"{url}/block_documents/filter", json={}, headers=origin)
+        assert answer.status == 401
+        assert "access-control-allow-origin" not in answer.headers
+        assert {stat.S_IMODE(file.stat().st_mode) & 0o077 for file in (tmp_path / "prefect").glob("prefect.db*")} == {0}
+        return True
+
+    ended = interrupt(when, how, "flows/etl_web_to_gcs.py", *arguments(stalling), PREFECT_HOME=home)
     check(ended, status, own_environment)
     assert servers(home) == []
 

@@ -90,8 +90,9 @@ def _run_flow(flow: Flow[..., Any]) -> int:
         return 0
     _quiet_terminal()
     find_server()
-    if arguments.get("profile", read_settings().profile) == LOCAL and Path.cwd() != CLONE:
-        log.info("the lake is %s, the clone's", read_settings().home.absolute() / "lake")
+    home, profile = read_settings().home, arguments.get("profile", read_settings().profile)
+    if profile == LOCAL and home.is_relative_to(CLONE) and Path.cwd() != CLONE:
+        log.info("the lake is %s, the clone's", home / "lake")
     # The deployments' runs have the same tags; the automations select runs by them.
     with tags("nyc-tlc", *([arguments["color"]] if "color" in arguments else [])):
         state = cast(State[Any], flow(**arguments, return_state=True))
