@@ -127,9 +127,8 @@ def _check_server(url: str) -> None:
         TransientError: when nothing answers.
         ConfigurationError: when something else does, or the server refuses.
     """
-    server = f"the Prefect server at {url} (PREFECT_API_URL)"
     other = ConfigurationError(
-        f"what is at {url} (PREFECT_API_URL) is no Prefect API", fix="does its address end in /api?"
+        f"what is at {url} (PREFECT_API_URL) is no Prefect API", fix="write it as http://127.0.0.1:4200/api"
     )
     try:
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
@@ -137,15 +136,16 @@ def _check_server(url: str) -> None:
     except httpx.HTTPStatusError as error:
         if error.response.status_code not in (401, 403):
             raise other from None
-        fix = (
-            "set PREFECT_API_AUTH_STRING or PREFECT_API_KEY; the password of make server is in its clone's prefect.toml"
-        )
-        raise ConfigurationError(f"{server} refuses", got=f"status {error.response.status_code}", fix=fix) from None
+        raise ConfigurationError(
+            f"the Prefect server at {url} (PREFECT_API_URL) refuses",
+            got=f"status {error.response.status_code}",
+            fix="set PREFECT_API_AUTH_STRING or PREFECT_API_KEY; make server keeps its password in prefect.toml",
+        ) from None
     except (ValueError, httpx.UnsupportedProtocol):
         raise other from None
     except httpx.HTTPError as error:
         raise TransientError(
-            f"{server} can't be reached",
+            f"the Prefect server at {url} (PREFECT_API_URL) can't be reached",
             got=str(error) or type(error).__name__,
             fix="start it: make server; or unset PREFECT_API_URL: then each script starts its own",
         ) from None
