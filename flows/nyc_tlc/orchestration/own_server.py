@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_SERVER_API_PORT
 
-from nyc_tlc.errors import TlcError
+from nyc_tlc.errors import ConfigurationError, TlcError
 from nyc_tlc.orchestration.temporary_server import prepare_home
 from nyc_tlc.settings import CLONE
 
@@ -41,19 +41,25 @@ In other terminals:
 def own_password() -> dict[Any, Any]:
     """Return the setting that has the password, if the server that is set is on this machine."""
     host = urlsplit(PREFECT_API_URL.value() or "").hostname
-    if host not in ("127.0.0.1", "localhost", "::1") or not PASSWORD_FILE.is_file():
-        return {}
-    return {PREFECT_API_AUTH_STRING: tomllib.loads(PASSWORD_FILE.read_text())["api"]["auth_string"]}
+    password = _read_password("api") if host in ("127.0.0.1", "localhost", "::1") else None
+    return {PREFECT_API_AUTH_STRING: password} if password else {}
 
 
 def start_own_server() -> NoReturn:
-    """Become the server; make its password first, if there is none."""
+    """Become the server; make its password first, if there is none.
+
+    Raises:
+        ConfigurationError: when ``prefect.toml`` is someone's own and has no password.
+    """
     os.chdir(CLONE)
     os.umask(0o077)
     prepare_home()
     if not PASSWORD_FILE.is_file():
         password = f'auth_string = "admin:{secrets.token_urlsafe(24)}"'
         PASSWORD_FILE.write_text(f"{WARNING}[api]\n{password}\n\n[server.api]\n{password}\n")
+    if not _read_password("server", "api"):
+        fix = "add it: auth_string under [api] and under [server.api]"
+        raise ConfigurationError(f"{PASSWORD_FILE} has no password for the server", fix=fix)
     PASSWORD_FILE.chmod(0o600)
     url = f"http://127.0.0.1:{PREFECT_SERVER_API_PORT.value()}"
     sys.stdout.write(NEXT.format(url=url, file=PASSWORD_FILE, clone=CLONE))
@@ -61,6 +67,14 @@ def start_own_server() -> NoReturn:
     # The address of a running server would be a client's.
     os.environ.pop("PREFECT_API_URL", None)
     os.execv(sys.executable, [sys.executable, "-m", "prefect", "server", "start"])  # noqa: S606  no shell is needed
+
+
+def _read_password(*section: str) -> str | None:
+    table: Any = tomllib.loads(PASSWORD_FILE.read_text()) if PASSWORD_FILE.is_file() else {}
+    for name in section:
+        table = table.get(name, {})
+    password: str | None = table.get("auth_string")
+    return password
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def prepare_home() -> None:
     database = home / "prefect.db"
     if not database.is_file() or not PREFECT_API_DATABASE_CONNECTION_URL.value().endswith(str(database)):
         return
-    with contextlib.closing(sqlite3.connect(database)) as connection, contextlib.suppress(sqlite3.OperationalError):
+    with contextlib.closing(sqlite3.connect(database)) as connection, contextlib.suppress(sqlite3.Error):
         revisions = [str(row[0]) for row in connection.execute("SELECT version_num FROM alembic_version")]
         known = [path.read_text() for path in MIGRATIONS.glob("*.py")]
         if not all(any(revision in migration for migration in known) for revision in revisions):
