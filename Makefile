@@ -12,6 +12,8 @@ EXTERNAL_TABLES := docs/external-tables-bigquery.sql
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --require-virtualenv
 ARGS ?=
 export PYTHONPATH := flows
+# Where PIP_USER is set (Gitpod), pip would install outside of the environment and refuse.
+export PIP_USER := 0
 
 .PHONY: help
 help: ## List the targets
@@ -20,6 +22,10 @@ help: ## List the targets
 .PHONY: run
 run: $(VENV)/.run ## One month into the data lake: a sample, or ARGS="--color green --year 2024 --month 1"
 	@$(if $(ARGS),,TLC_HOME=data/sample )$(BIN)/python flows/etl_web_to_gcs.py $(or $(ARGS),--source sample --year 2024 --month 1)
+
+.PHONY: server
+server: $(VENV)/.run ## A Prefect server that only this clone's scripts and workers may use; its UI is at http://127.0.0.1:4200
+	@$(BIN)/python -m nyc_tlc.orchestration.own_server
 
 .PHONY: test
 test: $(VENV)/.dev ## The whole test suite

@@ -13,9 +13,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "flows"))
 
+import nyc_tlc.orchestration.script  # noqa: E402, F401
+
 from nyc_tlc.comparison import comparison_table, needs_change  # noqa: E402
 from nyc_tlc.errors import ArgumentError  # noqa: E402
-from nyc_tlc.orchestration.command_line import run_script  # noqa: E402
+from nyc_tlc.orchestration.command_line import find_server, run_script  # noqa: E402
 from nyc_tlc.profiles import registering  # noqa: E402
 from nyc_tlc.profiles.opening import LOCAL  # noqa: E402
 from nyc_tlc.yaml_files import read_variables  # noqa: E402
@@ -29,6 +31,7 @@ def register(profile: str, /, *, check: bool = False) -> int:
         check: Change nothing; show what is missing or would change, and exit with 1 if anything is.
     """
     blocks = registering.read_blocks(profile_file(profile), read_variables())
+    find_server()
     comparisons = registering.register(profile, blocks, check=check)
     sys.stdout.write(comparison_table(comparisons))
     return int(check and needs_change(comparisons))

@@ -14,7 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -42,6 +42,7 @@ def main() -> None:
     with webdriver.Chrome(options=options) as browser, get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("etl-month/green")
         before = {run.id for run in client.read_flow_runs()}
+        log_in(browser)
         browser.get(f"{UI}/deployments/deployment/{deployment.id}/run")
         fill(browser)
         browser.save_screenshot(str(DOCS / "run-form.png"))
@@ -68,6 +69,14 @@ def main() -> None:
         find(browser, "//*[contains(text(), 'green-2024-01-quality')]")
         time.sleep(6)
         browser.save_screenshot(str(DOCS / "quality.png"))
+
+
+def log_in(browser: webdriver.Chrome) -> None:
+    """Give the UI the password of make server."""
+    browser.get(UI)
+    find(browser, "//input[@type='password']").send_keys(PREFECT_API_AUTH_STRING.value() or "")
+    find(browser, "//button[@type='submit']").click()
+    wait(browser).until(lambda each: "/login" not in each.current_url)
 
 
 def fill(browser: webdriver.Chrome) -> None:

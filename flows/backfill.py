@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import nyc_tlc.orchestration.script  # noqa: F401
+
 import logging
 from datetime import UTC, datetime
 from typing import Annotated
@@ -20,11 +22,11 @@ from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.orchestration import command_line, tasks
 from nyc_tlc.orchestration.dbt import find_dbt
-from nyc_tlc.orchestration.lost_runs import clear_lost_runs
 from nyc_tlc.orchestration.month_report import Outcome
 from nyc_tlc.orchestration.run_here import run_here
 from nyc_tlc.orchestration.run_names import backfill_name, nothing_published, scheduled_month
 from nyc_tlc.orchestration.run_on_workers import run_on_workers
+from nyc_tlc.orchestration.run_options import RUN_OPTIONS
 from nyc_tlc.orchestration.transforming import build_models
 from nyc_tlc.profiles.opening import list_warehouses, open_lake
 from nyc_tlc.settings import read_settings
@@ -33,7 +35,7 @@ from nyc_tlc.warehouse.warehouse import Kind
 log = logging.getLogger("nyc_tlc.backfill")
 
 
-@flow(flow_run_name=backfill_name, on_running=[clear_lost_runs])
+@flow(flow_run_name=backfill_name, **RUN_OPTIONS)
 def backfill(
     colors: list[Color] = list(COLORS),  # noqa: B006  the UI's form shows this default
     start: Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")] | None = None,

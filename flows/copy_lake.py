@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import nyc_tlc.orchestration.script  # noqa: F401
 
 from prefect import flow
-from pydantic import Field
 
 from nyc_tlc.errors import ArgumentError, ReportedError, TlcError
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
-from nyc_tlc.orchestration.lost_runs import clear_lost_runs
 from nyc_tlc.orchestration.month_report import Outcome
+from nyc_tlc.orchestration.options import MonthNumber, YearNumber
 from nyc_tlc.orchestration.progress import Bar
+from nyc_tlc.orchestration.run_options import RUN_OPTIONS
 from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.location import read_requested_month
 
 
-@flow(flow_run_name="copy-{color}-to-{to}", on_running=[clear_lost_runs])
+@flow(flow_run_name="copy-{color}-to-{to}", **RUN_OPTIONS)
 def copy_lake(
     color: Color,
     to: str,
-    year: Annotated[int, Field(ge=2009, le=2100)] | None = None,
-    month: Annotated[int, Field(ge=1, le=12)] | None = None,
+    year: YearNumber | None = None,
+    month: MonthNumber | None = None,
     *,
     profile: str | None = None,
     force: bool = False,

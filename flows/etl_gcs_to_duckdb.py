@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import nyc_tlc.orchestration.script  # noqa: F401
 
 from prefect import flow
-from pydantic import Field
 
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line
 from nyc_tlc.orchestration.load_from_lake import load_from_lake
-from nyc_tlc.orchestration.lost_runs import clear_lost_runs
 from nyc_tlc.orchestration.month_report import Outcome
+from nyc_tlc.orchestration.options import MonthNumber, YearNumber
 from nyc_tlc.orchestration.run_names import run_name
+from nyc_tlc.orchestration.run_options import RUN_OPTIONS
 
 
-@flow(flow_run_name=run_name, on_running=[clear_lost_runs])
+@flow(flow_run_name=run_name, **RUN_OPTIONS)
 def etl_gcs_to_duckdb(
     color: Color = "yellow",
-    year: Annotated[int, Field(ge=2009, le=2100)] | None = None,
-    month: Annotated[int, Field(ge=1, le=12)] | None = None,
+    year: YearNumber | None = None,
+    month: MonthNumber | None = None,
     *,
     profile: str | None = None,
     force: bool = False,

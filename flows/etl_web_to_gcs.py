@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import nyc_tlc.orchestration.script  # noqa: F401
+
 from datetime import UTC, datetime
-from typing import Annotated
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from pydantic import Field
 
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.months import Color
 from nyc_tlc.orchestration import command_line, tasks
-from nyc_tlc.orchestration.lost_runs import clear_lost_runs
 from nyc_tlc.orchestration.month_report import Outcome, format_summary, format_unchanged
+from nyc_tlc.orchestration.options import MonthNumber, YearNumber
 from nyc_tlc.orchestration.run_names import not_published, rename_run, run_name
+from nyc_tlc.orchestration.run_options import RUN_OPTIONS
 from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import scratch_folder
 from nyc_tlc.source.location import read_requested_month
 
 
-@flow(flow_run_name=run_name, on_running=[clear_lost_runs])
+@flow(flow_run_name=run_name, **RUN_OPTIONS)
 def etl_web_to_gcs(
     color: Color = "yellow",
-    year: Annotated[int, Field(ge=2009, le=2100)] | None = None,
-    month: Annotated[int, Field(ge=1, le=12)] | None = None,
+    year: YearNumber | None = None,
+    month: MonthNumber | None = None,
     *,
     profile: str | None = None,
     source: str | None = None,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import nyc_tlc.orchestration.script  # noqa: F401
+
 from prefect import flow
 
 from nyc_tlc.orchestration import command_line, tasks
-from nyc_tlc.orchestration.lost_runs import clear_lost_runs
 from nyc_tlc.orchestration.month_report import Outcome
 from nyc_tlc.orchestration.run_names import profile_run_name
+from nyc_tlc.orchestration.run_options import RUN_OPTIONS
 from nyc_tlc.profiles.opening import list_warehouses
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.lookups import fetch_zones
 from nyc_tlc.warehouse.warehouse import Kind
 
 
-@flow(flow_run_name=profile_run_name, on_running=[clear_lost_runs])
+@flow(flow_run_name=profile_run_name, **RUN_OPTIONS)
 def load_lookups(*, warehouses: list[Kind] | None = None, profile: str | None = None, offline: bool = False) -> Outcome:
     """Load the current taxi zones and the meanings of the trip records' codes into warehouses.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import nyc_tlc.orchestration.script  # noqa: F401
+
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -16,6 +18,7 @@ from nyc_tlc.months import COLORS, Color, Month
 from nyc_tlc.orchestration import command_line
 from nyc_tlc.orchestration.month_report import Outcome
 from nyc_tlc.orchestration.run_names import profile_run_name
+from nyc_tlc.orchestration.run_options import RUN_OPTIONS
 from nyc_tlc.profiles.opening import list_warehouses, open_lake, open_warehouse
 from nyc_tlc.reports.catalog import write_catalog
 from nyc_tlc.reports.coverage import Loads, read_coverage
@@ -28,7 +31,7 @@ from nyc_tlc.warehouse.warehouse import Kind, Load
 log = logging.getLogger("nyc_tlc.report")
 
 
-@flow(flow_run_name=profile_run_name)
+@flow(flow_run_name=profile_run_name, **RUN_OPTIONS)
 def report(*, profile: str | None = None, source: str | None = None, offline: bool = False) -> Outcome:
     """Write the coverage page, a page of trips for each colour, and the catalog into the lake.
 

@@ -243,6 +243,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     process = subprocess.Popen(
         [sys.executable, "-c", SERVER, "server", "start", "--host", "127.0.0.1", "--port", str(port)],
         env=server.environment(**quiet) | {"PREFECT_API_URL": ""},
+        cwd=home,  # without the settings of the clone's pyproject.toml
         stdout=log,
         stderr=subprocess.STDOUT,
     )

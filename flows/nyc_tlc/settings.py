@@ -1,4 +1,4 @@
-"""Settings: variables with the prefix ``TLC_``, from the environment or from ``.env`` in the working directory."""
+"""Settings: variables with the prefix ``TLC_``, from the environment or from ``.env`` in the clone."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nyc_tlc.errors import ConfigurationError
 
+#: The clone; where the package is installed without one, the working directory.
+CLONE = Path(__file__).resolve().parents[2]
+if not (CLONE / "prefect.yaml").is_file():
+    CLONE = Path()
+
 
 class Settings(BaseSettings):
     """The settings of a run besides its parameters; ``TLC_HOME`` sets ``home`` and so on."""
 
-    model_config = SettingsConfigDict(env_prefix="TLC_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="TLC_", env_file=CLONE / ".env", extra="ignore", frozen=True)
 
-    home: Path = Field(Path("data"), description="Folder of the local profile: lake, warehouse and scratch space")
+    home: Path = Field(
+        Path("data"),
+        validate_default=True,
+        description="Folder of the local profile: lake, warehouse and scratch space",
+    )
     source: str = Field("tlc", description="Where months come from, unless a flow's parameter says otherwise")
     profile: str = Field("local", description="Which set of blocks to use, unless a flow's parameter says otherwise")
     strict: bool = Field(False, description="Fail on columns the contract doesn't know instead of reporting them")
@@ -41,8 +50,9 @@ class Settings(BaseSettings):
 
     @field_validator("home")
     @classmethod
-    def _expand_user(cls, home: Path) -> Path:
-        return home.expanduser()
+    def _start_in_clone(cls, home: Path) -> Path:
+        # In the clone the path stays short, for what is printed.
+        return home.expanduser() if Path.cwd() == CLONE else CLONE / home.expanduser()
 
     @field_validator("source_schemes")
     @classmethod

@@ -14,6 +14,7 @@ from pathlib import Path
 #: A file in each workspace; folders without it are not removed.
 MARK = ".nyc-tlc-workspace"
 FOLDER_NAME = re.compile(r"run-[0-9a-f]{12}")
+_WORKSPACES: set[Path] = set()
 
 
 class Workspace:
@@ -42,6 +43,7 @@ class Workspace:
                 self.path.mkdir()
                 self.path.joinpath(MARK).touch()
                 self._lock = _lock(self.path)
+                _WORKSPACES.add(self.path)
                 return
 
     def remove(self, *, up_to: Path) -> None:
@@ -51,6 +53,7 @@ class Workspace:
             up_to: The parent folder to stop at; it stays.
         """
         _remove(self.path)
+        _WORKSPACES.discard(self.path)
         os.close(self._lock)
         remove_empty(self._parent, up_to)
 
@@ -59,6 +62,12 @@ def remove_abandoned(parent: Path) -> None:
     """Remove the workspaces in a folder whose processes have ended."""
     with contextlib.suppress(FileNotFoundError), exclusive(parent):
         _remove_abandoned(parent)
+
+
+def remove_workspaces() -> None:
+    """Remove the folders of all workspaces of this process, which is about to end."""
+    for path in list(_WORKSPACES):
+        _remove(path)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nyc_tlc.errors import ConfigurationError
+from nyc_tlc.settings import CLONE
 
 #: A place in a file: the keys and list indexes that lead to it.
 Location = tuple[str | int, ...]
@@ -33,8 +34,8 @@ class StrictModel(BaseModel):
 
 
 def read_variables() -> dict[str, str]:
-    """Return the values for ``${VAR}``: from the environment, then from ``.env`` in the working directory."""
-    from_file = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    """Return the values for ``${VAR}``: from the environment, then from ``.env`` in the clone."""
+    from_file = {name: value for name, value in dotenv_values(CLONE / ".env").items() if value is not None}
     return from_file | dict(os.environ)
 
 

@@ -24,9 +24,10 @@ from prefect import flow
 from prefect.blocks.core import Block
 from prefect.cli.deploy._models import PrefectYamlModel
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, FlowRun
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Crashed, Failed, Late, Pending, Running, State
 from prefect.utilities.schema_tools import validate
@@ -37,8 +38,16 @@ from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.months import COLORS
 from nyc_tlc.orchestration import command_line
 from nyc_tlc.profiles.registering import read_blocks, register
-from nyc_tlc.server.apply import read_wanted
-from nyc_tlc.server.automations import NAME_PREFIX, unknown_keys
+from nyc_tlc.server import (
+    NAME_PREFIX,
+    RUN_ENVIRONMENT,
+    default_template,
+    read_automations,
+    read_pool,
+    read_server,
+    save_pool,
+    unknown_keys,
+)
 from nyc_tlc.yaml_files import Location
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 from waiting import eventually
@@ -59,9 +68,9 @@ SCHEDULED = {
     "report/after-catch-up",
 }
 DEPLOYMENTS |= SCHEDULED
-FAILURES = f"automation {NAME_PREFIX}failed or crashed -> notification"
-LATE = f"automation {NAME_PREFIX}late for 15 minutes -> notification"
-HEARTBEATS = f"automation {NAME_PREFIX}heartbeats missed -> crashed"
+FAILURES = f"{NAME_PREFIX}failed or crashed -> notification"
+LATE = f"{NAME_PREFIX}late for 15 minutes -> notification"
+HEARTBEATS = f"{NAME_PREFIX}heartbeats missed -> crashed"
 
 
 @dataclass(frozen=True)
@@ -69,12 +78,6 @@ class Ran:
     status: int
     out: str
     err: str
-
-    @property
-    def standings(self) -> dict[str, str]:
-        """Object -> what was done about it."""
-        lines = (re.split(r"  +", line) for line in self.out.splitlines() if "  " in line)
-        return {what: status for status, what in lines}
 
 
 Apply = Callable[..., Ran]
@@ -245,6 +248,11 @@ def keep_automations(checkout: Path, *names: str, within: int) -> None:
     file.write_text(yaml.safe_dump({"automations": kept}))
 
 
+def full_name(deployment: dict[str, Any]) -> str:
+    """Return the names of flow and deployment: ``etl-month/green``."""
+    return f"{deployment['entrypoint'].rpartition(':')[2].replace('_', '-')}/{deployment['name']}"
+
+
 def ignored_keys(content: dict[str, Any]) -> list[Location]:
     """Return the keys of a ``prefect.yaml`` that Prefect would ignore."""
     return list(unknown_keys(content, PrefectYamlModel.model_validate(content).model_dump(by_alias=True)))
@@ -264,31 +272,31 @@ def test_a_misspelt_key_would_be_noticed(where: list[str | int]) -> None:
 
 
 def test_every_deployment_is_there_and_says_what_it_needs() -> None:
-    wanted = read_wanted(ROOT)
-    assert {deployment.full_name for deployment in wanted.deployments} == DEPLOYMENTS
-    for deployment, content in zip(wanted.deployments, PREFECT_YAML["deployments"], strict=True):
+    pools = {pool.name for pool in read_server(ROOT / "deployments/server.yaml")[0]}
+    assert {full_name(deployment) for deployment in PREFECT_YAML["deployments"]} == DEPLOYMENTS
+    for content in PREFECT_YAML["deployments"]:
         assert content["description"]
         assert "nyc-tlc" in content["tags"]
-        assert content["work_pool"].get("name", "taxi") in {pool.name for pool in wanted.server.work_pools}
-        assert content["work_pool"]["job_variables"]["env"][FREQUENCY] == "30"
+        assert content["work_pool"].get("name", "taxi") in pools
+        # The server would refuse them.
+        assert "job_variables" not in content["work_pool"]
         assert content["concurrency_limit"]["limit"] >= 1
         assert content["concurrency_limit"]["collision_strategy"] in ConcurrencyLimitStrategy.__members__
         schedules = content.get("schedules", [])
         assert all(CronSchedule(cron=each["cron"], timezone="America/New_York") for each in schedules)
         assert all(each["timezone"] == "America/New_York" for each in schedules)
         # What is drawn as a schedule is on.
-        assert [each["active"] for each in schedules] == [True] * (deployment.full_name in SCHEDULED)
+        assert [each["active"] for each in schedules] == [True] * (full_name(content) in SCHEDULED)
 
 
 def test_a_run_sends_two_heartbeats_before_it_is_taken_for_lost_a_script_s_too() -> None:
     (within,) = (
         automation.trigger.within.total_seconds()
-        for automation in read_wanted(ROOT).automations
-        if HEARTBEATS.endswith(automation.name)
+        for automation in read_automations(ROOT / "deployments/automations.yaml")
+        if automation.name == HEARTBEATS
     )
     (of_scripts,) = command_line.HEARTBEATS.values()
-    of_deployments = {each["work_pool"]["job_variables"]["env"][FREQUENCY] for each in PREFECT_YAML["deployments"]}
-    assert {str(of_scripts)} == of_deployments
+    assert str(of_scripts) == RUN_ENVIRONMENT[FREQUENCY]
     assert 2 * of_scripts < within
 
 
@@ -306,9 +314,9 @@ def test_every_entrypoint_imports_from_elsewhere_and_takes_the_parameters(tmp_pa
     )
     assert done.returncode == 0, done.stderr
     flows = json.loads(done.stdout)
-    for deployment, content in zip(read_wanted(ROOT).deployments, PREFECT_YAML["deployments"], strict=True):
-        flow, schema = flows[deployment.entrypoint]
-        assert deployment.full_name == f"{flow}/{deployment.name}"
+    for content in PREFECT_YAML["deployments"]:
+        flow, schema = flows[content["entrypoint"]]
+        assert full_name(content) == f"{flow}/{content['name']}"
         parameters = content.get("parameters", {})
         assert parameters.keys() <= schema["properties"].keys()
         validate(parameters, schema, raise_on_error=True, ignore_required=False)
@@ -329,11 +337,12 @@ def test_a_prepared_server_takes_the_deployments_twice_and_nothing_changes(
     assert {name for name, (_, schedules) in before.items() if any(active for *_, active in schedules)} == SCHEDULED
     deploy(first_checkout, prefect_server)
     assert everything() == before
-    again, checked = apply(), apply("--check")
-    assert (again.status, checked.status) == (0, 0)
-    assert set(again.standings.values()) == {"unchanged", "left out"}
-    assert again.standings == checked.standings
-    assert {what for what, status in again.standings.items() if status == "left out"} == {FAILURES, LATE}
+    automations = deployed.read_automations()
+    again = apply()
+    assert again.status == 0
+    assert f"left out: {FAILURES}, {LATE}; the profile local" in again.out
+    # What is right is not saved again: an automation would start anew what it waits for.
+    assert deployed.read_automations() == automations
     yellow = deployed.read_deployment_by_name("etl-month/yellow")
     assert yellow.parameters == {"color": "yellow"}
     assert yellow.global_concurrency_limit.limit == 2
@@ -349,63 +358,50 @@ def test_the_server_plans_the_runs_of_the_active_schedules_and_no_others(deploye
     assert eventually(lambda: planned() >= SCHEDULED and planned()) == SCHEDULED
 
 
-def test_what_was_changed_by_hand_is_told_and_put_right(deployed: SyncPrefectClient, apply: Apply) -> None:
+def test_what_was_changed_by_hand_is_put_right(deployed: SyncPrefectClient, apply: Apply) -> None:
     deployed.upsert_global_concurrency_limit_by_name("taxi-warehouse-postgres", 20)
     deployed.upsert_global_concurrency_limit_by_name("somebody's", 20)
     deployed.delete_global_concurrency_limit_by_name("taxi-source-github.com")
-    deployed.pause_automation(deployed.find_automation(HEARTBEATS.removeprefix("automation ")).id)
-    outputs = {
-        "concurrency-limit taxi-warehouse-postgres": ("differs (limit)", "updated (limit)"),
-        "concurrency-limit taxi-source-github.com": ("missing", "created"),
-        HEARTBEATS: ("differs (enabled)", "updated (enabled)"),
-    }
-    checked = apply("--check")
-    assert deployed.read_global_concurrency_limit_by_name("taxi-warehouse-postgres").limit == 20
-    done, again = apply(), apply()
-    assert (checked.status, done.status) == (1, 0)
-    for what, (would, was) in outputs.items():
-        assert (checked.standings[what], done.standings[what], again.standings[what]) == (would, was, "unchanged")
+    deployed.pause_automation(deployed.find_automation(HEARTBEATS).id)
+    free = default_template("process")
+    deployed.update_work_pool("taxi", WorkPoolUpdate(base_job_template=free))
+    assert apply().status == 0
     assert deployed.read_global_concurrency_limit_by_name("taxi-warehouse-postgres").limit == 2
+    assert deployed.read_global_concurrency_limit_by_name("taxi-source-github.com").limit == 4
     assert deployed.read_global_concurrency_limit_by_name("somebody's").limit == 20
+    assert deployed.find_automation(HEARTBEATS).enabled
+    assert deployed.read_work_pool("taxi").base_job_template["variables"]["properties"] == {}
 
 
-def test_a_schedule_that_left_the_file_is_removed_and_one_made_by_hand_stays(
-    deployed: SyncPrefectClient, checkout: Path, apply: Apply
-) -> None:
-    found = deployed.read_deployment_by_name("check-connections/before-catch-up")
-    deployed.create_deployment_schedules(found.id, [(CronSchedule(cron="0 * * * *"), False)])
-    change(checkout / "prefect.yaml", "{slug: every-morning, cron: 40 5", "{slug: early, cron: 40 5")
-    stale = "schedule check-connections/before-catch-up every-morning"
-    checked, done, again = apply("--check"), apply(), apply()
-    assert (checked.status, checked.standings[stale]) == (1, "stale")
-    assert (done.status, done.standings[stale]) == (0, "removed")
-    assert stale not in again.standings
-    schedules = deployed.read_deployment_by_name("check-connections/before-catch-up").schedules
-    assert [schedule.slug for schedule in schedules] == [None]
+@pytest.mark.parametrize(
+    "variables",
+    [{"command": "id"}, {"env": {"PYTHONPATH": "/tmp"}}, {"env.PYTHONPATH": "/tmp"}, {"working_dir": "/tmp"}],
+)
+def test_a_run_that_brings_its_own_program_is_refused(deployed: SyncPrefectClient, variables: dict[str, Any]) -> None:
+    found = deployed.read_deployment_by_name("etl-month/green")
+    with pytest.raises(PrefectHTTPStatusError, match="Additional properties are not allowed"):
+        deployed.create_flow_run_from_deployment(found.id, job_variables=variables)
+    with pytest.raises(PrefectHTTPStatusError, match="Additional properties are not allowed"):
+        deployed.create_deployment(found.flow_id, "stranger's", work_pool_name="taxi", job_variables=variables)
+    run = new_run(deployed, "etl-month/green")
+    with pytest.raises(PrefectHTTPStatusError, match="Additional properties are not allowed"):
+        deployed.update_flow_run(run.id, job_variables=variables)
+    deployed.delete_flow_run(run.id)
 
 
-def test_a_deployment_of_an_earlier_version_is_removed_with_its_schedule(
-    deployed: SyncPrefectClient, apply: Apply
-) -> None:
-    flow_id = deployed.create_flow_from_name("check-connections")
-    deployed.create_deployment(
-        flow_id, "daily", schedules=[DeploymentScheduleCreate(schedule=CronSchedule(cron="40 5 * * *"))]
-    )
-    deployed.create_deployment(flow_id, "somebody's")
-    checked, done, again = apply("--check"), apply(), apply()
-    former = "deployment check-connections/daily"
-    assert (checked.status, checked.standings[former]) == (1, "stale")
-    assert (done.status, done.standings[former]) == (0, "removed")
-    assert former not in again.standings
-    left = {each.name for each in deployed.read_deployments()}
-    assert "daily" not in left
-    assert {"somebody's", "before-catch-up"} <= left
+def test_a_pool_of_another_type_is_named_and_stays(deployed: SyncPrefectClient) -> None:
+    deployed.create_work_pool(WorkPoolCreate(name="taxi-docker", type="process"))
+    with pytest.raises(ConfigurationError, match="taxi-docker is of another type; expected docker; got process"):
+        save_pool(read_pool(ROOT / "deployments/pools/docker.yaml", {}), deployed)
+    assert deployed.read_work_pool("taxi-docker").type == "process"
+    deployed.delete_work_pool("taxi-docker")
 
 
-def test_a_server_that_would_lose_its_leases_is_warned_of(deployed: SyncPrefectClient, apply: Apply) -> None:
-    warned = apply()
-    assert warned.err.startswith("warning: a run that is Pending when this server restarts ")
-    assert "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=prefect.server.concurrency.lease_storage.filesystem" in warned.err
+def test_a_server_as_prefect_starts_it_is_warned_of(deployed: SyncPrefectClient, apply: Apply) -> None:
+    everyone, leases = apply().err.splitlines()
+    assert everyone.startswith("warning: everyone who reaches this server, and pages of every origin in a browser may ")
+    assert leases.startswith("warning: a run that is Pending when this server restarts ")
+    assert everyone.endswith("start it with make server")
 
 
 def test_automations_are_made_once_updated_by_name_and_removed_when_they_left_the_file(
@@ -429,14 +425,13 @@ def test_automations_are_made_once_updated_by_name_and_removed_when_they_left_th
     )
     assert made.returncode == 0, made.stderr
     change(file, "within: 90", "within: 120")
-    done, again = apply(), apply()
-    assert done.out.count("removed") == len(copies)
-    assert done.out.count("updated (trigger)") == 1
-    assert again.out.count("unchanged") == len(again.standings) - 2
-    heartbeats = [each for each in deployed.read_automations() if each.name == HEARTBEATS.removeprefix("automation ")]
+    assert len(deployed.read_automations()) == 2 * len(copies) + 1
+    assert apply().status == 0
+    assert len(deployed.read_automations()) == len(copies) + 1
+    heartbeats = [each for each in deployed.read_automations() if each.name == HEARTBEATS]
     assert [each.trigger.within.total_seconds() for each in heartbeats] == [120]
     file.write_text("automations: []")
-    assert apply().out.count("removed") == len(copies)
+    assert apply().status == 0
     assert [each.name for each in deployed.read_automations()] == ["somebody's"]
 
 
@@ -498,8 +493,7 @@ def test_failed_and_late_runs_are_told_to_the_block_of_the_profile(
 ) -> None:
     register("notified", profile(f"custom-webhook: {{url: {inbox.url}, token: {SECRET}}}", tmp_path))
     keep_automations(checkout, "failed", "late", within=10)
-    done, again = apply("--profile", "notified"), apply("--profile", "notified")
-    assert (done.standings[FAILURES], again.standings[FAILURES]) == ("created", "unchanged")
+    assert "left out" not in apply("--profile", "notified").out
     failed, crashed, late = (new_run(deployed, f"etl-month/{color}") for color in ("green", "fhv", "fhvhv"))
     pass_through(deployed, late, Late())
     pass_through(deployed, failed, Pending(), Running(), Failed(message="no such month"))
@@ -515,8 +509,8 @@ def test_failed_and_late_runs_are_told_to_the_block_of_the_profile(
     ]
     assert SECRET not in str(shown.data)
     assert inbox.url not in str(shown.data)
-    assert apply().standings[FAILURES] == "left out"
-    assert FAILURES.removeprefix("automation ") in {each.name for each in deployed.read_automations()}
+    assert FAILURES in apply().out
+    assert FAILURES in {each.name for each in deployed.read_automations()}
 
 
 def test_a_crashed_run_is_scheduled_again_twice_one_lost_before_its_start_once_and_one_that_cannot_start_never(
@@ -570,7 +564,8 @@ def test_a_worker_started_elsewhere_finds_the_flow(
 ) -> None:
     home = tmp_path / "data"
     with machine(prefect_server, tmp_path / "elsewhere", TLC_HOME=str(home), TLC_SAMPLE_ROWS="1000"):
-        parameters = ("year=2024", "month=1", "source=sample")
+        # As people write a month; the script takes it too.
+        parameters = ("year=2024", "month=01", "source=sample")
         done = subprocess.run(
             [sys.executable, "-m", "prefect", "deployment", "run", "etl-month/green", "--watch"]
             + [word for parameter in parameters for word in ("-p", parameter)],
@@ -630,7 +625,7 @@ def test_a_lost_machine_s_month_is_done_by_another_without_a_person(
             "automations.yaml",
             'name: "nyc-tlc: late',
             'name: "late',
-            "does not show that it belongs to this project; expected",
+            "not a name of this project; expected",
         ),
         ("automations.yaml", "automations:", "automations: [", "not valid YAML"),
         ("automations.yaml", "actions:", "actions: {send: }", "not valid YAML"),
@@ -668,9 +663,9 @@ def test_without_a_server_the_way_to_one_is_told(apply: Apply) -> None:
         away = apply()
     assert (none.status, away.status) == (1, 1)
     assert none.err.startswith(
-        "error: no Prefect server to prepare: PREFECT_API_URL is not set; start one with .venv/bin/prefect"
+        "error: no Prefect server to prepare: PREFECT_API_URL is not set; start one with make server"
     )
-    assert away.err.startswith("error: the Prefect API can't be reached")
+    assert away.err.startswith("error: the Prefect server at http://127.0.0.1:9/api (PREFECT_API_URL) can't be reached")
     assert (none.err + away.err).count("\n") == 2
 
 
@@ -683,14 +678,14 @@ def test_wrong_arguments_exit_with_2(apply: Apply, arguments: list[str], message
 
 def test_the_readme_has_every_deployment_with_its_time_and_every_option() -> None:
     readme = (ROOT / "deployments/README.md").read_text()
-    for deployment, content in zip(read_wanted(ROOT).deployments, PREFECT_YAML["deployments"], strict=True):
-        flow, _, name = deployment.full_name.partition("/")
+    for content in PREFECT_YAML["deployments"]:
+        flow, _, name = full_name(content).partition("/")
         assert f"`{flow}/{'{color}' if name in COLORS else name}`" in readme
         if name not in COLORS[1:]:
             for schedule in content.get("schedules", []):
                 minute, hour, *_ = schedule["cron"].split()
                 assert f"{hour}:{int(minute):02}" in readme
-    for option in ("--pool", "--profile", "--check"):
+    for option in ("--pool", "--profile"):
         assert f"| `{option}` |" in readme
     for target in re.findall(r"\]\(([^)]+)\)", readme):
-        assert (ROOT / "deployments" / target).exists()
+        assert (ROOT / "deployments" / target.partition("#")[0]).exists()

@@ -19,8 +19,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from conftest import ROOT
 from nyc_tlc import __version__
-from nyc_tlc.server.apply import ServerFile, Wanted, loses_leases, prepare_server, read_wanted
-from nyc_tlc.server.work_pools import read_pool
+from nyc_tlc.server import find_weaknesses, read_pool, read_server, save_pool
 from stand_ins.docker import (
     Machine,
     compile_code,
@@ -111,7 +110,7 @@ def test_compose_starts_one_after_the_other_and_knows_how_each_is() -> None:
 def test_no_secret_is_in_the_compose_file_and_each_goes_only_where_it_is_needed() -> None:
     for name, service in SERVICES.items():
         files = {key: value for key, value in service.get("environment", {}).items() if key.endswith("_FILE")}
-        given = read_compose(DOCKER / "compose.yaml", {"PREFECT_AUTH": "on"})["services"][name].get("environment", {})
+        given = SERVICES[name].get("environment", {})
         mounted = {f"/run/secrets/{secret}" for secret in service.get("secrets", ())}
         assert {given[key] for key in files} <= mounted, name
         secret = re.compile("PASSWORD|AUTH_STRING|ENCRYPTION_KEY|API_KEY|TOKEN|WEBHOOK")
@@ -294,7 +293,7 @@ def test_the_api_refuses_whoever_brings_no_credentials(machine: Machine, api: Sy
 
 
 def test_a_restart_of_compose_s_server_loses_no_lease_and_old_runs_go(machine: Machine, api: SyncPrefectClient) -> None:
-    assert not loses_leases(api)
+    assert list(find_weaknesses(str(api.api_url).rstrip("/"), api)) == []
     settings = api.request("GET", "/admin/settings").json()["server"]
     assert sorted(settings["services"]["db_vacuum"]["enabled"]) == ["events", "flow_runs"]
     assert settings["services"]["db_vacuum"]["retention_period"] in (90 * 86400, "P90D")
@@ -305,8 +304,17 @@ def test_a_restart_of_compose_s_server_loses_no_lease_and_old_runs_go(machine: M
 
 def test_links_in_messages_are_for_a_browser_on_the_host() -> None:
     for name in ("server", "worker"):
-        compose = read_compose(DOCKER / "compose.yaml", {"PREFECT_PORT": "4300"})
-        assert compose["services"][name]["environment"]["PREFECT_UI_URL"] == "http://127.0.0.1:4300"
+        for given, url in (
+            ({"PREFECT_PORT": "4300"}, "http://127.0.0.1:4300"),
+            ({"PREFECT_UI_URL": "https://taxi.example.org"}, "https://taxi.example.org"),
+        ):
+            compose = read_compose(DOCKER / "compose.yaml", given)
+            assert compose["services"][name]["environment"]["PREFECT_UI_URL"] == url
+
+
+def test_the_ui_asks_the_server_that_it_came_from(api: SyncPrefectClient) -> None:
+    settings = urllib3.request("GET", f"{str(api.api_url).removesuffix('/api/')}/ui-settings").json()
+    assert (settings["api_url"], settings["auth"]) == ("/api", "BASIC")
 
 
 @pytest.mark.torture
@@ -327,7 +335,8 @@ def test_the_catch_up_can_be_restricted_and_switched_off_by_variables(machine: M
 def test_a_worker_with_nothing_but_the_image_does_a_month(
     machine: Machine, api: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    prepare_server(read_wanted(ROOT), api, None)
+    for pool in read_server(ROOT / "deployments/server.yaml")[0]:
+        save_pool(pool, api)
     deployed = machine.run("deploy", "prefect", "--no-prompt", "deploy", "--name", "etl-month/green")
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     with machine.running("worker", tmp_path) as worker:
@@ -341,17 +350,10 @@ def test_a_worker_with_nothing_but_the_image_does_a_month(
     assert Path(machine.here("/data/warehouse.duckdb")).is_file()
 
 
-def test_work_pools_are_registered_once_and_updated_when_their_template_changes(api: SyncPrefectClient) -> None:
-    def register(**variables: str) -> set[str]:
-        given = {"TLC_IMAGE": "registry/taxi:1", "TLC_REGION": "us-east1", "TLC_SERVICE_ACCOUNT": "runs@taxis"}
-        pools = [read_pool(file, given | variables) for file in POOLS]
-        comparisons = prepare_server(
-            Wanted(ServerFile(work_pools=[], concurrency_limits=[]), [], []), api, None, pools=pools
-        )
-        return {each.status for each in comparisons if each.name.startswith("work-pool")}
-
-    assert register() == {"created"}
-    assert register() == {"unchanged"}
-    assert register(TLC_IMAGE="registry/taxi:2") == {"updated", "unchanged"}
-    saved = api.read_work_pool("taxi-kubernetes").base_job_template["variables"]["properties"]
-    assert saved["image"]["default"] == "registry/taxi:2"
+def test_work_pools_are_updated_when_their_file_changes(api: SyncPrefectClient) -> None:
+    given = {"TLC_REGION": "us-east1", "TLC_SERVICE_ACCOUNT": "runs@taxis"}
+    for image in ("registry/taxi:1", "registry/taxi:2"):
+        for file in POOLS:
+            save_pool(read_pool(file, given | {"TLC_IMAGE": image}), api)
+        saved = api.read_work_pool("taxi-docker").base_job_template["job_configuration"]
+        assert saved["image"] == image

@@ -33,10 +33,12 @@ def test_the_first_output_in_the_readme_is_the_real_one(prefect_server: PrefectS
         ["make", "--no-print-directory", "-n", "run", "ARGS="], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     home, _, script, *arguments = shlex.split(recipe.splitlines()[-1])
+    shutil.copytree(ROOT / "flows", tmp_path / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "prefect.yaml", tmp_path)
     done = subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments],
+        [sys.executable, script, *arguments],
         cwd=tmp_path,
-        env=prefect_server.environment(TLC_HOME=home.removeprefix("TLC_HOME="), PYTHONPATH=str(ROOT / "flows")),
+        env=prefect_server.environment(TLC_HOME=home.removeprefix("TLC_HOME=")),
         capture_output=True,
         text=True,
         check=False,

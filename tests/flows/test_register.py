@@ -51,6 +51,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for profile in (tmp_path / "blocks/profiles").iterdir():
         for name in re.findall(r"\$\{(\w+)", profile.read_text()):
             monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("nyc_tlc.yaml_files.CLONE", tmp_path)
     return tmp_path / "blocks"
 
 
@@ -334,6 +335,8 @@ def test_an_api_that_refuses_or_is_away_is_one_line_without_its_answer(
             self.end_headers()
             self.wfile.write(json.dumps({"request_body": SECRET}).encode())
 
+        do_POST = do_GET  # noqa: N815
+
         def log_message(self, *_: object) -> None:
             pass
 
@@ -347,8 +350,8 @@ def test_an_api_that_refuses_or_is_away_is_one_line_without_its_answer(
     with temporary_settings({PREFECT_API_URL: url}):
         away = register("dev")
     assert (refused.status, away.status) == (1, 1)
-    assert refused.err.startswith("error: the Prefect API answered 422; ")
-    assert away.err.startswith("error: the Prefect API can't be reached; got ConnectError; start the server")
+    assert refused.err.startswith(f"error: what is at {url} (PREFECT_API_URL) is no Prefect API; ")
+    assert away.err.startswith(f"error: the Prefect server at {url} (PREFECT_API_URL) can't be reached; got ")
     assert (refused.err + away.err).count("\n") == 2
     assert SECRET not in refused.err + away.err
 

@@ -122,7 +122,8 @@ def fill_in(text: str, variables: Mapping[str, str]) -> str:
             return match["value"] if given else ""
         return given or match["value"] or ""
 
-    return VARIABLE.sub(value, text)
+    # A default may have a variable of its own.
+    return VARIABLE.sub(value, VARIABLE.sub(value, text))
 
 
 @dataclass
@@ -214,7 +215,7 @@ def machine_with(image: Path, venv: str, secrets: Path, folder: Path, compose: P
         "127.0.0.1:8080": f"127.0.0.1:{health}",
     }
     base = {"PATH": f"{venv}/bin:/usr/bin:/bin", "PREFECT_WORKER_QUERY_SECONDS": "1", "TLC_SAMPLE_ROWS": "2000"}
-    services = read_compose(compose, {"PREFECT_AUTH": "on", "PREFECT_PORT": str(api)})
+    services = read_compose(compose, {"PREFECT_PORT": str(api)})
     # Without it, the server is started as in the README, without containers.
     del services["services"]["server"]["environment"]["PREFECT_SERVER_API_HOST"]
     extra = {

@@ -150,7 +150,7 @@ def machine(
         "127.0.0.1:8080": f"127.0.0.1:{health}",
         "gcs:4443": "127.0.0.1:4443",
     }
-    compose = read_compose(DOCKER / "compose.yaml", {"PREFECT_AUTH": "on", "PREFECT_PORT": str(api)})
+    compose = read_compose(DOCKER / "compose.yaml", {"PREFECT_PORT": str(api)})
     warehouse = {"POSTGRES_HOST": databases.host, "POSTGRES_PORT": databases.port}
     extra = {
         "server": {

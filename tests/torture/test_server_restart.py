@@ -19,13 +19,13 @@ from prefect.states import Pending
 from urllib3.util import Retry
 
 from conftest import ROOT, SERVER, PrefectServer
-from nyc_tlc.server.apply import LEASES_IN_FILES
 from stand_ins.docker import read_compose
 from waiting import eventually, free_port
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(400)]
 
-SETTING, _, LEASES = LEASES_IN_FILES.partition("=")
+SETTING = "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 
 
 @contextlib.contextmanager
@@ -59,7 +59,7 @@ def start_catch_up(client: SyncPrefectClient) -> str:
     return client.read_flow_run(run.id).state_name
 
 
-def test_compose_has_the_setting_that_apply_asks_for() -> None:
+def test_compose_has_the_setting() -> None:
     compose = read_compose(ROOT / "docker/compose.yaml", {})
     assert compose["services"]["server"]["environment"][SETTING] == LEASES
 

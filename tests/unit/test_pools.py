@@ -1,64 +1,57 @@
-"""Work-pool templates: Prefect's own with the values of a file, and every mistake in the file is reported."""
+"""Work-pool templates: Prefect's own with the values of a file, no variable stays free; mistakes are reported."""
 
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from conftest import ROOT
 from nyc_tlc.errors import ConfigurationError
-from nyc_tlc.server.work_pools import default_template, read_pool
+from nyc_tlc.server import read_pool, read_server
 
 FILES = sorted((ROOT / "deployments/pools").glob("*.yaml"))
 GIVEN = {"TLC_IMAGE": "registry/taxi:1", "TLC_REGION": "us-east1", "TLC_SERVICE_ACCOUNT": "runs@taxis"}
 
 
-def template(name: str, **variables: str) -> dict[str, Any]:
+def job(name: str, **variables: str) -> dict[str, Any]:
     pool = read_pool(ROOT / f"deployments/pools/{name}.yaml", GIVEN | variables)
-    assert pool.base_job_template is not None
-    return pool.base_job_template
+    configuration: dict[str, Any] = pool.base_job_template["job_configuration"]
+    return configuration
 
 
-def default(template: dict[str, Any], name: str) -> Any:
-    return template["variables"]["properties"][name].get("default")
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_template_is_prefect_s_own_with_other_defaults_and_uses_no_variable_it_lacks(file: Path) -> None:
-    pool = read_pool(file, GIVEN)
-    content, prefect_s = yaml.safe_load(file.read_text()), default_template(pool.type)
-    assert pool.base_job_template is not None
-    ours = pool.base_job_template["variables"]["properties"]
-    assert ours.keys() == prefect_s["variables"]["properties"].keys()
-    changed = {name for name in ours if ours[name] != prefect_s["variables"]["properties"][name]}
-    assert changed <= content["variables"].keys()
-    used = set(re.findall(r"\{\{ (\w+) \}\}", str(pool.base_job_template["job_configuration"])))
-    # What we set in the job configuration takes the place of a variable, where the installed template has one.
-    set_here = content.get("job_configuration", {}).keys()
-    known = set(re.findall(r"\{\{ (\w+) \}\}", str(prefect_s["job_configuration"])))
-    assert known - set_here <= used <= known
-    assert pool.name == f"taxi-{file.stem}"
-    assert "env" in content["variables"]
+def test_a_run_can_choose_nothing_and_sends_heartbeats() -> None:
+    pools = [*read_server(ROOT / "deployments/server.yaml")[0], *(read_pool(file, GIVEN) for file in FILES)]
+    assert {pool.name for pool in pools} == {"taxi", *(f"taxi-{file.stem}" for file in FILES)}
+    for pool in pools:
+        assert pool.base_job_template["variables"] == {
+            "type": "object",
+            "properties": {},
+            "additionalProperties": False,
+        }
+        configuration = pool.base_job_template["job_configuration"]
+        assert "{{" not in str(configuration)
+        assert configuration.keys().isdisjoint({"command", "working_dir"})
+        assert configuration["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
 
 
 def test_runs_in_containers_have_limits_an_image_an_account_and_an_end() -> None:
-    docker, kubernetes, cloud_run = map(template, ("docker", "kubernetes", "cloud-run"))
-    assert {default(each, "image") for each in (docker, kubernetes, cloud_run)} == {"registry/taxi:1"}
-    assert (default(docker, "mem_limit"), default(docker, "auto_remove")) == ("3g", True)
-    assert docker["job_configuration"]["container_create_kwargs"]["read_only"] is True
-    assert default(kubernetes, "finished_job_ttl") == 3600
-    assert default(kubernetes, "memory_limit") == default(kubernetes, "memory_request") == "3Gi"
-    assert default(kubernetes, "service_account_name") == "nyc-tlc-flows"
-    assert default(cloud_run, "service_account_name") == "runs@taxis"
-    assert (default(cloud_run, "memory"), default(cloud_run, "keep_job")) == ("4Gi", False)
+    docker, kubernetes, cloud_run = map(job, ("docker", "kubernetes", "cloud-run"))
+    pod = kubernetes["job_manifest"]["spec"]["template"]["spec"]
+    service = cloud_run["job_body"]["template"]["template"]
+    images = [docker["image"], *(each["image"] for each in (*pod["containers"], *service["containers"]))]
+    assert images == ["registry/taxi:1"] * 3
+    assert (docker["mem_limit"], docker["auto_remove"], docker["privileged"]) == ("3g", True, False)
+    assert docker["container_create_kwargs"]["read_only"] is True
+    assert kubernetes["job_manifest"]["spec"]["ttlSecondsAfterFinished"] == 3600
+    resources = pod["containers"][0]["resources"]
+    assert resources["limits"]["memory"] == resources["requests"]["memory"] == "3Gi"
+    assert (pod["serviceAccountName"], service["serviceAccount"]) == ("nyc-tlc-flows", "runs@taxis")
+    assert (service["containers"][0]["resources"]["limits"]["memory"], cloud_run["keep_job"]) == ("4Gi", False)
 
 
 def test_a_pod_runs_as_nobody_special_on_a_read_only_root() -> None:
-    job = template("kubernetes")["job_configuration"]["job_manifest"]
-    assert job["metadata"]["generateName"] == "{{ name }}-"
-    pod = job["spec"]["template"]["spec"]
+    pod = job("kubernetes")["job_manifest"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["restartPolicy"] == "Never"
     assert pod["securityContext"]["runAsUser"] == 10001
@@ -68,9 +61,10 @@ def test_a_pod_runs_as_nobody_special_on_a_read_only_root() -> None:
 
 
 def test_a_variable_fills_in_and_an_empty_one_is_left_to_prefect() -> None:
-    assert default(template("process"), "env") is None
-    env = default(template("kubernetes", TLC_PROFILE="prod", TLC_RUNS_API_URL="https://example.org/api"), "env")
-    assert env == {"TLC_PROFILE": "prod", "PREFECT_API_URL": "https://example.org/api"}
+    heartbeats = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+    assert job("process")["env"] == heartbeats
+    env = job("kubernetes", TLC_PROFILE="prod", TLC_RUNS_API_URL="https://example.org/api")["env"]
+    assert env == heartbeats | {"TLC_PROFILE": "prod", "PREFECT_API_URL": "https://example.org/api"}
     with pytest.raises(ConfigurationError, match=r"cloud-run\.yaml:8: the variable TLC_IMAGE is not set"):
         read_pool(ROOT / "deployments/pools/cloud-run.yaml", {"TLC_REGION": "us-east1"})
 

@@ -1,6 +1,6 @@
 """Run a flow or a function as a command: arguments from its signature, one line for an expected failure.
 
-Exit status: 0 done or already current, 1 failed, 2 wrong arguments, 3 not published yet.
+Exit status: 0 done or already current, 1 failed, 2 wrong arguments, 3 not published yet, 130 interrupted by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,21 +11,31 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import cyclopts
 import httpx
 from prefect import Flow, tags
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import MissingResult
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
 from pydantic import ValidationError
 
-from nyc_tlc.errors import ArgumentError, NotPublished, ReportedError, TlcError, TransientError
+from nyc_tlc.errors import ArgumentError, ConfigurationError, NotPublished, ReportedError, TlcError, TransientError
 from nyc_tlc.months import Month
+from nyc_tlc.orchestration.interruption import end_if_interrupted, exit_with
+from nyc_tlc.orchestration.own_server import own_password
 from nyc_tlc.orchestration.run_logs import RUN_LOGGERS, is_expected_failure, join_prefect
-from nyc_tlc.orchestration.temporary_server import TEMPORARY_SERVER, end_orphaned_servers, mark_server
-from nyc_tlc.settings import read_settings
+from nyc_tlc.orchestration.temporary_server import start_server
+from nyc_tlc.profiles.opening import LOCAL
+from nyc_tlc.settings import CLONE, read_settings
 from nyc_tlc.source.location import locate, name_source, read_requested_month
 
 log = logging.getLogger(__name__)
@@ -54,14 +64,14 @@ def run_script(function: Callable[..., int], script: str) -> NoReturn:
 
 def _exit_with(body: Callable[[], int]) -> NoReturn:
     _ask_this_machine_directly()
-    with temporary_settings(set_defaults=TEMPORARY_SERVER | HEARTBEATS):
+    with temporary_settings(set_defaults=HEARTBEATS | own_password()):
         try:
             status = body()
         except cyclopts.CycloptsError as error:
             status = _fail(ArgumentError(_shorten(error)))
         except TlcError as error:
             status = _fail(error)
-        sys.exit(status)
+        exit_with(status)
 
 
 def _ask_this_machine_directly() -> None:
@@ -79,16 +89,7 @@ def _run_function(function: Callable[..., int], script: str) -> int:
         return command(*bound.args, **bound.kwargs) or 0
     # The message leaves out the answer's text, because it repeats the request with its secrets.
     except httpx.HTTPStatusError as error:
-        raise TlcError(
-            f"the Prefect API answered {error.response.status_code}",
-            fix="check PREFECT_API_URL, PREFECT_API_KEY and PREFECT_API_AUTH_STRING",
-        ) from None
-    except httpx.TransportError as error:
-        raise TransientError(
-            "the Prefect API can't be reached",
-            got=type(error).__name__,
-            fix="start the server, or correct PREFECT_API_URL",
-        ) from None
+        raise TlcError("the Prefect API refused a request", got=f"status {error.response.status_code}") from None
 
 
 def _run_flow(flow: Flow[..., Any]) -> int:
@@ -96,12 +97,10 @@ def _run_flow(flow: Flow[..., Any]) -> int:
     if arguments is None:
         return 0
     _quiet_terminal()
-    if url := PREFECT_API_URL.value():
-        _check_server(url)
-    else:
-        end_orphaned_servers()
-        mark_server()
-        log.info("starting a Prefect server for this run; set PREFECT_API_URL to use a running one")
+    find_server()
+    home, profile = read_settings().home, arguments.get("profile", read_settings().profile)
+    if profile == LOCAL and home.is_relative_to(CLONE) and Path.cwd() != CLONE:
+        log.info("the lake is %s, the clone's", home / "lake")
     # The deployments' runs have the same tags; the automations select runs by them.
     with tags("nyc-tlc", *([arguments["color"]] if "color" in arguments else [])):
         state = cast(State[Any], flow(**arguments, return_state=True))
@@ -116,19 +115,47 @@ def _run_flow(flow: Flow[..., Any]) -> int:
     return 0
 
 
-def _check_server(url: str) -> None:
-    """Check that the Prefect server answers, with any HTTP status.
+def find_server() -> None:
+    """Check the Prefect server that is set; start one for this process if none is.
 
     Raises:
-        TransientError: when it does not answer.
+        TlcError: when the server is not usable.
     """
+    if url := PREFECT_API_URL.value():
+        _check_server(url)
+    else:
+        log.info("starting a Prefect server for this run; set PREFECT_API_URL to use a running one")
+        start_server()
+
+
+def _check_server(url: str) -> None:
+    """Check that a Prefect server answers, and lets this process in.
+
+    Raises:
+        TransientError: when nothing answers.
+        ConfigurationError: when something else does, or the server refuses.
+    """
+    other = ConfigurationError(
+        f"what is at {url} (PREFECT_API_URL) is no Prefect API", fix="write it as http://127.0.0.1:4200/api"
+    )
     try:
-        httpx.get(f"{url}/health", timeout=10)
-    except httpx.TransportError as error:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+            client.read_flows(limit=1)
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code not in (401, 403):
+            raise other from None
+        raise ConfigurationError(
+            f"the Prefect server at {url} (PREFECT_API_URL) refuses",
+            got=f"status {error.response.status_code}",
+            fix="set PREFECT_API_AUTH_STRING or PREFECT_API_KEY; make server keeps its password in prefect.toml",
+        ) from None
+    except (ValueError, httpx.UnsupportedProtocol):
+        raise other from None
+    except httpx.HTTPError as error:
         raise TransientError(
             f"the Prefect server at {url} (PREFECT_API_URL) can't be reached",
             got=str(error) or type(error).__name__,
-            fix="start it: .venv/bin/prefect server start; or unset PREFECT_API_URL: then each script starts its own",
+            fix="start it: make server; or unset PREFECT_API_URL: then each script starts its own",
         ) from None
 
 
@@ -188,6 +215,7 @@ def _shorten(error: cyclopts.CycloptsError) -> str:
 
 
 def _fail(error: TlcError) -> int:
+    end_if_interrupted()
     if isinstance(error, ReportedError):
         sys.stdout.write(f"{error.report}\n")
     kind = "not published" if isinstance(error, NotPublished) else "error"
@@ -206,5 +234,5 @@ def _worth_showing(record: logging.LogRecord) -> bool:
     if record.name.startswith("nyc_tlc"):
         return True
     message = record.getMessage()
-    is_result = is_expected_failure(record) or message.startswith("Finished in state")
+    is_result = is_expected_failure(record) or message.startswith(("Finished in state", "Crash detected!"))
     return record.levelno >= logging.WARNING and not (record.name in RUN_LOGGERS and is_result)

@@ -14,11 +14,9 @@ from prefect.blocks.core import Block
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE
 from pydantic import ValidationError
 
 from nyc_tlc.comparison import Comparison, make_changes
-from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.profiles.sections import CREDENTIALS, LAKES, NOTIFICATIONS, SECTIONS, Section
 from nyc_tlc.yaml_files import YamlFile
 
@@ -58,12 +56,7 @@ def register(profile: str, blocks: list[Block], *, check: bool = False) -> list[
         profile: The profile's name.
         blocks: Its blocks; a block comes after those it refers to.
         check: Only compare, change nothing.
-
-    Raises:
-        ConfigurationError: when no Prefect server is set.
     """
-    if not PREFECT_API_URL.value() and not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
-        raise ConfigurationError("no Prefect API to keep the blocks", fix="set PREFECT_API_URL")
     with get_client(sync_client=True) as client:
         comparisons = _compare_all(blocks, f"taxi-{profile}", client)
         return list(comparisons) if check else make_changes(comparisons)

@@ -1,1 +1,0 @@
-"""Prepare a Prefect server for the deployments: work pools, limits and automations from YAML files."""
