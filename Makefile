@@ -25,7 +25,7 @@ run: $(VENV)/.run ## One month into the data lake: a sample, or ARGS="--color gr
 
 .PHONY: server
 server: $(VENV)/.run ## A Prefect server that only this clone's scripts and workers may use; its UI is at http://127.0.0.1:4200
-	@$(BIN)/python -m nyc_tlc.orchestration.own_server
+	@$(BIN)/python -m nyc_tlc.runs.own_server
 
 .PHONY: test
 test: $(VENV)/.dev ## The whole test suite
@@ -56,18 +56,18 @@ check: $(VENV)/.dev ## Lint, types, docs in step
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@said="$$($(BIN)/lint-imports --no-cache)" || { echo "$$said"; exit 1; }
-	@$(BIN)/python -m nyc_tlc.contract.dictionary $(VENV)/dictionary.md && diff docs/data-dictionary.md $(VENV)/dictionary.md \
+	@$(BIN)/python -m nyc_tlc.descriptions.dictionary $(VENV)/dictionary.md && diff docs/data-dictionary.md $(VENV)/dictionary.md \
 		|| { echo "error: docs/data-dictionary.md is not what the contracts say; run make docs"; exit 1; }
-	@$(BIN)/python -m nyc_tlc.warehouse.dbt_sources $(VENV)/sources.yml && diff $(DBT_SOURCES) $(VENV)/sources.yml \
+	@$(BIN)/python -m nyc_tlc.descriptions.dbt_sources $(VENV)/sources.yml && diff $(DBT_SOURCES) $(VENV)/sources.yml \
 		|| { echo "error: $(DBT_SOURCES) is not what the contracts say; run make docs"; exit 1; }
-	@$(BIN)/python -m nyc_tlc.warehouse.external_tables $(VENV)/external.sql && diff $(EXTERNAL_TABLES) $(VENV)/external.sql \
+	@$(BIN)/python -m nyc_tlc.descriptions.external_tables $(VENV)/external.sql && diff $(EXTERNAL_TABLES) $(VENV)/external.sql \
 		|| { echo "error: $(EXTERNAL_TABLES) is not what the contracts say; run make docs"; exit 1; }
 
 .PHONY: docs
 docs: $(VENV)/.dev ## Write the data dictionary, dbt's sources and the external tables from the contracts
-	@$(BIN)/python -m nyc_tlc.contract.dictionary docs/data-dictionary.md
-	@$(BIN)/python -m nyc_tlc.warehouse.dbt_sources $(DBT_SOURCES)
-	@$(BIN)/python -m nyc_tlc.warehouse.external_tables $(EXTERNAL_TABLES)
+	@$(BIN)/python -m nyc_tlc.descriptions.dictionary docs/data-dictionary.md
+	@$(BIN)/python -m nyc_tlc.descriptions.dbt_sources $(DBT_SOURCES)
+	@$(BIN)/python -m nyc_tlc.descriptions.external_tables $(EXTERNAL_TABLES)
 
 .PHONY: notebook
 notebook: $(VENV)/.dev ## Run docs/first-hour.ipynb over sample months and keep what it shows

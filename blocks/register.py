@@ -13,13 +13,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "flows"))
 
-import nyc_tlc.orchestration.script  # noqa: E402, F401
+import nyc_tlc.runs.script  # noqa: E402, F401
 
 from nyc_tlc.comparison import comparison_table, needs_change  # noqa: E402
 from nyc_tlc.errors import ArgumentError  # noqa: E402
-from nyc_tlc.orchestration.command_line import find_server, run_script  # noqa: E402
 from nyc_tlc.profiles import registering  # noqa: E402
 from nyc_tlc.profiles.opening import LOCAL  # noqa: E402
+from nyc_tlc.runs.command_line import find_server, run_script  # noqa: E402
 from nyc_tlc.yaml_files import read_variables  # noqa: E402
 
 

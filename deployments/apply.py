@@ -11,16 +11,16 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "flows"))
 
-import nyc_tlc.orchestration.script  # noqa: E402, F401
+import nyc_tlc.runs.script  # noqa: E402, F401
 
 from prefect.client.orchestration import get_client  # noqa: E402
 from prefect.settings import PREFECT_API_URL  # noqa: E402
 
 from nyc_tlc import server  # noqa: E402
 from nyc_tlc.errors import ConfigurationError  # noqa: E402
-from nyc_tlc.orchestration.command_line import find_server, run_script  # noqa: E402
 from nyc_tlc.profiles.opening import LOCAL  # noqa: E402
 from nyc_tlc.profiles.registering import find_notification_block  # noqa: E402
+from nyc_tlc.runs.command_line import find_server, run_script  # noqa: E402
 from nyc_tlc.settings import read_settings  # noqa: E402
 from nyc_tlc.yaml_files import read_variables  # noqa: E402
 

@@ -14,13 +14,13 @@ from selenium import webdriver
 
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
-from nyc_tlc.months import Color, Month
-from nyc_tlc.reports.coverage import read_coverage
-from nyc_tlc.reports.coverage_page import write_coverage_page
-from nyc_tlc.reports.trips_page import write_trips_page
+from nyc_tlc.month import Color, Month
+from nyc_tlc.pages.coverage import read_coverage
+from nyc_tlc.pages.coverage_page import write_coverage_page
+from nyc_tlc.pages.trips_page import write_trips_page
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.sample import write_sample

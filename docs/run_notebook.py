@@ -17,10 +17,10 @@ from traitlets.config import Config
 
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
-from nyc_tlc.months import Month
+from nyc_tlc.month import Month
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.published import look_at
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import nyc_tlc.orchestration.script  # noqa: F401
+import nyc_tlc.runs.script  # noqa: F401
 
 import logging
 from datetime import UTC, datetime
@@ -13,24 +13,24 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from nyc_tlc.backfill.plan import BackfillOptions, list_months, parse_months
-from nyc_tlc.backfill.record import finish_run, read_runs, start_run, write_run
-from nyc_tlc.backfill.report import format_plan, format_report
-from nyc_tlc.backfill.space import check_space, describe_space
 from nyc_tlc.errors import ArgumentError, ReportedError
 from nyc_tlc.lake.keys import Layout
-from nyc_tlc.months import COLORS, Color, Month
-from nyc_tlc.orchestration import command_line, tasks
-from nyc_tlc.orchestration.dbt import find_dbt
-from nyc_tlc.orchestration.month_report import Outcome
-from nyc_tlc.orchestration.run_here import run_here
-from nyc_tlc.orchestration.run_names import backfill_name, nothing_published, scheduled_month
-from nyc_tlc.orchestration.run_on_workers import run_on_workers
-from nyc_tlc.orchestration.run_options import RUN_OPTIONS
-from nyc_tlc.orchestration.transforming import build_models
+from nyc_tlc.month import COLORS, Color, Month
+from nyc_tlc.planning.plan import BackfillOptions, list_months, parse_months
+from nyc_tlc.planning.record import finish_run, read_runs, start_run, write_run
+from nyc_tlc.planning.report import format_plan, format_report
+from nyc_tlc.planning.space import check_space, describe_space
 from nyc_tlc.profiles.opening import list_warehouses, open_lake
+from nyc_tlc.runs import command_line, tasks
+from nyc_tlc.runs.dbt import find_dbt
+from nyc_tlc.runs.month_report import Outcome
+from nyc_tlc.runs.run_here import run_here
+from nyc_tlc.runs.run_names import backfill_name, nothing_published, scheduled_month
+from nyc_tlc.runs.run_on_workers import run_on_workers
+from nyc_tlc.runs.run_options import RUN_OPTIONS
+from nyc_tlc.runs.transforming import build_models
 from nyc_tlc.settings import read_settings
-from nyc_tlc.warehouse.warehouse import Kind
+from nyc_tlc.warehouse.protocol import Kind
 
 log = logging.getLogger("nyc_tlc.backfill")
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import nyc_tlc.orchestration.script  # noqa: F401
+import nyc_tlc.runs.script  # noqa: F401
 
 from prefect import flow
 
-from nyc_tlc.months import Color
-from nyc_tlc.orchestration import command_line
-from nyc_tlc.orchestration.load_from_lake import load_from_lake
-from nyc_tlc.orchestration.month_report import Outcome
-from nyc_tlc.orchestration.options import MonthNumber, YearNumber
-from nyc_tlc.orchestration.run_names import run_name
-from nyc_tlc.orchestration.run_options import RUN_OPTIONS
+from nyc_tlc.month import Color
+from nyc_tlc.runs import command_line
+from nyc_tlc.runs.load_from_lake import load_from_lake
+from nyc_tlc.runs.month_report import Outcome
+from nyc_tlc.runs.options import MonthNumber, YearNumber
+from nyc_tlc.runs.run_names import run_name
+from nyc_tlc.runs.run_options import RUN_OPTIONS
 
 
 @flow(flow_run_name=run_name, **RUN_OPTIONS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import nyc_tlc.orchestration.script  # noqa: F401
+import nyc_tlc.runs.script  # noqa: F401
 
 from datetime import UTC, datetime
 
@@ -10,19 +10,19 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from nyc_tlc.lake.keys import Layout
-from nyc_tlc.months import Color
-from nyc_tlc.orchestration import command_line, tasks
-from nyc_tlc.orchestration.dbt import find_dbt
-from nyc_tlc.orchestration.month_report import Outcome, format_answers, format_summary, format_unchanged
-from nyc_tlc.orchestration.options import MonthNumber, YearNumber
-from nyc_tlc.orchestration.run_names import not_published, rename_run, run_name
-from nyc_tlc.orchestration.run_options import RUN_OPTIONS
-from nyc_tlc.orchestration.transforming import build_models
+from nyc_tlc.month import Color
 from nyc_tlc.profiles.opening import list_warehouses, open_lake
+from nyc_tlc.runs import command_line, tasks
+from nyc_tlc.runs.dbt import find_dbt
+from nyc_tlc.runs.month_report import Outcome, format_answers, format_summary, format_unchanged
+from nyc_tlc.runs.options import MonthNumber, YearNumber
+from nyc_tlc.runs.run_names import not_published, rename_run, run_name
+from nyc_tlc.runs.run_options import RUN_OPTIONS
+from nyc_tlc.runs.transforming import build_models
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import scratch_folder
 from nyc_tlc.source.location import read_requested_month
-from nyc_tlc.warehouse.warehouse import Kind
+from nyc_tlc.warehouse.protocol import Kind
 
 
 @flow(flow_run_name=run_name, **RUN_OPTIONS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import nyc_tlc.orchestration.script  # noqa: F401
+import nyc_tlc.runs.script  # noqa: F401
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,22 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.settings import PREFECT_UI_URL
 
-from nyc_tlc.backfill.plan import MonthPlan, list_months, plan_months
+from nyc_tlc.descriptions.catalog import write_catalog
 from nyc_tlc.errors import TlcError
-from nyc_tlc.lake.lake import Lake
-from nyc_tlc.months import COLORS, Color, Month
-from nyc_tlc.orchestration import command_line
-from nyc_tlc.orchestration.month_report import Outcome
-from nyc_tlc.orchestration.run_names import profile_run_name
-from nyc_tlc.orchestration.run_options import RUN_OPTIONS
+from nyc_tlc.lake.store import Lake
+from nyc_tlc.month import COLORS, Color, Month
+from nyc_tlc.pages.coverage import Loads, read_coverage
+from nyc_tlc.pages.coverage_page import write_coverage_page
+from nyc_tlc.pages.trips_page import write_trips_page
+from nyc_tlc.planning.plan import MonthPlan, list_months, plan_months
 from nyc_tlc.profiles.opening import list_warehouses, open_lake, open_warehouse
-from nyc_tlc.reports.catalog import write_catalog
-from nyc_tlc.reports.coverage import Loads, read_coverage
-from nyc_tlc.reports.coverage_page import write_coverage_page
-from nyc_tlc.reports.trips_page import write_trips_page
+from nyc_tlc.runs import command_line
+from nyc_tlc.runs.month_report import Outcome
+from nyc_tlc.runs.run_names import profile_run_name
+from nyc_tlc.runs.run_options import RUN_OPTIONS
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.published import find_newest
-from nyc_tlc.warehouse.warehouse import Kind, Load
+from nyc_tlc.warehouse.protocol import Kind, Load
 
 log = logging.getLogger("nyc_tlc.report")
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import nyc_tlc.orchestration.script  # noqa: F401
+import nyc_tlc.runs.script  # noqa: F401
 
 from prefect import flow
 
-from nyc_tlc.orchestration import command_line
-from nyc_tlc.orchestration.month_report import Outcome
-from nyc_tlc.orchestration.run_names import profile_run_name
-from nyc_tlc.orchestration.run_options import RUN_OPTIONS
-from nyc_tlc.orchestration.transforming import build_models
 from nyc_tlc.profiles.opening import list_warehouses
+from nyc_tlc.runs import command_line
+from nyc_tlc.runs.month_report import Outcome
+from nyc_tlc.runs.run_names import profile_run_name
+from nyc_tlc.runs.run_options import RUN_OPTIONS
+from nyc_tlc.runs.transforming import build_models
 from nyc_tlc.settings import read_settings
-from nyc_tlc.warehouse.warehouse import Kind
+from nyc_tlc.warehouse.protocol import Kind
 
 
 @flow(flow_run_name=profile_run_name, **RUN_OPTIONS)

@@ -28,7 +28,7 @@ from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.postgres import PostgresWarehouse
-from nyc_tlc.warehouse.warehouse import KINDS, Kind, Warehouse
+from nyc_tlc.warehouse.protocol import KINDS, Kind, Warehouse
 from stand_ins.azure import Azure, azurite, find_azurite
 from stand_ins.bigquery import BigQuery
 from stand_ins.certificate import make_certificate

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
-from nyc_tlc.contract.contract import Contract, read_contract
+from nyc_tlc.contract.dataset import Contract, read_contract
 from nyc_tlc.lake.keys import Keys, Layout
-from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.months import Color, Month
+from nyc_tlc.lake.store import Lake
+from nyc_tlc.month import Color, Month
 from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.location import RemoteFile
 

@@ -19,8 +19,8 @@ from google.cloud import storage
 from nyc_tlc.lake.azure import AzureLake
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
-from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.s3 import S3Lake
+from nyc_tlc.lake.store import Lake
 from stand_ins.azure import Azure
 from stand_ins.gcs import Gcs
 from stand_ins.s3 import S3

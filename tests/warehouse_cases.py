@@ -18,14 +18,14 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
 from factories import JANUARY, green_parquet, make_month, trip
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.months import Color, Month
+from nyc_tlc.lake.store import Lake
+from nyc_tlc.month import Color, Month
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
-from nyc_tlc.warehouse.warehouse import Kind, Load, Warehouse
+from nyc_tlc.warehouse.protocol import Kind, Load, Warehouse
 from stand_ins.bigquery import BigQuery, Job
 from waiting import eventually
 

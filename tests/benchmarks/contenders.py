@@ -29,16 +29,16 @@ import pyarrow.parquet as pq
 import sqlalchemy
 from psycopg2.extensions import parse_dsn
 
-from nyc_tlc.backfill.month_plan import plan_month
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.conform import POLARS_TYPES
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.cleaning.rules import Judge
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys, Layout
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.months import Color, Month
+from nyc_tlc.month import Color, Month
+from nyc_tlc.planning.month_plan import plan_month
 from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.file_format import identify
 from nyc_tlc.source.location import RemoteFile

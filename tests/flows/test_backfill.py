@@ -22,8 +22,8 @@ from factories import JANUARY, green_parquet, trip
 from nyc_tlc.errors import ReportedError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
-from nyc_tlc.months import Month
-from nyc_tlc.orchestration import command_line
+from nyc_tlc.month import Month
+from nyc_tlc.runs import command_line
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 

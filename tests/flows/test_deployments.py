@@ -35,9 +35,9 @@ from prefect.utilities.schema_tools import validate
 from conftest import ROOT, PrefectServer
 from factories import green_parquet, trip
 from nyc_tlc.errors import ConfigurationError
-from nyc_tlc.months import COLORS
-from nyc_tlc.orchestration import command_line
+from nyc_tlc.month import COLORS
 from nyc_tlc.profiles.registering import read_blocks, register
+from nyc_tlc.runs import command_line
 from nyc_tlc.server import (
     NAME_PREFIX,
     RUN_ENVIRONMENT,

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, PrefectServer, Profile
 from etl_web_to_gcs import etl_web_to_gcs
 from factories import without_version
-from nyc_tlc.contract.dictionary import make_dictionary
+from nyc_tlc.descriptions.dictionary import make_dictionary
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.settings import Settings, read_settings
 

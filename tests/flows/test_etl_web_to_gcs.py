@@ -23,9 +23,9 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from conftest import ROOT, PrefectServer
 from etl_web_to_gcs import etl_web_to_gcs
 from factories import JANUARY, green_parquet, trip, without_version
-from nyc_tlc.months import Month
-from nyc_tlc.orchestration import command_line
-from nyc_tlc.orchestration.temporary_server import MARK, end_orphaned_servers
+from nyc_tlc.month import Month
+from nyc_tlc.runs import command_line
+from nyc_tlc.runs.temporary_server import MARK, end_orphaned_servers
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 from stand_ins.proxy import Proxy
 
@@ -92,7 +92,7 @@ def test_a_month_is_a_run_with_its_name_tasks_report_and_log(
 def test_a_download_that_takes_a_while_shows_how_far_it_is(
     client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nyc_tlc.orchestration.progress.DownloadProgress.INTERVAL", 0)
+    monkeypatch.setattr("nyc_tlc.runs.progress.DownloadProgress.INTERVAL", 0)
     month.body = green_parquet(*(trip(trip_distance=number / 7) for number in range(400_000)))
     state = run_flow(color="green", year=2024, month=1, source=http_source.template)
     run = client.read_flow_run(state.state_details.flow_run_id)

@@ -17,7 +17,7 @@ from backfill import backfill
 from conftest import PrefectServer, Profile
 from etl_month import etl_month
 from nyc_tlc.errors import ConfigurationError
-from nyc_tlc.orchestration import dbt
+from nyc_tlc.runs import dbt
 from stand_ins.google_tokens import GoogleCloud
 
 JANUARY = ("--color", "green", "--year", "2024", "--month", "1", "--source", "sample")

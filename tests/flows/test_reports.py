@@ -10,11 +10,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from conftest import PrefectServer
 from factories import JANUARY, green_parquet, make_month, publish_fetched, trip
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.months import Month
-from nyc_tlc.orchestration import tasks
-from nyc_tlc.orchestration.month_report import Outcome, format_quality_report
+from nyc_tlc.month import Month
+from nyc_tlc.runs import tasks
+from nyc_tlc.runs.month_report import Outcome, format_quality_report
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.published import look_at
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse

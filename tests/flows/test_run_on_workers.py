@@ -19,12 +19,12 @@ from prefect.states import Completed, Crashed, Running, Scheduled
 
 from conftest import PrefectServer
 from factories import JANUARY
-from nyc_tlc.backfill.month_plan import Plan
-from nyc_tlc.backfill.plan import BackfillOptions, MonthPlan
-from nyc_tlc.backfill.record import MonthRecord
-from nyc_tlc.orchestration.lost_runs import clear_lost_runs
-from nyc_tlc.orchestration.run_on_workers import run_on_workers
-from nyc_tlc.orchestration.tasks import load
+from nyc_tlc.planning.month_plan import Plan
+from nyc_tlc.planning.plan import BackfillOptions, MonthPlan
+from nyc_tlc.planning.record import MonthRecord
+from nyc_tlc.runs.lost_runs import clear_lost_runs
+from nyc_tlc.runs.run_on_workers import run_on_workers
+from nyc_tlc.runs.tasks import load
 from waiting import eventually
 
 OPTIONS = BackfillOptions("sample", "local", ("duckdb",), "month", False)
@@ -132,13 +132,13 @@ def test_a_run_that_crashes_is_submitted_again_and_one_that_never_runs_is_given_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # As long as a person would wait for them.
-    monkeypatch.setattr("nyc_tlc.orchestration.run_on_workers.RESCHEDULE_GRACE", 0.0)
+    monkeypatch.setattr("nyc_tlc.runs.run_on_workers.RESCHEDULE_GRACE", 0.0)
     running = backfill(1, 1)
     (first,) = wait_for_runs(client, deployment, 1)
     client.set_flow_run_state(first.id, Crashed(), force=True)
     (second,) = (run for run in wait_for_runs(client, deployment, 2) if run.id != first.id)
     assert second.parameters == first.parameters
-    monkeypatch.setattr("nyc_tlc.orchestration.run_on_workers.NOT_RUNNING_LIMIT", 0.0)
+    monkeypatch.setattr("nyc_tlc.runs.run_on_workers.NOT_RUNNING_LIMIT", 0.0)
     (record,) = running.result(60)
     assert record.result == "failed"
     assert "has not been running" in str(record.error)

@@ -8,20 +8,20 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery, storage
 
 from factories import JANUARY, publish_fetched
-from nyc_tlc.backfill.month_plan import plan_month
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
-from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.publication import remove_leftovers
-from nyc_tlc.months import Month
+from nyc_tlc.lake.store import Lake
+from nyc_tlc.month import Month
+from nyc_tlc.planning.month_plan import plan_month
 from nyc_tlc.source.fetch import fetch_month, scratch_folder
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.postgres import PostgresWarehouse
-from nyc_tlc.warehouse.warehouse import Warehouse
+from nyc_tlc.warehouse.protocol import Warehouse
 
 
 def open_lake(where: str) -> Lake:

@@ -26,8 +26,8 @@ from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientErr
 from nyc_tlc.lake.azure import AzureLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.keys import Keys
-from nyc_tlc.lake.lake import Found, NewFile, SwapRefusedError
 from nyc_tlc.lake.s3 import S3Lake, client_config
+from nyc_tlc.lake.store import Found, NewFile, SwapRefusedError
 from stand_ins.azure import Azure
 from stand_ins.gcs import Fault, Gcs
 from stand_ins.s3 import S3

@@ -72,7 +72,7 @@ def test_a_python_without_the_packages_is_told_how_to_get_them(clone: Path, tmp_
     )
 
 
-@pytest.mark.parametrize("command", [[ROOT / "flows/etl_web_to_gcs.py"], ["-m", "nyc_tlc.orchestration.own_server"]])
+@pytest.mark.parametrize("command", [[ROOT / "flows/etl_web_to_gcs.py"], ["-m", "nyc_tlc.runs.own_server"]])
 def test_a_database_of_a_newer_prefect_is_one_line_within_seconds(command: list[str | Path], tmp_path: Path) -> None:
     home = tmp_path / "prefect"
     home.mkdir()

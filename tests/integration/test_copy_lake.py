@@ -15,9 +15,9 @@ from nyc_tlc.lake.copying import copy_month
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.keys import Keys
-from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.s3 import S3Lake
+from nyc_tlc.lake.store import Lake
 from stand_ins.gcs import Fault, Gcs
 from stand_ins.s3 import S3
 

@@ -13,13 +13,13 @@ import psycopg2
 import pytest
 
 from factories import JANUARY, green_parquet, make_month, trip
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.months import Month
-from nyc_tlc.orchestration import dbt
+from nyc_tlc.month import Month
+from nyc_tlc.runs import dbt
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
-from nyc_tlc.warehouse.warehouse import Kind, Warehouse
+from nyc_tlc.warehouse.protocol import Kind, Warehouse
 from waiting import eventually
 
 FEBRUARY = Month(2024, 2)

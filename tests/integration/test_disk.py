@@ -14,7 +14,7 @@ import pytest
 from factories import JANUARY, fetched, green_parquet, make_month, trip
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ConfigurationError, LakeError, TlcError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys

@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State, StateType
 from factories import JANUARY
 from nyc_tlc.errors import BusyError, ConfigurationError, TlcError, TransientError
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.orchestration import tasks
+from nyc_tlc.runs import tasks
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.load import load_month
 from waiting import eventually

@@ -23,7 +23,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from conftest import ROOT, PrefectServer
 from factories import green_parquet, trip
-from nyc_tlc.orchestration.temporary_server import MARK
+from nyc_tlc.runs.temporary_server import MARK
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 
 LINE = "interrupted: nothing is half done; the same command does the rest"

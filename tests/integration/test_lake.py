@@ -18,13 +18,13 @@ from factories import JANUARY, fetched, green_parquet, make_month, publish_fetch
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.cleaning.raw import fetch_raw
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ConflictError, LakeError, ReconciliationError, SourceError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys, Layout
-from nyc_tlc.lake.lake import Lake, NewFile
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.publication import remove_leftovers
+from nyc_tlc.lake.store import Lake, NewFile
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.published import look_at
 from stores import FolderStore, Store, open_store

@@ -91,7 +91,7 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
     given = {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": str(port), "PYTHONPATH": str(clone / "flows")}
     with server.printed.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "nyc_tlc.orchestration.own_server"],
+            [sys.executable, "-m", "nyc_tlc.runs.own_server"],
             cwd=home.parent,
             env=clean | given,
             stdout=out,

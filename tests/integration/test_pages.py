@@ -18,19 +18,19 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 from factories import JANUARY, green_parquet, make_month, trip
-from nyc_tlc.backfill.month_plan import Plan
-from nyc_tlc.backfill.plan import MonthPlan
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.months import COLORS, Color, Month
-from nyc_tlc.reports.coverage import read_coverage
-from nyc_tlc.reports.coverage_page import write_coverage_page
-from nyc_tlc.reports.trips_page import write_trips_page
+from nyc_tlc.month import COLORS, Color, Month
+from nyc_tlc.pages.coverage import read_coverage
+from nyc_tlc.pages.coverage_page import write_coverage_page
+from nyc_tlc.pages.trips_page import write_trips_page
+from nyc_tlc.planning.month_plan import Plan
+from nyc_tlc.planning.plan import MonthPlan
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.sample import write_sample
 from nyc_tlc.warehouse.lake_file import LakeFile
-from nyc_tlc.warehouse.warehouse import Kind, Load
+from nyc_tlc.warehouse.protocol import Kind, Load
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 PAGES = ["coverage.html", *(f"trips-{color}.html" for color in COLORS)]

@@ -17,8 +17,8 @@ from nyc_tlc.errors import ConfigurationError, TlcError, TransientError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.postgres import PostgresWarehouse
+from nyc_tlc.warehouse.protocol import Lookup
 from nyc_tlc.warehouse.tables import Field, Table, month_tables, to_arrow
-from nyc_tlc.warehouse.warehouse import Lookup
 from waiting import eventually
 from warehouse_cases import (
     FEBRUARY,

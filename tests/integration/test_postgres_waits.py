@@ -24,7 +24,7 @@ from nyc_tlc.errors import ConfigurationError, TransientError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.postgres import PostgresWarehouse
-from nyc_tlc.warehouse.warehouse import Patience
+from nyc_tlc.warehouse.protocol import Patience
 from waiting import eventually
 from warehouse_cases import FEBRUARY, HalfOf, fares, in_february, in_lake, trips
 

@@ -18,11 +18,11 @@ from factories import JANUARY, fetched, green_parquet, make_month, trip
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.cleaning.raw import fetch_raw
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ConflictError
 from nyc_tlc.lake.keys import Keys, Layout
-from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.store import Lake
 from stores import FolderStore, Store, open_store
 
 KEYS = Keys("green", JANUARY)

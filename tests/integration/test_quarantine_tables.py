@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from factories import JANUARY, trip
-from nyc_tlc.backfill.month_plan import Plan
-from nyc_tlc.backfill.plan import plan_loads
 from nyc_tlc.errors import ReconciliationError
 from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.planning.month_plan import Plan
+from nyc_tlc.planning.plan import plan_loads
 from nyc_tlc.warehouse.load import load_month
-from nyc_tlc.warehouse.warehouse import Warehouse
+from nyc_tlc.warehouse.protocol import Warehouse
 from warehouse_cases import FEBRUARY, in_february, in_lake, trips
 
 LOST = trip(lpep_pickup_datetime=datetime(2009, 1, 1), passenger_count=0)

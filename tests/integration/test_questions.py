@@ -14,17 +14,17 @@ import pytest
 
 from conftest import ROOT
 from factories import publish_fetched
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.months import Month
+from nyc_tlc.month import Month
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.warehouse.bigquery import TYPES
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.lookups import read_lookups
+from nyc_tlc.warehouse.protocol import Kind, Warehouse
 from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables, trip_tables
-from nyc_tlc.warehouse.warehouse import Kind, Warehouse
 from stand_ins.google_sql import analyze
 
 QUESTIONS = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")

@@ -13,12 +13,12 @@ import pytest
 from factories import publish_fetched
 from nyc_tlc.cleaning.read import MonthReader
 from nyc_tlc.cleaning.rules import Judge
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import TlcError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.months import Color, Month
-from nyc_tlc.reports.anomalies import find_anomalies
+from nyc_tlc.month import Color, Month
+from nyc_tlc.pages.anomalies import find_anomalies
 from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.location import RemoteFile
 

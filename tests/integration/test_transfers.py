@@ -24,10 +24,10 @@ import pytest
 from factories import JANUARY, green_parquet, trip
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ArgumentError, ConfigurationError, NotPublished, SourceError, TlcError, TransientError
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.months import Month
+from nyc_tlc.month import Month
 from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.file_format import identify
 from nyc_tlc.source.location import locate, redact_url

@@ -17,17 +17,17 @@ import pytest
 
 from conftest import bucket
 from factories import GREEN_2024, JANUARY, make_month, trip
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ContractError, LakeError, ReconciliationError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
-from nyc_tlc.months import Month
+from nyc_tlc.month import Month
 from nyc_tlc.source.sample import write_sample
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import ask_where_trips_began, find_published, load_month
 from nyc_tlc.warehouse.lookups import read_lookups
+from nyc_tlc.warehouse.protocol import Kind, Warehouse
 from nyc_tlc.warehouse.tables import trip_table
-from nyc_tlc.warehouse.warehouse import Kind, Warehouse
 from stand_ins.bigquery import BigQuery
 from stand_ins.gcs import Gcs
 from waiting import eventually

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from factories import GREEN_2024, JANUARY, green_parquet, trip
 from nyc_tlc.cleaning.read import MonthReader
 from nyc_tlc.cleaning.rules import Judge
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import TlcError
 from nyc_tlc.source.fetch import FetchedFile
 from nyc_tlc.source.file_format import identify

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from nyc_tlc.contract.contract import Column, Contract
-from nyc_tlc.months import Month
+from nyc_tlc.contract.dataset import Column, Contract
+from nyc_tlc.month import Month
 
 LIMITS = {"int8": 2**7, "int16": 2**15, "int32": 2**31}
 NULLS = {"na", "n/a", "#n/a", "<na>", "nan", "null", "none", "\\n", "-"}

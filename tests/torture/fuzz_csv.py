@@ -13,8 +13,8 @@ import polars as pl
 
 from factories import mangle_csv
 from nyc_tlc.cleaning.read import MonthReader
-from nyc_tlc.contract.contract import read_contract
-from nyc_tlc.months import Color, Month
+from nyc_tlc.contract.dataset import read_contract
+from nyc_tlc.month import Color, Month
 from nyc_tlc.source.fetch import FetchedFile
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.sample import write_sample

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from factories import GREEN_2024, JANUARY, ODD_VALUES, mangle_bytes, trip
 from nyc_tlc.cleaning.read import MonthReader
 from nyc_tlc.cleaning.rules import Judge
-from nyc_tlc.contract.contract import Column, read_contract
+from nyc_tlc.contract.dataset import Column, read_contract
 from nyc_tlc.errors import SourceError, TlcError
 from nyc_tlc.source.fetch import FetchedFile
 from nyc_tlc.source.file_format import identify

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nyc_tlc.months import Color, Month
+from nyc_tlc.month import Color, Month
 from torture import bombs, fuzz_csv, fuzz_parquet
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(1800)]

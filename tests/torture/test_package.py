@@ -13,7 +13,7 @@ USE = """
 from pathlib import Path
 from nyc_tlc import zones
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.reports.coverage_page import write_coverage_page
+from nyc_tlc.pages.coverage_page import write_coverage_page
 assert len(zones()) == 265
 write_coverage_page(FolderLake(Path("lake")), [], [])
 """

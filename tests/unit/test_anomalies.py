@@ -8,8 +8,8 @@ import pytest
 from factories import JANUARY, green_parquet, make_month, trip
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.manifest import CleanRecord, Manifest, QuarantineRecord, SourceRecord
-from nyc_tlc.months import Month
-from nyc_tlc.reports.anomalies import (
+from nyc_tlc.month import Month
+from nyc_tlc.pages.anomalies import (
     VolumeError,
     check_volume,
     compute_trends,

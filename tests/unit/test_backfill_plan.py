@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from factories import JANUARY, green_parquet, publish_fetched, trip
-from nyc_tlc.backfill.month_plan import plan_month
-from nyc_tlc.backfill.plan import list_months, parse_months, plan_months
-from nyc_tlc.backfill.record import BackfillRun, MonthRecord, read_runs, write_run
-from nyc_tlc.backfill.report import format_plan, format_report
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ArgumentError, LakeError, TransientError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.months import Month
+from nyc_tlc.month import Month
+from nyc_tlc.planning.month_plan import plan_month
+from nyc_tlc.planning.plan import list_months, parse_months, plan_months
+from nyc_tlc.planning.record import BackfillRun, MonthRecord, read_runs, write_run
+from nyc_tlc.planning.report import format_plan, format_report
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.published import look_at
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse

@@ -9,10 +9,10 @@ import pytest
 from frictionless import Package, Schema
 
 from factories import JANUARY, green_parquet, make_month, trip
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
+from nyc_tlc.descriptions.catalog import describe_schema, write_catalog
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.months import COLORS
-from nyc_tlc.reports.catalog import describe_schema, write_catalog
+from nyc_tlc.month import COLORS
 from nyc_tlc.source.sample import write_sample
 
 

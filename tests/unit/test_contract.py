@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from nyc_tlc.contract.contract import Contract, code_tables, read_contract
+from nyc_tlc.contract.dataset import Contract, code_tables, read_contract
 from nyc_tlc.errors import ContractError
-from nyc_tlc.months import COLORS, Color, Month
+from nyc_tlc.month import COLORS, Color, Month
 
 YELLOW = """vendor_id pickup_datetime dropoff_datetime passenger_count trip_distance rate_code store_and_fwd_flag
     pickup_location_id dropoff_location_id payment_type fare_amount extra mta_tax tip_amount tolls_amount
@@ -194,7 +194,7 @@ def test_every_column_and_rule_explains_itself() -> None:
 
 
 def test_versions_ignore_prose_and_follow_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = sys.modules["nyc_tlc.contract.contract"]
+    module = sys.modules["nyc_tlc.contract.dataset"]
     read = module._read_yaml
 
     def changed(column: dict[str, Any] | None = None, rule: dict[str, Any] | None = None) -> Contract:

@@ -1,6 +1,6 @@
 """The data dictionary's types are those of the warehouses."""
 
-from nyc_tlc.contract.dictionary import TYPES
+from nyc_tlc.descriptions.dictionary import TYPES
 from nyc_tlc.warehouse import bigquery, duckdb, postgres
 
 

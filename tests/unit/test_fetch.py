@@ -7,7 +7,7 @@ import pytest
 
 from factories import JANUARY, green_parquet, trip
 from nyc_tlc.errors import ArgumentError, NotPublished, SourceError, TransientError
-from nyc_tlc.months import Month
+from nyc_tlc.month import Month
 from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.location import locate
 from nyc_tlc.source.published import find_newest, look_at

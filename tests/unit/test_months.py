@@ -3,7 +3,7 @@ from datetime import datetime
 import pytest
 
 from nyc_tlc.errors import ArgumentError
-from nyc_tlc.months import Month
+from nyc_tlc.month import Month
 
 
 def test_a_month_reads_back_what_it_prints() -> None:

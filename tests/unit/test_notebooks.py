@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import nyc_tlc.notebooks as tables
 from conftest import ROOT, bucket
 from factories import JANUARY, green_parquet, make_month, trip
 from nyc_tlc import codes, months, trips, zones
 from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
-from nyc_tlc.months import Month
-from nyc_tlc.notebooks import tables
+from nyc_tlc.month import Month
 from nyc_tlc.source.sample import write_sample
 from stand_ins.gcs import Gcs
 
@@ -133,11 +133,11 @@ def test_a_month_that_cannot_be_read_does_not_hide_the_others(
 def test_notebooks_do_without_prefect_and_the_name_months_is_the_function_in_any_order(lake: FolderLake) -> None:
     script = (
         "import sys; import nyc_tlc; assert 'pandas' not in sys.modules\n"
-        "from nyc_tlc.months import Month\n"
+        "from nyc_tlc.month import Month\n"
         "from nyc_tlc import months, trips, zones\n"
-        "import nyc_tlc.months\n"
-        "from nyc_tlc.months import COLORS\n"
-        "assert nyc_tlc.months is months and callable(months)\n"
+        "import nyc_tlc.month\n"
+        "from nyc_tlc.month import COLORS\n"
+        "assert nyc_tlc.month is months and callable(months)\n"
         "assert len(months()) == 2 and len(trips('green', '2024-01')) == 3 and len(zones()) == 265\n"
         "assert not [name for name in sys.modules if name.split('.')[0] == 'prefect'], 'Prefect was imported'\n"
     )

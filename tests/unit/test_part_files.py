@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from factories import JANUARY, green_parquet, publish_fetched, trip
-from nyc_tlc.backfill.month_plan import plan_month
 from nyc_tlc.cleaning.read import MonthReader
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import SourceError
 from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.planning.month_plan import plan_month
 from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.published import look_at
 

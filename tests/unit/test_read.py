@@ -16,9 +16,9 @@ import pytest
 from factories import GREEN_2024, JANUARY, fetched, green_parquet, trip
 from nyc_tlc.cleaning.conform import Batch
 from nyc_tlc.cleaning.read import MonthReader
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ContractError, SourceError
-from nyc_tlc.months import Color, Month
+from nyc_tlc.month import Color, Month
 
 
 def read(body: bytes | str, folder: Path, color: Color = "green", month: Month = JANUARY) -> Batch:

@@ -12,9 +12,9 @@ from factories import JANUARY, fetched, green_parquet, trip
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.read import MonthReader
 from nyc_tlc.cleaning.rules import Judge, Verdict
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ContractError
-from nyc_tlc.months import Month
+from nyc_tlc.month import Month
 
 
 def judge(folder: Path, *trips: dict[str, Any], month: Month = JANUARY, **types: pa.DataType) -> tuple[Judge, Verdict]:

@@ -8,8 +8,8 @@ import pytest
 
 from nyc_tlc.cleaning.read import MonthReader
 from nyc_tlc.cleaning.rules import Judge
-from nyc_tlc.contract.contract import read_contract
-from nyc_tlc.months import COLORS, Color, Month
+from nyc_tlc.contract.dataset import read_contract
+from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.sample import PUBLISHED_TYPES, write_sample

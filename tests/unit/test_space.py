@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from conftest import bucket
-from nyc_tlc.backfill.month_plan import Plan
-from nyc_tlc.backfill.plan import MonthPlan, Need
-from nyc_tlc.backfill.space import check_space, describe_space
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
-from nyc_tlc.months import Month
+from nyc_tlc.month import Month
+from nyc_tlc.planning.month_plan import Plan
+from nyc_tlc.planning.plan import MonthPlan, Need
+from nyc_tlc.planning.space import check_space, describe_space
 from nyc_tlc.source.location import RemoteFile
 from stand_ins.gcs import Gcs
 

@@ -14,8 +14,8 @@ from nyc_tlc.warehouse import external_tables
 from nyc_tlc.warehouse.bigquery import TYPES
 from nyc_tlc.warehouse.load import ask_where_trips_began
 from nyc_tlc.warehouse.lookups import read_lookups
+from nyc_tlc.warehouse.protocol import Load, Warehouse
 from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables, trip_tables
-from nyc_tlc.warehouse.warehouse import Load, Warehouse
 from stand_ins.google_sql import GoogleSqlError, analyze
 
 TABLES = (*month_tables(), *(lookup.table for lookup in read_lookups()))

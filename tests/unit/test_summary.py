@@ -10,9 +10,9 @@ import pytest
 from factories import JANUARY, green_parquet, make_month, trip
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.months import COLORS, Color
-from nyc_tlc.reports import summary
-from nyc_tlc.reports.summary import HISTOGRAMS, count_month, read_summaries, read_summary, summary_key
+from nyc_tlc.month import COLORS, Color
+from nyc_tlc.pages import summary
+from nyc_tlc.pages.summary import HISTOGRAMS, count_month, read_summaries, read_summary, summary_key
 from nyc_tlc.source.sample import write_sample
 
 

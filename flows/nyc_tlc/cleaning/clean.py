@@ -25,11 +25,11 @@ import pyarrow.parquet as pq
 from nyc_tlc.cleaning.read import READ_BATCH_ROWS, MonthReader
 from nyc_tlc.cleaning.rules import BAD_VALUE, Judge, Verdict
 from nyc_tlc.cleaning.times import TIME_FORM
-from nyc_tlc.contract.contract import Contract
+from nyc_tlc.contract.dataset import Contract
 from nyc_tlc.errors import ConfigurationError, ContractError
 from nyc_tlc.lake.keys import FileKeys, Keys, Layout
-from nyc_tlc.lake.lake import NewFile
 from nyc_tlc.lake.manifest import CleanRecord, FileRecord, QuarantineRecord
+from nyc_tlc.lake.store import NewFile
 from nyc_tlc.source.fetch import FetchedFile
 
 log = logging.getLogger(__name__)

@@ -20,9 +20,9 @@ from nyc_tlc.cleaning.times import (
     read_times,
     read_timestamps,
 )
-from nyc_tlc.contract.contract import NULL_TEXTS, OUR_COLUMNS, Column, ColumnMap, Contract
+from nyc_tlc.contract.dataset import NULL_TEXTS, OUR_COLUMNS, Column, ColumnMap, Contract
 from nyc_tlc.errors import ContractError
-from nyc_tlc.months import Month
+from nyc_tlc.month import Month
 
 POLARS_TYPES: dict[str, pl.DataType] = {
     "int8": pl.Int8(),

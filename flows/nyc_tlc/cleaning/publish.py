@@ -9,11 +9,11 @@ import polars as pl
 
 from nyc_tlc import __version__
 from nyc_tlc.cleaning.clean import CleanedMonth
-from nyc_tlc.contract.contract import Contract
+from nyc_tlc.contract.dataset import Contract
 from nyc_tlc.errors import SourceError
-from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest, SourceRecord
 from nyc_tlc.lake.publication import publish_files
+from nyc_tlc.lake.store import Lake
 from nyc_tlc.settings import read_settings
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import cast
 
 from nyc_tlc.errors import LakeError
-from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.store import Lake
 from nyc_tlc.source.fetch import FetchedFile, VerifiedBy
 from nyc_tlc.source.location import RemoteFile
 

@@ -33,7 +33,7 @@ from nyc_tlc.cleaning.conform import (
 )
 from nyc_tlc.cleaning.csv_records import DICTIONARY, CsvRecords, count_lines, read_header
 from nyc_tlc.cleaning.times import find_day_first
-from nyc_tlc.contract.contract import Contract, FileFormat
+from nyc_tlc.contract.dataset import Contract, FileFormat
 from nyc_tlc.errors import ContractError, SourceError
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import FetchedFile

@@ -9,8 +9,8 @@ from datetime import datetime
 import polars as pl
 
 from nyc_tlc.cleaning.conform import Batch
-from nyc_tlc.contract.contract import Contract, Rule, code_tables
-from nyc_tlc.months import Month
+from nyc_tlc.contract.dataset import Contract, Rule, code_tables
+from nyc_tlc.month import Month
 
 #: The rule for lines that are not records, and the prefix of the rules for values that can't be cast.
 UNPARSEABLE = "unparseable"

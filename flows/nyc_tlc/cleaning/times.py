@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nyc_tlc.months import NEW_YORK
+from nyc_tlc.month import NEW_YORK
 
 #: What is expected of times that can't be read.
 TIME_FORM = "times must be New York wall-clock, like 2024-01-31 23:59:59"

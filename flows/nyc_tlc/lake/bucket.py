@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, ClassVar, NamedTuple, TypeVar, cast
 
 from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError
 from nyc_tlc.lake.keys import describe_key
-from nyc_tlc.lake.lake import Found, Lake, NewFile, SwapRefusedError
+from nyc_tlc.lake.store import Found, Lake, NewFile, SwapRefusedError
 
 T = TypeVar("T")
 

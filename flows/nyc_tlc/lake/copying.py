@@ -8,9 +8,9 @@ from typing import Literal
 
 from nyc_tlc.errors import LakeError
 from nyc_tlc.lake.keys import Keys
-from nyc_tlc.lake.lake import Lake, NewFile
 from nyc_tlc.lake.publication import publish_files
-from nyc_tlc.months import Color, Month
+from nyc_tlc.lake.store import Lake, NewFile
+from nyc_tlc.month import Color, Month
 
 log = logging.getLogger(__name__)
 

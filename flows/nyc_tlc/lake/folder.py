@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from nyc_tlc.errors import LakeError
 from nyc_tlc.lake.keys import describe_key
-from nyc_tlc.lake.lake import Found, Lake, NewFile, SwapRefusedError
+from nyc_tlc.lake.store import Found, Lake, NewFile, SwapRefusedError
 from nyc_tlc.workspace import exclusive, remove_empty, sync
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal
 
-from nyc_tlc.contract.contract import SourceFormat
-from nyc_tlc.months import Color, Month
+from nyc_tlc.contract.dataset import SourceFormat
+from nyc_tlc.month import Color, Month
 
 #: The files of a month's clean rows: one file, or also a Hive folder for each pick-up date.
 Layout = Literal["month", "day"]

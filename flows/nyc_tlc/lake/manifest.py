@@ -7,10 +7,10 @@ from typing import Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from nyc_tlc.contract.contract import SourceFormat
+from nyc_tlc.contract.dataset import SourceFormat
 from nyc_tlc.errors import ReconciliationError
 from nyc_tlc.lake.keys import FileKeys, Keys
-from nyc_tlc.months import Color, Month
+from nyc_tlc.month import Color, Month
 
 
 class Part(BaseModel):

@@ -13,8 +13,8 @@ from itertools import groupby
 
 from nyc_tlc.errors import ConflictError, TlcError, TransientError
 from nyc_tlc.lake.keys import Keys
-from nyc_tlc.lake.lake import Lake, NewFile, SwapRefusedError
 from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.store import Lake, NewFile, SwapRefusedError
 from nyc_tlc.threads import ContextPool
 
 log = logging.getLogger(__name__)

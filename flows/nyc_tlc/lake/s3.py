@@ -32,7 +32,7 @@ from nyc_tlc.lake.bucket import (
     Failure,
     Refusal,
 )
-from nyc_tlc.lake.lake import Found, NewFile, content_type
+from nyc_tlc.lake.store import Found, NewFile, content_type
 from nyc_tlc.settings import read_settings
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nyc_tlc.errors import LakeError, TlcError
-from nyc_tlc.lake.lake import Lake, SwapRefusedError
+from nyc_tlc.lake.store import Lake, SwapRefusedError
 from nyc_tlc.profiles.opening import LOCAL, open_lake, open_warehouse
-from nyc_tlc.warehouse.warehouse import Kind
+from nyc_tlc.warehouse.protocol import Kind
 
 
 @dataclass(frozen=True)

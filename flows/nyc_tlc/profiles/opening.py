@@ -22,10 +22,10 @@ from pydantic import ValidationError
 
 from nyc_tlc.errors import ConfigurationError, first_line
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.lake.lake import Lake
+from nyc_tlc.lake.store import Lake
 from nyc_tlc.profiles.block_classes import import_class
 from nyc_tlc.settings import read_settings
-from nyc_tlc.warehouse.warehouse import Kind, Warehouse
+from nyc_tlc.warehouse.protocol import Kind, Warehouse
 
 LOCAL = "local"
 

@@ -19,7 +19,7 @@ from typing import Literal
 
 import httpx
 
-from nyc_tlc.contract.contract import SourceFormat
+from nyc_tlc.contract.dataset import SourceFormat
 from nyc_tlc.errors import ConfigurationError, SourceError
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.file_format import identify

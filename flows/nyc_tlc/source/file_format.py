@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nyc_tlc.contract.contract import SourceFormat
+from nyc_tlc.contract.dataset import SourceFormat
 from nyc_tlc.errors import SourceError
 
 #: The first bytes of other formats -> what they are.

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from nyc_tlc.contract.contract import read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ArgumentError, ConfigurationError
-from nyc_tlc.months import Color, Month
+from nyc_tlc.month import Color, Month
 from nyc_tlc.settings import read_settings
 
 SOURCES = {

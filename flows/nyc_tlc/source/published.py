@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from nyc_tlc.errors import NotPublished, SourceError
-from nyc_tlc.months import Color, Month
+from nyc_tlc.month import Color, Month
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.http import look
 from nyc_tlc.source.location import SAMPLE_VERSION, RemoteFile, file_path, locate

@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nyc_tlc.contract.contract import Contract, FileFormat, FileLayout, read_contract
-from nyc_tlc.months import Color, Month
+from nyc_tlc.contract.dataset import Contract, FileFormat, FileLayout, read_contract
+from nyc_tlc.month import Color, Month
 
 Array = npt.NDArray[Any]
 #: A generated column: its values, and a mask of those that are null, or None.

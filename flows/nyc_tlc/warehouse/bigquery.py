@@ -21,13 +21,14 @@ from google.cloud import bigquery
 from google.cloud.bigquery.table import PrimaryKey, TableConstraints
 
 from nyc_tlc.errors import ConfigurationError, TlcError
-from nyc_tlc.lake.lake import Lake
-from nyc_tlc.months import COLORS, Color, Month
+from nyc_tlc.lake.store import Lake
+from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.bigquery_errors import ENABLE_BILLING, FAILURES, explain
 from nyc_tlc.warehouse.bigquery_jobs import TYPES, MonthJobs, ParquetFile, next_turn, schema, set_partitions
 from nyc_tlc.warehouse.bigquery_locations import can_load, list_places
 from nyc_tlc.warehouse.lake_file import LakeFile
+from nyc_tlc.warehouse.protocol import Kind, Load, Lookup, reconcile
 from nyc_tlc.warehouse.tables import (
     LOADS,
     SCHEMA,
@@ -39,7 +40,6 @@ from nyc_tlc.warehouse.tables import (
     quarantine_table,
     trip_table,
 )
-from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, reconcile
 
 log = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ from google.api_core import retry
 from google.cloud import bigquery
 
 from nyc_tlc.errors import LakeError
-from nyc_tlc.months import Month
+from nyc_tlc.month import Month
 from nyc_tlc.warehouse.bigquery_errors import TRANSIENT
 from nyc_tlc.warehouse.lake_file import LakeFile
+from nyc_tlc.warehouse.protocol import Load
 from nyc_tlc.warehouse.tables import Table, Type, to_arrow
-from nyc_tlc.warehouse.warehouse import Load
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,11 @@ import duckdb
 import pyarrow as pa
 
 from nyc_tlc.errors import BusyError, ConfigurationError, TlcError, first_line
-from nyc_tlc.lake.lake import Lake
-from nyc_tlc.months import Color, Month
+from nyc_tlc.lake.store import Lake
+from nyc_tlc.month import Color, Month
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.ledger import Execute, read_loads, write_load
+from nyc_tlc.warehouse.protocol import Kind, Load, Lookup, Patience, reconcile
 from nyc_tlc.warehouse.tables import (
     LOADS,
     SCHEMA,
@@ -33,7 +34,6 @@ from nyc_tlc.warehouse.tables import (
     renamed_fields,
     trip_table,
 )
-from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, Patience, reconcile
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from typing import BinaryIO, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nyc_tlc.contract.contract import Contract
+from nyc_tlc.contract.dataset import Contract
 from nyc_tlc.errors import LakeError, ReconciliationError
-from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import FileRecord, Manifest
-from nyc_tlc.months import Month
+from nyc_tlc.lake.store import Lake
+from nyc_tlc.month import Month
 
 #: Rows of a batch; a load keeps a few batches in memory.
 LOAD_BATCH_ROWS = 1 << 14

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from nyc_tlc.months import Color, Month
+from nyc_tlc.month import Color, Month
+from nyc_tlc.warehouse.protocol import Load
 from nyc_tlc.warehouse.tables import LOADS, SCHEMA, renamed_fields
-from nyc_tlc.warehouse.warehouse import Load
 
 #: Runs a statement with a ``?`` for each value, in the caller's transaction; returns the rows of a SELECT.
 Execute = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]

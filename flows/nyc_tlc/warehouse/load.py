@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from nyc_tlc.errors import LakeError
 from nyc_tlc.lake.keys import Keys
-from nyc_tlc.lake.lake import Lake
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.months import Color, Month
+from nyc_tlc.lake.store import Lake
+from nyc_tlc.month import Color, Month
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.lookups import read_lookups
+from nyc_tlc.warehouse.protocol import Load, Warehouse
 from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables, trip_tables
-from nyc_tlc.warehouse.warehouse import Load, Warehouse
 
 log = logging.getLogger(__name__)
 

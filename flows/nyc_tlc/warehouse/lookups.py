@@ -9,12 +9,12 @@ from pathlib import Path
 
 import httpx
 
-from nyc_tlc.contract.contract import CodeTable, code_tables
+from nyc_tlc.contract.dataset import CodeTable, code_tables
 from nyc_tlc.errors import SourceError
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.http import own_connections
+from nyc_tlc.warehouse.protocol import Lookup
 from nyc_tlc.warehouse.tables import Field, Table, Type, to_arrow
-from nyc_tlc.warehouse.warehouse import Lookup
 
 log = logging.getLogger(__name__)
 

@@ -19,13 +19,14 @@ import pyarrow as pa
 from psycopg2 import errors, extensions, sql
 
 from nyc_tlc.errors import BusyError, ConfigurationError
-from nyc_tlc.lake.lake import Lake
-from nyc_tlc.months import Color, Month
+from nyc_tlc.lake.store import Lake
+from nyc_tlc.month import Color, Month
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.ledger import Execute, read_loads, write_load
 from nyc_tlc.warehouse.postgres_connection import connect, explain
 from nyc_tlc.warehouse.postgres_copy import CopyStream
+from nyc_tlc.warehouse.protocol import Kind, Load, Lookup, Patience, reconcile
 from nyc_tlc.warehouse.tables import (
     LOADS,
     SCHEMA,
@@ -38,7 +39,6 @@ from nyc_tlc.warehouse.tables import (
     renamed_fields,
     trip_table,
 )
-from nyc_tlc.warehouse.warehouse import Kind, Load, Lookup, Patience, reconcile
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from typing import Literal
 import polars as pl
 import pyarrow as pa
 
-from nyc_tlc.contract.contract import COLUMN_TYPES, Contract, read_contract
+from nyc_tlc.contract.dataset import COLUMN_TYPES, Contract, read_contract
 from nyc_tlc.errors import ContractError
-from nyc_tlc.months import COLORS, Color
+from nyc_tlc.month import COLORS, Color
 
 #: The schema or dataset that holds everything.
 SCHEMA = "ny_taxi"

@@ -1,1 +1,0 @@
-"""Backfills: what each month needs, the plan, the record and the report."""

@@ -1,0 +1,44 @@
+"""dbt's description of the tables its models read, written from the contracts: ``dbt/models/staging/sources.yml``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nyc_tlc.contract.dataset import read_contract
+from nyc_tlc.month import COLORS
+from nyc_tlc.warehouse.lookups import read_lookups
+from nyc_tlc.warehouse.tables import LOADS, SCHEMA, Table, quarantine_table, trip_table
+
+HEADER = "# Written by `make docs` from flows/nyc_tlc/contract/; change the contracts, not this file.\n"
+
+
+def describe_sources() -> str:
+    """The file's text."""
+    contracts = [read_contract(color) for color in COLORS]
+    tables = [
+        *map(trip_table, contracts),
+        *map(quarantine_table, contracts),
+        *(lookup.table for lookup in read_lookups()),
+        LOADS,
+    ]
+    source = {"name": SCHEMA, "schema": SCHEMA, "tables": [_describe(table) for table in tables]}
+    text = yaml.safe_dump({"version": 2, "sources": [source]}, sort_keys=False, allow_unicode=True, width=116)
+    return HEADER + text
+
+
+def _describe(table: Table) -> dict[str, Any]:
+    columns = [{"name": field.name, "description": field.description} for field in table.fields]
+    return {"name": table.name, "description": table.description, "columns": columns}
+
+
+def main() -> None:
+    """Write it to the file named by the argument."""
+    Path(sys.argv[1]).write_text(describe_sources(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Write the data dictionary from the contracts: what every clean column holds, and which files have it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from nyc_tlc.contract.dataset import NULL_TEXTS, OUR_COLUMNS, Column, Contract, FileFormat, code_tables, read_contract
+from nyc_tlc.month import COLORS, Month
+
+#: The contract's types -> those of Parquet, DuckDB, Postgres and BigQuery.
+TYPES = {
+    "int8": ("int8", "TINYINT", "smallint", "INTEGER"),
+    "int16": ("int16", "SMALLINT", "smallint", "INTEGER"),
+    "int32": ("int32", "INTEGER", "integer", "INTEGER"),
+    "float64": ("double", "DOUBLE", "double precision", "FLOAT"),
+    "string": ("string", "VARCHAR", "text", "STRING"),
+    "timestamp": ("timestamp[us], no zone", "TIMESTAMP", "timestamp without time zone", "DATETIME"),
+    "date": ("date32", "DATE", "date", "DATE"),
+}
+
+
+def make_dictionary() -> str:
+    """Return the dictionary as Markdown."""
+    lines = [
+        "# Data dictionary",
+        "",
+        "Written by `make docs` from `flows/nyc_tlc/contract/`: `datasets/` and `codes.yaml`. Every clean file of a",
+        "colour has these columns in this order, whatever era it comes from; what the era lacked is null. Times are",
+        "New York wall-clock times without zone, amounts are US dollars as published.",
+        "",
+        "## Types",
+        "",
+        "| Here | Parquet | DuckDB | Postgres | BigQuery |",
+        "|---|---|---|---|---|",
+        *(f"| {name} | {' | '.join(types)} |" for name, types in TYPES.items()),
+        "",
+        "## Files that other tools saved",
+        "",
+        "Names of columns are compared without case, and without what is neither a letter nor a digit. If two columns",
+        "have one name then, the first value that is not null is used.",
+        "",
+        f"An empty value is null, and so are, in any case, {', '.join(f'`{text}`' for text in NULL_TEXTS)},",
+        "unless they stand for a code. The manifest's warnings count these texts as `null_text:<column>`.",
+        "",
+        "Times are New York wall-clock, like `2024-01-31 23:59:59`. Also read are `T` for the blank, minutes without",
+        "seconds, fractions of a second, an offset that New York has at that time, Parquet's zone",
+        "`America/New_York`, and times like `01/31/2024 11:59:59 PM` if a day above 12 somewhere in the file shows",
+        "the order of day and month. A flag can be a boolean, and a text can be stored as bytes.",
+        "",
+    ]
+    for color in COLORS:
+        lines += _describe_color(read_contract(color))
+    lines += ["## Codes", ""]
+    for name, table in code_tables().items():
+        lines += [f"### {name}", "", f"{table.title}. {table.source.strip()}", "", "| Code | Meaning | In old files |"]
+        lines += ["|---|---|---|"]
+        for code, entry in table.codes.items():
+            meaning = entry.name + (f". {entry.note.strip()}" if entry.note else "")
+            lines.append(f"| {code} | {meaning} | {', '.join(entry.texts)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _describe_color(contract: Contract) -> list[str]:
+    lines = [
+        f"## {contract.color}: {contract.title}",
+        "",
+        contract.notes.strip(),
+        "",
+        f"First month: {contract.first_month}.",
+    ]
+    lines += [f"Source: {contract.source.strip()}", "", "| Column | Type | What it holds | In Parquet | In CSV |"]
+    lines += ["|---|---|---|---|---|"]
+    for column in contract.columns:
+        lines.append(
+            f"| `{column.name}` | {column.type} | {_describe_column(column)} |"
+            f" {_list_periods(contract, column, 'parquet')} | {_list_periods(contract, column, 'csv')} |"
+        )
+    lines += ["", "| Rule | Severity | A row breaks it when | Why |", "|---|---|---|---|"]
+    for rule in contract.rules:
+        months = f" (only in {', '.join(rule.months)})" if rule.months else ""
+        lines.append(f"| `{rule.name}`{months} | {rule.severity} | `{rule.when.strip()}` | {rule.why.strip()} |")
+    return [*lines, ""]
+
+
+def _describe_column(column: Column) -> str:
+    unit = f" ({column.unit})" if column.unit else ""
+    codes = f"; see [{column.codes}](#{column.codes})" if column.codes else ""
+    return f"{column.description}{unit}{codes}"
+
+
+def _list_periods(contract: Contract, column: Column, file_format: FileFormat) -> str:
+    """Return the periods in which a format has a column."""
+    if column in OUR_COLUMNS:
+        return "ours"
+    periods: list[list[Month | None]] = []
+    for layout in contract.layouts[file_format]:
+        present = bool(contract.map_columns(list(layout.columns), layout.since, file_format).sources[column.name])
+        if present and (not periods or periods[-1][1] is not None):
+            periods.append([layout.since, None])
+        elif not present and periods and periods[-1][1] is None:
+            periods[-1][1] = layout.since.plus(-1)
+    return ", ".join(f"{since} to {until}" if until else f"since {since}" for since, until in periods) or "never"
+
+
+def main() -> None:
+    """Write the dictionary to the file that the argument names."""
+    Path(sys.argv[1]).write_text(make_dictionary(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

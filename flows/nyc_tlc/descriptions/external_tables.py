@@ -1,0 +1,74 @@
+"""External tables of BigQuery over a lake in Google Cloud Storage: ``docs/external-tables-bigquery.sql``.
+
+For those who query the files where they are. What the columns are is the contracts' word, not a guess from a file.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from nyc_tlc.contract.dataset import read_contract
+from nyc_tlc.month import COLORS, Color
+from nyc_tlc.warehouse.tables import Field, Table, Type, quarantine_table, trip_table
+
+#: A dataset of their own: in ``ny_taxi`` the tables that are loaded have these names.
+DATASET = "ny_taxi_lake"
+BUCKET = "gs://YOUR_BUCKET"
+TYPES: dict[Type, str] = {
+    "int8": "INT64",
+    "int16": "INT64",
+    "int32": "INT64",
+    "int64": "INT64",
+    "float64": "FLOAT64",
+    "string": "STRING",
+    "timestamp": "DATETIME",
+    "date": "DATE",
+    "strings": "ARRAY<STRING>",
+}
+HEADER = f"""\
+-- External tables of BigQuery over the lake's files. Written by `make docs` from flows/nyc_tlc/contract/.
+-- Put your bucket, with its folder if it has one, in place of {BUCKET}. The dataset has to be where the bucket is.
+-- year and month are the folders' names: a query that asks for them reads those folders only.
+-- While a month is replaced, its folder can have two files for a moment. The tables that are loaded never show that.
+
+CREATE SCHEMA IF NOT EXISTS `{DATASET}`;
+"""
+
+
+def list_statements() -> list[str]:
+    """A statement a table: each colour's clean rows and its rejected ones."""
+    return [
+        _create(folder, color, table(read_contract(color)))
+        for folder, table in (("clean", trip_table), ("quarantine", quarantine_table))
+        for color in COLORS
+    ]
+
+
+def _create(folder: str, color: Color, table: Table) -> str:
+    columns = ",\n".join(f"  {_column(field)}" for field in table.fields)
+    prefix = f"{BUCKET}/{folder}/{color}"
+    return (
+        f"CREATE OR REPLACE EXTERNAL TABLE `{DATASET}.{table.name}` (\n{columns}\n)\n"
+        "WITH PARTITION COLUMNS (year INT64, month INT64)\n"
+        "OPTIONS (\n"
+        "  format = 'PARQUET',\n"
+        "  enable_list_inference = TRUE,\n"
+        f"  hive_partition_uri_prefix = '{prefix}',\n"
+        f"  uris = ['{prefix}/*.parquet']\n"
+        ")"
+    )
+
+
+def _column(field: Field) -> str:
+    return f"{field.name} {TYPES[field.type]}"
+
+
+def main() -> None:
+    """Write it to the file named by the argument."""
+    text = "\n".join([HEADER, *(f"{statement};\n" for statement in list_statements())])
+    Path(sys.argv[1]).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""The interface of a data lake: objects, and one conditional write. The modules named after stores implement it.
+
+Manifests, publication and removal of files use only these methods, so they are the same for every store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
+
+from pydantic import ValidationError
+
+from nyc_tlc.errors import ArgumentError, LakeError, ReconciliationError
+from nyc_tlc.lake.keys import Keys
+from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.month import Color, Month
+
+log = logging.getLogger(__name__)
+
+#: Bytes of one request for an object that is read from its start to its end.
+CHUNK_BYTES = 8 << 20
+
+_CONTENT_TYPES = {
+    ".parquet": "application/vnd.apache.parquet",
+    ".json": "application/json",
+    ".gz": "application/gzip",
+    ".csv": "text/csv",
+}
+
+
+def content_type(key: str) -> str:
+    """Return an object's media type."""
+    return _CONTENT_TYPES.get(PurePosixPath(key).suffix, "application/octet-stream")
+
+
+class SwapRefusedError(Exception):
+    """A conditional write found another version of the object than it expected."""
+
+
+class Found(NamedTuple):
+    """A small object's content, and its version, which changes with each write; both None if it does not exist."""
+
+    content: bytes | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """A file on this machine that will be an object of a lake. The run made it, and nobody changes it.
+
+    Attributes:
+        key: The object's key.
+        path: The file's path.
+        size: Its size in bytes.
+        sha256: Its digest.
+    """
+
+    key: str
+    path: Path
+    size: int
+    sha256: str
+
+
+class Lake(ABC):
+    """A store of months: objects by their keys. All methods raise ``LakeError`` when the store can't be used."""
+
+    @abstractmethod
+    def url(self, key: str) -> str:
+        """Return an object's URL or path, for messages."""
+
+    @abstractmethod
+    def local_path(self, key: str) -> Path | None:
+        """Return an object's path on this machine; None if the lake is not on this machine."""
+
+    @abstractmethod
+    def size(self, key: str) -> int | None:
+        """Return an object's size in bytes; None if it does not exist."""
+
+    @abstractmethod
+    def open(self, key: str) -> BinaryIO:
+        """Open an existing object for reading, with ``seek``. Only the ranges that are read are transferred."""
+
+    @abstractmethod
+    def find(self, key: str) -> Found:
+        """Read a small object."""
+
+    @abstractmethod
+    def write(self, key: str, content: bytes) -> None:
+        """Write a small object atomically; replace an existing one."""
+
+    @abstractmethod
+    def swap(self, key: str, content: bytes, expected: str | None, labels: Mapping[str, str]) -> None:
+        """Write a small object if its version is the expected one. Comparing and writing are one atomic step.
+
+        Args:
+            key: Its key.
+            content: Its bytes.
+            expected: The version to replace; None if the object must not exist.
+            labels: The object's metadata, in stores that have metadata.
+
+        Raises:
+            SwapRefusedError: when the object has another version.
+            TransientError: when the lake did not answer; the object may or may not have been written.
+        """
+
+    @abstractmethod
+    def list_keys(self, prefix: str) -> set[str]:
+        """Return the keys that start with a prefix."""
+
+    @abstractmethod
+    def remove(self, key: str) -> None:
+        """Delete an object. A missing one is no error."""
+
+    @abstractmethod
+    def upload(self, file: NewFile, labels: Mapping[str, str]) -> None:
+        """Send a file under a key that no object has had. It becomes an object when all of it has arrived.
+
+        Args:
+            file: The file.
+            labels: The object's metadata, in stores that have metadata.
+        """
+
+    def read(self, key: str) -> bytes | None:
+        """Return a small object's content; None if it does not exist."""
+        return self.find(key).content
+
+    def digest(self, key: str) -> str | None:
+        """Read a whole object and return its SHA-256; None if it does not exist."""
+        if self.size(key) is None:
+            return None
+        digest = hashlib.sha256()
+        for chunk in self._chunks(key):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    def download(self, key: str, path: Path) -> str:
+        """Copy an existing object to a file on this machine. Return its SHA-256."""
+        digest = hashlib.sha256()
+        with path.open("wb") as copy:
+            for chunk in self._chunks(key):
+                digest.update(chunk)
+                copy.write(chunk)
+        return digest.hexdigest()
+
+    def _chunks(self, key: str) -> Iterator[bytes]:
+        with self.open(key) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+
+    def find_manifest(self, keys: Keys) -> Found:
+        """Return a month's manifest without parsing it."""
+        return self.find(keys.manifest)
+
+    def manifest(self, keys: Keys) -> Manifest | None:
+        """Return the month's manifest; None if the lake does not have the month.
+
+        Raises:
+            LakeError: when the manifest can't be parsed.
+        """
+        content = self.read(keys.manifest)
+        return None if content is None else self.parse(content, keys)
+
+    def parse(self, content: bytes, keys: Keys) -> Manifest:
+        """Parse a manifest's bytes.
+
+        Raises:
+            LakeError: when they are not a valid manifest.
+        """
+        try:
+            return Manifest.model_validate_json(content)
+        except (ValidationError, ReconciliationError) as error:
+            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.what
+            raise LakeError(
+                f"{keys.name}: the manifest {self.url(keys.manifest)} can't be read",
+                got=f"{len(content):,} bytes: {why}",
+                fix="make the month again: that replaces the manifest",
+            ) from None
+
+    def months(self, color: Color) -> list[Month]:
+        """Return the months of a colour in the lake, oldest first. Files with other names are skipped."""
+        months = []
+        for key in self.list_keys(f"manifest/{color}/"):
+            name = key.rpartition("/")[2]
+            if name.startswith("."):
+                continue  # the draft of a manifest
+            try:
+                months.append(Month.parse(name.removesuffix(".json")))
+            except ArgumentError:
+                log.warning("%s: %s is not a month's manifest; skipped", color, self.url(key))
+        return sorted(months)

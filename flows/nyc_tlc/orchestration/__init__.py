@@ -1,1 +1,0 @@
-"""Prefect around the library: tasks, run names, command line, logs, progress, and runs here or on workers."""

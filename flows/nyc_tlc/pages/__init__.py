@@ -1,0 +1,1 @@
+"""Pages for people: summaries of months, anomalies, coverage, trips, charts."""

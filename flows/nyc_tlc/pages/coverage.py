@@ -1,0 +1,160 @@
+"""List the months in the lake, in each warehouse and, if it was asked, at the source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+
+from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.store import Lake
+from nyc_tlc.month import COLORS, Color, Month
+from nyc_tlc.pages.summary import read_manifests
+from nyc_tlc.planning.plan import MonthPlan
+from nyc_tlc.source.location import source_kind
+from nyc_tlc.warehouse.protocol import Kind, Load
+
+#: Warehouse -> month -> its row of ``loads``.
+Loads = Mapping[Kind, Mapping[tuple[Color, Month], Load]]
+
+#: ``changed``: in the lake, but a run would give another result today. ``missing``: published, not in the lake.
+State = Literal["in lake", "changed", "missing", "unpublished", "unknown"]
+
+
+@dataclass(frozen=True)
+class CoveredMonth:
+    """One month of one colour, and where it is.
+
+    Attributes:
+        color: The colour.
+        month: The month.
+        manifest: Its manifest; None when the lake does not have it.
+        loads: Warehouse -> its row of ``loads`` there.
+        plan: What it needs by its source; None when the source was not asked.
+    """
+
+    color: Color
+    month: Month
+    manifest: Manifest | None = None
+    loads: Mapping[Kind, Load] = field(default_factory=dict)
+    plan: MonthPlan | None = None
+
+    @property
+    def name(self) -> str:
+        """The month's name for people."""
+        return f"{self.color} {self.month}"
+
+    @property
+    def rejected_share(self) -> float | None:
+        """The share of the source's rows that are quarantined, 0 to 1."""
+        if self.manifest is None:
+            return None
+        return self.manifest.quarantine.rows / max(1, self.manifest.source.rows)
+
+    @property
+    def state(self) -> State:
+        """Where the month is, in a word or two."""
+        need = self.plan.need if self.plan else None
+        if self.manifest:
+            return "changed" if need == "reload" and self._same_source else "in lake"
+        if need == "unpublished":
+            return "unpublished"
+        return "missing" if need == "ingest" else "unknown"
+
+    @property
+    def _same_source(self) -> bool:
+        """Whether the month was made from the source that was asked."""
+        remote = self.plan.plan.remote if self.plan and self.plan.plan else None
+        return bool(remote and self.manifest and source_kind(remote.url) == source_kind(self.manifest.source.url))
+
+    def describe_load(self, kind: Kind) -> str:
+        """Compare a warehouse with the lake: ``current``, ``outdated`` (loaded from another file) or empty."""
+        load = self.loads.get(kind)
+        if load is None:
+            return ""
+        return "current" if self.manifest and load.clean_sha256 == self.manifest.clean.sha256 else "outdated"
+
+
+def read_coverage(
+    lake: Lake, loads: Loads, plans: Sequence[MonthPlan] = (), colors: Sequence[Color] = COLORS
+) -> list[CoveredMonth]:
+    """Return all months in the lake, in a warehouse or in the plans, by colour and month.
+
+    Args:
+        lake: The lake; only its manifests are read.
+        loads: The loads of each warehouse.
+        plans: The plans of the months that the source was asked about.
+        colors: The colours.
+    """
+    manifests = {(each.color, Month.parse(each.month)): each for each in read_manifests(lake, colors)}
+    asked = {(plan.color, plan.month): plan for plan in plans}
+    every = {*manifests, *asked, *(which for there in loads.values() for which in there)}
+    return [
+        CoveredMonth(
+            color,
+            month,
+            manifests.get((color, month)),
+            {kind: there[color, month] for kind, there in loads.items() if (color, month) in there},
+            asked.get((color, month)),
+        )
+        for color, month in sorted(every, key=lambda each: (COLORS.index(each[0]), each[1]))
+        if color in colors
+    ]
+
+
+def name_source(url: str) -> str:
+    """Return a source's short name: ``tlc``, ``dtc``, ``sample``, else the host or ``file``."""
+    kind = source_kind(url)
+    return kind if kind != "template" else urlsplit(url).hostname or "file"
+
+
+def format_coverage(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> str:
+    """Format the months as a Markdown table, also for a terminal.
+
+    Args:
+        months: The months.
+        kinds: The warehouses, a column each.
+    """
+    found = [each for each in months if each.manifest or each.loads]
+    header = ("Month", "Rows", "Rejected", "Source", "Made (UTC)", *kinds)
+    rows = [header, *(_cells(each, kinds) for each in found)]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(header))]
+    right = {1, 2}
+    lines = [
+        "| "
+        + " | ".join(
+            cell.rjust(width) if index in right else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        + " |"
+        for row in rows
+    ]
+    rule = "|" + "|".join("-" * (width + 1) + (":" if index in right else "-") for index, width in enumerate(widths))
+    return "\n".join([*_counts(found), "", lines[0], rule + "|", *lines[1:]])
+
+
+def _counts(months: Sequence[CoveredMonth]) -> list[str]:
+    """Return a line for each colour: its months and its number of rows."""
+    lines = []
+    for color in COLORS:
+        made = [each for each in months if each.color == color and each.manifest]
+        if made:
+            rows = sum(each.manifest.clean.rows for each in made if each.manifest)
+            lines.append(f"{color}: {len(made)} months from {made[0].month} to {made[-1].month}, {rows:,} rows  ")
+    return lines or ["The lake has no months yet."]
+
+
+def _cells(month: CoveredMonth, kinds: Sequence[Kind]) -> tuple[str, ...]:
+    manifest, share = month.manifest, month.rejected_share
+    in_lake = (
+        (
+            f"{manifest.clean.rows:,}",
+            f"{share:.2%}",
+            name_source(manifest.source.url),
+            f"{manifest.finished_at:%Y-%m-%d %H:%M}",
+        )
+        if manifest and share is not None
+        else ("", "", "not in the lake", "")
+    )
+    return (month.name, *in_lake, *(month.describe_load(kind) for kind in kinds))

@@ -1,0 +1,260 @@
+"""The coverage page: a calendar of all months, and every month's detail."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC
+from typing import Any
+
+import polars as pl
+
+from nyc_tlc.cleaning.rules import UNPARSEABLE
+from nyc_tlc.contract.dataset import read_contract
+from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.store import Lake
+from nyc_tlc.month import COLORS, Color, Month
+from nyc_tlc.pages.anomalies import TRAILING_MONTHS, find_anomalies, is_comparable
+from nyc_tlc.pages.charts import shorten
+from nyc_tlc.pages.coverage import CoveredMonth, name_source
+from nyc_tlc.pages.rendering import COVERAGE_PAGE, to_json, write_page
+from nyc_tlc.pages.summary import read_summaries
+from nyc_tlc.warehouse.protocol import Kind
+
+#: The shades of the calendar: each is used up to this share of quarantined rows.
+SHADES = (0.005, 0.01, 0.02, 0.05)
+#: Warnings about odd months listed on the page; older ones are in the months' details.
+ODD_LISTED = 25
+STATES = {
+    "in lake": "in the lake",
+    "changed": "in the lake, but the source has another file now",
+    "missing": "published, but not in the lake",
+    "unpublished": "not published yet",
+    "unknown": "not in the lake; whether it is published is not known",
+}
+
+
+def write_coverage_page(
+    lake: Lake, months: Sequence[CoveredMonth], kinds: Sequence[Kind], notes: Sequence[str] = (), runs_url: str = ""
+) -> str:
+    """Write the page into the lake.
+
+    Args:
+        lake: The lake.
+        months: The months, by colour and month.
+        kinds: The warehouses that were asked.
+        notes: Lines for the top of the page, about what could not be asked.
+        runs_url: The address of flow runs, without the id; no links if left out.
+
+    Returns:
+        The address of the page, for people.
+    """
+    odd = _find_odd(months)
+    summaries = read_summaries(lake, [each.manifest for each in months if each.manifest])
+    examples = _examples(summaries)
+    lines = [{"id": _id(each), "text": line} for each in reversed(months) for line in odd.get(each.name, ())]
+    lines.sort(key=lambda line: line["id"][-7:], reverse=True)
+    return write_page(
+        lake,
+        COVERAGE_PAGE,
+        "coverage.html",
+        "New York taxi trips: which months there are",
+        cards=_cards(months, kinds),
+        notes=notes,
+        shades=[f"up to {limit:.1%}" for limit in SHADES] + [f"more than {SHADES[-1]:.0%} quarantined"],
+        kinds=kinds,
+        calendar=_calendar(months, kinds),
+        titles={color: read_contract(color).title for color in COLORS},
+        odd=lines[:ODD_LISTED],
+        odd_left_out=max(0, len(lines) - ODD_LISTED),
+        drift=_drift(months),
+        listed=[_listed(each, kinds) for each in months],
+        months_json=to_json(
+            {
+                "kinds": list(kinds),
+                "runs_url": runs_url,
+                "rules": {color: _sentences(color) for color in COLORS}
+                | {"any": {UNPARSEABLE: "The line is no record; its text is kept."}},
+                "months": {
+                    _id(each): _detail(each, kinds, lake, examples.get(each.name, []), odd.get(each.name, []))
+                    for each in months
+                },
+            }
+        ),
+    )
+
+
+def _id(month: CoveredMonth) -> str:
+    return f"{month.color}-{month.month}"
+
+
+def _cards(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> list[dict[str, str]]:
+    """Return the totals, and each colour's newest month."""
+    made = [each.manifest for each in months if each.manifest]
+    rows, rejected = sum(each.clean.rows for each in made), sum(each.quarantine.rows for each in made)
+    source_rows = max(1, sum(each.source.rows for each in made))
+    due = sum(each.state in ("missing", "changed") for each in months)
+    cards = [
+        {"label": "In the lake", "value": f"{len(made):,} months", "note": f"{due:,} more to be made" if due else ""},
+        {"label": "Clean rows", "value": shorten(rows), "note": f"{rows:,}"},
+        {"label": "Quarantined", "value": f"{rejected / source_rows:.2%}", "note": f"{rejected:,} rows"},
+    ]
+    for kind in kinds:
+        current = sum(each.describe_load(kind) == "current" for each in months)
+        cards.append({"label": f"In {kind}", "value": f"{current:,} months", "note": "as they are in the lake"})
+    for color in COLORS:
+        newest = max((each.month for each in made if each.color == color), default=None)
+        if newest:
+            age = _months_between(Month.parse(newest), Month.current())
+            cards.append({"label": f"Newest {color}", "value": newest, "note": f"{age} months ago"})
+    return cards
+
+
+def _months_between(first: Month, last: Month) -> int:
+    return (last.year - first.year) * 12 + last.month - first.month
+
+
+def _calendar(
+    months: Sequence[CoveredMonth], kinds: Sequence[Kind]
+) -> dict[Color, dict[int, list[dict[str, Any] | None]]]:
+    """Return colour -> year -> twelve cells; the newest year first."""
+    calendar: dict[Color, dict[int, list[dict[str, Any] | None]]] = {}
+    for color in COLORS:
+        of_color = {each.month: each for each in months if each.color == color}
+        years = sorted({month.year for month in of_color}, reverse=True)
+        rows = {year: [of_color.get(Month(year, number)) for number in range(1, 13)] for year in years}
+        if rows:
+            calendar[color] = {
+                year: [_cell(each, kinds) if each else None for each in row] for year, row in rows.items()
+            }
+    return calendar
+
+
+def _cell(month: CoveredMonth, kinds: Sequence[Kind]) -> dict[str, Any]:
+    share, manifest = month.rejected_share, month.manifest
+    title, classes = f"{month.name}: {STATES[month.state]}", month.state.replace(" ", "-")
+    text, marks = {"missing": "+", "unpublished": "-"}.get(month.state, "?"), []
+    if manifest and share is not None:
+        shade = sum(share > limit for limit in SHADES)
+        classes, text = f"{classes} shade{shade}", shorten(manifest.clean.rows)
+        title += f", {manifest.clean.rows:,} rows, {share:.2%} quarantined"
+    if manifest or month.loads:
+        marks = [month.describe_load(kind) or "absent" for kind in kinds]
+        title += "".join(f", {kind}: {month.describe_load(kind) or 'not loaded'}" for kind in kinds)
+    return {"id": _id(month), "classes": classes, "text": text, "marks": marks, "title": title}
+
+
+def _listed(month: CoveredMonth, kinds: Sequence[Kind]) -> dict[str, Any]:
+    manifest, share = month.manifest, month.rejected_share
+    return {
+        "id": _id(month),
+        "state": month.state,
+        "rows": f"{manifest.clean.rows:,}" if manifest else "",
+        "rejected": "" if share is None else f"{share:.2%}",
+        "source": name_source(manifest.source.url) if manifest else "",
+        "loads": [month.describe_load(kind) for kind in kinds],
+    }
+
+
+def _drift(months: Sequence[CoveredMonth]) -> dict[str, list[str]]:
+    """Return unexpected column -> the months that have it."""
+    columns: defaultdict[str, list[str]] = defaultdict(list)
+    for each in months:
+        for column in each.manifest.drift if each.manifest else ():
+            columns[column].append(_id(each))
+    return dict(columns)
+
+
+def _find_odd(months: Sequence[CoveredMonth]) -> dict[str, list[str]]:
+    """Return month -> its warnings from the comparison with the months before it."""
+    made = {(each.color, each.month): each.manifest for each in months if each.manifest}
+    odd = {}
+    for (color, month), manifest in made.items():
+        before = [made.get((color, month.plus(-ago))) for ago in range(TRAILING_MONTHS, 0, -1)]
+        lines = find_anomalies(manifest, [each for each in before if each and is_comparable(each, manifest)])
+        if lines:
+            odd[manifest.name] = [line.partition(": ")[2] for line in lines]
+    return odd
+
+
+def _examples(summaries: pl.DataFrame) -> dict[str, list[tuple[str, str]]]:
+    """Return month -> the rejected rows in its summary: rule and JSON."""
+    examples: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    rows = summaries.filter(pl.col("part") == "example").select("color", "month", "key", "text")
+    for color, month, rule, text in rows.iter_rows():
+        examples[f"{color} {month}"].append((rule, text))
+    return examples
+
+
+def _sentences(color: Color) -> dict[str, str]:
+    return {rule.name: rule.why for rule in read_contract(color).rules}
+
+
+def _detail(
+    month: CoveredMonth,
+    kinds: Sequence[Kind],
+    lake: Lake,
+    examples: Sequence[tuple[str, str]],
+    odd: Sequence[str],
+) -> dict[str, Any]:
+    """Return a month's details for the page's script."""
+    manifest = month.manifest
+    state = STATES[month.state] + (f": {month.plan.why}" if month.plan and month.state != "in lake" else "")
+    detail: dict[str, Any] = {
+        "state": state[:1].upper() + state[1:] + ".",
+        "odd": odd,
+        "rows": None,
+        "rules": [],
+        "examples": examples,
+        "facts": [],
+        "drift": [],
+        "loads": [_load(month, kind) for kind in kinds],
+        "runs": [],
+    }
+    words = [month.color, str(month.month), month.state, "odd" if odd else ""]
+    words += [f"{kind}-{month.describe_load(kind) or 'absent'}" for kind in kinds]
+    if manifest:
+        counted = (("reject", manifest.quarantine.rules), ("warn", manifest.warnings))
+        rules = [(name, severity, rows) for severity, each in counted for name, rows in each.items() if rows]
+        detail |= {
+            "rows": [manifest.source.rows, manifest.clean.rows, manifest.quarantine.rows],
+            "rules": rules,
+            "facts": list(_facts(manifest, lake).items()),
+            "drift": manifest.drift,
+            "runs": _runs(month, manifest),
+        }
+        words += [name_source(manifest.source.url), *(name for name, _, _ in rules)]
+        words += ["drift", *manifest.drift] if manifest.drift else []
+    return detail | {"words": " ".join(words).lower()}
+
+
+def _load(month: CoveredMonth, kind: Kind) -> tuple[object, ...]:
+    load = month.loads.get(kind)
+    if load is None:
+        return (kind, "", None, "", "")
+    return (kind, month.describe_load(kind), load.row_count, f"{load.loaded_at:%Y-%m-%d %H:%M}", load.flow_run_id or "")
+
+
+def _runs(month: CoveredMonth, manifest: Manifest) -> list[tuple[str, str, str]]:
+    runs = [("into the lake", manifest.flow_run_id or "", f"{manifest.finished_at:%Y-%m-%d %H:%M}")]
+    for kind, load in month.loads.items():
+        runs.append((f"into {kind}", load.flow_run_id or "", f"{load.loaded_at:%Y-%m-%d %H:%M}"))
+    return [run for run in runs if run[1]]
+
+
+def _facts(manifest: Manifest, lake: Lake) -> Mapping[str, str]:
+    source = manifest.source
+    took = (manifest.finished_at - manifest.started_at).total_seconds()
+    return {
+        "Source": source.url,
+        "Size": f"{source.bytes:,} bytes, {source.format}, {len(source.columns)} columns",
+        "Changed at the source": source.last_modified or "the source does not say",
+        "ETag": source.etag or "the source does not say",
+        "SHA-256 of the source": source.sha256,
+        "SHA-256 of the clean file": manifest.clean.sha256,
+        "Made": f"{manifest.finished_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC in {took:.1f} s",
+        "Contract, rules, program": f"{manifest.contract_version}, {manifest.rules_version}, {manifest.code_version}",
+        "Clean": lake.url(manifest.clean.key),
+        "Quarantine": lake.url(manifest.quarantine.key),
+        "Raw": lake.url(source.key),
+    }

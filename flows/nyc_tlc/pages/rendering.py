@@ -1,0 +1,59 @@
+"""Render templates to self-contained HTML: style and script are in the page, and it loads nothing from the network."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from nyc_tlc.lake.store import Lake
+from nyc_tlc.month import COLORS, Color
+
+COVERAGE_PAGE = "coverage.html"
+MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("nyc_tlc.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+)
+
+
+def trips_page(color: Color) -> str:
+    """Return the file name of a colour's page about its trips. All pages are in one folder and link to each other."""
+    return f"trips-{color}.html"
+
+
+def write_page(lake: Lake, name: str, template: str, title: str, **content: Any) -> str:
+    """Render a page and write it into the lake's folder ``reports/``.
+
+    Args:
+        lake: The lake.
+        name: The page's file name.
+        template: The template.
+        title: The page's heading.
+        content: The template's variables.
+
+    Returns:
+        The address of the page, for people.
+    """
+    html = _ENVIRONMENT.get_template(template).render(
+        title=title,
+        here=name,
+        pages=[
+            ("Coverage", COVERAGE_PAGE),
+            *(("Trips: " + color, trips_page(color)) for color in COLORS if lake.months(color)),
+        ],
+        lake=lake.url("").rstrip("/"),
+        written_at=datetime.now(UTC),
+        month_names=MONTH_NAMES,
+        **content,
+    )
+    lake.write(f"reports/{name}", html.encode())
+    return lake.url(f"reports/{name}")
+
+
+def to_json(value: object) -> Markup:
+    """Return a value as JSON for a page's script element: nothing in it can end the element."""
+    return Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c"))  # noqa: S704  it has no <

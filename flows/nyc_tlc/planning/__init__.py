@@ -1,0 +1,1 @@
+"""What a month needs, many months, the space they take, and the record of a backfill."""

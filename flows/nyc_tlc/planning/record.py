@@ -1,0 +1,146 @@
+"""The record of a backfill in the lake: its runs, and the result of each month."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nyc_tlc.errors import ArgumentError, LakeError
+from nyc_tlc.lake.keys import Layout
+from nyc_tlc.lake.store import Lake
+from nyc_tlc.month import Color
+from nyc_tlc.planning.plan import BackfillOptions, MonthPlan, Need
+from nyc_tlc.source.location import name_source
+from nyc_tlc.warehouse.protocol import Kind
+
+#: The result of a month.
+Result = Literal["done", "current", "kept", "unpublished", "failed"]
+
+
+BACKFILL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class MonthRecord(BaseModel):
+    """What one month needed, and its result."""
+
+    model_config = ConfigDict(frozen=True)
+
+    color: Color
+    month: str
+    need: Need
+    why: str
+    result: Result | None = None
+    rows: int | None = None
+    seconds: float | None = None
+    error: str | None = None
+
+
+class BackfillRun(BaseModel):
+    """One run of a backfill. ``finished_at`` is null if it was interrupted."""
+
+    model_config = ConfigDict(frozen=True)
+
+    reason: str
+    flow_run_id: str | None
+    started_at: datetime
+    finished_at: datetime | None = None
+    profile: str
+    source: str
+    warehouses: tuple[Kind, ...]
+    layout: Layout = "month"
+    force: bool = False
+    via: str | None = None
+    months: tuple[MonthRecord, ...]
+
+
+class BackfillRecord(BaseModel):
+    """The content of ``backfills/{name}.json``: all runs of a backfill, oldest first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    runs: tuple[BackfillRun, ...]
+
+
+def record_key(name: str) -> str:
+    """Return the key of a backfill's record.
+
+    Raises:
+        ArgumentError: when the name can't be a file name.
+    """
+    if not BACKFILL_NAME.fullmatch(name):
+        raise ArgumentError(f"{name!r} can't be a backfill's name", expected="letters, digits, dots, dashes")
+    return f"backfills/{name}.json"
+
+
+def read_runs(lake: Lake, name: str) -> tuple[BackfillRun, ...]:
+    """Read the earlier runs of a backfill.
+
+    Raises:
+        LakeError: when the record can't be read.
+    """
+    content = lake.read(record_key(name))
+    try:
+        return BackfillRecord.model_validate_json(content).runs if content else ()
+    except ValidationError as error:
+        raise LakeError(
+            f"the record {lake.url(record_key(name))} can't be read", fix="choose another --name"
+        ) from error
+
+
+def write_run(lake: Lake, name: str, earlier: Sequence[BackfillRun], run: BackfillRun) -> None:
+    """Write a run into the record, after the earlier ones."""
+    record = BackfillRecord(name=name, runs=(*earlier, run))
+    lake.write(record_key(name), record.model_dump_json(indent=2).encode() + b"\n")
+
+
+def record_month(
+    plan: MonthPlan,
+    result: Result | None = None,
+    rows: int | None = None,
+    seconds: float | None = None,
+    error: str | None = None,
+) -> MonthRecord:
+    """Return the record of a month. If nothing is due, its result is known already."""
+    if not plan.is_due:
+        result = "kept" if plan.need == "kept" else "unpublished" if plan.need == "unpublished" else "current"
+        rows = plan.plan.manifest.clean.rows if plan.plan and plan.plan.manifest else None
+    return MonthRecord(
+        color=plan.color,
+        month=str(plan.month),
+        need=plan.need,
+        why=plan.why,
+        result=result,
+        rows=rows,
+        seconds=None if seconds is None else round(seconds, 2),
+        error=error,
+    )
+
+
+def start_run(
+    plans: Sequence[MonthPlan], options: BackfillOptions, reason: str, started_at: datetime, flow_run_id: str | None
+) -> BackfillRun:
+    """Return the record of a run before its first month."""
+    return BackfillRun(
+        reason=reason,
+        flow_run_id=flow_run_id,
+        started_at=started_at,
+        profile=options.profile,
+        source=name_source(options.source),
+        warehouses=options.warehouses,
+        layout=options.layout,
+        force=options.force,
+        via=options.via,
+        months=tuple(record_month(plan) for plan in plans),
+    )
+
+
+def finish_run(run: BackfillRun, ended: Iterable[MonthRecord]) -> BackfillRun:
+    """Return the record of a run after its last month."""
+    by_month = {(each.color, each.month): each for each in ended}
+    months = tuple(by_month.get((each.color, each.month), each) for each in run.months)
+    return run.model_copy(update={"months": months, "finished_at": datetime.now(UTC)})

@@ -1,0 +1,165 @@
+"""Run dbt as a subprocess. It is installed in its own environment, because its dependencies conflict with Prefect's.
+
+dbt gets the profile's credentials as environment variables; the temporary ``profiles.yml`` only names the variables.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nyc_tlc.errors import ConfigurationError, ReportedError
+from nyc_tlc.profiles.opening import open_dbt_target
+from nyc_tlc.warehouse.protocol import Kind
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).parents[3]
+PROJECT = ROOT / "dbt"
+#: The path at which ``make dbt`` installs it.
+COMMAND = ROOT / ".venv-dbt" / "bin" / "dbt"
+#: The schema or dataset of the models; the tables are in another one.
+MODELS_SCHEMA = "ny_taxi_models"
+#: Statuses of a failed model or test.
+FAILED = ("error", "fail", "runtime error")
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """The result of one model or test.
+
+    Attributes:
+        name: Its name.
+        kind: model, test or unit_test.
+        status: success, pass, warn, fail, error or skipped.
+        seconds: Its duration in seconds.
+        rows: A model's written rows, or the rows that break a test; None if dbt does not report them.
+        message: dbt's message.
+        sql: A test's SQL; empty for a model.
+    """
+
+    name: str
+    kind: str
+    status: str
+    seconds: float
+    rows: int | None
+    message: str
+    sql: str
+
+
+def find_dbt() -> Path:
+    """Return the path of dbt's command. Flows that build models at their end call this first, to fail early.
+
+    Raises:
+        ConfigurationError: when dbt is not installed.
+    """
+    if not COMMAND.exists():
+        raise ConfigurationError("dbt is not installed", expected=".venv-dbt/bin/dbt", fix="install it: make dbt")
+    return COMMAND
+
+
+def run_dbt(profile: str, kind: Kind, *arguments: str, threads: int = 2) -> list[NodeResult]:
+    """Run a dbt command on one of the profile's warehouses.
+
+    Args:
+        profile: The profile.
+        kind: Which of its warehouses.
+        *arguments: dbt's command and its options.
+        threads: How many models are built at the same time.
+
+    Returns:
+        The result of each model and test.
+
+    Raises:
+        ConfigurationError: when dbt is not installed.
+        ReportedError: when dbt ends without results.
+    """
+    command, (output, secrets) = find_dbt(), open_dbt_target(profile, kind)
+    output |= {"schema": MODELS_SCHEMA, "threads": threads}
+    with tempfile.TemporaryDirectory(prefix="nyc-tlc-dbt-") as name:
+        folder = Path(name)
+        target = {"nyc_tlc": {"target": kind, "outputs": {kind: output}}}
+        (folder / "profiles.yml").write_text(yaml.safe_dump(target), encoding="utf-8")
+        done = subprocess.run(  # noqa: S603  a fixed command, without a shell
+            [str(command), "--no-use-colors", *arguments],
+            cwd=PROJECT,
+            env=os.environ
+            | secrets
+            | {
+                "DBT_PROFILES_DIR": name,
+                "DBT_PROJECT_DIR": str(PROJECT),
+                "DBT_TARGET_PATH": str(folder / "target"),
+                "DBT_LOG_PATH": str(folder / "logs"),
+                "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        results = folder / "target" / "run_results.json"
+        if done.returncode not in (0, 1) or not results.exists():
+            printed = _remove_secrets(secrets, done.stdout + done.stderr)
+            raise ReportedError(f"{kind}: dbt {arguments[0]} failed: {_find_error(printed)}", printed)
+        return read_results(json.loads(results.read_text(encoding="utf-8")))
+
+
+def read_results(content: dict[str, Any]) -> list[NodeResult]:
+    """Return the results in ``run_results.json``."""
+    return [_read_result(result) for result in content["results"]]
+
+
+def _read_result(result: dict[str, Any]) -> NodeResult:
+    kind, _, name = result["unique_id"].split(".")[:3]
+    affected = (result.get("adapter_response") or {}).get("rows_affected")
+    rows = result.get("failures") if "test" in kind else affected
+    return NodeResult(
+        name=result["unique_id"].split(".")[-1] if kind == "unit_test" else name,
+        kind=kind,
+        status=str(result["status"]),
+        seconds=float(result["execution_time"]),
+        rows=rows if isinstance(rows, int) and rows >= 0 else None,
+        message=str(result.get("message") or ""),
+        sql=str(result.get("compiled_code") or "") if "test" in kind else "",
+    )
+
+
+def find_failed(results: Sequence[NodeResult]) -> list[NodeResult]:
+    """Return the models and tests that failed."""
+    return [result for result in results if result.status in FAILED]
+
+
+def format_results(results: Sequence[NodeResult]) -> str:
+    """Format results as Markdown: models and tests with rows and seconds, and each failed test with its SQL."""
+    lines = ["| Model or test | Status | Rows | Seconds |", "|---|---|---|---|"]
+    for result in results:
+        rows = "" if result.rows is None else f"{result.rows:,}"
+        lines.append(f"| `{result.name}` | {result.status} | {rows} | {result.seconds:.1f} |")
+    for result in find_failed(results):
+        lines += ["", f"**{result.name}**: {result.message}"]
+        if result.sql:
+            lines += ["", "```sql", result.sql.strip(), "```"]
+    return "\n".join(lines)
+
+
+def _find_error(printed: str) -> str:
+    """Return the error in dbt's output as one line; the output's last line if there is none."""
+    lines = printed.strip().splitlines()
+    after = [number for number, line in enumerate(lines, 1) if "Encountered an error" in line]
+    return " ".join(" ".join(lines[after[-1] :][:2] if after else lines[-1:]).split())[:300]
+
+
+def _remove_secrets(secrets: dict[str, str], text: str) -> str:
+    """Return a text with the secrets replaced by asterisks."""
+    for secret in secrets.values():
+        if len(secret) > 3:
+            text = text.replace(secret, "***")
+    return text

@@ -1,0 +1,168 @@
+"""Format a month's results for people: the Markdown of the artifacts, and the text for the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nyc_tlc.cleaning.rules import BAD_VALUE, NULL_TEXT, ONE_MINUTE, UNPARSEABLE
+from nyc_tlc.contract.dataset import read_contract
+from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.store import Lake
+from nyc_tlc.pages.anomalies import format_trend, read_trailing
+from nyc_tlc.warehouse.load import Answer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a flow.
+
+    Attributes:
+        text: The text for the terminal.
+        manifest: The month's manifest in the lake now; None for a flow that is not about one month.
+    """
+
+    text: str
+    manifest: Manifest | None = None
+
+    def _repr_markdown_(self) -> str:
+        """Return the Markdown for a notebook: a table as a table, other text as on a terminal."""
+        return self.text if "\n|" in f"\n{self.text}" else f"```\n{self.text}\n```"
+
+
+def format_quality_report(manifest: Manifest, lake: Lake) -> str:
+    """Format a month's quality report as Markdown.
+
+    Args:
+        manifest: The month's manifest.
+        lake: The lake that has the month.
+    """
+    source, clean, quarantine = manifest.source, manifest.clean, manifest.quarantine
+    lines = [
+        f"# {manifest.name}",
+        "",
+        f"**{source.rows:,}** rows in, **{clean.rows:,}** clean, **{quarantine.rows:,}** quarantined"
+        f" ({_share(manifest)} rejected).",
+        "",
+        "| Rule | Severity | Rows | Why |",
+        "|---|---|---:|---|",
+    ]
+    lines += [f"| `{rule}` | reject | {rows:,} | {_why(manifest, rule)} |" for rule, rows in quarantine.rules.items()]
+    lines += [f"| `{rule}` | warn | {rows:,} | {_why(manifest, rule)} |" for rule, rows in manifest.warnings.items()]
+    lines += ["", "A rejected row counts under the first rule it breaks. Warnings count all rows of the source.", ""]
+    if manifest.drift:
+        lines += [f"**Drift**: columns the contract doesn't know: {_names(manifest.drift)}.", ""]
+    if manifest.missing:
+        lines += [f"**Missing**: columns the file should have had: {_names(manifest.missing)}.", ""]
+    seconds = manifest.seconds | {"total": (manifest.finished_at - manifest.started_at).total_seconds()}
+    facts = {
+        "Source": f"{source.url} ({source.bytes:,} bytes, {source.format}, {len(source.columns)} columns)",
+        "SHA-256": f"`{source.sha256}`",
+        "Last modified": source.last_modified or "unknown",
+        "Contract, rules": f"`{manifest.contract_version}`, `{manifest.rules_version}`",
+        "Raw": f"`{lake.url(source.key)}`",
+        "Clean": f"`{lake.url(clean.key)}` ({clean.bytes:,} bytes)",
+        "Quarantine": f"`{lake.url(quarantine.key)}`",
+        "Days": f"{len(manifest.daily)} daily files" if manifest.daily else "none",
+        "Durations": ", ".join(f"{step} {took:.1f} s" for step, took in seconds.items()),
+    }
+    lines += ["| | |", "|---|---|", *(f"| {fact} | {text} |" for fact, text in facts.items())]
+    trend = format_trend(manifest, read_trailing(lake, manifest))
+    return "\n".join([*lines, "", trend]) if trend else "\n".join(lines) + "\n"
+
+
+def format_summary(manifest: Manifest, lake: Lake, profile: str) -> str:
+    """Format a month's results for a terminal; the last line is a command that shows the rows.
+
+    Args:
+        manifest: The month's manifest.
+        lake: The lake that has the month.
+        profile: The lake's profile: for a bucket, the command uses its credentials.
+    """
+    source, clean, quarantine = manifest.source, manifest.clean, manifest.quarantine
+    lines = [
+        f"{manifest.name}: {source.rows:,} rows in, {clean.rows:,} clean, {quarantine.rows:,} quarantined"
+        f" ({_share(manifest)})"
+    ]
+    lines += [f"  {rule:<24}{rows:>12,}" for rule, rows in quarantine.rules.items() if rows]
+    if manifest.drift:
+        lines.append(f"  unknown columns: {', '.join(manifest.drift)}")
+    lines += [f"{kind:<12}{lake.url(key)}" for kind, key in (("clean", clean.key), ("quarantine", quarantine.key))]
+    if manifest.daily:
+        lines.append(f"{'daily':<12}{len(manifest.daily)} files in {lake.url(f'daily/{manifest.color}')}")
+    lines.append(f"{'manifest':<12}{lake.url(f'manifest/{manifest.color}/{manifest.month}.json')}")
+    if lake.local_path(clean.key):
+        rows = f"import pandas; print(pandas.read_parquet('{lake.url(clean.key)}'))"
+    else:
+        month = f"'{manifest.color}', '{manifest.month}', profile='{profile}'"
+        rows = f"import sys; sys.path.append('{_flows()}'); from nyc_tlc import trips; print(trips({month}))"
+    lines.append(f'look at it: {_python()} -c "{rows}"')
+    return "\n".join(lines)
+
+
+def format_unchanged(manifest: Manifest, lake: Lake, profile: str) -> str:
+    """Format the results of a month that was current, with the reason why nothing was done, for a terminal."""
+    made = f"made {manifest.finished_at:%Y-%m-%d %H:%M} UTC from the same source, contract and rules"
+    return f"{manifest.name} is current, nothing to do: {made}\n{format_summary(manifest, lake, profile)}"
+
+
+def format_answers(manifest: Manifest, answers: Sequence[Answer]) -> str:
+    """Format the loads of a month, each with an example query and its rows, for a terminal."""
+    lines = []
+    for answer in answers:
+        done = "rows loaded into" if answer.new else "rows were loaded already, nothing to do:"
+        lines += [f"{manifest.name}: {answer.load.row_count:,} {done} {answer.place}", f"  {answer.sql}"]
+        lines += [f"  {' | '.join(map(str, row))}" for row in answer.rows]
+    return "\n".join(lines)
+
+
+def format_answers_markdown(manifest: Manifest, answers: Sequence[Answer]) -> str:
+    """Format the loads of a month, each with an example query and its rows, as Markdown."""
+    lines = [f"# {manifest.name} can be queried", ""]
+    for answer in answers:
+        done = "loaded" if answer.new else "already loaded"
+        lines += [f"**{answer.load.row_count:,}** rows {done}: `{answer.place}`", "", "```sql", answer.sql, "```", ""]
+        lines += ["| Borough | Zone | Trips |", "|---|---|---:|"]
+        lines += [f"| {borough} | {zone} | {trips:,} |" for borough, zone, trips in answer.rows]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _python() -> str:
+    """Return the path of the running interpreter."""
+    return _shorten_path(Path(sys.executable))
+
+
+def _flows() -> str:
+    """Return the path of the folder that the library is imported from."""
+    return _shorten_path(Path(__file__).parents[2])
+
+
+def _shorten_path(path: Path) -> str:
+    """Return a path, relative if it is below the working directory."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _share(manifest: Manifest) -> str:
+    return f"{100 * manifest.quarantine.rows / max(1, manifest.source.rows):.2f} %"
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _why(manifest: Manifest, rule: str) -> str:
+    if rule == UNPARSEABLE:
+        return "The line can't be parsed; its text is kept."
+    if rule.startswith(BAD_VALUE):
+        return f"The value of {rule.removeprefix(BAD_VALUE)} can't be read as the contract's type."
+    if rule.startswith(NULL_TEXT):
+        return f"A text in {rule.removeprefix(NULL_TEXT)} that other tools write for null."
+    if rule.startswith(ONE_MINUTE):
+        return f"All pick-ups of vendor {rule.removeprefix(ONE_MINUTE)} have the same minute of the hour."
+    return {entry.name: entry.why for entry in read_contract(manifest.color).rules}.get(
+        rule, "The contract no longer has this rule."
+    )

@@ -1,0 +1,22 @@
+"""The first import of every script, before Prefect: it says how to install the packages, and expects Ctrl-C."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from nyc_tlc.runs.interruption import expect_signals
+
+CLONE = Path(__file__).resolve().parents[3]
+
+# A worker or a test that imports a flow is no script of the clone.
+if Path(sys.argv[0]).resolve().parent.parent == CLONE:
+    if importlib.util.find_spec("prefect") is None:
+        python = CLONE / ".venv/bin/python"
+        make = "" if python.exists() else f"make -C {CLONE} run, and from then on "
+        sys.exit(f"error: {sys.executable} does not have this project's packages; use {make}{python} {sys.argv[0]}")
+    # Prefect would send how it is used, and print a notice about that.
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    expect_signals()

@@ -1,0 +1,221 @@
+"""The protocol of a warehouse. A load replaces a month's rows by those of the lake's file, or changes nothing.
+
+Three modules implement it: ``duckdb``, ``postgres`` and ``bigquery``. The table ``loads`` lists the loaded months:
+DuckDB and Postgres write it in one transaction with the rows, BigQuery after the load job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol, get_args
+
+import pyarrow as pa
+
+from nyc_tlc.errors import ReconciliationError
+from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.store import Lake
+from nyc_tlc.month import Color, Month
+from nyc_tlc.settings import read_settings
+from nyc_tlc.source.location import source_kind
+from nyc_tlc.warehouse.lake_file import LakeFile
+from nyc_tlc.warehouse.tables import Table, View
+
+Kind = Literal["duckdb", "postgres", "bigquery"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Load:
+    """A month in a warehouse: a row of ``loads``.
+
+    Attributes:
+        color: The colour.
+        month: The month.
+        row_count: The number of its trips.
+        source_rows: The number of rows in the source file; None if an earlier version loaded it.
+        quarantine_rows: The number of them in the quarantine table; None if an earlier version loaded it.
+        clean_sha256: The digest of the lake's clean file.
+        source_sha256: The digest of the source file that the clean file was made from.
+        loaded_at: When it was loaded, in UTC.
+        flow_run_id: The flow run that loaded it.
+        job_id: BigQuery's load job.
+        source_kind: The kind of source.
+        source_url: The source file's URL, without secret parts.
+    """
+
+    color: Color
+    month: Month
+    row_count: int
+    source_rows: int | None
+    quarantine_rows: int | None
+    clean_sha256: str
+    source_sha256: str
+    loaded_at: datetime
+    flow_run_id: str | None = None
+    job_id: str | None = None
+    source_kind: str | None = None
+    source_url: str | None = None
+
+    @classmethod
+    def of(cls, file: LakeFile, loaded_at: datetime, flow_run_id: str | None, job_id: str | None = None) -> Load:
+        """Return the row for a file that was loaded."""
+        manifest = file.manifest
+        return cls(
+            color=manifest.color,
+            month=file.month,
+            row_count=manifest.clean.rows,
+            source_rows=manifest.source.rows,
+            quarantine_rows=manifest.quarantine.rows,
+            clean_sha256=manifest.clean.sha256,
+            source_sha256=manifest.source.sha256,
+            loaded_at=loaded_at,
+            flow_run_id=flow_run_id,
+            job_id=job_id,
+            source_kind=source_kind(manifest.source.url),
+            source_url=manifest.source.url,
+        )
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> Load:
+        """Read a row of ``loads`` with the columns in order."""
+        values: list[Any] = [_in_utc(value) if isinstance(value, datetime) else value for value in row]
+        color, file_month, *rest = values
+        return cls(color, Month(file_month.year, file_month.month), *rest)
+
+    def to_row(self) -> tuple[Any, ...]:
+        """Return the row of ``loads`` with the columns in order."""
+        return (
+            self.color,
+            self.month.first_day,
+            self.row_count,
+            self.source_rows,
+            self.quarantine_rows,
+            self.clean_sha256,
+            self.source_sha256,
+            self.loaded_at,
+            self.flow_run_id,
+            self.job_id,
+            self.source_kind,
+            self.source_url,
+        )
+
+    def is_of(self, manifest: Manifest) -> bool:
+        """Return whether exactly the files of this manifest were loaded."""
+        return (self.clean_sha256, self.quarantine_rows) == (manifest.clean.sha256, manifest.quarantine.rows)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A small table and all its rows."""
+
+    table: Table
+    rows: pa.Table
+
+
+class Warehouse(Protocol):
+    """A database that months are loaded into and queried in.
+
+    Attributes:
+        kind: DuckDB, Postgres or BigQuery.
+        place: Its address for messages, without secrets.
+    """
+
+    kind: Kind
+    place: str
+
+    def loads(self) -> dict[tuple[Color, Month], Load]:
+        """Return the loaded months; none if the tables do not exist yet."""
+
+    def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
+        """Create missing tables, columns, lookup tables with their rows, and views.
+
+        Raises:
+            ContractError: when a table there has an unknown column or another type.
+        """
+
+    def replace_month(self, file: LakeFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
+        """Replace the month's rows in the prepared tables of trips and of quarantine by those of the lake's files.
+
+        Args:
+            file: The month in the lake.
+            flow_run_id: The flow run that loads it.
+            force: Whether to load a file that is already loaded.
+
+        Returns:
+            The month's row of ``loads``, and whether it is new.
+
+        Raises:
+            ReconciliationError: when the row counts differ.
+            TransientError: when a later attempt can succeed.
+            ConfigurationError: when a permission or a block is missing.
+        """
+
+    def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
+        """Replace all rows of the lookup tables."""
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a SELECT."""
+
+    def check(self, lake: Lake) -> str:
+        """Check that loads are possible: ``SELECT 1`` works and the user has the permissions that a load needs.
+
+        Args:
+            lake: The lake that months are loaded from.
+
+        Returns:
+            A message about what works.
+
+        Raises:
+            ConfigurationError: when something is missing; it says what to do.
+        """
+
+
+class Patience:
+    """How long a warehouse still waits for its other users: TLC_WAREHOUSE_WAIT for all of its waits together."""
+
+    def __init__(self) -> None:
+        self._waited = 0.0
+
+    @property
+    def spent(self) -> str:
+        """What to say when it is at its end."""
+        return f"still so after {read_settings().warehouse_wait:g} seconds (TLC_WAREHOUSE_WAIT)"
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[float]:
+        """Count the time of the ``with`` block, which is given the seconds that are left."""
+        began = time.monotonic()
+        try:
+            yield max(0.0, read_settings().warehouse_wait - self._waited)
+        finally:
+            self._waited += time.monotonic() - began
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """Return a time in UTC. One without a zone is in UTC already: DuckDB stores it so."""
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def reconcile(file: LakeFile, place: str, *, outcome: str = "the month there stays as it was", **counted: int) -> None:
+    """Check that every count equals the manifest's number of rows.
+
+    Args:
+        file: The month in the lake.
+        place: The warehouse, for messages.
+        outcome: The state of the month there if a count differs.
+        **counted: How the rows were counted -> their number.
+
+    Raises:
+        ReconciliationError: naming the count that differs.
+    """
+    for who, rows in counted.items():
+        if rows != file.rows:
+            raise ReconciliationError(
+                f"{file.name}: {place}: the number of rows {who} differs from the manifest; {outcome}",
+                expected=f"{file.rows:,}",
+                got=f"{rows:,}",
+            )
