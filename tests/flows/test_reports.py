@@ -108,7 +108,7 @@ def test_a_months_report_has_its_trend(lake: FolderLake, tmp_path: Path) -> None
         lake, green_parquet(trip(lpep_pickup_datetime=datetime(2024, 3, 3, 4))), tmp_path, JANUARY.plus(2)
     )
     report = format_quality_report(march, lake)
-    assert "## Beside the months before" in report
+    assert "## Compared with the months before" in report
     assert "| 2024-01 | 3 | 33.33% |" in report
 
 

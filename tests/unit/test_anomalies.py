@@ -6,17 +6,15 @@ from pathlib import Path
 import pytest
 
 from factories import JANUARY, green_parquet, make_month, trip
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.manifest import CleanRecord, Manifest, QuarantineRecord, SourceRecord
 from nyc_tlc.month import Month
-from nyc_tlc.pages.anomalies import (
-    VolumeError,
-    check_volume,
-    compute_trends,
-    find_anomalies,
-    format_trend,
-    read_trailing,
-)
+from nyc_tlc.pages.anomalies import compute_trends, find_anomalies, format_trend
+from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from nyc_tlc.warehouse.lake_file import LakeFile
+from nyc_tlc.warehouse.load import load_month
+from nyc_tlc.warehouse.volume import VolumeError, check_volume, read_trailing
 
 #: Rows of twelve months, as green taxis had them in 2023.
 USUAL = [68_211, 64_809, 72_044, 65_392, 69_174, 65_550, 61_343, 60_649, 65_471, 66_177, 64_025, 64_215]
@@ -95,7 +93,17 @@ def test_under_a_fifth_and_over_five_times_the_median_is_not_loaded(rows: int, s
     assert f"{rows:,} rows" in message
     assert "13,086 to 327,158 rows (20% to 500% of the median 65,432 of the 12 months before)" in message
     assert "--force" in message
-    check_volume(month(rows), year(), force=True)
+
+
+def test_a_load_refuses_a_month_that_is_far_too_small_without_force(tmp_path: Path) -> None:
+    lake, warehouse = FolderLake(tmp_path / "lake"), DuckDbWarehouse(tmp_path / "warehouse.duckdb")
+    for before in year():
+        lake.write(f"manifest/green/{before.month}.json", before.to_json())
+    file = LakeFile(make_month(lake, green_parquet(trip()), tmp_path), lake, read_contract("green"))
+    with pytest.raises(VolumeError, match="got 1 rows"):
+        load_month(file, warehouse)
+    assert warehouse.loads() == {}
+    assert load_month(file, warehouse, force=True)[0].row_count == 1
 
 
 def test_a_vendor_with_one_minute_only_is_named_without_any_month_before() -> None:

@@ -19,7 +19,6 @@ from nyc_tlc import codes, months, trips, zones
 from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
-from nyc_tlc.month import Month
 from nyc_tlc.source.sample import write_sample
 from stand_ins.gcs import Gcs
 
@@ -130,14 +129,13 @@ def test_a_month_that_cannot_be_read_does_not_hide_the_others(
     assert "green 2024-01: the manifest" in caplog.text
 
 
-def test_notebooks_do_without_prefect_and_the_name_months_is_the_function_in_any_order(lake: FolderLake) -> None:
+def test_notebooks_do_without_prefect_and_import_month_the_module_and_months_the_function(lake: FolderLake) -> None:
     script = (
         "import sys; import nyc_tlc; assert 'pandas' not in sys.modules\n"
         "from nyc_tlc.month import Month\n"
         "from nyc_tlc import months, trips, zones\n"
         "import nyc_tlc.month\n"
-        "from nyc_tlc.month import COLORS\n"
-        "assert nyc_tlc.month is months and callable(months)\n"
+        "assert nyc_tlc.month.Month is Month and callable(months) and nyc_tlc.months is months\n"
         "assert len(months()) == 2 and len(trips('green', '2024-01')) == 3 and len(zones()) == 265\n"
         "assert not [name for name in sys.modules if name.split('.')[0] == 'prefect'], 'Prefect was imported'\n"
     )
@@ -148,7 +146,3 @@ def test_notebooks_do_without_prefect_and_the_name_months_is_the_function_in_any
         env={"PYTHONPATH": "flows", "TLC_HOME": str(lake.root.parent), "PATH": ""},
         timeout=60,
     )
-
-
-def test_month_is_still_a_value() -> None:
-    assert str(Month(2024, 1)) == "2024-01"

@@ -7,13 +7,16 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from conftest import bucket
 from factories import JANUARY, green_parquet, make_month, trip
+from nyc_tlc.errors import LakeError, ReconciliationError
 from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.month import COLORS, Color
-from nyc_tlc.pages import summary
 from nyc_tlc.pages.summary import HISTOGRAMS, count_month, read_summaries, read_summary, summary_key
 from nyc_tlc.source.sample import write_sample
+from stand_ins.gcs import Gcs
 
 
 @pytest.fixture
@@ -53,6 +56,12 @@ def test_a_small_month_is_counted_as_by_hand(lake: FolderLake, tmp_path: Path) -
     assert examples[1]["rejection_rules"] == ["zero_passengers", "negative_distance"]
 
 
+def test_a_tip_of_15_percent_is_counted_where_15_begins(lake: FolderLake, tmp_path: Path) -> None:
+    # In floating point, 2.55 of 17 dollars are a little less.
+    body = green_parquet(trip(fare_amount=17.0, tip_amount=2.55), trip(fare_amount=17.0, tip_amount=2.54))
+    assert counts(read_summary(lake, make_month(lake, body, tmp_path)), "tip_share") == {"15": 1, "10": 1}
+
+
 @pytest.mark.parametrize("color", COLORS)
 def test_every_part_of_every_color_counts_all_trips(color: Color, lake: FolderLake, tmp_path: Path) -> None:
     source = tmp_path / "sample.parquet"
@@ -67,15 +76,26 @@ def test_every_part_of_every_color_counts_all_trips(color: Color, lake: FolderLa
     assert revenue.null_count() == (len(revenue) if color == "fhv" else 0)
 
 
-def test_chunks_make_no_difference(lake: FolderLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = tmp_path / "sample.parquet"
-    write_sample("yellow", JANUARY, 40_000, source)
-    manifest = make_month(lake, source.read_bytes(), tmp_path, color="yellow")
-    at_once = count_month(lake, manifest)
-    monkeypatch.setattr(summary, "SUMMARY_CHUNK_ROWS", 1)
-    in_chunks = count_month(lake, manifest)
-    assert at_once.drop("revenue", "distance").equals(in_chunks.drop("revenue", "distance"))
-    assert at_once["revenue"].sum() == pytest.approx(in_chunks["revenue"].sum())
+def test_a_clean_file_with_other_rows_than_its_manifest_is_not_counted(lake: FolderLake, tmp_path: Path) -> None:
+    manifest = make_month(lake, green_parquet(trip(), trip()), tmp_path)
+    other = manifest.clean.model_copy(update={"rows": 3})
+    with pytest.raises(ReconciliationError, match="expected 3 rows; got 2"):
+        count_month(lake, manifest.model_copy(update={"clean": other}))
+
+
+def test_a_clean_file_that_is_damaged_is_named(lake: FolderLake, tmp_path: Path) -> None:
+    manifest = make_month(lake, green_parquet(trip()), tmp_path)
+    lake.local_path(manifest.clean.key).write_bytes(b"not a Parquet file")
+    with pytest.raises(LakeError, match=r"green 2024-01: .*parquet can't be counted"):
+        read_summary(lake, manifest)
+
+
+def test_a_month_in_a_bucket_is_counted_too(gcs: Gcs, lake: FolderLake, tmp_path: Path) -> None:
+    body = green_parquet(trip(), trip(PULocationID=265))
+    here, there = (
+        read_summary(each, make_month(each, body, tmp_path)) for each in (lake, GcsLake(bucket(gcs.url), "t"))
+    )
+    assert here.equals(there)
 
 
 def test_a_summary_is_kept_until_the_clean_file_is_another(lake: FolderLake, tmp_path: Path) -> None:

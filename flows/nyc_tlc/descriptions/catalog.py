@@ -14,7 +14,6 @@ from nyc_tlc.contract.dataset import Column, Contract, code_tables, read_contrac
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color
-from nyc_tlc.pages.summary import read_manifests
 
 CATALOG = "datapackage.json"
 PACKAGE_PROFILE = "https://datapackage.org/profiles/2.0/datapackage.json"
@@ -43,7 +42,7 @@ def write_catalog(lake: Lake) -> str:
     Returns:
         The address of the catalog, for people.
     """
-    manifests = read_manifests(lake, COLORS)
+    manifests = lake.read_all_manifests(COLORS)
     for color in {each.color for each in manifests}:
         _write(lake, _schema_key(color), describe_schema(read_contract(color)))
     _write(lake, CATALOG, describe_lake(manifests))

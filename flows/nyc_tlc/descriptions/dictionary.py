@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nyc_tlc.contract.dataset import NULL_TEXTS, OUR_COLUMNS, Column, Contract, FileFormat, code_tables, read_contract
 from nyc_tlc.month import COLORS, Month
+from nyc_tlc.text_tables import format_table
 
 #: The contract's types -> those of Parquet, DuckDB, Postgres and BigQuery.
 TYPES = {
@@ -31,9 +32,9 @@ def make_dictionary() -> str:
         "",
         "## Types",
         "",
-        "| Here | Parquet | DuckDB | Postgres | BigQuery |",
-        "|---|---|---|---|---|",
-        *(f"| {name} | {' | '.join(types)} |" for name, types in TYPES.items()),
+        *format_table(
+            ("Here", "Parquet", "DuckDB", "Postgres", "BigQuery"), [(name, *types) for name, types in TYPES.items()]
+        ),
         "",
         "## Files that other tools saved",
         "",
@@ -53,35 +54,48 @@ def make_dictionary() -> str:
         lines += _describe_color(read_contract(color))
     lines += ["## Codes", ""]
     for name, table in code_tables().items():
-        lines += [f"### {name}", "", f"{table.title}. {table.source.strip()}", "", "| Code | Meaning | In old files |"]
-        lines += ["|---|---|---|"]
-        for code, entry in table.codes.items():
-            meaning = entry.name + (f". {entry.note.strip()}" if entry.note else "")
-            lines.append(f"| {code} | {meaning} | {', '.join(entry.texts)} |")
-        lines.append("")
+        codes = [
+            (str(code), entry.name + (f". {entry.note.strip()}" if entry.note else ""), ", ".join(entry.texts))
+            for code, entry in table.codes.items()
+        ]
+        lines += [f"### {name}", "", f"{table.title}. {table.source.strip()}", ""]
+        lines += [*format_table(("Code", "Meaning", "In old files"), codes), ""]
     return "\n".join(lines)
 
 
 def _describe_color(contract: Contract) -> list[str]:
-    lines = [
+    columns = [
+        (
+            f"`{column.name}`",
+            column.type,
+            _describe_column(column),
+            _list_periods(contract, column, "parquet"),
+            _list_periods(contract, column, "csv"),
+        )
+        for column in contract.columns
+    ]
+    rules = [
+        (
+            f"`{rule.name}`" + (f" (only in {', '.join(rule.months)})" if rule.months else ""),
+            rule.severity,
+            f"`{rule.when.strip()}`",
+            rule.why.strip(),
+        )
+        for rule in contract.rules
+    ]
+    return [
         f"## {contract.color}: {contract.title}",
         "",
         contract.notes.strip(),
         "",
         f"First month: {contract.first_month}.",
+        f"Source: {contract.source.strip()}",
+        "",
+        *format_table(("Column", "Type", "What it holds", "In Parquet", "In CSV"), columns),
+        "",
+        *format_table(("Rule", "Severity", "A row breaks it when", "Why"), rules),
+        "",
     ]
-    lines += [f"Source: {contract.source.strip()}", "", "| Column | Type | What it holds | In Parquet | In CSV |"]
-    lines += ["|---|---|---|---|---|"]
-    for column in contract.columns:
-        lines.append(
-            f"| `{column.name}` | {column.type} | {_describe_column(column)} |"
-            f" {_list_periods(contract, column, 'parquet')} | {_list_periods(contract, column, 'csv')} |"
-        )
-    lines += ["", "| Rule | Severity | A row breaks it when | Why |", "|---|---|---|---|"]
-    for rule in contract.rules:
-        months = f" (only in {', '.join(rule.months)})" if rule.months else ""
-        lines.append(f"| `{rule.name}`{months} | {rule.severity} | `{rule.when.strip()}` | {rule.why.strip()} |")
-    return [*lines, ""]
 
 
 def _describe_column(column: Column) -> str:

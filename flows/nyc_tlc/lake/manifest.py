@@ -139,6 +139,11 @@ class Manifest(Part):
         """The month's name in errors and log lines."""
         return f"{self.color} {self.month}"
 
+    @property
+    def rejected_share(self) -> float:
+        """The share of the source's rows that are quarantined, 0 to 1."""
+        return self.quarantine.rows / max(1, self.source.rows)
+
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         accounts = {

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: Bytes of one request for an object that is read from its start to its end.
 CHUNK_BYTES = 8 << 20
+#: Small files read in parallel: a bucket needs some 50 milliseconds for each.
+PARALLEL_READS = 16
 
 _CONTENT_TYPES = {
     ".parquet": "application/vnd.apache.parquet",
@@ -164,6 +167,26 @@ class Lake(ABC):
         """
         content = self.read(keys.manifest)
         return None if content is None else self.parse(content, keys)
+
+    def read_manifests(self, keys: Iterable[Keys]) -> list[Manifest]:
+        """Read manifests in parallel. Months that are not in the lake are left out.
+
+        So is a manifest that can't be read, with a warning in the log.
+        """
+
+        def read(month: Keys) -> Manifest | None:
+            try:
+                return self.manifest(month)
+            except LakeError as error:
+                log.warning("%s", error)
+                return None
+
+        with ThreadPoolExecutor(PARALLEL_READS, thread_name_prefix="manifest") as pool:
+            return [manifest for manifest in pool.map(read, keys) if manifest]
+
+    def read_all_manifests(self, colors: Iterable[Color]) -> list[Manifest]:
+        """Read the manifests of all months of the colours, by colour and month."""
+        return self.read_manifests(Keys(color, month) for color in colors for month in self.months(color))
 
     def parse(self, content: bytes, keys: Keys) -> Manifest:
         """Parse a manifest's bytes.

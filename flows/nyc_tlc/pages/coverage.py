@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
-from nyc_tlc.pages.summary import read_manifests
 from nyc_tlc.planning.plan import MonthPlan
 from nyc_tlc.source.location import source_kind
+from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.protocol import Kind, Load
 
 #: Warehouse -> month -> its row of ``loads``.
@@ -48,9 +48,7 @@ class CoveredMonth:
     @property
     def rejected_share(self) -> float | None:
         """The share of the source's rows that are quarantined, 0 to 1."""
-        if self.manifest is None:
-            return None
-        return self.manifest.quarantine.rows / max(1, self.manifest.source.rows)
+        return self.manifest.rejected_share if self.manifest else None
 
     @property
     def state(self) -> State:
@@ -87,7 +85,7 @@ def read_coverage(
         plans: The plans of the months that the source was asked about.
         colors: The colours.
     """
-    manifests = {(each.color, Month.parse(each.month)): each for each in read_manifests(lake, colors)}
+    manifests = {(each.color, Month.parse(each.month)): each for each in lake.read_all_manifests(colors)}
     asked = {(plan.color, plan.month): plan for plan in plans}
     every = {*manifests, *asked, *(which for there in loads.values() for which in there)}
     return [
@@ -110,28 +108,11 @@ def name_source(url: str) -> str:
 
 
 def format_coverage(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> str:
-    """Format the months as a Markdown table, also for a terminal.
-
-    Args:
-        months: The months.
-        kinds: The warehouses, a column each.
-    """
+    """Format the months as a Markdown table, also for a terminal, with a column for each warehouse."""
     found = [each for each in months if each.manifest or each.loads]
     header = ("Month", "Rows", "Rejected", "Source", "Made (UTC)", *kinds)
-    rows = [header, *(_cells(each, kinds) for each in found)]
-    widths = [max(len(row[index]) for row in rows) for index in range(len(header))]
-    right = {1, 2}
-    lines = [
-        "| "
-        + " | ".join(
-            cell.rjust(width) if index in right else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        + " |"
-        for row in rows
-    ]
-    rule = "|" + "|".join("-" * (width + 1) + (":" if index in right else "-") for index, width in enumerate(widths))
-    return "\n".join([*_counts(found), "", lines[0], rule + "|", *lines[1:]])
+    table = format_table(header, [_cells(each, kinds) for each in found], right=("Rows", "Rejected"), pad=True)
+    return "\n".join([*_counts(found), "", *table])
 
 
 def _counts(months: Sequence[CoveredMonth]) -> list[str]:

@@ -14,12 +14,13 @@ from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
-from nyc_tlc.pages.anomalies import TRAILING_MONTHS, find_anomalies, is_comparable
+from nyc_tlc.pages.anomalies import find_anomalies
 from nyc_tlc.pages.charts import shorten
 from nyc_tlc.pages.coverage import CoveredMonth, name_source
 from nyc_tlc.pages.rendering import COVERAGE_PAGE, to_json, write_page
 from nyc_tlc.pages.summary import read_summaries
 from nyc_tlc.warehouse.protocol import Kind
+from nyc_tlc.warehouse.volume import TRAILING_MONTHS, is_comparable
 
 #: The shades of the calendar: each is used up to this share of quarantined rows.
 SHADES = (0.005, 0.01, 0.02, 0.05)

@@ -22,40 +22,35 @@ one of 259,777 miles that a sensor reported would outweigh a month of others. A 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import duckdb
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nyc_tlc.contract.dataset import read_contract
-from nyc_tlc.errors import LakeError, ReconciliationError
-from nyc_tlc.lake.keys import Keys
+from nyc_tlc.errors import LakeError, ReconciliationError, first_line
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.store import Lake
+from nyc_tlc.lake.store import PARALLEL_READS, Lake
 from nyc_tlc.month import Color
+from nyc_tlc.warehouse.duckdb import source_of_rows
 from nyc_tlc.warehouse.lake_file import LakeFile
 
-log = logging.getLogger(__name__)
-
 #: Increase it when the same clean file would give another summary.
-SUMMARY_VERSION = "1"
-#: Rows counted at once: few enough for the memory, enough for polars to be fast.
-SUMMARY_CHUNK_ROWS = 1 << 18
+SUMMARY_VERSION = "2"
 #: Miles; a longer trip is counted, but adds no distance (the rule long_distance warns of it).
 LONGEST_TRIP = 100
 #: Rejected rows kept for each rule as examples.
 EXAMPLES_PER_RULE = 2
-#: Small files read in parallel: a bucket needs some 50 milliseconds for each.
-PARALLEL_READS = 16
 
 SCHEMA = pl.Schema(
     {
@@ -70,28 +65,8 @@ SCHEMA = pl.Schema(
 
 
 @dataclass(frozen=True)
-class Key:
-    """The key that trips are grouped by.
-
-    Attributes:
-        value: A number or a date: grouping by text would take most of the time.
-        to_text: Turns it into the text in the summary.
-    """
-
-    value: pl.Expr
-    to_text: Callable[[pl.Expr], pl.Expr] = lambda key: key.cast(pl.String)
-
-
-@dataclass(frozen=True)
 class Histogram:
-    """Bins of equal width from 0 up, one bin for smaller and one for larger values.
-
-    Attributes:
-        title: The name of the value.
-        unit: Its unit.
-        width: The width of a bin.
-        bins: The number of bins of that width.
-    """
+    """Bins of equal width from 0 up, one bin for smaller and one for larger values."""
 
     title: str
     unit: str
@@ -104,10 +79,11 @@ class Histogram:
         edges = [str(self.width * index) for index in range(self.bins)]
         return ["<0", *edges, f"{self.width * self.bins}+"]
 
-    def key(self, value: pl.Expr) -> Key:
-        """Return the key of a value: the index of its bin among the labels; null for a null."""
-        place = (value / self.width).floor().clip(-1, self.bins).cast(pl.Int16, strict=False) + 1
-        return Key(place, lambda key: key.replace_strict(dict(enumerate(self.labels)), return_dtype=pl.String))
+    def bin_of(self, value: str) -> str:
+        """Return the SQL of a value's bin, from -1 for a negative value to the number of bins."""
+        scaled = f"({value}) / {self.width}"
+        index = f"CASE WHEN {scaled} < 0 THEN -1 WHEN {scaled} >= {self.bins} THEN {self.bins} ELSE floor({scaled}) END"
+        return f"CAST({index} AS TINYINT)"
 
 
 HISTOGRAMS = {
@@ -131,25 +107,13 @@ class Measures:
 
 
 TAXI = Measures("trip_distance", "fare_amount", "tip_amount", ("total_amount",), "payment_type", "rate_code")
+#: What passengers of high-volume services pay.
+FARE_AND_FEES = "base_passenger_fare tolls bcf sales_tax congestion_surcharge airport_fee tips cbd_congestion_fee"
 MEASURES: dict[Color, Measures] = {
     "yellow": TAXI,
     "green": TAXI,
     "fhv": Measures(),
-    "fhvhv": Measures(
-        "trip_miles",
-        "base_passenger_fare",
-        "tips",
-        (
-            "base_passenger_fare",
-            "tolls",
-            "bcf",
-            "sales_tax",
-            "congestion_surcharge",
-            "airport_fee",
-            "tips",
-            "cbd_congestion_fee",
-        ),
-    ),
+    "fhvhv": Measures("trip_miles", "base_passenger_fare", "tips", tuple(FARE_AND_FEES.split())),
 }
 
 
@@ -161,19 +125,21 @@ def summary_key(manifest: Manifest) -> str:
 def read_summary(lake: Lake, manifest: Manifest) -> pl.DataFrame:
     """Read a month's summary. If there is none for the month's clean file, count it and write it.
 
-    Args:
-        lake: The lake.
-        manifest: The month.
-
     Raises:
+        LakeError: when the clean file can't be read.
         ReconciliationError: when the clean file has another number of rows than the manifest says.
     """
+    labels = {"nyc_tlc.clean_sha256": manifest.clean.sha256, "nyc_tlc.summary_version": SUMMARY_VERSION}
     content = lake.read(summary_key(manifest))
     if content is not None:
         table = pq.read_table(io.BytesIO(content))
-        if _read_metadata(table.schema) == (manifest.clean.sha256, SUMMARY_VERSION):
-            return _to_frame(table)
-    return write_summary(lake, manifest)
+        found = table.schema.metadata or {}
+        if all(found.get(name.encode()) == value.encode() for name, value in labels.items()):
+            return pl.DataFrame(table, SCHEMA)
+    summary, sink = count_month(lake, manifest), io.BytesIO()
+    pq.write_table(summary.to_arrow().replace_schema_metadata(labels), sink, compression="zstd")
+    lake.write(summary_key(manifest), sink.getvalue())
+    return summary
 
 
 def read_summaries(lake: Lake, manifests: Sequence[Manifest]) -> pl.DataFrame:
@@ -187,38 +153,15 @@ def read_summaries(lake: Lake, manifests: Sequence[Manifest]) -> pl.DataFrame:
     return pl.concat(named) if named else pl.DataFrame(schema={"color": pl.String, "month": pl.String, **SCHEMA})
 
 
-def write_summary(lake: Lake, manifest: Manifest) -> pl.DataFrame:
-    """Count a month's clean rows and write the summary into the lake.
-
-    Args:
-        lake: The lake.
-        manifest: The month.
-
-    Raises:
-        ReconciliationError: when the clean file has another number of rows than the manifest says.
-    """
-    summary = count_month(lake, manifest)
-    labels = {"nyc_tlc.clean_sha256": manifest.clean.sha256, "nyc_tlc.summary_version": SUMMARY_VERSION}
-    table = summary.to_arrow().replace_schema_metadata(labels)
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    lake.write(summary_key(manifest), sink.getvalue())
-    return summary
-
-
 def count_month(lake: Lake, manifest: Manifest) -> pl.DataFrame:
-    """Count a month's clean rows, chunk by chunk, so that memory does not grow with the month.
+    """Count a month's clean rows; add the manifest's counts of rules, and examples from quarantine.
 
     Raises:
+        LakeError: when the clean file can't be read.
         ReconciliationError: when the clean file has another number of rows than the manifest says.
     """
-    keys = _keys_of(MEASURES[manifest.color])
-    sums = _sums_of(MEASURES[manifest.color])
-    counted, rows = [], 0
-    for chunk in _chunks(LakeFile(manifest, lake, read_contract(manifest.color)).batches()):
-        rows += chunk.height
-        derived = chunk.select(*(key.value.alias(part) for part, key in keys.items()), *sums)
-        counted += [_count(derived, part, key) for part, key in keys.items()]
+    counted = _count_clean_rows(LakeFile(manifest, lake, read_contract(manifest.color)))
+    rows = counted.filter(pl.col("part") == "day")["trips"].sum()
     if rows != manifest.clean.rows:
         raise ReconciliationError(
             f"{manifest.name}: the clean file and its manifest don't agree",
@@ -226,101 +169,71 @@ def count_month(lake: Lake, manifest: Manifest) -> pl.DataFrame:
             got=f"{rows:,}",
             fix="make the month again with --force",
         )
-    parts = [
-        *([_add_up(counted)] if counted else []),
-        _rules("rejected", manifest.quarantine.rules),
-        _rules("warned", manifest.warnings),
-        _examples(lake, manifest),
+    rules = [
+        {"part": part, "key": rule, "trips": rows}
+        for part, counts in (("rejected", manifest.quarantine.rules), ("warned", manifest.warnings))
+        for rule, rows in counts.items()
     ]
-    return pl.concat(parts)
+    return pl.concat([counted, pl.DataFrame([*rules, *_examples(lake, manifest)], schema=SCHEMA, orient="row")])
 
 
-def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
-    """Join batches into chunks that polars counts fast."""
-    held: list[pa.RecordBatch] = []
-    for batch in batches:
-        held.append(batch)
-        if sum(each.num_rows for each in held) >= SUMMARY_CHUNK_ROWS:
-            yield _frame(held)
-            held = []
-    if held:
-        yield _frame(held)
+def _count_clean_rows(file: LakeFile) -> pl.DataFrame:
+    """Group the clean rows by every part's key, in one pass."""
+    try:
+        with duckdb.connect() as connection, contextlib.ExitStack() as opened:
+            sql = _select_counts(MEASURES[file.manifest.color], source_of_rows(connection, file, opened))
+            return pl.DataFrame(connection.sql(sql).to_arrow_table(), SCHEMA)
+    except duckdb.Error as error:
+        raise LakeError(f"{file.name}: {file.url} can't be counted", got=first_line(error)) from error
 
 
-def _frame(batches: list[pa.RecordBatch]) -> pl.DataFrame:
-    frame = pl.from_arrow(pa.Table.from_batches(batches))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+def _select_counts(measures: Measures, source: str) -> str:
+    """Return the SQL that counts a colour's trips; a null key is ``unknown``."""
+    keys = _keys_of(measures)
+    # A sum is null where all values are: a colour without amounts has no revenue, not 0.
+    revenue = " + ".join(f"coalesce({column}, 0)" for column in measures.revenue) or "CAST(NULL AS DOUBLE)"
+    miles = measures.distance or "CAST(NULL AS DOUBLE)"
+    return f"""
+        SELECT
+            CASE {" ".join(f"WHEN GROUPING({part}) = 0 THEN '{part}'" for part in keys)} END AS part,
+            coalesce(CASE {" ".join(f"WHEN GROUPING({part}) = 0 THEN {text}" for part, (_, text) in keys.items())} END,
+                'unknown') AS key,
+            count(*) AS trips, sum(revenue) AS revenue, sum(miles) AS distance, NULL AS text
+        FROM (
+            SELECT {", ".join(f"{key} AS {part}" for part, (key, _) in keys.items())},
+                {revenue} AS revenue, CASE WHEN {miles} <= {LONGEST_TRIP} THEN {miles} END AS miles
+            FROM {source}
+        )
+        GROUP BY GROUPING SETS ({", ".join(f"({part})" for part in keys)})
+        ORDER BY part, key
+    """
 
 
-def _keys_of(measures: Measures) -> dict[str, Key]:
-    """Return part -> the key that trips are grouped by."""
-    pickup, dropoff = pl.col("pickup_datetime"), pl.col("dropoff_datetime")
-    minutes = (dropoff - pickup).dt.total_seconds() / 60
+def _keys_of(measures: Measures) -> dict[str, tuple[str, str]]:
+    """Return part -> the SQL of its key, a number or a date because these group fast, and of the key as text."""
+    fare = measures.fare
     keys = {
-        "day": Key(pickup.dt.date()),
-        "hour": Key(pickup.dt.weekday().cast(pl.Int16) * 100 + pickup.dt.hour(), _weekday_and_hour),
-        "zone": Key(pl.col("pickup_location_id")),
-        "duration": HISTOGRAMS["duration"].key(minutes),
+        "day": ("CAST(pickup_datetime AS DATE)", "CAST(day AS VARCHAR)"),
+        "hour": ("100 * isodow(pickup_datetime) + hour(pickup_datetime)", "printf('%d %02d', hour // 100, hour % 100)"),
     }
-    if measures.distance:
-        keys["distance"] = HISTOGRAMS["distance"].key(pl.col(measures.distance))
-    if measures.fare:
-        fare, tip = pl.col(measures.fare), pl.col(measures.tip)
-        keys["fare"] = HISTOGRAMS["fare"].key(fare)
-        keys["tip_share"] = HISTOGRAMS["tip_share"].key(pl.when(fare > 0).then(100 * tip / fare))
-    if measures.payment:
-        keys["payment"] = Key(pl.col(measures.payment))
-        keys["rate"] = Key(pl.col(measures.rate))
+    codes = {"zone": "pickup_location_id", "payment": measures.payment, "rate": measures.rate}
+    keys |= {part: (column, f"CAST({part} AS VARCHAR)") for part, column in codes.items() if column}
+    values = {
+        "distance": measures.distance,
+        "duration": "epoch(dropoff_datetime - pickup_datetime) / 60",
+        "fare": fare,
+        # Rounded, because 2.55 of 17 dollars are 14.999999999999998 percent.
+        "tip_share": f"CASE WHEN {fare} > 0 THEN round(100 * {measures.tip} / {fare}, 6) END" if fare else "",
+    }
+    for part, value in values.items():
+        if value:
+            histogram = HISTOGRAMS[part]
+            # The list's first element has the index 1.
+            keys[part] = (histogram.bin_of(value), f"{histogram.labels}[{part} + 2]")
     return keys
 
 
-def _weekday_and_hour(key: pl.Expr) -> pl.Expr:
-    return pl.concat_str((key // 100).cast(pl.String), (key % 100).cast(pl.String).str.zfill(2), separator=" ")
-
-
-def _sums_of(measures: Measures) -> tuple[pl.Expr, pl.Expr]:
-    """Return the expressions for a trip's revenue and distance; the distance is null if it is too long."""
-    revenue = pl.sum_horizontal(measures.revenue) if measures.revenue else pl.lit(None, pl.Float64)
-    miles = pl.col(measures.distance) if measures.distance else pl.lit(None, pl.Float64)
-    distance = pl.when(miles <= LONGEST_TRIP).then(miles)
-    return revenue.alias("revenue_of_trip"), distance.alias("distance_of_trip")
-
-
-def _count(derived: pl.DataFrame, part: str, key: Key) -> pl.DataFrame:
-    counted = derived.group_by(pl.col(part).alias("key")).agg(
-        pl.lit(part).alias("part"),
-        pl.len().cast(pl.Int64).alias("trips"),
-        # A colour without amounts has none: null, not 0.
-        _sum_or_null("revenue_of_trip").alias("revenue"),
-        _sum_or_null("distance_of_trip").alias("distance"),
-    )
-    return counted.with_columns(key.to_text(pl.col("key")).alias("key"))
-
-
-def _sum_or_null(name: str) -> pl.Expr:
-    return pl.when(pl.col(name).is_not_null().any()).then(pl.col(name).sum())
-
-
-def _add_up(counted: list[pl.DataFrame]) -> pl.DataFrame:
-    """Sum up all chunks, in the order of parts and keys; a null key is ``unknown``."""
-    return (
-        pl.concat(counted)
-        .group_by("part", "key")
-        .agg(pl.col("trips").sum(), _sum_or_null("revenue"), _sum_or_null("distance"))
-        .with_columns(pl.col("key").fill_null("unknown"), pl.lit(None, pl.String).alias("text"))
-        .sort("part", "key")
-        .select(list(SCHEMA))
-    )
-
-
-def _rules(part: str, rules: dict[str, int]) -> pl.DataFrame:
-    return pl.DataFrame(
-        [{"part": part, "key": rule, "trips": rows} for rule, rows in rules.items()], schema=SCHEMA, orient="row"
-    )
-
-
-def _examples(lake: Lake, manifest: Manifest) -> pl.DataFrame:
+def _examples(lake: Lake, manifest: Manifest) -> list[dict[str, Any]]:
     """Return the first rejected rows of each rule."""
     wanted = Counter({rule: min(EXAMPLES_PER_RULE, rows) for rule, rows in manifest.quarantine.rules.items() if rows})
     rows: list[dict[str, Any]] = []
@@ -330,50 +243,13 @@ def _examples(lake: Lake, manifest: Manifest) -> pl.DataFrame:
                 rows += _take_examples(batch, wanted)
                 if not +wanted:
                     break
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    return rows
 
 
 def _take_examples(batch: pa.RecordBatch, wanted: Counter[str]) -> Iterator[dict[str, Any]]:
-    rules = batch["rejection_rule"].to_pylist()
-    for index, rule in enumerate(rules):
+    for index, rule in enumerate(batch["rejection_rule"].to_pylist()):
         if wanted[rule] > 0:
             wanted[rule] -= 1
             (row,) = batch.slice(index, 1).to_pylist()
             values = {name: value for name, value in row.items() if value is not None and name != "rejection_rule"}
             yield {"part": "example", "key": rule, "text": json.dumps(values, default=str)}
-
-
-def _read_metadata(schema: pa.Schema) -> tuple[str, str]:
-    """Return the clean file's digest and the summary version from a summary file's metadata."""
-    labels = schema.metadata or {}
-    names = (b"nyc_tlc.clean_sha256", b"nyc_tlc.summary_version")
-    sha256, version = (labels.get(name, b"").decode() for name in names)
-    return sha256, version
-
-
-def _to_frame(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
-
-
-def read_manifests(lake: Lake, colors: Iterable[Color]) -> list[Manifest]:
-    """Read the manifests of all months of the colours, by colour and month."""
-    return read_each(lake, [Keys(color, month) for color in colors for month in lake.months(color)])
-
-
-def read_each(lake: Lake, keys: Sequence[Keys]) -> list[Manifest]:
-    """Read manifests in parallel. Months that are not in the lake are left out.
-
-    So is a manifest that can't be read, with a warning in the log.
-    """
-
-    def read(month: Keys) -> Manifest | None:
-        try:
-            return lake.manifest(month)
-        except LakeError as error:
-            log.warning("%s", error)
-            return None
-
-    with ThreadPoolExecutor(PARALLEL_READS, thread_name_prefix="manifest") as pool:
-        return [manifest for manifest in pool.map(read, keys) if manifest]

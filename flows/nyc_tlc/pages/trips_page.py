@@ -14,7 +14,7 @@ from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import Color, Month
 from nyc_tlc.pages.charts import DASHES, Line, draw_bars, draw_lines, shorten
 from nyc_tlc.pages.rendering import MONTH_NAMES, trips_page, write_page
-from nyc_tlc.pages.summary import HISTOGRAMS, read_manifests, read_summaries
+from nyc_tlc.pages.summary import HISTOGRAMS, read_summaries
 from nyc_tlc.warehouse.lookups import read_lookups
 
 #: The number of newest months that distributions, zones and shares cover.
@@ -38,7 +38,7 @@ def write_trips_page(lake: Lake, color: Color) -> str | None:
     Returns:
         The address of the page, for people; None when the lake has no month of the colour.
     """
-    manifests = read_manifests(lake, [color])
+    manifests = lake.read_all_manifests([color])
     if not manifests:
         return None
     contract, summaries = read_contract(color), read_summaries(lake, manifests)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from nyc_tlc.planning.plan import MonthPlan
 from nyc_tlc.planning.record import BackfillRun
+from nyc_tlc.text_tables import format_table
 
 
 def format_plan(plans: Sequence[MonthPlan]) -> str:
@@ -15,7 +16,10 @@ def format_plan(plans: Sequence[MonthPlan]) -> str:
     shown = [plan for plan in plans if plan.need != "unpublished"]
     lines = [_count(plan.need for plan in plans)]
     if shown:
-        lines += ["", *_table(("Month", "Need", "Why"), [(plan.name, plan.need, plan.why) for plan in shown])]
+        lines += [
+            "",
+            *format_table(("Month", "Need", "Why"), [(plan.name, plan.need, plan.why) for plan in shown], pad=True),
+        ]
     return "\n".join(lines)
 
 
@@ -35,7 +39,7 @@ def format_report(name: str, run: BackfillRun) -> str:
     ]
     lines = [f"backfill {name}: {_count(month.result or 'not reached' for month in run.months)}"]
     if rows:
-        lines += ["", *_table(("Month", "Need", "Result", "Rows", "Seconds", "Why"), rows)]
+        lines += ["", *format_table(("Month", "Need", "Result", "Rows", "Seconds", "Why"), rows, pad=True)]
     if any(month.result in ("failed", None) for month in run.months):
         lines += ["", "what is left, as one command:", f"    {format_command(name, run)}"]
     return "\n".join(lines)
@@ -54,14 +58,3 @@ def format_command(name: str, run: BackfillRun) -> str:
 
 def _count(words: Iterable[str]) -> str:
     return ", ".join(f"{count} {word}" for word, count in sorted(Counter(words).items()))
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    widths = [max(len(cell) for cell in column) for column in zip(header, *cells, strict=True)]
-    widths[-1] = len(header[-1])
-
-    def line(row: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-
-    return [line(header), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, cells)]

@@ -19,6 +19,7 @@ import yaml
 
 from nyc_tlc.errors import ConfigurationError, ReportedError
 from nyc_tlc.profiles.opening import open_dbt_target
+from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.protocol import Kind
 
 log = logging.getLogger(__name__)
@@ -139,10 +140,11 @@ def find_failed(results: Sequence[NodeResult]) -> list[NodeResult]:
 
 def format_results(results: Sequence[NodeResult]) -> str:
     """Format results as Markdown: models and tests with rows and seconds, and each failed test with its SQL."""
-    lines = ["| Model or test | Status | Rows | Seconds |", "|---|---|---|---|"]
-    for result in results:
-        rows = "" if result.rows is None else f"{result.rows:,}"
-        lines.append(f"| `{result.name}` | {result.status} | {rows} | {result.seconds:.1f} |")
+    rows = [
+        (f"`{each.name}`", each.status, "" if each.rows is None else f"{each.rows:,}", f"{each.seconds:.1f}")
+        for each in results
+    ]
+    lines = format_table(("Model or test", "Status", "Rows", "Seconds"), rows, right=("Rows", "Seconds"))
     for result in find_failed(results):
         lines += ["", f"**{result.name}**: {result.message}"]
         if result.sql:

@@ -11,8 +11,10 @@ from nyc_tlc.cleaning.rules import BAD_VALUE, NULL_TEXT, ONE_MINUTE, UNPARSEABLE
 from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
-from nyc_tlc.pages.anomalies import format_trend, read_trailing
+from nyc_tlc.pages.anomalies import format_trend
+from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.load import Answer
+from nyc_tlc.warehouse.volume import read_trailing
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,7 @@ class Outcome:
 
 
 def format_quality_report(manifest: Manifest, lake: Lake) -> str:
-    """Format a month's quality report as Markdown.
-
-    Args:
-        manifest: The month's manifest.
-        lake: The lake that has the month.
-    """
+    """Format a month's quality report as Markdown."""
     source, clean, quarantine = manifest.source, manifest.clean, manifest.quarantine
     lines = [
         f"# {manifest.name}",
@@ -46,11 +43,13 @@ def format_quality_report(manifest: Manifest, lake: Lake) -> str:
         f"**{source.rows:,}** rows in, **{clean.rows:,}** clean, **{quarantine.rows:,}** quarantined"
         f" ({_share(manifest)} rejected).",
         "",
-        "| Rule | Severity | Rows | Why |",
-        "|---|---|---:|---|",
     ]
-    lines += [f"| `{rule}` | reject | {rows:,} | {_why(manifest, rule)} |" for rule, rows in quarantine.rules.items()]
-    lines += [f"| `{rule}` | warn | {rows:,} | {_why(manifest, rule)} |" for rule, rows in manifest.warnings.items()]
+    rules = [
+        (f"`{rule}`", severity, f"{rows:,}", _why(manifest, rule))
+        for severity, counts in (("reject", quarantine.rules), ("warn", manifest.warnings))
+        for rule, rows in counts.items()
+    ]
+    lines += format_table(("Rule", "Severity", "Rows", "Why"), rules, right=("Rows",))
     lines += ["", "A rejected row counts under the first rule it breaks. Warnings count all rows of the source.", ""]
     if manifest.drift:
         lines += [f"**Drift**: columns the contract doesn't know: {_names(manifest.drift)}.", ""]
@@ -68,7 +67,7 @@ def format_quality_report(manifest: Manifest, lake: Lake) -> str:
         "Days": f"{len(manifest.daily)} daily files" if manifest.daily else "none",
         "Durations": ", ".join(f"{step} {took:.1f} s" for step, took in seconds.items()),
     }
-    lines += ["| | |", "|---|---|", *(f"| {fact} | {text} |" for fact, text in facts.items())]
+    lines += format_table(("", ""), list(facts.items()))
     trend = format_trend(manifest, read_trailing(lake, manifest))
     return "\n".join([*lines, "", trend]) if trend else "\n".join(lines) + "\n"
 
@@ -76,10 +75,7 @@ def format_quality_report(manifest: Manifest, lake: Lake) -> str:
 def format_summary(manifest: Manifest, lake: Lake, profile: str) -> str:
     """Format a month's results for a terminal; the last line is a command that shows the rows.
 
-    Args:
-        manifest: The month's manifest.
-        lake: The lake that has the month.
-        profile: The lake's profile: for a bucket, the command uses its credentials.
+    For a bucket, the command uses the profile's credentials.
     """
     source, clean, quarantine = manifest.source, manifest.clean, manifest.quarantine
     lines = [
@@ -124,9 +120,8 @@ def format_answers_markdown(manifest: Manifest, answers: Sequence[Answer]) -> st
     for answer in answers:
         done = "loaded" if answer.new else "already loaded"
         lines += [f"**{answer.load.row_count:,}** rows {done}: `{answer.place}`", "", "```sql", answer.sql, "```", ""]
-        lines += ["| Borough | Zone | Trips |", "|---|---|---:|"]
-        lines += [f"| {borough} | {zone} | {trips:,} |" for borough, zone, trips in answer.rows]
-        lines.append("")
+        rows = [(str(borough), str(zone), f"{trips:,}") for borough, zone, trips in answer.rows]
+        lines += [*format_table(("Borough", "Zone", "Trips"), rows, right=("Trips",)), ""]
     return "\n".join(lines)
 
 
@@ -147,7 +142,7 @@ def _shorten_path(path: Path) -> str:
 
 
 def _share(manifest: Manifest) -> str:
-    return f"{100 * manifest.quarantine.rows / max(1, manifest.source.rows):.2f} %"
+    return f"{100 * manifest.rejected_share:.2f} %"
 
 
 def _names(names: tuple[str, ...]) -> str:

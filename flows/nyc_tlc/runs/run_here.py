@@ -24,7 +24,6 @@ from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import NotPublished, TlcError, TransientError
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
-from nyc_tlc.pages.anomalies import check_volume, read_trailing
 from nyc_tlc.planning.month_plan import plan_month
 from nyc_tlc.planning.plan import BackfillOptions, MonthPlan
 from nyc_tlc.planning.record import MonthRecord, record_month
@@ -90,8 +89,6 @@ def run_month(planned: MonthPlan, options: BackfillOptions, progress: BackfillPr
     lake = open_lake(options.profile)
     with progress.running(planned.name):
         manifest = _bring_to_lake(planned, options, lake)
-        if planned.warehouses:
-            check_volume(manifest, read_trailing(lake, manifest), force=options.force)
         failures = [failure for kind in planned.warehouses if (failure := _load(manifest, options, lake, kind))]
     if failures:
         raise failures[0]

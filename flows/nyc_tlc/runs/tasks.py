@@ -34,7 +34,7 @@ from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.publication import remove_leftovers
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import Color, Month
-from nyc_tlc.pages.anomalies import check_volume, find_anomalies, read_trailing
+from nyc_tlc.pages.anomalies import find_anomalies
 from nyc_tlc.pages.coverage import format_coverage, read_coverage
 from nyc_tlc.planning.month_plan import Plan, plan_month
 from nyc_tlc.planning.plan import MonthPlan, plan_months
@@ -53,6 +53,7 @@ from nyc_tlc.warehouse.load import Answer, ask_where_trips_began, find_published
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.protocol import Kind
 from nyc_tlc.warehouse.tables import list_views, month_tables, trip_tables
+from nyc_tlc.warehouse.volume import read_trailing
 
 log = logging.getLogger(__name__)
 
@@ -152,9 +153,7 @@ def _is_transient(_task: object, _run: object, state: State[object]) -> bool:
 def load(manifest: Manifest, profile: str, kind: Kind, force: bool) -> Answer:
     """Replace the month's rows in a warehouse by those of the lake, and run an example query."""
     warehouse = open_warehouse(profile, kind)
-    lake = open_lake(profile)
-    check_volume(manifest, read_trailing(lake, manifest), force=force)
-    file = LakeFile(manifest, lake, read_contract(manifest.color))
+    file = LakeFile(manifest, open_lake(profile), read_contract(manifest.color))
     with warehouse_slot(kind):
         loaded, new = load_month(file, warehouse, flow_run.id, force=force)
     return ask_where_trips_began(loaded, new, warehouse)

@@ -107,7 +107,7 @@ class DuckDbWarehouse:
         connection.execute(f"DELETE FROM {name} WHERE file_month = ?", [file.month.first_day])
         with contextlib.ExitStack() as opened:
             rows = _fetch_number(
-                connection, f"INSERT INTO {name} BY NAME SELECT * FROM {_source_of_rows(connection, file, opened)}"
+                connection, f"INSERT INTO {name} BY NAME SELECT * FROM {source_of_rows(connection, file, opened)}"
             )
         reconcile(file, self.place, inserted=rows, found=_count(connection, table, file.month))
 
@@ -272,7 +272,7 @@ def _make_execute(connection: duckdb.DuckDBPyConnection) -> Execute:
     return execute
 
 
-def _source_of_rows(connection: duckdb.DuckDBPyConnection, file: LakeFile, opened: contextlib.ExitStack) -> str:
+def source_of_rows(connection: duckdb.DuckDBPyConnection, file: LakeFile, opened: contextlib.ExitStack) -> str:
     """Return what to select a file's rows FROM: a local file, or its batches when it is in a bucket."""
     if file.path:
         return f"read_parquet({_quote(str(file.path))}, hive_partitioning = false)"

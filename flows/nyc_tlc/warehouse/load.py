@@ -14,6 +14,7 @@ from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.protocol import Load, Warehouse
 from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables, trip_tables
+from nyc_tlc.warehouse.volume import check_volume, read_trailing
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def load_month(
         file: The month in the lake.
         warehouse: The warehouse.
         flow_run_id: The flow run that loads it.
-        force: Whether to load a file that is already loaded.
+        force: Whether to load a file that is already loaded, or whose number of rows is far from usual.
 
     Returns:
         The month's row of ``loads``, and whether it is new.
@@ -59,8 +60,11 @@ def load_month(
         LakeError: when a file in the lake differs from its manifest.
         ContractError: when a table in the warehouse differs from the contract.
         ReconciliationError: when the row counts differ.
+        VolumeError: when the month has far fewer or far more rows than the months before it.
         TransientError: when a later attempt can succeed.
     """
+    if not force:
+        check_volume(file.manifest, read_trailing(file.lake, file.manifest))
     file.check()
     file.quarantine.check()
     warehouse.prepare(month_tables(file.contract), read_lookups(), list_views(trip_tables(file.contract)))
