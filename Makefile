@@ -64,10 +64,11 @@ check: $(VENV)/.dev ## Lint, types, docs in step
 		|| { echo "error: $(EXTERNAL_TABLES) is not what the contracts say; run make docs"; exit 1; }
 
 .PHONY: docs
-docs: $(VENV)/.dev ## Write the data dictionary, dbt's sources and the external tables from the contracts
+docs: $(VENV)/.dev ## Write the dictionary, dbt's sources and the external tables from the contracts, and the reference
 	@$(BIN)/python -m nyc_tlc.descriptions.dictionary docs/data-dictionary.md
 	@$(BIN)/python -m nyc_tlc.descriptions.dbt_sources $(DBT_SOURCES)
 	@$(BIN)/python -m nyc_tlc.descriptions.external_tables $(EXTERNAL_TABLES)
+	@$(BIN)/python docs/reference.py docs/reference.md
 
 .PHONY: notebook
 notebook: $(VENV)/.dev ## Run docs/first-hour.ipynb over sample months and keep what it shows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import nyc_tlc.runs.script  # noqa: F401
 
 import logging
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import Annotated
 
 from prefect import flow
@@ -14,9 +14,9 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from nyc_tlc.errors import ArgumentError, ReportedError
-from nyc_tlc.lake.keys import Layout
 from nyc_tlc.month import COLORS, Color, Month
-from nyc_tlc.planning.plan import BackfillOptions, list_months, parse_months
+from nyc_tlc.planning.options import MonthOptions
+from nyc_tlc.planning.plan import list_months, parse_months
 from nyc_tlc.planning.record import finish_run, read_runs, start_run, write_run
 from nyc_tlc.planning.report import format_plan, format_report
 from nyc_tlc.planning.space import check_space, describe_space
@@ -24,13 +24,12 @@ from nyc_tlc.profiles.opening import list_warehouses, open_lake
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.dbt import find_dbt
 from nyc_tlc.runs.month_report import Outcome
+from nyc_tlc.runs.options import Force, Layout, Models, Profile, Source, Verify, Warehouses
 from nyc_tlc.runs.run_here import run_here
 from nyc_tlc.runs.run_names import backfill_name, nothing_published, scheduled_month
 from nyc_tlc.runs.run_on_workers import run_on_workers
 from nyc_tlc.runs.run_options import RUN_OPTIONS
 from nyc_tlc.runs.transforming import build_models
-from nyc_tlc.settings import read_settings
-from nyc_tlc.warehouse.protocol import Kind
 
 log = logging.getLogger("nyc_tlc.backfill")
 
@@ -45,14 +44,14 @@ def backfill(
     months: list[str] | None = None,
     all_months: bool = False,
     every: Annotated[int, Field(ge=1)] = 1,
-    warehouses: list[Kind] | None = None,
+    warehouses: Warehouses = None,
     lake_only: bool = False,
-    models: bool = False,
-    profile: str | None = None,
-    source: str | None = None,
+    models: Models = False,
+    profile: Profile = None,
+    source: Source = None,
     layout: Layout = "month",
-    force: bool = False,
-    verify: bool = False,
+    force: Force = False,
+    verify: Verify = False,
     plan_only: bool = False,
     via: str | None = None,
     at_once: Annotated[int, Field(ge=1, le=64)] = 2,
@@ -72,14 +71,7 @@ def backfill(
         months: Instead of colors, start and end, single months like green-2024-01.
         all_months: All months since each colour's first one; with all colours 604 months, some 65 GB to download.
         every: Take only every n-th month, counted from the first.
-        warehouses: Any of duckdb, postgres and bigquery; all warehouses of the profile if left out.
         lake_only: Load no warehouse.
-        models: At the end build the dbt models in these warehouses, for the months that changed; needs make dbt.
-        profile: Which set of blocks to use; TLC_PROFILE or local if left out.
-        source: The same values as in etl_month; TLC_SOURCE or tlc if left out.
-        layout: month writes one clean file; day also writes a folder for each pick-up date.
-        force: Make and load months again even if they are current.
-        verify: Compare the digests of the lake's files, not only their sizes, before a month counts as current.
         plan_only: Print the plan and stop.
         via: Run each month as a run of this flow's deployment for its colour, on any worker; usually etl-month.
         at_once: How many months run at the same time; with via, how many runs are submitted and not finished.
@@ -88,25 +80,26 @@ def backfill(
     """
     if models and not plan_only:
         find_dbt()
-    started_at = datetime.now(UTC)
-    profile, source = profile or read_settings().profile, source or read_settings().source
-    lake, name = open_lake(profile), name or backfill_name()
-    if source == "sample" and force:
+    options = MonthOptions.of(source, profile, warehouses or (), layout, force=force, verify=verify)
+    if not lake_only and warehouses is None:
+        options = replace(options, warehouses=tuple(list_warehouses(options.profile)))
+    elif lake_only:
+        options = replace(options, warehouses=())
+    lake, kinds, name = open_lake(options.profile), options.warehouses, name or backfill_name()
+    if options.source == "sample" and force:
         raise ArgumentError("a backfill of samples does not replace months", fix="leave out --force")
-    kinds: tuple[Kind, ...] = () if lake_only else tuple(list_warehouses(profile) if warehouses is None else warehouses)
-    options = BackfillOptions(source, profile, kinds, layout, force, verify, via)
     if not (start or end or last or months or all_months):
         raise ArgumentError("no months were given", fix="give --start (and --end), --last, --months or --all-months")
     now = scheduled_month() or Month.current()
     asked = parse_months(months) if months else list_months(colors, start, end, every, last, now)
     earlier = read_runs(lake, name)
 
-    plans = tasks.plan(asked, source, profile, kinds, layout, force, verify)
+    plans = tasks.plan(asked, options)
     log.info("%s", describe_space(plans, lake, kinds))
     if plan_only:
         return Outcome(f"{format_plan(plans)}\n\n{describe_space(plans, lake, kinds)}")
     check_space(plans, lake, kinds)
-    run = start_run(plans, options, reason, started_at, flow_run.id)
+    run = start_run(plans, options, via, reason, flow_run.id)
     write_run(lake, name, earlier, run)
     ended = run_on_workers(plans, options, via, at_once) if via else run_here(plans, options, at_once)
     run = finish_run(run, ended)
@@ -114,10 +107,10 @@ def backfill(
 
     report = format_report(name, run)
     tasks.report_backfill(name, report)
-    tasks.list_months(profile, sorted({plan.color for plan in plans}, key=COLORS.index), kinds)
+    tasks.list_months(options.profile, sorted({plan.color for plan in plans}, key=COLORS.index), kinds)
     # Also when some months failed: the loaded months get their models.
     if models and any(month.result in ("done", "current", "kept") for month in run.months):
-        report = build_models(profile, kinds, before=report)
+        report = build_models(options.profile, kinds, before=report)
     if failed := [month for month in run.months if month.result == "failed"]:
         raise ReportedError(f"backfill {name}: {len(failed)} of {len(run.months)} months failed", report)
     if all(month.result == "unpublished" for month in run.months):

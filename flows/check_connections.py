@@ -12,22 +12,18 @@ from nyc_tlc.profiles.connections import table
 from nyc_tlc.profiles.opening import list_warehouses
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.month_report import Outcome
+from nyc_tlc.runs.options import Profile, Warehouses
 from nyc_tlc.runs.run_names import profile_run_name
 from nyc_tlc.runs.run_options import RUN_OPTIONS
 from nyc_tlc.settings import read_settings
-from nyc_tlc.warehouse.protocol import Kind
 
 
 @flow(flow_run_name=profile_run_name, **RUN_OPTIONS)
-def check_connections(*, warehouses: list[Kind] | None = None, profile: str | None = None) -> Outcome:
+def check_connections(*, warehouses: Warehouses = None, profile: Profile = None) -> Outcome:
     """Check that a profile can use its lake and its warehouses.
 
     In the lake, an object is written under a scratch key, read back and deleted. In a warehouse, SELECT 1 is run and
     the permission to create tables is checked. BigQuery also loads one row from the bucket into a scratch table.
-
-    Args:
-        warehouses: Any of duckdb, postgres and bigquery; all warehouses of the profile if left out.
-        profile: Which set of blocks to use; TLC_PROFILE or local if left out.
     """
     profile = profile or read_settings().profile
     kinds = list_warehouses(profile) if warehouses is None else warehouses

@@ -7,11 +7,10 @@ import nyc_tlc.runs.script  # noqa: F401
 from prefect import flow
 
 from nyc_tlc.errors import ArgumentError, ReportedError, TlcError
-from nyc_tlc.month import Color
 from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.month_report import Outcome
-from nyc_tlc.runs.options import MonthNumber, YearNumber
+from nyc_tlc.runs.options import Color, MonthNumber, Year
 from nyc_tlc.runs.progress import Bar
 from nyc_tlc.runs.run_options import RUN_OPTIONS
 from nyc_tlc.settings import read_settings
@@ -22,8 +21,8 @@ from nyc_tlc.source.location import read_requested_month
 def copy_lake(
     color: Color,
     to: str,
-    year: YearNumber | None = None,
-    month: MonthNumber | None = None,
+    year: Year = None,
+    month: MonthNumber = None,
     *,
     profile: str | None = None,
     force: bool = False,
@@ -34,10 +33,8 @@ def copy_lake(
     not copied, so an interrupted copy continues when it is run again.
 
     Args:
-        color: Which trip records.
         to: The profile of the lake to copy to.
         year: The month's year; leave year and month out for all months of the colour.
-        month: The month, 1 to 12.
         profile: The profile of the lake to copy from; TLC_PROFILE or local if left out.
         force: Replace another version of a month in the other lake.
     """

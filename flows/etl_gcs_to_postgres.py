@@ -6,11 +6,10 @@ import nyc_tlc.runs.script  # noqa: F401
 
 from prefect import flow
 
-from nyc_tlc.month import Color
 from nyc_tlc.runs import command_line
 from nyc_tlc.runs.load_from_lake import load_from_lake
 from nyc_tlc.runs.month_report import Outcome
-from nyc_tlc.runs.options import MonthNumber, YearNumber
+from nyc_tlc.runs.options import Color, Force, MonthNumber, Profile, Year
 from nyc_tlc.runs.run_names import run_name
 from nyc_tlc.runs.run_options import RUN_OPTIONS
 
@@ -18,22 +17,15 @@ from nyc_tlc.runs.run_options import RUN_OPTIONS
 @flow(flow_run_name=run_name, **RUN_OPTIONS)
 def etl_gcs_to_postgres(
     color: Color = "yellow",
-    year: YearNumber | None = None,
-    month: MonthNumber | None = None,
+    year: Year = None,
+    month: MonthNumber = None,
     *,
-    profile: str | None = None,
-    force: bool = False,
+    profile: Profile = None,
+    force: Force = False,
 ) -> Outcome:
     """Replace a month's rows in Postgres by those of the data lake.
 
     The month is a partition. A new partition is filled, and replaces the old one in one transaction.
-
-    Args:
-        color: Which trip records.
-        year: The month's year; leave year and month out for the newest month in the lake.
-        month: The month, 1 to 12.
-        profile: Which set of blocks to use; TLC_PROFILE or local if left out.
-        force: Load the month even if this version of it is already loaded.
     """
     return load_from_lake("postgres", color, year, month, profile, force)
 

@@ -4,87 +4,61 @@ from __future__ import annotations
 
 import nyc_tlc.runs.script  # noqa: F401
 
-from datetime import UTC, datetime
-
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from nyc_tlc.lake.keys import Layout
-from nyc_tlc.month import Color
+from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.profiles.opening import list_warehouses, open_lake
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.dbt import find_dbt
-from nyc_tlc.runs.month_report import Outcome, format_answers, format_summary, format_unchanged
-from nyc_tlc.runs.options import MonthNumber, YearNumber
-from nyc_tlc.runs.run_names import not_published, rename_run, run_name
+from nyc_tlc.runs.month import bring_to_lake
+from nyc_tlc.runs.month_report import Outcome, format_answers, format_month
+from nyc_tlc.runs.options import Color, Force, Layout, Models, MonthNumber, Profile, Source, Verify, Warehouses, Year
+from nyc_tlc.runs.run_names import not_published, run_name
 from nyc_tlc.runs.run_options import RUN_OPTIONS
 from nyc_tlc.runs.transforming import build_models
-from nyc_tlc.settings import read_settings
-from nyc_tlc.source.fetch import scratch_folder
 from nyc_tlc.source.location import read_requested_month
-from nyc_tlc.warehouse.protocol import Kind
 
 
 @flow(flow_run_name=run_name, **RUN_OPTIONS)
 def etl_month(
     color: Color = "yellow",
-    year: YearNumber | None = None,
-    month: MonthNumber | None = None,
+    year: Year = None,
+    month: MonthNumber = None,
     *,
-    warehouses: list[Kind] | None = None,
-    models: bool = False,
-    profile: str | None = None,
-    source: str | None = None,
+    warehouses: Warehouses = None,
+    models: Models = False,
+    profile: Profile = None,
+    source: Source = None,
     layout: Layout = "month",
-    force: bool = False,
-    verify: bool = False,
+    force: Force = False,
+    verify: Verify = False,
 ) -> Outcome | State[None]:
     """Bring one month of trip records into the data lake and from there into warehouses.
 
     A month that is current in the lake is not made again, and a warehouse that has it is not loaded again.
-
-    Args:
-        color: Which trip records.
-        year: The month's year; leave year and month out for the newest month of the source.
-        month: The month, 1 to 12.
-        warehouses: Any of duckdb, postgres and bigquery; all warehouses of the profile if left out.
-        models: At the end build the dbt models in these warehouses, for the months that changed; needs make dbt.
-        profile: Which set of blocks to use; TLC_PROFILE or local if left out.
-        source: tlc, dtc (the CSV.gz releases, which have ended), sample (generated, offline), a URL template with
-            {color}, {year} and {month}, or $NAME for the environment variable that has the template; TLC_SOURCE or tlc
-            if left out.
-        layout: month writes one clean file; day also writes a folder for each pick-up date.
-        force: Make and load the month again even if it is current.
-        verify: Compare the digests of the lake's files, not only their sizes, before the month counts as current.
     """
     if models:
         find_dbt()
-    started_at = datetime.now(UTC)
-    profile, source = profile or read_settings().profile, source or read_settings().source
-    lake, asked = open_lake(profile), read_requested_month(color, year, month)
+    options = MonthOptions.of(source, profile, warehouses or (), layout, force=force, verify=verify)
+    lake = open_lake(options.profile)
 
-    plan = tasks.look(color, asked, source, profile, layout, force, verify)
-    if plan.remote is None:
-        return not_published(plan)
-    rename_run(plan.remote)
-    manifest = plan.manifest
-    if manifest is None or plan.action != "current":
-        with scratch_folder() as folder:
-            fetched = tasks.fetch(plan, profile, folder)
-            if manifest is None or not plan.settled_by(fetched):
-                cleaned = tasks.clean(fetched, folder, layout)
-                manifest = tasks.publish(cleaned, plan, profile, force, started_at)
-                tasks.report(manifest, profile)
-    kinds = list_warehouses(profile) if warehouses is None else warehouses
-    answers = [tasks.load(manifest, profile, kind, force) for kind in kinds]
-    tasks.report_load(manifest, answers)
-    if manifest != plan.manifest or any(answer.new for answer in answers):
-        tasks.list_months(profile, [color], kinds)
-    describe = format_unchanged if manifest == plan.manifest else format_summary
-    report = "\n".join(filter(None, (describe(manifest, lake, profile), format_answers(manifest, answers))))
+    # Look, fetch, clean, publish and report: each is a task.
+    made = bring_to_lake(color, read_requested_month(color, year, month), options)
+    if made.manifest is None:
+        return not_published(made.plan)
+    kinds = list_warehouses(options.profile) if warehouses is None else warehouses
+    loads = {kind: tasks.load(made.manifest, options, kind) for kind in kinds}
+    answers = [tasks.query(made.manifest, options, kind, loaded) for kind, loaded in loads.items()]
+    tasks.report_load(made.manifest, answers)
+    if made.is_new or any(answer.new for answer in answers):
+        tasks.list_months(options.profile, [color], kinds)
+    report = "\n".join(
+        filter(None, (format_month(made, lake, options.profile), format_answers(made.manifest, answers)))
+    )
     if models:
-        report = build_models(profile, kinds, before=report)
-    return Outcome(report, manifest)
+        report = build_models(options.profile, kinds, before=report)
+    return Outcome(report, made.manifest)
 
 
 if __name__ == "__main__":

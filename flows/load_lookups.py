@@ -9,20 +9,18 @@ from prefect import flow
 from nyc_tlc.profiles.opening import list_warehouses
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.month_report import Outcome
+from nyc_tlc.runs.options import Profile, Warehouses
 from nyc_tlc.runs.run_names import profile_run_name
 from nyc_tlc.runs.run_options import RUN_OPTIONS
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.lookups import fetch_zones
-from nyc_tlc.warehouse.protocol import Kind
 
 
 @flow(flow_run_name=profile_run_name, **RUN_OPTIONS)
-def load_lookups(*, warehouses: list[Kind] | None = None, profile: str | None = None, offline: bool = False) -> Outcome:
+def load_lookups(*, warehouses: Warehouses = None, profile: Profile = None, offline: bool = False) -> Outcome:
     """Load the current taxi zones and the meanings of the trip records' codes into warehouses.
 
     Args:
-        warehouses: Any of duckdb, postgres and bigquery; all warehouses of the profile if left out.
-        profile: Which set of blocks to use; TLC_PROFILE or local if left out.
         offline: Use the embedded copy of the zones and do not download TLC's file.
     """
     profile = profile or read_settings().profile

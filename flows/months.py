@@ -10,25 +10,23 @@ from nyc_tlc.month import COLORS, Color
 from nyc_tlc.profiles.opening import list_warehouses
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.month_report import Outcome
+from nyc_tlc.runs.options import Profile, Warehouses
 from nyc_tlc.runs.run_names import profile_run_name
 from nyc_tlc.runs.run_options import RUN_OPTIONS
 from nyc_tlc.settings import read_settings
-from nyc_tlc.warehouse.protocol import Kind
 
 
 @flow(flow_run_name=profile_run_name, **RUN_OPTIONS)
 def months(
     *,
     colors: list[Color] = list(COLORS),  # noqa: B006  the UI's form shows this default
-    warehouses: list[Kind] | None = None,
-    profile: str | None = None,
+    warehouses: Warehouses = None,
+    profile: Profile = None,
 ) -> Outcome:
     """List the months in the lake and the warehouses, with their rows and sources.
 
     Args:
         colors: Which trip records.
-        warehouses: Any of duckdb, postgres and bigquery; all warehouses of the profile if left out.
-        profile: Which set of blocks to use; TLC_PROFILE or local if left out.
     """
     profile = profile or read_settings().profile
     kinds = list_warehouses(profile) if warehouses is None else warehouses

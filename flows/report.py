@@ -18,10 +18,13 @@ from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.pages.coverage import Loads, read_coverage
 from nyc_tlc.pages.coverage_page import write_coverage_page
 from nyc_tlc.pages.trips_page import write_trips_page
-from nyc_tlc.planning.plan import MonthPlan, list_months, plan_months
+from nyc_tlc.planning.month_plan import MonthPlan
+from nyc_tlc.planning.options import MonthOptions
+from nyc_tlc.planning.plan import list_months, plan_months
 from nyc_tlc.profiles.opening import list_warehouses, open_lake, open_warehouse
 from nyc_tlc.runs import command_line
 from nyc_tlc.runs.month_report import Outcome
+from nyc_tlc.runs.options import Profile
 from nyc_tlc.runs.run_names import profile_run_name
 from nyc_tlc.runs.run_options import RUN_OPTIONS
 from nyc_tlc.settings import read_settings
@@ -32,13 +35,12 @@ log = logging.getLogger("nyc_tlc.report")
 
 
 @flow(flow_run_name=profile_run_name, **RUN_OPTIONS)
-def report(*, profile: str | None = None, source: str | None = None, offline: bool = False) -> Outcome:
+def report(*, profile: Profile = None, source: str | None = None, offline: bool = False) -> Outcome:
     """Write the coverage page, a page of trips for each colour, and the catalog into the lake.
 
     The pages are in the lake's folder reports/ and need only a browser, no network; the catalog is datapackage.json.
 
     Args:
-        profile: Which set of blocks to use; TLC_PROFILE or local if left out.
         source: The source to ask which months are published or changed; TLC_SOURCE or tlc if left out.
         offline: Ask no source: the coverage page then shows only the lake and the warehouses.
     """
@@ -76,7 +78,7 @@ def _look_at_source(source: str, lake: Lake, notes: list[str]) -> list[MonthPlan
         # Without this, a source that does not answer would be asked once for each month.
         find_newest(source, "yellow", Month.current())
         asked = list_months(COLORS, None, None, 1, None, Month.current())
-        return plan_months(asked, source, lake, {})
+        return plan_months(asked, MonthOptions.of(source, None), lake, {})
     except TlcError as error:
         notes.append(f"New and changed months are unknown: {error}")
         return []

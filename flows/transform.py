@@ -9,22 +9,20 @@ from prefect import flow
 from nyc_tlc.profiles.opening import list_warehouses
 from nyc_tlc.runs import command_line
 from nyc_tlc.runs.month_report import Outcome
+from nyc_tlc.runs.options import Profile, Warehouses
 from nyc_tlc.runs.run_names import profile_run_name
 from nyc_tlc.runs.run_options import RUN_OPTIONS
 from nyc_tlc.runs.transforming import build_models
 from nyc_tlc.settings import read_settings
-from nyc_tlc.warehouse.protocol import Kind
 
 
 @flow(flow_run_name=profile_run_name, **RUN_OPTIONS)
-def transform(*, warehouses: list[Kind] | None = None, profile: str | None = None, force: bool = False) -> Outcome:
+def transform(*, warehouses: Warehouses = None, profile: Profile = None, force: bool = False) -> Outcome:
     """Build and test the dbt models of the loaded months.
 
     Only months that were loaded, replaced or removed since the last run are built.
 
     Args:
-        warehouses: Any of duckdb, postgres and bigquery; all warehouses of the profile if left out.
-        profile: Which set of blocks to use; TLC_PROFILE or local if left out.
         force: Build all months again.
     """
     profile = profile or read_settings().profile

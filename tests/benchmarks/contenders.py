@@ -39,6 +39,7 @@ from nyc_tlc.lake.keys import Keys, Layout
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.month import Color, Month
 from nyc_tlc.planning.month_plan import plan_month
+from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.file_format import identify
 from nyc_tlc.source.location import RemoteFile
@@ -342,7 +343,7 @@ def plain_loop(source: Path, scratch: Path) -> Callable[[], object]:
 
     def run() -> None:
         for month in FOUR_YEARS:
-            plan = plan_month("sample", "green", month, lake)
+            plan = plan_month("green", month, MonthOptions("sample", "local"), lake)
             if plan.remote is None:
                 raise SystemExit(plan.why)
             file = fetch_month(plan.remote, scratch)

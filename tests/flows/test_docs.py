@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, PrefectServer, Profile
-from etl_web_to_gcs import etl_web_to_gcs
 from factories import without_version
 from nyc_tlc.descriptions.dictionary import make_dictionary
 from nyc_tlc.errors import ConfigurationError
-from nyc_tlc.settings import Settings, read_settings
+from nyc_tlc.settings import read_settings
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -58,12 +57,12 @@ def test_every_flag_in_the_readme_exists() -> None:
         assert {flag.replace("-", "_") for flag in re.findall(r" --([a-z-]+)", arguments)} <= known, arguments
 
 
-def test_the_readme_lists_every_option_and_setting_with_its_default() -> None:
-    for name in inspect.signature(etl_web_to_gcs.fn).parameters:
-        assert f"`--{name}`" in README
-    for name, field in Settings.model_fields.items():
-        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
-        assert f"| `TLC_{name.upper()}` | `{default}` |" in README
+def test_the_reference_is_what_the_signatures_and_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    made = importlib.import_module("reference").make_reference()
+    assert (ROOT / "docs/reference.md").read_text(encoding="utf-8") == made
+    for option in ("| `--color` | `yellow` |", "| `--layout` | `month` |", "| `TLC_HTTP_RETRIES` | `6` |"):
+        assert option in made
 
 
 def test_the_messages_in_the_readme_are_those_that_the_program_prints() -> None:

@@ -19,15 +19,15 @@ from prefect.states import Completed, Crashed, Running, Scheduled
 
 from conftest import PrefectServer
 from factories import JANUARY
-from nyc_tlc.planning.month_plan import Plan
-from nyc_tlc.planning.plan import BackfillOptions, MonthPlan
+from nyc_tlc.planning.month_plan import MonthPlan
+from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.record import MonthRecord
 from nyc_tlc.runs.lost_runs import clear_lost_runs
+from nyc_tlc.runs.run_here import run_month
 from nyc_tlc.runs.run_on_workers import run_on_workers
-from nyc_tlc.runs.tasks import load
 from waiting import eventually
 
-OPTIONS = BackfillOptions("sample", "local", ("duckdb",), "month", False)
+OPTIONS = MonthOptions("sample", "local", ("duckdb",), "month", False)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def backfill(request: pytest.FixtureRequest) -> Iterator[Callable[[int, int], An
     @flow(name=f"backfill of {via}")
     def body(months: int, at_once: int) -> list[MonthRecord]:
         plans = [
-            MonthPlan("green", JANUARY.plus(number), "ingest", "new", Plan("ingest", "new"), ("duckdb",))
+            MonthPlan("green", JANUARY.plus(number), "ingest", "new", warehouses=("duckdb",))
             for number in range(months)
         ]
         return run_on_workers(plans, OPTIONS, via, at_once)
@@ -151,7 +151,7 @@ def test_a_run_that_is_done_again_ends_the_tasks_of_its_lost_process(client: Syn
 
     run = client.create_flow_run(healed, state=Running())
     lost, other = (
-        client.create_task_run(load, flow_run_id=each.id, dynamic_key="0", name="load", state=Running())
+        client.create_task_run(run_month, flow_run_id=each.id, dynamic_key="0", name="load", state=Running())
         for each in (run, client.create_flow_run(healed, state=Running()))
     )
     client.set_flow_run_state(run.id, Crashed(message="No heartbeat"), force=True)

@@ -15,6 +15,7 @@ from nyc_tlc.lake.publication import remove_leftovers
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import Month
 from nyc_tlc.planning.month_plan import plan_month
+from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.source.fetch import fetch_month, scratch_folder
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
@@ -47,11 +48,11 @@ def bring_month(
 ) -> None:
     """Bring a month of green taxis from a source into a lake and a warehouse, as far as it is due."""
     lake = open_lake(lake_at)
-    plan = plan_month(source, "green", month, lake, days=day)
+    plan = plan_month("green", month, MonthOptions(source, "local", layout="day" if day else "month"), lake)
     manifest = plan.manifest
-    if plan.action == "current" and manifest and plan.base:
-        remove_leftovers(lake, manifest, plan.base)
-    if plan.remote and (manifest is None or plan.action != "current"):
+    if plan.need == "current" and manifest and plan.manifest_version:
+        remove_leftovers(lake, manifest, plan.manifest_version)
+    if plan.remote and (manifest is None or plan.need != "current"):
         with scratch_folder() as folder:
             fetched = fetch_month(plan.remote, folder)
             manifest = publish_fetched(lake, fetched, folder, layout="day" if day else "month")

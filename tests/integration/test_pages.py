@@ -25,8 +25,7 @@ from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.pages.coverage import read_coverage
 from nyc_tlc.pages.coverage_page import write_coverage_page
 from nyc_tlc.pages.trips_page import write_trips_page
-from nyc_tlc.planning.month_plan import Plan
-from nyc_tlc.planning.plan import MonthPlan
+from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.sample import write_sample
 from nyc_tlc.warehouse.lake_file import LakeFile
@@ -108,7 +107,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
     }
     changed = RemoteFile("green", JANUARY, "file:///elsewhere")
     plans = [
-        MonthPlan("green", JANUARY, "reload", "the source changed", Plan("reload", "the source changed", changed)),
+        MonthPlan("green", JANUARY, "reload", "the source changed", changed),
         MonthPlan("green", JANUARY.plus(-4), "ingest", "the lake does not have it"),
         MonthPlan("green", JANUARY.plus(2), "unpublished", "403"),
     ]

@@ -10,8 +10,8 @@ import pytest
 from factories import JANUARY, trip
 from nyc_tlc.errors import ReconciliationError
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.planning.month_plan import Plan
-from nyc_tlc.planning.plan import plan_loads
+from nyc_tlc.planning.month_plan import MonthPlan
+from nyc_tlc.planning.plan import add_loads
 from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.protocol import Warehouse
 from warehouse_cases import FEBRUARY, in_february, in_lake, trips
@@ -58,8 +58,8 @@ def test_a_warehouse_of_an_earlier_version_gains_the_quarantine_with_the_next_lo
     load_month(file, warehouse)
     ledger = "green_loads" if warehouse.kind == "bigquery" else "loads"
     warehouse_sql(warehouse, f"UPDATE ny_taxi.{ledger} SET quarantine_rows = NULL, source_rows = NULL WHERE TRUE")
-    plan = Plan("current", "made before", manifest=file.manifest)
-    planned = plan_loads("green", JANUARY, plan, {warehouse.kind: warehouse.loads()}, force=False)
+    plan = MonthPlan("green", JANUARY, "current", "made before", manifest=file.manifest)
+    planned = add_loads(plan, {warehouse.kind: warehouse.loads()}, force=False)
     assert (planned.need, planned.why) == ("load", f"its quarantine is not in {warehouse.kind}")
     load, new = load_month(file, warehouse)
     assert new

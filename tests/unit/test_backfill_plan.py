@@ -15,6 +15,7 @@ from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.month import Month
 from nyc_tlc.planning.month_plan import plan_month
+from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.plan import list_months, parse_months, plan_months
 from nyc_tlc.planning.record import BackfillRun, MonthRecord, read_runs, write_run
 from nyc_tlc.planning.report import format_plan, format_report
@@ -74,7 +75,7 @@ def test_every_need_is_found_with_one_head_request_a_month(http_source: HttpSour
 
     def plans() -> dict[str, str]:
         loads = {"duckdb": warehouse.loads()}
-        planned = plan_months(asked, http_source.template, lake, loads)
+        planned = plan_months(asked, MonthOptions(http_source.template, "local"), lake, loads)
         return {str(plan.month): plan.need for plan in planned}
 
     assert plans() == {
@@ -95,9 +96,9 @@ def test_a_source_that_states_no_size_is_compared_by_its_time_of_change(
     http_source.files["/green_tripdata_2024-01.parquet"] = file
     lake = FolderLake(tmp_path / "lake")
     publish_fetched(lake, fetch_month(look_at(http_source.template, "green", JANUARY), tmp_path), tmp_path)
-    assert plan_month(http_source.template, "green", JANUARY, lake).action == "current"
+    assert plan_month("green", JANUARY, MonthOptions(http_source.template, "local"), lake).need == "current"
     file.last_modified = "Tue, 19 Mar 2024 15:30:12 GMT"
-    assert plan_month(http_source.template, "green", JANUARY, lake).why == "the source changed"
+    assert plan_month("green", JANUARY, MonthOptions(http_source.template, "local"), lake).why == "the source changed"
 
 
 def test_what_is_in_the_lake_but_not_or_otherwise_in_a_warehouse_is_to_be_loaded(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_what_is_in_the_lake_but_not_or_otherwise_in_a_warehouse_is_to_be_loaded
 
     def plan(force: bool = False) -> tuple[str, str]:
         loads = {"duckdb": warehouse.loads()}
-        (planned,) = plan_months([("green", JANUARY)], template, lake, loads, force=force)
+        (planned,) = plan_months([("green", JANUARY)], MonthOptions(template, "local", force=force), lake, loads)
         return planned.need, planned.why
 
     file = ingest(green_parquet(trip()))
@@ -135,7 +136,7 @@ def test_a_source_that_does_not_answer_for_one_month_leaves_the_plan_of_the_othe
     http_source.files["/green_tripdata_2024-01.parquet"] = PublishedFile(b"a month")
     http_source.files["/green_tripdata_2024-02.parquet"] = PublishedFile(b"a month", faults=[Fault("status", 503)] * 9)
     asked = [("green", JANUARY), ("green", JANUARY.plus(1))]
-    plans = plan_months(asked, http_source.template, FolderLake(tmp_path / "lake"), {})
+    plans = plan_months(asked, MonthOptions(http_source.template, "local"), FolderLake(tmp_path / "lake"), {})
     assert [plan.need for plan in plans] == ["ingest", "unknown"]
     assert "| green 2024-02 | unknown |" in format_plan(plans)
 
@@ -207,12 +208,12 @@ def test_a_month_of_one_source_is_not_replaced_by_one_of_another_unless_asked(tm
     (tmp_path / "green_2024-01").write_bytes(green_parquet(trip()))
     template = f"file://{tmp_path}/{{color}}_{{year}}-{{month:02d}}"
     made = publish_fetched(lake, fetch_month(look_at(template, "green", JANUARY), tmp_path), tmp_path)
-    kept = plan_month("sample", "green", JANUARY, lake)
-    assert kept.action == "kept"
+    kept = plan_month("green", JANUARY, MonthOptions("sample", "local"), lake)
+    assert kept.need == "kept"
     assert "the source template (file://" in kept.why
     assert "--force replaces it by sample" in kept.why
-    assert plan_month("sample", "green", JANUARY, lake, force=True).action == "reload"
-    (planned,) = plan_months([("green", JANUARY)], "sample", lake, {"duckdb": {}})
+    assert plan_month("green", JANUARY, MonthOptions("sample", "local", force=True), lake).need == "reload"
+    (planned,) = plan_months([("green", JANUARY)], MonthOptions("sample", "local"), lake, {"duckdb": {}})
     assert (planned.need, planned.is_due) == ("kept", False)
     assert lake.manifest(made.month_keys) == made
 
@@ -223,8 +224,10 @@ def test_force_holds_where_the_source_tells_nothing(http_source: HttpSource, tmp
     lake = FolderLake(tmp_path / "lake")
     fetched = fetch_month(look_at(http_source.template, "green", JANUARY), tmp_path)
     publish_fetched(lake, fetched, tmp_path)
-    assert plan_month(http_source.template, "green", JANUARY, lake).settled_by(fetched)
-    assert not plan_month(http_source.template, "green", JANUARY, lake, force=True).settled_by(fetched)
+    assert plan_month("green", JANUARY, MonthOptions(http_source.template, "local"), lake).is_current_with(fetched)
+    assert not plan_month(
+        "green", JANUARY, MonthOptions(http_source.template, "local", force=True), lake
+    ).is_current_with(fetched)
 
 
 def test_a_month_is_current_only_while_its_files_are_whole(tmp_path: Path) -> None:
@@ -238,17 +241,17 @@ def test_a_month_is_current_only_while_its_files_are_whole(tmp_path: Path) -> No
     for kind in ("source", "clean", "quarantine"):
         needed = "reload" if kind == "source" else "clean again"
         key = getattr(make(), kind).key
-        assert plan_month(template, "green", JANUARY, lake, verify=True).action == "current"
+        assert plan_month("green", JANUARY, MonthOptions(template, "local", verify=True), lake).need == "current"
         content = lake.local_path(key).read_bytes()
         lake.local_path(key).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        assert plan_month(template, "green", JANUARY, lake).action == "current", "its size fits"
-        damaged = plan_month(template, "green", JANUARY, lake, verify=True)
-        assert (damaged.action, damaged.why) == (needed, f"{key} is not what the manifest says")
+        assert plan_month("green", JANUARY, MonthOptions(template, "local"), lake).need == "current", "its size fits"
+        damaged = plan_month("green", JANUARY, MonthOptions(template, "local", verify=True), lake)
+        assert (damaged.need, damaged.why) == (needed, f"{key} is not what the manifest says")
         again = getattr(make(), kind).key
         assert lake.local_path(again).read_bytes() == content, "it is made again"
         lake.local_path(again).unlink()
-        missing = plan_month(template, "green", JANUARY, lake)
-        assert (missing.action, missing.why) == (needed, f"{again} is not what the manifest says")
+        missing = plan_month("green", JANUARY, MonthOptions(template, "local"), lake)
+        assert (missing.need, missing.why) == (needed, f"{again} is not what the manifest says")
 
 
 @pytest.fixture
@@ -267,22 +270,22 @@ def outdated(http_source: HttpSource, tmp_path: Path) -> FolderLake:
 def test_a_month_of_which_only_the_contract_changed_is_cleaned_again(
     outdated: FolderLake, http_source: HttpSource
 ) -> None:
-    plan = plan_month(http_source.template, "green", JANUARY, outdated)
-    assert (plan.action, plan.why.partition(" from ")[0]) == ("clean again", "the contract changed")
+    plan = plan_month("green", JANUARY, MonthOptions(http_source.template, "local"), outdated)
+    assert (plan.need, plan.why.partition(" from ")[0]) == ("clean again", "the contract changed")
     assert [request.method for request in http_source.requests] == ["HEAD"]
 
 
 def test_a_month_whose_source_changed_too_is_fetched(outdated: FolderLake, http_source: HttpSource) -> None:
     http_source.files["/green_tripdata_2024-01.parquet"] = PublishedFile(green_parquet(trip()))
-    plan = plan_month(http_source.template, "green", JANUARY, outdated)
-    assert (plan.action, plan.why) == ("reload", "the source changed")
+    plan = plan_month("green", JANUARY, MonthOptions(http_source.template, "local"), outdated)
+    assert (plan.need, plan.why) == ("reload", "the source changed")
 
 
 def test_a_month_whose_raw_file_is_missing_is_fetched(outdated: FolderLake, http_source: HttpSource) -> None:
     manifest = outdated.manifest(Keys("green", JANUARY))
     assert manifest is not None
     outdated.remove(manifest.source.key)
-    assert plan_month(http_source.template, "green", JANUARY, outdated).action == "reload"
+    assert plan_month("green", JANUARY, MonthOptions(http_source.template, "local"), outdated).need == "reload"
 
 
 def test_without_a_network_a_month_is_cleaned_again_from_the_lake(
@@ -290,11 +293,11 @@ def test_without_a_network_a_month_is_cleaned_again_from_the_lake(
 ) -> None:
     monkeypatch.setenv("TLC_HTTP_RETRIES", "0")
     away = "http://127.0.0.1:9/{color}_tripdata_{year}-{month:02d}.parquet"
-    plan = plan_month(away, "green", JANUARY, outdated)
-    assert plan.action == "clean again"
+    plan = plan_month("green", JANUARY, MonthOptions(away, "local"), outdated)
+    assert plan.need == "clean again"
     assert plan.remote is not None
     assert plan.remote.name == "green 2024-01"
     with pytest.raises(TransientError):
-        plan_month(away, "green", JANUARY, outdated, force=True)
+        plan_month("green", JANUARY, MonthOptions(away, "local", force=True), outdated)
     with pytest.raises(TransientError):
-        plan_month(away, "green", JANUARY.plus(1), outdated)
+        plan_month("green", JANUARY.plus(1), MonthOptions(away, "local"), outdated)

@@ -15,6 +15,7 @@ from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import SourceError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.planning.month_plan import plan_month
+from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.published import look_at
 
@@ -80,6 +81,6 @@ def test_the_month_is_current_until_a_part_changes(tmp_path: Path) -> None:
     fetched = fetch_parts(tmp_path, {"part-0": parquet(0), "part-1": parquet(1)})
     lake = FolderLake(tmp_path / "lake")
     assert publish_fetched(lake, fetched, tmp_path / "scratch").source.rows == 2
-    assert plan_month(template(tmp_path), "green", JANUARY, lake).action == "current"
+    assert plan_month("green", JANUARY, MonthOptions(template(tmp_path), "local"), lake).need == "current"
     (tmp_path / "2024-1" / "part-2").write_bytes(parquet(2))
-    assert plan_month(template(tmp_path), "green", JANUARY, lake).action == "reload"
+    assert plan_month("green", JANUARY, MonthOptions(template(tmp_path), "local"), lake).need == "reload"

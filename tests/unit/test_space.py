@@ -13,8 +13,7 @@ from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.month import Month
-from nyc_tlc.planning.month_plan import Plan
-from nyc_tlc.planning.plan import MonthPlan, Need
+from nyc_tlc.planning.month_plan import MonthPlan, Need
 from nyc_tlc.planning.space import check_space, describe_space
 from nyc_tlc.source.location import RemoteFile
 from stand_ins.gcs import Gcs
@@ -25,7 +24,7 @@ PETABYTE = 10**15
 def planned(month: int, size: int | None, need: Need = "ingest") -> MonthPlan:
     """Return the plan of a month of 2024 whose file has a size."""
     remote = RemoteFile("green", Month(2024, month), "https://somewhere/month", bytes=size)
-    return MonthPlan("green", Month(2024, month), need, "why", Plan("ingest", "why", remote))
+    return MonthPlan("green", Month(2024, month), need, "why", remote)
 
 
 def test_the_plan_says_what_is_fetched_what_it_becomes_and_what_is_free_where_the_lake_is(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 
 from factories import JANUARY
-from nyc_tlc.warehouse import external_tables
+from nyc_tlc.descriptions import external_tables
 from nyc_tlc.warehouse.bigquery import TYPES
 from nyc_tlc.warehouse.load import ask_where_trips_began
 from nyc_tlc.warehouse.lookups import read_lookups

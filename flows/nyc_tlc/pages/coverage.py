@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
-from nyc_tlc.planning.plan import MonthPlan
+from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.source.location import source_kind
 from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.protocol import Kind, Load
@@ -55,7 +55,7 @@ class CoveredMonth:
         """Where the month is, in a word or two."""
         need = self.plan.need if self.plan else None
         if self.manifest:
-            return "changed" if need == "reload" and self._same_source else "in lake"
+            return "changed" if need in ("reload", "clean again") and self._same_source else "in lake"
         if need == "unpublished":
             return "unpublished"
         return "missing" if need == "ingest" else "unknown"
@@ -63,7 +63,7 @@ class CoveredMonth:
     @property
     def _same_source(self) -> bool:
         """Whether the month was made from the source that was asked."""
-        remote = self.plan.plan.remote if self.plan and self.plan.plan else None
+        remote = self.plan.remote if self.plan else None
         return bool(remote and self.manifest and source_kind(remote.url) == source_kind(self.manifest.source.url))
 
     def describe_load(self, kind: Kind) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal
 
 from nyc_tlc.cleaning.raw import describe_source
@@ -13,14 +14,17 @@ from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import FileRecord, Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import Color, Month
+from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.source.fetch import FetchedFile
 from nyc_tlc.source.location import RemoteFile, source_kind
 from nyc_tlc.source.published import find_newest, look_at, require_unpublished
+from nyc_tlc.warehouse.protocol import Kind
 
-#: ``ingest``: not in the lake. ``reload``: its source changed, or its raw file is not in the lake. ``clean again``: the
-#: source is the same, and the lake's raw file would give another result today. ``kept``: in the lake from another kind
-#: of source; only ``force`` replaces it.
-Action = Literal["ingest", "reload", "clean again", "current", "kept", "unpublished"]
+#: What a month needs. ``ingest``: it is not in the lake. ``reload``: its source changed, or its raw file is not in the
+#: lake. ``clean again``: the source is the same, and the lake's raw file would give another result today. ``load``: it
+#: is current in the lake and not in a warehouse. ``kept``: it is in the lake from another kind of source, and only
+#: ``force`` replaces it. ``unknown``: the source or the lake gave an error.
+Need = Literal["ingest", "reload", "clean again", "load", "current", "kept", "unpublished", "unknown"]
 
 log = logging.getLogger(__name__)
 
@@ -28,109 +32,116 @@ SOURCE_IS_SILENT = "the source does not tell whether it changed"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What has to be done with a month.
+class MonthPlan:
+    """What a month needs.
 
     Attributes:
-        action: What has to be done.
         why: The reason, for people.
-        remote: The month at its source; None when it is not published.
+        remote: The month at its source; None when it is not published, or the source was not asked.
         manifest: The month's manifest in the lake; None when there is none or it can't be read.
-        base: The version of the manifest that the publication replaces; None when there is none.
-        may_be_current: Whether only the file's bytes show if the source changed; the same bytes: the month is current.
+        manifest_version: The version of the manifest that a publication replaces; None when there is none.
+        warehouses: The warehouses to load it into.
+        planned_at: When work on the month began.
     """
 
-    action: Action
+    color: Color
+    month: Month
+    need: Need
     why: str
     remote: RemoteFile | None = None
     manifest: Manifest | None = None
-    base: str | None = None
-    may_be_current: bool = False
+    manifest_version: str | None = None
+    warehouses: tuple[Kind, ...] = ()
+    planned_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
-    def settled_by(self, fetched: FetchedFile) -> bool:
-        """Return whether the fetched bytes show that the month is current."""
+    @property
+    def name(self) -> str:
+        """The month's name in errors and log lines."""
+        return f"{self.color} {self.month}"
+
+    @property
+    def is_due(self) -> bool:
+        """Whether anything has to be done."""
+        return self.need not in ("current", "kept", "unpublished")
+
+    @property
+    def is_due_in_lake(self) -> bool:
+        """Whether it has to be made in the lake."""
+        return self.need in ("ingest", "reload", "clean again")
+
+    def is_current_with(self, fetched: FetchedFile) -> bool:
+        """Return whether the fetched bytes, where only they can show it, show that the month is current."""
         known = self.manifest.source.sha256 if self.manifest else None
-        return self.may_be_current and known == fetched.sha256
+        return self.why == SOURCE_IS_SILENT and known == fetched.sha256
 
 
 def plan_month(
-    source: str,
-    color: Color,
-    month: Month | None,
-    lake: Lake,
-    *,
-    days: bool = False,
-    force: bool = False,
-    verify: bool = False,
-    up_to: Month | None = None,
-) -> Plan:
-    """Decide what has to be done with a month.
+    color: Color, month: Month | None, options: MonthOptions, lake: Lake, newest: Month | None = None
+) -> MonthPlan:
+    """Decide what has to be done with a month in the lake.
 
     Args:
-        source: A source's name or a template.
         color: The colour.
-        month: The month; None for the newest the source has.
-        lake: Where the month is kept.
-        days: Whether daily folders are wanted.
-        force: Whether to make it again even when it is current.
-        verify: Whether to compare the lake's files with their digests, and not only their sizes.
-        up_to: The latest month to consider as the newest.
+        month: The month; None for the newest that the source has.
+        options: How it would be made.
+        lake: Where it is kept.
+        newest: The latest month to consider as the newest; None for the current month.
 
     Raises:
-        TransientError: when the source doesn't answer.
+        TransientError: when the source does not answer, and the month does not only need to be cleaned again.
         SourceError: when it refuses a month that was published before.
     """
     try:
-        remote = look_at(source, color, month) if month else find_newest(source, color, up_to)
+        remote = look_at(options.source, color, month) if month else find_newest(options.source, color, newest)
     except NotPublished as error:
         if month:
             require_unpublished(error, month, known=lake.find_manifest(Keys(color, month)).content is not None)
-        return Plan("unpublished", str(error))
+        return MonthPlan(color, month or newest or Month.current(), "unpublished", str(error))
     except TransientError as error:
-        if month is None or force or (again := _plan_without_source(color, month, lake, days)) is None:
+        if month is None or options.force or (again := _plan_without_source(color, month, options, lake)) is None:
             raise
         log.warning("%s; it is cleaned again from the lake's raw file", error)
         return again
     keys = Keys(color, remote.month)
     found = lake.find_manifest(keys)
     if found.content is None:
-        return Plan("ingest", "the lake does not have it", remote)
+        return MonthPlan(color, keys.month, "ingest", "the lake does not have it", remote)
     try:
         manifest = lake.parse(found.content, keys)
     except LakeError as error:
-        return Plan("reload", f"{error.what}: {error.got}", remote, base=found.version)
-    was, would_be = source_kind(manifest.source.url), source_kind(remote.url)
-    if was != would_be and not force:
-        kept = f"the lake has it from the source {was} ({manifest.source.url}); --force replaces it by {would_be}"
-        return Plan("kept", kept, remote, manifest, found.version)
-    action, why = _decide(manifest, remote, lake, days=days, force=force, verify=verify)
-    return Plan(action, why, remote, manifest, found.version, may_be_current=why == SOURCE_IS_SILENT)
+        why = f"{error.what}: {error.got}"
+        return MonthPlan(color, keys.month, "reload", why, remote, manifest_version=found.version)
+    need, why = _decide(manifest, remote, lake, options)
+    return MonthPlan(color, keys.month, need, why, remote, manifest, found.version)
 
 
-def _plan_without_source(color: Color, month: Month, lake: Lake, days: bool) -> Plan | None:
+def _plan_without_source(color: Color, month: Month, options: MonthOptions, lake: Lake) -> MonthPlan | None:
     """Return the plan for a month that only has to be cleaned again; None if its source is needed."""
     keys = Keys(color, month)
     found = lake.find_manifest(keys)
     manifest = None if found.content is None else lake.parse(found.content, keys)
     if manifest is None or _is_damaged(manifest.source, lake, verify=False):
         return None
-    why = _find_outdated(manifest, days)
-    return Plan("clean again", why, describe_source(manifest), manifest, found.version) if why else None
+    why = _find_outdated(manifest, options)
+    remote = describe_source(manifest)
+    return MonthPlan(color, month, "clean again", why, remote, manifest, found.version) if why else None
 
 
-def _decide(
-    manifest: Manifest, remote: RemoteFile, lake: Lake, *, days: bool, force: bool, verify: bool
-) -> tuple[Action, str]:
-    """Return what has to be done with a month that is in the lake, and why."""
+def _decide(manifest: Manifest, remote: RemoteFile, lake: Lake, options: MonthOptions) -> tuple[Need, str]:
+    """Return what a month that is in the lake needs, and why."""
+    was, would_be = source_kind(manifest.source.url), source_kind(remote.url)
+    if was != would_be and not options.force:
+        made_of = f"the lake has it from the source {was} ({manifest.source.url})"
+        return "kept", f"{made_of}; --force replaces it by {would_be}"
     change = _find_source_change(manifest, remote)
     if change and change != SOURCE_IS_SILENT:
         return "reload", change
-    outdated = _find_outdated(manifest, days)
-    if force:
+    outdated = _find_outdated(manifest, options)
+    if options.force:
         return "reload", outdated or "it was asked for"
-    if _is_damaged(manifest.source, lake, verify):
+    if _is_damaged(manifest.source, lake, options.verify):
         return "reload", f"{manifest.source.key} is not what the manifest says"
-    if why := outdated or _find_damage(manifest, lake, verify):
+    if why := outdated or _find_damage(manifest, lake, options.verify):
         return "reload" if change else "clean again", why
     return ("reload", change) if change else ("current", f"made {manifest.finished_at:%Y-%m-%d %H:%M} UTC")
 
@@ -148,14 +159,14 @@ def _find_source_change(manifest: Manifest, remote: RemoteFile) -> str | None:
     return None if same else "the source changed"
 
 
-def _find_outdated(manifest: Manifest, days: bool) -> str | None:
+def _find_outdated(manifest: Manifest, options: MonthOptions) -> str | None:
     """Return why the raw file would give other clean files today."""
     contract = read_contract(manifest.color)
     if manifest.contract_version != contract.contract_version:
         return f"the contract changed from {manifest.contract_version} to {contract.contract_version}"
     if manifest.rules_version != contract.rules_version:
         return f"the rules changed from {manifest.rules_version} to {contract.rules_version}"
-    if days and not manifest.daily and manifest.clean.rows:
+    if options.layout == "day" and not manifest.daily and manifest.clean.rows:
         return "it was made without daily folders"
     return None
 

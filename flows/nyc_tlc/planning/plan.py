@@ -4,70 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
 
 from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ArgumentError, TlcError
-from nyc_tlc.lake.keys import Layout
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
-from nyc_tlc.planning.month_plan import Action, Plan, plan_month
+from nyc_tlc.planning.month_plan import MonthPlan, plan_month
+from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.source.published import PUBLICATION_LAG
 from nyc_tlc.threads import ContextPool
 from nyc_tlc.warehouse.protocol import Kind, Load
 
 log = logging.getLogger(__name__)
 
-#: The actions, and ``load``: in the lake but not in a warehouse; ``unknown``: the source or the lake gave an error.
-Need = Action | Literal["load", "unknown"]
-
 #: How many months are looked at in parallel: no more connections than a browser opens to the source.
 PARALLEL_LOOKS = 6
-
-
-@dataclass(frozen=True)
-class BackfillOptions:
-    """The options of all months of a backfill, named as the flow's parameters."""
-
-    source: str
-    profile: str
-    warehouses: tuple[Kind, ...]
-    layout: Layout
-    force: bool
-    verify: bool = False
-    via: str | None = None
-
-
-@dataclass(frozen=True)
-class MonthPlan:
-    """What one month needs.
-
-    Attributes:
-        color: The colour.
-        month: The month.
-        need: What has to be done.
-        why: The reason, for people.
-        plan: The plan for the lake; None when it could not be made.
-        warehouses: The warehouses to load it into.
-    """
-
-    color: Color
-    month: Month
-    need: Need
-    why: str
-    plan: Plan | None = None
-    warehouses: tuple[Kind, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The month's name in errors and log lines."""
-        return f"{self.color} {self.month}"
-
-    @property
-    def is_due(self) -> bool:
-        """Whether anything has to be done."""
-        return self.need not in ("current", "kept", "unpublished")
 
 
 def list_months(
@@ -129,35 +81,27 @@ def parse_months(names: Iterable[str]) -> list[tuple[Color, Month]]:
 
 def plan_months(
     asked: Sequence[tuple[Color, Month]],
-    source: str,
+    options: MonthOptions,
     lake: Lake,
     loads: Mapping[Kind, Mapping[tuple[Color, Month], Load]],
     *,
-    days: bool = False,
-    force: bool = False,
-    verify: bool = False,
     at_look: Callable[[int], None] = lambda _: None,
 ) -> list[MonthPlan]:
-    """Decide what each month needs; the months are looked at in parallel.
+    """Decide what each month needs in the lake and the warehouses; the months are looked at in parallel.
 
     Args:
         asked: The months.
-        source: A source's name or a template.
+        options: How they would be made.
         lake: The lake.
         loads: Warehouse -> its loads.
-        days: Whether daily folders are wanted.
-        force: Whether to make months again even when they are current.
-        verify: Whether to compare the lake's files with their digests.
         at_look: Called with the number of months looked at so far.
     """
 
     def look(which: tuple[Color, Month]) -> MonthPlan:
-        color, month = which
         try:
-            plan = plan_month(source, color, month, lake, days=days, force=force, verify=verify)
+            return add_loads(plan_month(*which, options, lake), loads, force=options.force)
         except TlcError as error:
-            return MonthPlan(color, month, "unknown", str(error))
-        return plan_loads(color, month, plan, loads, force=force)
+            return MonthPlan(*which, "unknown", str(error))
 
     plans: list[MonthPlan] = []
     with ContextPool(PARALLEL_LOOKS, thread_name_prefix="look") as pool:
@@ -167,26 +111,17 @@ def plan_months(
     return plans
 
 
-def plan_loads(
-    color: Color,
-    month: Month,
-    plan: Plan,
-    loads: Mapping[Kind, Mapping[tuple[Color, Month], Load]],
-    *,
-    force: bool,
-) -> MonthPlan:
-    """Decide which warehouses to load a month into, after the plan for the lake."""
-    if plan.action in ("kept", "unpublished"):
-        return MonthPlan(color, month, plan.action, plan.why, plan)
-    if plan.action != "current" or plan.manifest is None:
-        return MonthPlan(color, month, plan.action, plan.why, plan, tuple(loads))
+def add_loads(plan: MonthPlan, loads: Mapping[Kind, Mapping[tuple[Color, Month], Load]], *, force: bool) -> MonthPlan:
+    """Add to the plan for the lake which warehouses the month has to be loaded into."""
+    if plan.is_due_in_lake:
+        return replace(plan, warehouses=tuple(loads))
+    if plan.need != "current" or plan.manifest is None:
+        return plan
     behind: dict[Kind, str] = {}
     for kind, there in loads.items():
-        load = there.get((color, month))
+        load = there.get((plan.color, plan.month))
         if force or load is None or not load.is_of(plan.manifest):
             lacks_quarantine = load is not None and load.quarantine_rows is None
             state = f"its quarantine is not in {kind}" if lacks_quarantine else f"another file of it is in {kind}"
             behind[kind] = f"not in {kind}" if load is None else state
-    if behind:
-        return MonthPlan(color, month, "load", "; ".join(behind.values()), plan, tuple(behind))
-    return MonthPlan(color, month, "current", plan.why, plan)
+    return replace(plan, need="load", why="; ".join(behind.values()), warehouses=tuple(behind)) if behind else plan

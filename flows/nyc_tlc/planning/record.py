@@ -13,7 +13,8 @@ from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import Color
-from nyc_tlc.planning.plan import BackfillOptions, MonthPlan, Need
+from nyc_tlc.planning.month_plan import MonthPlan, Need
+from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.source.location import name_source
 from nyc_tlc.warehouse.protocol import Kind
 
@@ -108,7 +109,7 @@ def record_month(
     """Return the record of a month. If nothing is due, its result is known already."""
     if not plan.is_due:
         result = "kept" if plan.need == "kept" else "unpublished" if plan.need == "unpublished" else "current"
-        rows = plan.plan.manifest.clean.rows if plan.plan and plan.plan.manifest else None
+        rows = plan.manifest.clean.rows if plan.manifest else None
     return MonthRecord(
         color=plan.color,
         month=str(plan.month),
@@ -122,19 +123,19 @@ def record_month(
 
 
 def start_run(
-    plans: Sequence[MonthPlan], options: BackfillOptions, reason: str, started_at: datetime, flow_run_id: str | None
+    plans: Sequence[MonthPlan], options: MonthOptions, via: str | None, reason: str, flow_run_id: str | None
 ) -> BackfillRun:
     """Return the record of a run before its first month."""
     return BackfillRun(
         reason=reason,
         flow_run_id=flow_run_id,
-        started_at=started_at,
+        started_at=min(plan.planned_at for plan in plans),
         profile=options.profile,
         source=name_source(options.source),
         warehouses=options.warehouses,
         layout=options.layout,
         force=options.force,
-        via=options.via,
+        via=via,
         months=tuple(record_month(plan) for plan in plans),
     )
 

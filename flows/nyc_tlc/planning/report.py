@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from nyc_tlc.planning.plan import MonthPlan
+from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.planning.record import BackfillRun
 from nyc_tlc.text_tables import format_table
 

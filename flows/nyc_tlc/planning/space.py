@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.lake.store import Lake
-from nyc_tlc.planning.plan import MonthPlan
+from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.protocol import Kind
 
@@ -66,9 +66,7 @@ def check_space(plans: Sequence[MonthPlan], lake: Lake, kinds: Sequence[Kind]) -
 
 def _bytes_to_fetch(plans: Sequence[MonthPlan]) -> tuple[int, int]:
     """Return the bytes to fetch, and the number of months whose size the source does not give."""
-    remotes = [
-        plan.plan.remote for plan in plans if plan.need in ("ingest", "reload") and plan.plan and plan.plan.remote
-    ]
+    remotes = [plan.remote for plan in plans if plan.need in ("ingest", "reload") and plan.remote]
     return sum(remote.bytes or 0 for remote in remotes), sum(remote.bytes is None for remote in remotes)
 
 

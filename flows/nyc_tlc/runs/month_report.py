@@ -12,6 +12,7 @@ from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.pages.anomalies import format_trend
+from nyc_tlc.runs.month import MonthInLake
 from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.load import Answer
 from nyc_tlc.warehouse.volume import read_trailing
@@ -98,10 +99,15 @@ def format_summary(manifest: Manifest, lake: Lake, profile: str) -> str:
     return "\n".join(lines)
 
 
-def format_unchanged(manifest: Manifest, lake: Lake, profile: str) -> str:
-    """Format the results of a month that was current, with the reason why nothing was done, for a terminal."""
+def format_month(month: MonthInLake, lake: Lake, profile: str) -> str:
+    """Format the results of a month that is in the lake now, for a terminal."""
+    manifest = month.manifest
+    assert manifest is not None
+    summary = format_summary(manifest, lake, profile)
+    if month.is_new:
+        return summary
     made = f"made {manifest.finished_at:%Y-%m-%d %H:%M} UTC from the same source, contract and rules"
-    return f"{manifest.name} is current, nothing to do: {made}\n{format_summary(manifest, lake, profile)}"
+    return f"{manifest.name} is current, nothing to do: {made}\n{summary}"
 
 
 def format_answers(manifest: Manifest, answers: Sequence[Answer]) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Literal, Self, cast
+from typing import ClassVar, Literal, Self, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -30,7 +30,10 @@ log = logging.getLogger(__name__)
 
 
 class Bar:
-    """A progress bar on a terminal; without a terminal it shows nothing."""
+    """A progress bar on a terminal; without a terminal, or beside the bars of a backfill, it shows nothing."""
+
+    #: Whether a backfill shows its bars.
+    hidden: ClassVar = False
 
     def __init__(self, label: str, unit: Literal["bytes", "months"]) -> None:
         """Create a bar; it is visible inside a ``with`` block."""
@@ -42,7 +45,7 @@ class Bar:
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
-            disable=not sys.stderr.isatty(),
+            disable=Bar.hidden or not sys.stderr.isatty(),
         )
         self._task = self._bar.add_task(label, total=None)
 
@@ -62,21 +65,21 @@ class Bar:
         self._bar.stop()
 
 
-class DownloadProgress:
-    """Shows a download in a bar, and in the Prefect UI if it takes longer than ``INTERVAL``."""
+class DownloadProgress(Bar):
+    """A bar for a download, which the Prefect UI shows too if it takes longer than ``INTERVAL``."""
 
     #: Seconds between two updates in the UI.
     INTERVAL = 2.0
 
-    def __init__(self, name: str, bar: Bar) -> None:
+    def __init__(self, name: str) -> None:
         """Start the clock; ``name`` is the month's name."""
-        self._name, self._bar = name, bar
-        self._next_update = time.monotonic() + self.INTERVAL
+        super().__init__(f"fetch {name}", "bytes")
+        self._name, self._next_update = name, time.monotonic() + self.INTERVAL
         self._artifact: UUID | None = None
 
     def __call__(self, done: int, total: int | None) -> None:
         """Show the number of bytes received; ``total`` is None if it is unknown."""
-        self._bar(done, total)
+        super().__call__(done, total)
         finished = done == total and self._artifact is not None
         if not total or (time.monotonic() < self._next_update and not finished):
             return
@@ -121,6 +124,7 @@ class BackfillProgress:
         if self._live:
             for handler in logging.getLogger().handlers:
                 handler.addFilter(_is_not_in_bars)
+        Bar.hidden = True
         self._lines.start()
         return self
 
@@ -129,6 +133,7 @@ class BackfillProgress:
     ) -> None:
         """Remove the bars and show all log lines again."""
         self._lines.stop()
+        Bar.hidden = False
         for handler in logging.getLogger().handlers:
             handler.removeFilter(_is_not_in_bars)
 

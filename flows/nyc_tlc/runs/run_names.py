@@ -10,9 +10,8 @@ from prefect.states import Completed
 from nyc_tlc.errors import NotPublished
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.month import NEW_YORK, Month
-from nyc_tlc.planning.month_plan import Plan
+from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.settings import read_settings
-from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.published import PUBLICATION_LAG
 
 
@@ -59,15 +58,14 @@ def run_name() -> str:
     return f"{given['color']}-{Month(year, month)}" if year and month else f"{given['color']}-newest"
 
 
-def rename_run(month: RemoteFile | Manifest) -> None:
+def rename_run(month: MonthPlan | Manifest) -> None:
     """Rename the flow run to its month, if it was named before the month was known."""
-    name = f"{month.color}-{month.month}"
-    if flow_run.name != name:
+    if flow_run.name == f"{month.color}-newest":
         with get_client(sync_client=True) as client:
-            client.update_flow_run(flow_run.id, name=name)
+            client.update_flow_run(flow_run.id, name=f"{month.color}-{month.month}")
 
 
-def not_published(plan: Plan) -> State[None]:
+def not_published(plan: MonthPlan) -> State[None]:
     """Return the final state of a run whose month is not published yet; it is not a failure."""
     return Completed(name=NotPublished.__name__, message=plan.why)
 

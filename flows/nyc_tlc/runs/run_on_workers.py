@@ -28,7 +28,8 @@ from prefect.settings import PREFECT_API_URL
 
 from nyc_tlc.errors import ConfigurationError, NotPublished
 from nyc_tlc.lake.keys import Keys
-from nyc_tlc.planning.plan import BackfillOptions, MonthPlan
+from nyc_tlc.planning.month_plan import MonthPlan
+from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.record import MonthRecord, record_month
 from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.runs.progress import BackfillProgress
@@ -49,7 +50,7 @@ NOT_RUNNING_LIMIT = 1800.0
 ACTIVE_STATES = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
 
 
-def run_on_workers(plans: Sequence[MonthPlan], options: BackfillOptions, via: str, at_once: int) -> list[MonthRecord]:
+def run_on_workers(plans: Sequence[MonthPlan], options: MonthOptions, via: str, at_once: int) -> list[MonthRecord]:
     """Run the due months as runs of a deployment, and wait for all of them.
 
     A month that already has an active run with the same parameters is not submitted; that run is waited for.
@@ -96,7 +97,7 @@ class _MonthRun:
         run_id: The id of the month's run.
     """
 
-    def __init__(self, plan: MonthPlan, deployment: DeploymentResponse, options: BackfillOptions) -> None:
+    def __init__(self, plan: MonthPlan, deployment: DeploymentResponse, options: MonthOptions) -> None:
         self._plan, self._deployment, self._options = plan, deployment, options
         self._attempt, self._crashed_at = 0, 0.0
         self.run_id = UUID(int=0)

@@ -1,0 +1,50 @@
+"""The steps of a month. In a flow each is a task; in a backfill, where the month is one task, each is a plain call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.month import Color, Month
+from nyc_tlc.planning.month_plan import MonthPlan
+from nyc_tlc.planning.options import MonthOptions
+from nyc_tlc.runs import tasks
+from nyc_tlc.source.fetch import scratch_folder
+
+
+@dataclass(frozen=True)
+class MonthInLake:
+    """A month after a run.
+
+    Attributes:
+        plan: What it needed.
+        manifest: Its manifest in the lake now; None if it is not published yet.
+    """
+
+    plan: MonthPlan
+    manifest: Manifest | None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the run published it."""
+        return self.manifest != self.plan.manifest
+
+
+def bring_to_lake(color: Color, month: Month | None, options: MonthOptions) -> MonthInLake:
+    """Bring a month from its source into the lake, if it is not current there.
+
+    Args:
+        color: The colour.
+        month: The month; None for the newest that the source has.
+        options: How it is made.
+    """
+    plan = tasks.look(color, month, options)
+    manifest = plan.manifest
+    if plan.is_due_in_lake:
+        with scratch_folder() as folder:
+            fetched = tasks.fetch(plan, options, folder)
+            if manifest is None or not plan.is_current_with(fetched):
+                cleaned = tasks.clean(fetched, plan, options, folder)
+                manifest = tasks.publish(cleaned, plan, options)
+                tasks.report(manifest, options.profile)
+    return MonthInLake(plan, manifest)
