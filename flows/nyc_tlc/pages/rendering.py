@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -18,6 +18,18 @@ MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "O
 _ENVIRONMENT = Environment(
     loader=PackageLoader("nyc_tlc.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
+_ENVIRONMENT.filters |= {
+    "number": lambda value: f"{value:,.0f}",
+    "percent": lambda value, digits=1: f"{value:.{digits}%}",
+}
+
+
+class Card(NamedTuple):
+    """A figure at the top of a page, with a note under it."""
+
+    label: str
+    value: str
+    note: str = ""
 
 
 def trips_page(color: Color) -> str:
@@ -26,14 +38,7 @@ def trips_page(color: Color) -> str:
 
 
 def write_page(lake: Lake, name: str, template: str, title: str, **content: Any) -> str:
-    """Render a page and write it into the lake's folder ``reports/``.
-
-    Args:
-        lake: The lake.
-        name: The page's file name.
-        template: The template.
-        title: The page's heading.
-        content: The template's variables.
+    """Render a template with its variables, and write the page into the lake's folder ``reports/``.
 
     Returns:
         The address of the page, for people.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
@@ -13,7 +14,7 @@ from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import Color, Month
 from nyc_tlc.pages.charts import DASHES, Line, draw_bars, draw_lines, shorten
-from nyc_tlc.pages.rendering import MONTH_NAMES, trips_page, write_page
+from nyc_tlc.pages.rendering import MONTH_NAMES, Card, trips_page, write_page
 from nyc_tlc.pages.summary import HISTOGRAMS, read_summaries
 from nyc_tlc.warehouse.lookups import read_lookups
 
@@ -31,10 +32,6 @@ WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 def write_trips_page(lake: Lake, color: Color) -> str | None:
     """Write a colour's page into the lake.
 
-    Args:
-        lake: The lake.
-        color: The colour.
-
     Returns:
         The address of the page, for people; None when the lake has no month of the colour.
     """
@@ -44,20 +41,20 @@ def write_trips_page(lake: Lake, color: Color) -> str | None:
     contract, summaries = read_contract(color), read_summaries(lake, manifests)
     recent = [each.month for each in manifests[-RECENT_MONTHS:]]
     latest = summaries.filter(pl.col("month").is_in(recent))
-    days = _days(summaries, manifests)
-    per_day = {month: trips / _days_in(month) for month, trips in _by_month(summaries, "trips").items()}
+    days, by_month = _days(summaries, manifests), _by_month(summaries)
+    per_day = {month: row["per_day"] for month, row in by_month.items()}
     return write_page(
         lake,
         trips_page(color),
         "trips.html",
         contract.title,
         contract=contract,
-        cards=_cards(manifests, summaries),
+        cards=_cards(manifests, by_month),
         days_chart=_days_chart(color, days),
         empty_days=_empty_days(days, manifests),
-        by_month=_month_rows(summaries),
+        by_month=by_month,
         years_chart=_years_chart(color, per_day),
-        by_year=_year_rows(per_day),
+        by_year=_by_year(per_day),
         recent=recent,
         heat=_heat(latest, recent),
         histograms=list(_histograms(latest)),
@@ -67,7 +64,6 @@ def write_trips_page(lake: Lake, color: Color) -> str | None:
 
 
 def _days_in(month: str) -> int:
-    """Return the number of days of a month."""
     return (Month.parse(month).end - Month.parse(month).start).days
 
 
@@ -77,29 +73,26 @@ def _counts(summaries: pl.DataFrame, part: str) -> dict[str, int]:
     return dict(counted.iter_rows())
 
 
-def _by_month(summaries: pl.DataFrame, column: str) -> dict[str, float]:
-    """Return month -> a column's sum over its days."""
-    days = summaries.filter((pl.col("part") == "day") & pl.col(column).is_not_null())
-    return dict(days.group_by("month", maintain_order=True).agg(pl.col(column).sum()).iter_rows())
+def _by_month(summaries: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """Return month -> its trips, trips a day, revenue and distance; these two are 0 for a colour without them."""
+    sums = pl.col("trips", "revenue", "distance").sum()
+    counted = summaries.filter(pl.col("part") == "day").group_by("month", maintain_order=True).agg(sums)
+    return {
+        row["month"]: row | {"per_day": row["trips"] / _days_in(row["month"])} for row in counted.iter_rows(named=True)
+    }
 
 
-def _cards(manifests: Sequence[Manifest], summaries: pl.DataFrame) -> list[dict[str, str]]:
+def _cards(manifests: Sequence[Manifest], by_month: Mapping[str, Mapping[str, float]]) -> list[Card]:
     trips, days = sum(each.clean.rows for each in manifests), sum(_days_in(each.month) for each in manifests)
     cards = [
-        {
-            "label": "Months in the lake",
-            "value": f"{len(manifests)}",
-            "note": f"{manifests[0].month} to {manifests[-1].month}",
-        },
-        {"label": "Trips", "value": shorten(trips), "note": f"{trips:,}"},
-        {"label": "Trips a day", "value": shorten(trips / days), "note": f"over {days:,} days"},
+        Card("Months in the lake", f"{len(manifests)}", f"{manifests[0].month} to {manifests[-1].month}"),
+        Card("Trips", shorten(trips), f"{trips:,}"),
+        Card("Trips a day", shorten(trips / days), f"over {days:,} days"),
     ]
     for title, column, unit in (("Revenue a trip", "revenue", "$"), ("Distance a trip", "distance", "mi")):
-        total = sum(_by_month(summaries, column).values())
+        total = sum(row[column] for row in by_month.values())
         if total and trips:
-            cards.append(
-                {"label": title, "value": f"{total / trips:.2f} {unit}", "note": f"{shorten(total)} {unit} in all"}
-            )
+            cards.append(Card(title, f"{total / trips:.2f} {unit}", f"{shorten(total)} {unit} in all"))
     return cards
 
 
@@ -131,20 +124,6 @@ def _empty_days(days: dict[date, int | None], manifests: Sequence[Manifest]) -> 
     return ", ".join(empty[:EMPTY_DAYS_NAMED]) + more
 
 
-def _month_rows(summaries: pl.DataFrame) -> list[dict[str, str]]:
-    revenue, distance = _by_month(summaries, "revenue"), _by_month(summaries, "distance")
-    return [
-        {
-            "month": month,
-            "trips": f"{trips:,.0f}",
-            "per_day": f"{trips / _days_in(month):,.0f}",
-            "revenue": f"{revenue[month]:,.0f}" if month in revenue else "",
-            "distance": f"{distance[month]:,.0f}" if month in distance else "",
-        }
-        for month, trips in reversed(_by_month(summaries, "trips").items())
-    ]
-
-
 def _years_chart(color: Color, per_day: dict[str, float]) -> str:
     years = sorted({month[:4] for month in per_day})[-len(DASHES) :]
     lines = []
@@ -158,15 +137,13 @@ def _years_chart(color: Color, per_day: dict[str, float]) -> str:
     return draw_lines(title, lines, list(enumerate(MONTH_NAMES)), labelled=True)
 
 
-def _year_rows(per_day: dict[str, float]) -> dict[str, list[tuple[str, str] | None]]:
+def _by_year(per_day: Mapping[str, float]) -> dict[str, list[tuple[float | None, str]]]:
     """Return year -> its months: trips a day, and the change from the year before; the newest year first."""
-    rows: dict[str, list[tuple[str, str] | None]] = {}
+    rows: defaultdict[str, list[tuple[float | None, str]]] = defaultdict(list)
     for year in sorted({month[:4] for month in per_day}, reverse=True):
-        rows[year] = []
         for number in range(1, 13):
             now, before = (per_day.get(f"{each:04d}-{number:02d}") for each in (int(year), int(year) - 1))
-            change = f"{now / before - 1:+.0%}" if now is not None and before else ""
-            rows[year].append(None if now is None else (f"{now:,.0f}", change))
+            rows[year].append((now, f"{now / before - 1:+.0%}" if now is not None and before else ""))
     return rows
 
 
@@ -207,47 +184,37 @@ def _histograms(latest: pl.DataFrame) -> Iterator[dict[str, Any]]:
         values = [counted.get(label, 0) for label in shown]
         names = [label if not label.isdigit() else f"{label} to {int(label) + histogram.width}" for label in shown]
         yield {
-            "title": histogram.title,
-            "unit": histogram.unit,
+            "histogram": histogram,
             "chart": draw_bars(f"{histogram.title}, {histogram.unit}", shown, values),
-            "rows": [(label, f"{trips:,}", f"{trips / total:.1%}") for label, trips in zip(names, values, strict=True)],
+            "rows": [(name, trips, trips / total) for name, trips in zip(names, values, strict=True)],
         }
 
 
-def _zones(latest: pl.DataFrame) -> list[dict[str, Any]]:
+def _rank(summaries: pl.DataFrame, part: str) -> list[tuple[str, int, float]]:
+    """Return the keys of a part with their trips and their share of all trips, 0 to 1; the most frequent first."""
+    counted = _counts(summaries, part)
+    ranked = sorted(((trips, key) for key, trips in counted.items()), reverse=True)
+    return [(key, trips, trips / sum(counted.values())) for trips, key in ranked]
+
+
+def _zones(latest: pl.DataFrame) -> list[tuple[Mapping[str, str], int, float]]:
+    """Return the busiest zones, each as its row of the lookup table, with its trips and its share."""
     (zones,) = (lookup.rows for lookup in read_lookups() if lookup.table.name == "zones")
     named = {str(row["location_id"]): row for row in zones.to_pylist()}
-    counted = _counts(latest, "zone")
-    total = sum(counted.values())
-    known = sorted(((trips, zone) for zone, trips in counted.items() if zone in named), reverse=True)[:ZONES_SHOWN]
-    return [
-        {
-            "zone": named[zone]["zone"],
-            "borough": named[zone]["borough"],
-            "trips": f"{trips:,}",
-            "share": f"{trips / total:.1%}",
-            "width": f"{100 * trips / known[0][0]:.1f}",
-        }
-        for trips, zone in known
-    ]
+    return [(named[zone], trips, share) for zone, trips, share in _rank(latest, "zone") if zone in named][:ZONES_SHOWN]
 
 
-def _code_shares(latest: pl.DataFrame) -> dict[str, list[dict[str, str]]]:
+def _code_shares(latest: pl.DataFrame) -> dict[str, list[tuple[str, str, int, float]]]:
+    """Return the title of a code table -> its codes, each with its meaning, trips and share."""
     shares = {}
     for part, table in (("payment", "payment_types"), ("rate", "rate_codes")):
-        counted, codes = _counts(latest, part), code_tables()[table].codes
-        total = sum(counted.values())
-        names = {str(code): entry.name for code, entry in codes.items()} | {"unknown": "Not given"}
-        rows = sorted(((trips, code) for code, trips in counted.items()), reverse=True)
+        names = {str(code): entry.name for code, entry in code_tables()[table].codes.items()}
+        rows = [
+            ("", "Not given", trips, share)
+            if code == "unknown"
+            else (code, names.get(code, "Not in TLC's data dictionary"), trips, share)
+            for code, trips, share in _rank(latest, part)
+        ]
         if rows:
-            shares[code_tables()[table].title] = [
-                {
-                    "code": "" if code == "unknown" else code,
-                    "name": names.get(code, "Not in TLC's data dictionary"),
-                    "trips": f"{trips:,}",
-                    "share": f"{trips / total:.1%}",
-                    "width": f"{100 * trips / rows[0][0]:.1f}",
-                }
-                for trips, code in rows
-            ]
+            shares[code_tables()[table].title] = rows
     return shares
