@@ -24,7 +24,7 @@ from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
-from nyc_tlc.pages.coverage import Loads, name_source, read_coverage
+from nyc_tlc.pages.coverage import Loads, read_coverage
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.lookups import read_lookups
@@ -130,8 +130,8 @@ def months(
             "color": each.color,
             "month": str(each.month),
             "rows": each.manifest.clean.rows if each.manifest else None,
-            "rejected_share": each.rejected_share,
-            "source": name_source(each.manifest.source.url) if each.manifest else None,
+            "rejected_share": each.manifest.rejected_share if each.manifest else None,
+            "source": each.source or None,
             "made_at": each.manifest.finished_at if each.manifest else None,
             "lake": lake.url(each.manifest.clean.key) if each.manifest else None,
             **{kind: each.describe_load(kind) or None for kind in loads},

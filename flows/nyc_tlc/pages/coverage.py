@@ -27,9 +27,7 @@ class CoveredMonth:
     """One month of one colour, and where it is.
 
     Attributes:
-        color: The colour.
-        month: The month.
-        manifest: Its manifest; None when the lake does not have it.
+        manifest: None when the lake does not have it.
         loads: Warehouse -> its row of ``loads`` there.
         plan: What it needs by its source; None when the source was not asked.
     """
@@ -46,9 +44,17 @@ class CoveredMonth:
         return f"{self.color} {self.month}"
 
     @property
-    def rejected_share(self) -> float | None:
-        """The share of the source's rows that are quarantined, 0 to 1."""
-        return self.manifest.rejected_share if self.manifest else None
+    def id(self) -> str:
+        """The month's name in links, ``green-2024-01``."""
+        return f"{self.color}-{self.month}"
+
+    @property
+    def source(self) -> str:
+        """What it was made from: ``tlc``, ``dtc``, ``sample``, else the host or ``file``; empty if not in the lake."""
+        if self.manifest is None:
+            return ""
+        kind = source_kind(self.manifest.source.url)
+        return kind if kind != "template" else urlsplit(self.manifest.source.url).hostname or "file"
 
     @property
     def state(self) -> State:
@@ -77,14 +83,7 @@ class CoveredMonth:
 def read_coverage(
     lake: Lake, loads: Loads, plans: Sequence[MonthPlan] = (), colors: Sequence[Color] = COLORS
 ) -> list[CoveredMonth]:
-    """Return all months in the lake, in a warehouse or in the plans, by colour and month.
-
-    Args:
-        lake: The lake; only its manifests are read.
-        loads: The loads of each warehouse.
-        plans: The plans of the months that the source was asked about.
-        colors: The colours.
-    """
+    """Return all months in the lake, in a warehouse or in the plans, by colour and month."""
     manifests = {(each.color, Month.parse(each.month)): each for each in lake.read_all_manifests(colors)}
     asked = {(plan.color, plan.month): plan for plan in plans}
     every = {*manifests, *asked, *(which for there in loads.values() for which in there)}
@@ -101,12 +100,6 @@ def read_coverage(
     ]
 
 
-def name_source(url: str) -> str:
-    """Return a source's short name: ``tlc``, ``dtc``, ``sample``, else the host or ``file``."""
-    kind = source_kind(url)
-    return kind if kind != "template" else urlsplit(url).hostname or "file"
-
-
 def format_coverage(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> str:
     """Format the months as a Markdown table, also for a terminal, with a column for each warehouse."""
     found = [each for each in months if each.manifest or each.loads]
@@ -119,23 +112,16 @@ def _counts(months: Sequence[CoveredMonth]) -> list[str]:
     """Return a line for each colour: its months and its number of rows."""
     lines = []
     for color in COLORS:
-        made = [each for each in months if each.color == color and each.manifest]
+        made = [each.manifest for each in months if each.color == color and each.manifest]
         if made:
-            rows = sum(each.manifest.clean.rows for each in made if each.manifest)
+            rows = sum(each.clean.rows for each in made)
             lines.append(f"{color}: {len(made)} months from {made[0].month} to {made[-1].month}, {rows:,} rows  ")
     return lines or ["The lake has no months yet."]
 
 
 def _cells(month: CoveredMonth, kinds: Sequence[Kind]) -> tuple[str, ...]:
-    manifest, share = month.manifest, month.rejected_share
-    in_lake = (
-        (
-            f"{manifest.clean.rows:,}",
-            f"{share:.2%}",
-            name_source(manifest.source.url),
-            f"{manifest.finished_at:%Y-%m-%d %H:%M}",
-        )
-        if manifest and share is not None
-        else ("", "", "not in the lake", "")
-    )
-    return (month.name, *in_lake, *(month.describe_load(kind) for kind in kinds))
+    loads = (month.describe_load(kind) for kind in kinds)
+    if manifest := month.manifest:
+        made = f"{manifest.finished_at:%Y-%m-%d %H:%M}"
+        return (month.name, f"{manifest.clean.rows:,}", f"{manifest.rejected_share:.2%}", month.source, made, *loads)
+    return (month.name, "", "", "not in the lake", "", *loads)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import UTC
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -16,8 +16,8 @@ from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.pages.anomalies import find_anomalies
 from nyc_tlc.pages.charts import shorten
-from nyc_tlc.pages.coverage import CoveredMonth, name_source
-from nyc_tlc.pages.rendering import COVERAGE_PAGE, to_json, write_page
+from nyc_tlc.pages.coverage import CoveredMonth
+from nyc_tlc.pages.rendering import COVERAGE_PAGE, Card, to_json, write_page
 from nyc_tlc.pages.summary import read_summaries
 from nyc_tlc.warehouse.protocol import Kind
 from nyc_tlc.warehouse.volume import TRAILING_MONTHS, is_comparable
@@ -35,6 +35,16 @@ STATES = {
 }
 
 
+class Cell(NamedTuple):
+    """A month of the calendar: its classes for the style sheet, and a mark for each warehouse."""
+
+    id: str
+    classes: str
+    text: str
+    marks: list[str]
+    title: str
+
+
 def write_coverage_page(
     lake: Lake, months: Sequence[CoveredMonth], kinds: Sequence[Kind], notes: Sequence[str] = (), runs_url: str = ""
 ) -> str:
@@ -42,19 +52,27 @@ def write_coverage_page(
 
     Args:
         lake: The lake.
-        months: The months, by colour and month.
-        kinds: The warehouses that were asked.
-        notes: Lines for the top of the page, about what could not be asked.
-        runs_url: The address of flow runs, without the id; no links if left out.
+        months: By colour and month.
+        kinds: The warehouses that answered.
+        notes: Lines for the top of the page, about what did not answer.
+        runs_url: The address of flow runs, without the id; no links if empty.
 
     Returns:
         The address of the page, for people.
     """
     odd = _find_odd(months)
-    summaries = read_summaries(lake, [each.manifest for each in months if each.manifest])
-    examples = _examples(summaries)
-    lines = [{"id": _id(each), "text": line} for each in reversed(months) for line in odd.get(each.name, ())]
-    lines.sort(key=lambda line: line["id"][-7:], reverse=True)
+    examples = _examples(read_summaries(lake, [each.manifest for each in months if each.manifest]))
+    lines = [(each.id, line) for each in reversed(months) for line in odd.get(each.name, ())]
+    lines.sort(key=lambda line: line[0][-7:], reverse=True)
+    rules = {color: {rule.name: rule.why for rule in read_contract(color).rules} for color in COLORS}
+    details = {
+        "kinds": list(kinds),
+        "runs_url": runs_url,
+        "rules": rules | {"any": {UNPARSEABLE: "The line is no record; its text is kept."}},
+        "months": {
+            each.id: _detail(each, kinds, lake, examples.get(each.name, []), odd.get(each.name, [])) for each in months
+        },
+    }
     return write_page(
         lake,
         COVERAGE_PAGE,
@@ -69,92 +87,59 @@ def write_coverage_page(
         odd=lines[:ODD_LISTED],
         odd_left_out=max(0, len(lines) - ODD_LISTED),
         drift=_drift(months),
-        listed=[_listed(each, kinds) for each in months],
-        months_json=to_json(
-            {
-                "kinds": list(kinds),
-                "runs_url": runs_url,
-                "rules": {color: _sentences(color) for color in COLORS}
-                | {"any": {UNPARSEABLE: "The line is no record; its text is kept."}},
-                "months": {
-                    _id(each): _detail(each, kinds, lake, examples.get(each.name, []), odd.get(each.name, []))
-                    for each in months
-                },
-            }
-        ),
+        months=months,
+        details=to_json(details),
     )
 
 
-def _id(month: CoveredMonth) -> str:
-    return f"{month.color}-{month.month}"
-
-
-def _cards(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> list[dict[str, str]]:
+def _cards(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> list[Card]:
     """Return the totals, and each colour's newest month."""
     made = [each.manifest for each in months if each.manifest]
     rows, rejected = sum(each.clean.rows for each in made), sum(each.quarantine.rows for each in made)
     source_rows = max(1, sum(each.source.rows for each in made))
     due = sum(each.state in ("missing", "changed") for each in months)
     cards = [
-        {"label": "In the lake", "value": f"{len(made):,} months", "note": f"{due:,} more to be made" if due else ""},
-        {"label": "Clean rows", "value": shorten(rows), "note": f"{rows:,}"},
-        {"label": "Quarantined", "value": f"{rejected / source_rows:.2%}", "note": f"{rejected:,} rows"},
+        Card("In the lake", f"{len(made):,} months", f"{due:,} more to be made" if due else ""),
+        Card("Clean rows", shorten(rows), f"{rows:,}"),
+        Card("Quarantined", f"{rejected / source_rows:.2%}", f"{rejected:,} rows"),
     ]
     for kind in kinds:
         current = sum(each.describe_load(kind) == "current" for each in months)
-        cards.append({"label": f"In {kind}", "value": f"{current:,} months", "note": "as they are in the lake"})
+        cards.append(Card(f"In {kind}", f"{current:,} months", "as they are in the lake"))
+    now = Month.current()
     for color in COLORS:
-        newest = max((each.month for each in made if each.color == color), default=None)
+        newest = max((each.month for each in months if each.manifest and each.color == color), default=None)
         if newest:
-            age = _months_between(Month.parse(newest), Month.current())
-            cards.append({"label": f"Newest {color}", "value": newest, "note": f"{age} months ago"})
+            age = (now.year - newest.year) * 12 + now.month - newest.month
+            cards.append(Card(f"Newest {color}", str(newest), f"{age} months ago"))
     return cards
 
 
-def _months_between(first: Month, last: Month) -> int:
-    return (last.year - first.year) * 12 + last.month - first.month
-
-
-def _calendar(
-    months: Sequence[CoveredMonth], kinds: Sequence[Kind]
-) -> dict[Color, dict[int, list[dict[str, Any] | None]]]:
+def _calendar(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> dict[Color, dict[int, list[Cell | None]]]:
     """Return colour -> year -> twelve cells; the newest year first."""
-    calendar: dict[Color, dict[int, list[dict[str, Any] | None]]] = {}
-    for color in COLORS:
-        of_color = {each.month: each for each in months if each.color == color}
-        years = sorted({month.year for month in of_color}, reverse=True)
-        rows = {year: [of_color.get(Month(year, number)) for number in range(1, 13)] for year in years}
-        if rows:
-            calendar[color] = {
-                year: [_cell(each, kinds) if each else None for each in row] for year, row in rows.items()
-            }
-    return calendar
+    cells = {(each.color, each.month): _cell(each, kinds) for each in months}
+    years = {(each.color, each.month.year) for each in months}
+    return {
+        color: {
+            year: [cells.get((color, Month(year, number))) for number in range(1, 13)]
+            for _, year in sorted((each for each in years if each[0] == color), reverse=True)
+        }
+        for color in dict.fromkeys(each.color for each in months)
+    }
 
 
-def _cell(month: CoveredMonth, kinds: Sequence[Kind]) -> dict[str, Any]:
-    share, manifest = month.rejected_share, month.manifest
+def _cell(month: CoveredMonth, kinds: Sequence[Kind]) -> Cell:
+    manifest = month.manifest
     title, classes = f"{month.name}: {STATES[month.state]}", month.state.replace(" ", "-")
     text, marks = {"missing": "+", "unpublished": "-"}.get(month.state, "?"), []
-    if manifest and share is not None:
-        shade = sum(share > limit for limit in SHADES)
+    if manifest:
+        shade = sum(manifest.rejected_share > limit for limit in SHADES)
         classes, text = f"{classes} shade{shade}", shorten(manifest.clean.rows)
-        title += f", {manifest.clean.rows:,} rows, {share:.2%} quarantined"
+        title += f", {manifest.clean.rows:,} rows, {manifest.rejected_share:.2%} quarantined"
     if manifest or month.loads:
         marks = [month.describe_load(kind) or "absent" for kind in kinds]
         title += "".join(f", {kind}: {month.describe_load(kind) or 'not loaded'}" for kind in kinds)
-    return {"id": _id(month), "classes": classes, "text": text, "marks": marks, "title": title}
-
-
-def _listed(month: CoveredMonth, kinds: Sequence[Kind]) -> dict[str, Any]:
-    manifest, share = month.manifest, month.rejected_share
-    return {
-        "id": _id(month),
-        "state": month.state,
-        "rows": f"{manifest.clean.rows:,}" if manifest else "",
-        "rejected": "" if share is None else f"{share:.2%}",
-        "source": name_source(manifest.source.url) if manifest else "",
-        "loads": [month.describe_load(kind) for kind in kinds],
-    }
+    return Cell(month.id, classes, text, marks, title)
 
 
 def _drift(months: Sequence[CoveredMonth]) -> dict[str, list[str]]:
@@ -162,7 +147,7 @@ def _drift(months: Sequence[CoveredMonth]) -> dict[str, list[str]]:
     columns: defaultdict[str, list[str]] = defaultdict(list)
     for each in months:
         for column in each.manifest.drift if each.manifest else ():
-            columns[column].append(_id(each))
+            columns[column].append(each.id)
     return dict(columns)
 
 
@@ -187,20 +172,13 @@ def _examples(summaries: pl.DataFrame) -> dict[str, list[tuple[str, str]]]:
     return examples
 
 
-def _sentences(color: Color) -> dict[str, str]:
-    return {rule.name: rule.why for rule in read_contract(color).rules}
-
-
 def _detail(
-    month: CoveredMonth,
-    kinds: Sequence[Kind],
-    lake: Lake,
-    examples: Sequence[tuple[str, str]],
-    odd: Sequence[str],
+    month: CoveredMonth, kinds: Sequence[Kind], lake: Lake, examples: Sequence[tuple[str, str]], odd: Sequence[str]
 ) -> dict[str, Any]:
     """Return a month's details for the page's script."""
-    manifest = month.manifest
     state = STATES[month.state] + (f": {month.plan.why}" if month.plan and month.state != "in lake" else "")
+    words = [month.color, str(month.month), month.state, "odd" if odd else ""]
+    words += [f"{kind}-{month.describe_load(kind) or 'absent'}" for kind in kinds]
     detail: dict[str, Any] = {
         "state": state[:1].upper() + state[1:] + ".",
         "odd": odd,
@@ -212,9 +190,7 @@ def _detail(
         "loads": [_load(month, kind) for kind in kinds],
         "runs": [],
     }
-    words = [month.color, str(month.month), month.state, "odd" if odd else ""]
-    words += [f"{kind}-{month.describe_load(kind) or 'absent'}" for kind in kinds]
-    if manifest:
+    if manifest := month.manifest:
         counted = (("reject", manifest.quarantine.rules), ("warn", manifest.warnings))
         rules = [(name, severity, rows) for severity, each in counted for name, rows in each.items() if rows]
         detail |= {
@@ -224,7 +200,7 @@ def _detail(
             "drift": manifest.drift,
             "runs": _runs(month, manifest),
         }
-        words += [name_source(manifest.source.url), *(name for name, _, _ in rules)]
+        words += [month.source, *(name for name, _, _ in rules)]
         words += ["drift", *manifest.drift] if manifest.drift else []
     return detail | {"words": " ".join(words).lower()}
 
@@ -233,14 +209,18 @@ def _load(month: CoveredMonth, kind: Kind) -> tuple[object, ...]:
     load = month.loads.get(kind)
     if load is None:
         return (kind, "", None, "", "")
-    return (kind, month.describe_load(kind), load.row_count, f"{load.loaded_at:%Y-%m-%d %H:%M}", load.flow_run_id or "")
+    return (kind, month.describe_load(kind), load.row_count, _minute(load.loaded_at), load.flow_run_id or "")
 
 
 def _runs(month: CoveredMonth, manifest: Manifest) -> list[tuple[str, str, str]]:
-    runs = [("into the lake", manifest.flow_run_id or "", f"{manifest.finished_at:%Y-%m-%d %H:%M}")]
-    for kind, load in month.loads.items():
-        runs.append((f"into {kind}", load.flow_run_id or "", f"{load.loaded_at:%Y-%m-%d %H:%M}"))
-    return [run for run in runs if run[1]]
+    """Return the known flow runs that made and loaded the month: what each did, its id and when."""
+    runs = [("into the lake", manifest.flow_run_id, manifest.finished_at)]
+    runs += [(f"into {kind}", load.flow_run_id, load.loaded_at) for kind, load in month.loads.items()]
+    return [(step, run, _minute(at)) for step, run, at in runs if run]
+
+
+def _minute(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def _facts(manifest: Manifest, lake: Lake) -> Mapping[str, str]:
@@ -253,7 +233,7 @@ def _facts(manifest: Manifest, lake: Lake) -> Mapping[str, str]:
         "ETag": source.etag or "the source does not say",
         "SHA-256 of the source": source.sha256,
         "SHA-256 of the clean file": manifest.clean.sha256,
-        "Made": f"{manifest.finished_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC in {took:.1f} s",
+        "Made": f"{_minute(manifest.finished_at)} UTC in {took:.1f} s",
         "Contract, rules, program": f"{manifest.contract_version}, {manifest.rules_version}, {manifest.code_version}",
         "Clean": lake.url(manifest.clean.key),
         "Quarantine": lake.url(manifest.quarantine.key),

@@ -18,10 +18,13 @@ MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "O
 _ENVIRONMENT = Environment(
     loader=PackageLoader("nyc_tlc.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
-_ENVIRONMENT.filters |= {
-    "number": lambda value: f"{value:,.0f}",
-    "percent": lambda value, digits=1: f"{value:.{digits}%}",
-}
+
+
+def _format_percent(value: float, digits: int = 1) -> str:
+    return f"{value:.{digits}%}"
+
+
+_ENVIRONMENT.filters |= {"number": "{:,.0f}".format, "percent": _format_percent}
 
 
 class Card(NamedTuple):
