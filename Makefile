@@ -7,8 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DBT_VENV := .venv-dbt
-DBT_SOURCES := dbt/models/staging/sources.yml
-EXTERNAL_TABLES := docs/external-tables-bigquery.sql
+DESCRIPTIONS := docs/data-dictionary.md docs/external-tables-bigquery.sql dbt/models/staging/sources.yml
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --require-virtualenv
 ARGS ?=
 export PYTHONPATH := flows
@@ -56,18 +55,13 @@ check: $(VENV)/.dev ## Lint, types, docs in step
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@said="$$($(BIN)/lint-imports --no-cache)" || { echo "$$said"; exit 1; }
-	@$(BIN)/python -m nyc_tlc.descriptions.dictionary $(VENV)/dictionary.md && diff docs/data-dictionary.md $(VENV)/dictionary.md \
-		|| { echo "error: docs/data-dictionary.md is not what the contracts say; run make docs"; exit 1; }
-	@$(BIN)/python -m nyc_tlc.descriptions.dbt_sources $(VENV)/sources.yml && diff $(DBT_SOURCES) $(VENV)/sources.yml \
-		|| { echo "error: $(DBT_SOURCES) is not what the contracts say; run make docs"; exit 1; }
-	@$(BIN)/python -m nyc_tlc.descriptions.external_tables $(VENV)/external.sql && diff $(EXTERNAL_TABLES) $(VENV)/external.sql \
-		|| { echo "error: $(EXTERNAL_TABLES) is not what the contracts say; run make docs"; exit 1; }
+	@$(BIN)/python -m nyc_tlc.descriptions $(VENV)/descriptions
+	@for file in $(DESCRIPTIONS); do diff $$file $(VENV)/descriptions/$$file \
+		|| { echo "error: $$file is not what the contracts say; run make docs"; exit 1; }; done
 
 .PHONY: docs
 docs: $(VENV)/.dev ## Write the dictionary, dbt's sources and the external tables from the contracts, and the reference
-	@$(BIN)/python -m nyc_tlc.descriptions.dictionary docs/data-dictionary.md
-	@$(BIN)/python -m nyc_tlc.descriptions.dbt_sources $(DBT_SOURCES)
-	@$(BIN)/python -m nyc_tlc.descriptions.external_tables $(EXTERNAL_TABLES)
+	@$(BIN)/python -m nyc_tlc.descriptions .
 	@$(BIN)/python docs/reference.py docs/reference.md
 
 .PHONY: notebook

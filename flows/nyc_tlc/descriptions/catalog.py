@@ -36,9 +36,6 @@ REQUIRED = ("pickup_datetime", "file_month", "source_row")
 def write_catalog(lake: Lake) -> str:
     """Write the catalog and its schemas into the lake.
 
-    Args:
-        lake: The lake.
-
     Returns:
         The address of the catalog, for people.
     """
@@ -55,7 +52,7 @@ def describe_lake(manifests: list[Manifest]) -> dict[str, Any]:
         "$schema": PACKAGE_PROFILE,
         "name": "nyc-tlc-trip-records",
         "title": "New York taxi trip records",
-        "description": "Clean trip records of New York's taxis and for-hire vehicles, a file a colour and month.",
+        "description": "Clean trip records of New York's taxis and for-hire vehicles, one file per colour and month.",
         "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "sources": [
             {

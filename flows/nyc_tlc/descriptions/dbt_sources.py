@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,7 +15,7 @@ HEADER = "# Written by `make docs` from flows/nyc_tlc/contract/; change the cont
 
 
 def describe_sources() -> str:
-    """The file's text."""
+    """Return the file's text."""
     contracts = [read_contract(color) for color in COLORS]
     tables = [
         *map(trip_table, contracts),
@@ -33,12 +31,3 @@ def describe_sources() -> str:
 def _describe(table: Table) -> dict[str, Any]:
     columns = [{"name": field.name, "description": field.description} for field in table.fields]
     return {"name": table.name, "description": table.description, "columns": columns}
-
-
-def main() -> None:
-    """Write it to the file named by the argument."""
-    Path(sys.argv[1]).write_text(describe_sources(), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from nyc_tlc.contract.dataset import NULL_TEXTS, OUR_COLUMNS, Column, Contract, FileFormat, code_tables, read_contract
 from nyc_tlc.month import COLORS, Month
 from nyc_tlc.text_tables import format_table
@@ -116,12 +113,3 @@ def _list_periods(contract: Contract, column: Column, file_format: FileFormat) -
         elif not present and periods and periods[-1][1] is None:
             periods[-1][1] = layout.since.plus(-1)
     return ", ".join(f"{since} to {until}" if until else f"since {since}" for since, until in periods) or "never"
-
-
-def main() -> None:
-    """Write the dictionary to the file that the argument names."""
-    Path(sys.argv[1]).write_text(make_dictionary(), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

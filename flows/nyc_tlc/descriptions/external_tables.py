@@ -1,18 +1,15 @@
 """External tables of BigQuery over a lake in Google Cloud Storage: ``docs/external-tables-bigquery.sql``.
 
-For those who query the files where they are. What the columns are is the contracts' word, not a guess from a file.
+They query the files where they are. The columns and their types come from the contracts.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.month import COLORS, Color
-from nyc_tlc.warehouse.tables import Field, Table, Type, quarantine_table, trip_table
+from nyc_tlc.warehouse.tables import Table, Type, quarantine_table, trip_table
 
-#: A dataset of their own: in ``ny_taxi`` the tables that are loaded have these names.
+#: Not ``ny_taxi``: there, the loaded tables have these names.
 DATASET = "ny_taxi_lake"
 BUCKET = "gs://YOUR_BUCKET"
 TYPES: dict[Type, str] = {
@@ -36,8 +33,13 @@ CREATE SCHEMA IF NOT EXISTS `{DATASET}`;
 """
 
 
+def describe_external_tables() -> str:
+    """Return the file's text."""
+    return "\n".join([HEADER, *(f"{statement};\n" for statement in list_statements())])
+
+
 def list_statements() -> list[str]:
-    """A statement a table: each colour's clean rows and its rejected ones."""
+    """Return one statement per table: each colour's clean rows, and its rejected ones."""
     return [
         _create(folder, color, table(read_contract(color)))
         for folder, table in (("clean", trip_table), ("quarantine", quarantine_table))
@@ -46,7 +48,7 @@ def list_statements() -> list[str]:
 
 
 def _create(folder: str, color: Color, table: Table) -> str:
-    columns = ",\n".join(f"  {_column(field)}" for field in table.fields)
+    columns = ",\n".join(f"  {field.name} {TYPES[field.type]}" for field in table.fields)
     prefix = f"{BUCKET}/{folder}/{color}"
     return (
         f"CREATE OR REPLACE EXTERNAL TABLE `{DATASET}.{table.name}` (\n{columns}\n)\n"
@@ -58,17 +60,3 @@ def _create(folder: str, color: Color, table: Table) -> str:
         f"  uris = ['{prefix}/*.parquet']\n"
         ")"
     )
-
-
-def _column(field: Field) -> str:
-    return f"{field.name} {TYPES[field.type]}"
-
-
-def main() -> None:
-    """Write it to the file named by the argument."""
-    text = "\n".join([HEADER, *(f"{statement};\n" for statement in list_statements())])
-    Path(sys.argv[1]).write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
