@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import nyc_tlc.runs.script  # noqa: F401
 
-import logging
 from collections.abc import Mapping, Sequence
 
 from prefect import flow
@@ -31,8 +30,6 @@ from nyc_tlc.settings import read_settings
 from nyc_tlc.source.published import find_newest
 from nyc_tlc.warehouse.protocol import Kind, Load
 
-log = logging.getLogger("nyc_tlc.report")
-
 
 @flow(flow_run_name=profile_run_name, **RUN_OPTIONS)
 def report(*, profile: Profile = None, source: str | None = None, offline: bool = False) -> Outcome:
@@ -50,7 +47,8 @@ def report(*, profile: Profile = None, source: str | None = None, offline: bool 
     loads = _read_loads(profile, kinds, notes)
     plans = [] if offline else _look_at_source(source, lake, notes)
     months = read_coverage(lake, loads, plans)
-    coverage = write_coverage_page(lake, months, list(loads), notes, _runs_url())
+    ui = PREFECT_UI_URL.value()
+    coverage = write_coverage_page(lake, months, list(loads), notes, f"{ui}/runs/flow-run/" if ui else "")
     trips = [page for color in COLORS if (page := write_trips_page(lake, color))]
     catalog = write_catalog(lake)
 
@@ -82,12 +80,6 @@ def _look_at_source(source: str, lake: Lake, notes: list[str]) -> list[MonthPlan
     except TlcError as error:
         notes.append(f"New and changed months are unknown: {error}")
         return []
-
-
-def _runs_url() -> str:
-    """Return the URL of a flow run's page, without the id; empty if the run's server has no UI."""
-    ui = PREFECT_UI_URL.value()
-    return f"{ui}/runs/flow-run/" if ui else ""
 
 
 if __name__ == "__main__":

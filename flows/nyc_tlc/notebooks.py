@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from nyc_tlc.contract.dataset import Contract, read_contract
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
@@ -70,18 +70,13 @@ def trips(
     if color not in COLORS:
         raise ArgumentError(f"there is no colour {color!r}", expected=", ".join(COLORS))
     profile = profile or read_settings().profile
-    contract, lake = read_contract(color), open_lake(profile)
-    unknown = [name for name in columns or () if name not in contract.clean_schema.names]
-    if unknown:
-        raise ArgumentError(
-            f"{color} trips have no column {', '.join(unknown)}", expected=", ".join(contract.clean_schema.names)
-        )
-    manifests = _manifests(lake, color, start, end, profile)
-    batches = _read(lake, manifests, contract, columns, where)
+    schema, lake = read_contract(color).clean_schema, open_lake(profile)
+    if unknown := [name for name in columns or () if name not in schema.names]:
+        raise ArgumentError(f"{color} trips have no column {', '.join(unknown)}", expected=", ".join(schema.names))
+    wanted = pa.schema([schema.field(name) for name in columns]) if columns else schema
+    batches = _read(lake, _manifests(lake, color, start, end, profile), schema, wanted, where)
     if as_ == "batches":
         return batches
-    schema = contract.clean_schema
-    wanted = pa.schema([schema.field(name) for name in columns]) if columns else schema
     table = pa.Table.from_batches(batches, schema=wanted)
     if as_ == "polars":
         return pl.from_arrow(table)
@@ -111,7 +106,7 @@ def codes(table: str) -> pd.DataFrame:
 def months(
     color: Color | None = None, *, warehouses: Sequence[Kind] | None = None, profile: str | None = None
 ) -> pd.DataFrame:
-    """Return all known months: one row for each colour and month, with its source, its file and its loads.
+    """Return all known months: one row per colour and month, with its source, its file and its loads.
 
     Args:
         color: One colour; all if left out.
@@ -165,12 +160,7 @@ def open_lake(profile: str) -> Lake:
 
 
 def read_loads(profile: str, kinds: Sequence[Kind] | None = None) -> Loads:
-    """Read the loads of a profile's warehouses; for ``local`` without Prefect.
-
-    Args:
-        profile: The profile.
-        kinds: The warehouses; all that the profile has if left out.
-    """
+    """Read the loads of a profile's warehouses, by default of all that it has; for ``local`` without Prefect."""
     if profile == "local" and (kinds is None or list(kinds) == ["duckdb"]):
         return {"duckdb": DuckDbWarehouse(read_settings().home.absolute() / "warehouse.duckdb").loads()}
     from nyc_tlc.profiles import opening  # noqa: PLC0415  as above
@@ -189,34 +179,28 @@ def _manifests(lake: Lake, color: Color, start: str, end: str | None, profile: s
     first, last = Month.parse(start), Month.parse(end or start)
     if last < first:
         raise ArgumentError(f"there are no months from {first} to {last}")
-    manifests, missing, month = [], [], first
+    found, month = {}, first
     while month <= last:
-        manifest = lake.manifest(Keys(color, month))
-        if manifest is None:
-            missing.append(month)
-        else:
-            manifests.append(manifest)
+        found[month] = lake.manifest(Keys(color, month))
         month = month.plus(1)
-    if missing:
+    if missing := [month for month, manifest in found.items() if manifest is None]:
         named = ", ".join(map(str, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise LakeError(
             f"{color} {named}: not in the lake {lake.url('')}",
             fix=f"bring what is missing: python flows/backfill.py --colors {color} --start {missing[0]}"
             f" --end {missing[-1]} --profile {profile}",
         )
-    return manifests
+    return [manifest for manifest in found.values() if manifest]
 
 
 def _read(
-    lake: Lake, manifests: Sequence[Manifest], contract: Contract, columns: Sequence[str] | None, where: str | None
+    lake: Lake, manifests: Sequence[Manifest], schema: pa.Schema, wanted: pa.Schema, where: str | None
 ) -> Iterator[pa.RecordBatch]:
     """Read the rows, month by month.
 
     Raises:
         ArgumentError: when ``where`` is not valid SQL or names an unknown column.
     """
-    schema = contract.clean_schema
-    wanted = pa.schema([schema.field(name) for name in columns]) if columns else schema
     # Check the expression on an empty table, before the first file is read.
     _select(ds.dataset(schema.empty_table()), wanted, where).close()
 

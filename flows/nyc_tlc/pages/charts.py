@@ -20,28 +20,15 @@ DASHES = ("", "7 3", "2 3", "9 3 2 3")
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart.
-
-    Attributes:
-        label: Its name.
-        values: The values from left to right; None is a gap.
-        titles: The tooltip of each value; none if left out.
-    """
+    """A line of a chart: its values from left to right, None for a gap, and a tooltip for each."""
 
     label: str
     values: Sequence[float | None]
     titles: Sequence[str] = ()
 
 
-def draw_bars(title: str, labels: Sequence[str], values: Sequence[float], *, unit: str = "trips") -> Markup:
-    """Draw a bar chart.
-
-    Args:
-        title: The chart's name for a screen reader.
-        labels: The text under each bar.
-        values: The height of each bar.
-        unit: What is counted.
-    """
+def draw_bars(title: str, labels: Sequence[str], values: Sequence[float]) -> Markup:
+    """Draw a bar chart; the title is its name for a screen reader."""
     top = _round_up(max(values, default=0))
     step = (WIDTH - LEFT - RIGHT) / max(1, len(values))
     every = -(-len(labels) // 14)
@@ -50,7 +37,7 @@ def draw_bars(title: str, labels: Sequence[str], values: Sequence[float], *, uni
         x, y = LEFT + index * step, _height(value, top)
         parts.append(
             f'<rect class="bar" x="{x + 1:.1f}" y="{y:.1f}" width="{max(1.0, step - 2):.1f}"'
-            f' height="{HEIGHT - BOTTOM - y:.1f}"><title>{escape(label)}: {value:,.0f} {escape(unit)}</title></rect>'
+            f' height="{HEIGHT - BOTTOM - y:.1f}"><title>{escape(label)}: {value:,.0f} trips</title></rect>'
         )
         if index % every == 0:
             parts.append(_below(x + step / 2, label, second=index // every % 2 == 1))
@@ -64,8 +51,8 @@ def draw_lines(
 
     Args:
         title: The chart's name for a screen reader.
-        lines: The lines, the most important last: it is drawn on top.
-        ticks: Positions, and the text under each.
+        lines: The most important is the last: it is drawn on top.
+        ticks: Indexes of values, and the text under each.
         labelled: Whether each line's label is written at its end.
     """
     places = max((len(line.values) for line in lines), default=0)
