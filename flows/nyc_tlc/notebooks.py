@@ -160,7 +160,12 @@ def open_lake(profile: str) -> Lake:
 
 
 def read_loads(profile: str, kinds: Sequence[Kind] | None = None) -> Loads:
-    """Read the loads of a profile's warehouses, by default of all that it has; for ``local`` without Prefect."""
+    """Read the loads of a profile's warehouses; for ``local`` without Prefect.
+
+    Args:
+        profile: The profile.
+        kinds: The warehouses; all that the profile has if left out.
+    """
     if profile == "local" and (kinds is None or list(kinds) == ["duckdb"]):
         return {"duckdb": DuckDbWarehouse(read_settings().home.absolute() / "warehouse.duckdb").loads()}
     from nyc_tlc.profiles import opening  # noqa: PLC0415  as above

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.month import COLORS, Color
-from nyc_tlc.warehouse.tables import Table, Type, quarantine_table, trip_table
+from nyc_tlc.warehouse.tables import Field, Table, Type, quarantine_table, trip_table
 
 #: Not ``ny_taxi``: there, the loaded tables have these names.
 DATASET = "ny_taxi_lake"
@@ -48,7 +48,7 @@ def list_statements() -> list[str]:
 
 
 def _create(folder: str, color: Color, table: Table) -> str:
-    columns = ",\n".join(f"  {field.name} {TYPES[field.type]}" for field in table.fields)
+    columns = ",\n".join(f"  {_column(field)}" for field in table.fields)
     prefix = f"{BUCKET}/{folder}/{color}"
     return (
         f"CREATE OR REPLACE EXTERNAL TABLE `{DATASET}.{table.name}` (\n{columns}\n)\n"
@@ -60,3 +60,7 @@ def _create(folder: str, color: Color, table: Table) -> str:
         f"  uris = ['{prefix}/*.parquet']\n"
         ")"
     )
+
+
+def _column(field: Field) -> str:
+    return f"{field.name} {TYPES[field.type]}"

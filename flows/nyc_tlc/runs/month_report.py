@@ -6,16 +6,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nyc_tlc.cleaning.rules import BAD_VALUE, NULL_TEXT, ONE_MINUTE, UNPARSEABLE
 from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.pages.anomalies import format_trend
-from nyc_tlc.runs.month import MonthInLake
 from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.load import Answer
 from nyc_tlc.warehouse.volume import read_trailing
+
+if TYPE_CHECKING:  # it imports the tasks, which format their artifacts here
+    from nyc_tlc.runs.month import MonthInLake
 
 
 @dataclass(frozen=True)
