@@ -51,7 +51,7 @@ def load_month(
         file: The month in the lake.
         warehouse: The warehouse.
         flow_run_id: The flow run that loads it.
-        force: Whether to load a file that is already loaded, or whose number of rows is far from usual.
+        force: Whether to load a file that is already loaded.
 
     Returns:
         The month's row of ``loads``, and whether it is new.
@@ -60,7 +60,7 @@ def load_month(
         LakeError: when a file in the lake differs from its manifest.
         ContractError: when a table in the warehouse differs from the contract.
         ReconciliationError: when the row counts differ.
-        VolumeError: when the month has far fewer or far more rows than the months before it.
+        VolumeError: when the month has far fewer or far more rows than the months before it, and force is not set.
         TransientError: when a later attempt can succeed.
     """
     if not force:
