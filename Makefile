@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 DBT_VENV := .venv-dbt
 DESCRIPTIONS := docs/data-dictionary.md docs/external-tables-bigquery.sql dbt/models/staging/sources.yml
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --require-virtualenv
+UV := $(BIN)/uv
+INSTALL = $(UV) pip install --quiet --python $(BIN)/python --require-hashes -r
+AZURITE := $(VENV)/azurite/node_modules/.bin/azurite-blob
 ARGS ?=
 export PYTHONPATH := flows
 # Where PIP_USER is set (Gitpod), pip would install outside of the environment and refuse.
@@ -40,6 +43,10 @@ browser: ## Chromium for the tests of the pages, by apt where it is missing (Deb
 			apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; \
 		else echo "there is no Chromium with its driver, so the tests of the pages are skipped"; fi; \
 	fi
+
+.PHONY: azurite
+azurite: ## Microsoft's emulator for the tests of lakes on Azure, by npm; without it they are skipped
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(AZURITE); else echo "there is no npm"; fi
 
 .PHONY: containers
 containers: ## What torture builds and runs the image with, by apt (Debian, as root)
@@ -78,18 +85,20 @@ bench: $(VENV)/.bench ## Speed and memory against what else there is (minutes); 
 	@$(BIN)/python tests/benchmarks/bench.py $(ARGS)
 
 .PHONY: lock
-lock: ## Lock the newest versions pyproject.toml allows (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
+lock: $(UV) ## Lock the newest versions pyproject.toml allows
+	echo uv | $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+		--upgrade - --output-file requirements-install.lock
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
 		pyproject.toml --output-file requirements.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
 		--constraint requirements.lock --group dev pyproject.toml --output-file requirements-dev.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
 		--constraint requirements-dev.lock --extra aws pyproject.toml --output-file requirements-aws.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
 		--constraint requirements-dev.lock --extra azure pyproject.toml --output-file requirements-azure.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
 		--constraint requirements-dev.lock --group bench --group dev pyproject.toml --output-file requirements-bench.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
 		dbt/requirements.in --output-file requirements-dbt.lock
 
 .PHONY: clean
@@ -104,28 +113,33 @@ $(BIN)/python:
 	done; \
 	echo "error: Python 3.11, 3.12 or 3.13 is needed and $(PYTHON) is $$($(PYTHON) -V 2>&1); set PYTHON=…" >&2; exit 1
 
-# A venv that uv made has no pip of its own, and a pip before 23.3 does not see the pin of a package with extras.
-$(VENV)/.run: requirements.lock | $(BIN)/python
+# pip installs uv, from hashes like all else; uv installs in seconds what takes pip a minute.
+$(UV): requirements-install.lock | $(BIN)/python
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
-	@echo "installing the locked versions into $(VENV) (a minute or two, once)"
-	@$(PIP) install "pip>=24"
-	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --require-hashes -r requirements-install.lock
+	@touch $@
+
+$(VENV)/.run: requirements.lock $(UV)
+	@echo "installing the locked versions into $(VENV) (once)"
+	@$(INSTALL) requirements.lock
 	@sh docker/prune.sh $(VENV)/lib/python3.*/site-packages
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 	@echo "installing the tools for tests and checks"
-	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@$(INSTALL) requirements-dev.lock
 	@touch $@
 
 $(VENV)/.bench: requirements-bench.lock $(VENV)/.dev
 	@echo "installing what is measured against"
-	@$(PIP) install --require-hashes -r requirements-bench.lock
+	@$(INSTALL) requirements-bench.lock
 	@touch $@
 
-$(DBT_VENV)/.ready: requirements-dbt.lock | $(BIN)/python
-	@echo "installing dbt into $(DBT_VENV) (about a minute, once)"
-	@$(BIN)/python -m venv $(DBT_VENV)
-	@$(DBT_VENV)/bin/python -m pip --disable-pip-version-check --quiet install "pip>=24"
-	@$(DBT_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-dbt.lock
+$(DBT_VENV)/.ready: requirements-dbt.lock $(UV)
+	@echo "installing dbt into $(DBT_VENV) (once)"
+	@$(BIN)/python -m venv --without-pip $(DBT_VENV)
+	@$(UV) pip install --quiet --python $(DBT_VENV)/bin/python --require-hashes -r requirements-dbt.lock
 	@touch $@
+
+$(AZURITE):
+	@npm install --silent --no-audit --no-fund --prefix $(VENV)/azurite azurite@3.35.0

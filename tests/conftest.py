@@ -98,7 +98,7 @@ def azurite_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the address of an azurite; skip the test if it is not installed."""
     program = find_azurite()
     if program is None:
-        pytest.skip("no azurite (npm install azurite; TLC_TEST_AZURITE names the program azurite-blob)")
+        pytest.skip("no azurite (make azurite; TLC_TEST_AZURITE names another azurite-blob)")
     with azurite(program, tmp_path_factory.mktemp("azurite")) as url:
         yield url
 

@@ -9,6 +9,7 @@ import http.client
 import os
 import shutil
 import subprocess
+import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -32,8 +33,9 @@ KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr
 
 
 def find_azurite() -> str | None:
-    """Return the program that TLC_TEST_AZURITE names, else the one on the PATH."""
-    return os.environ.get("TLC_TEST_AZURITE") or shutil.which("azurite-blob")
+    """Return the program that TLC_TEST_AZURITE names, else the one that ``make azurite`` installs, or on the PATH."""
+    installed = shutil.which(Path(sys.prefix) / "azurite/node_modules/.bin/azurite-blob")
+    return os.environ.get("TLC_TEST_AZURITE") or installed or shutil.which("azurite-blob")
 
 
 class Azure(ObjectStore):
