@@ -116,7 +116,7 @@ def test_a_table_of_months_that_cannot_be_made_is_a_warning_and_fails_no_run(
     prefect_server: PrefectServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     with temporary_settings({PREFECT_API_URL: prefect_server.url}):
-        tasks.list_months.fn("nowhere", ["green"], [])
+        tasks.list_months.__wrapped__("nowhere", ["green"], [])
     assert "green: the table of months was not written: the profile nowhere has no block" in caplog.text
 
 
