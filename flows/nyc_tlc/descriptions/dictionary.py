@@ -6,18 +6,8 @@ import sys
 from pathlib import Path
 
 from nyc_tlc.contract.dataset import NULL_TEXTS, OUR_COLUMNS, Column, Contract, FileFormat, code_tables, read_contract
+from nyc_tlc.contract.types import TYPES
 from nyc_tlc.month import COLORS, Month
-
-#: The contract's types -> those of Parquet, DuckDB, Postgres and BigQuery.
-TYPES = {
-    "int8": ("int8", "TINYINT", "smallint", "INTEGER"),
-    "int16": ("int16", "SMALLINT", "smallint", "INTEGER"),
-    "int32": ("int32", "INTEGER", "integer", "INTEGER"),
-    "float64": ("double", "DOUBLE", "double precision", "FLOAT"),
-    "string": ("string", "VARCHAR", "text", "STRING"),
-    "timestamp": ("timestamp[us], no zone", "TIMESTAMP", "timestamp without time zone", "DATETIME"),
-    "date": ("date32", "DATE", "date", "DATE"),
-}
 
 
 def make_dictionary() -> str:
@@ -33,7 +23,7 @@ def make_dictionary() -> str:
         "",
         "| Here | Parquet | DuckDB | Postgres | BigQuery |",
         "|---|---|---|---|---|",
-        *(f"| {name} | {' | '.join(types)} |" for name, types in TYPES.items()),
+        *(f"| {kind} | `{n.arrow}` | `{n.duckdb}` | `{n.postgres}` | `{n.bigquery}` |" for kind, n in TYPES.items()),
         "",
         "## Files that other tools saved",
         "",
