@@ -222,7 +222,7 @@ class PostgresWarehouse:
             cursor.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(qualify(table.name), old))
             cursor.execute(sql.SQL("DROP TABLE {}").format(old))
         cursor.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(qualify(filled), sql.Identifier(partition)))
-        _rename_indexes_and_constraints(cursor, partition)
+        _rename_index_and_constraints(cursor, filled, partition)
         cursor.execute(
             sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
                 qualify(table.name), qualify(partition), *_bounds(file.month)
@@ -282,23 +282,18 @@ def _find_partition(cursor: extensions.cursor, table: Table, month: Month) -> sq
     return sql.SQL(row[0]) if row else None
 
 
-def _rename_indexes_and_constraints(cursor: extensions.cursor, partition: str) -> None:
-    """Rename a filled table's indexes and constraints after its partition."""
-    at = f"{SCHEMA}.{partition}"
+def _rename_index_and_constraints(cursor: extensions.cursor, filled: str, partition: str) -> None:
+    """Name a filled table's index and constraints after its partition."""
+    index, new = f"{filled}_pickup_datetime_brin", sql.Identifier(f"{partition}_pickup_datetime_brin")
+    cursor.execute(sql.SQL("ALTER INDEX {} RENAME TO {}").format(qualify(index), new))
+    # Since version 18, NOT NULL is a constraint with a name.
     cursor.execute(
-        "SELECT conname FROM pg_constraint WHERE conrelid = to_regclass(%s) AND conname LIKE '%%\\_filling\\_%%'", [at]
+        "SELECT conname FROM pg_constraint WHERE conrelid = to_regclass(%s) AND starts_with(conname, %s)",
+        [f"{SCHEMA}.{partition}", filled],
     )
     for (name,) in cursor.fetchall():
-        old, new = sql.Identifier(name), sql.Identifier(name.replace("_filling_", "_"))
+        old, new = sql.Identifier(name), sql.Identifier(name.replace(filled, partition))
         cursor.execute(sql.SQL("ALTER TABLE {} RENAME CONSTRAINT {} TO {}").format(qualify(partition), old, new))
-    cursor.execute(
-        "SELECT relname FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid"
-        " WHERE indrelid = to_regclass(%s) AND relname LIKE '%%\\_filling\\_%%'",
-        [at],
-    )
-    for (name,) in cursor.fetchall():
-        new = sql.Identifier(name.replace("_filling_", "_"))
-        cursor.execute(sql.SQL("ALTER INDEX {} RENAME TO {}").format(qualify(name), new))
 
 
 def _make_execute(cursor: extensions.cursor) -> Execute:

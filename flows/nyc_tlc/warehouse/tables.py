@@ -20,14 +20,7 @@ SCHEMA = "ny_taxi"
 
 @dataclass(frozen=True)
 class Field:
-    """A column of a table.
-
-    Attributes:
-        name: Its name.
-        type: The type of its values.
-        description: What it holds, with the unit.
-        required: Whether every row has a value.
-    """
+    """A column of a table. A required one has a value in every row."""
 
     name: str
     type: Type
@@ -37,14 +30,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
-
-    Attributes:
-        name: Its name in the schema.
-        description: What a row is.
-        fields: Its columns.
-        key: The columns that identify a row.
-    """
+    """A table. The columns of the key identify a row."""
 
     name: str
     description: str
@@ -122,7 +108,7 @@ def month_tables(contract: Contract | None = None) -> tuple[Table, ...]:
     Args:
         contract: Used instead of the contract of its colour.
     """
-    known = {color: read_contract(color) for color in COLORS} | ({contract.color: contract} if contract else {})
+    known = _read_contracts(contract)
     return (*(make(each) for make in (trip_table, quarantine_table) for each in known.values()), LOADS)
 
 
@@ -132,8 +118,11 @@ def trip_tables(contract: Contract | None = None) -> dict[Color, Table]:
     Args:
         contract: Used instead of the contract of its colour.
     """
-    known = {color: read_contract(color) for color in COLORS} | ({contract.color: contract} if contract else {})
-    return {color: trip_table(each) for color, each in known.items()}
+    return {color: trip_table(each) for color, each in _read_contracts(contract).items()}
+
+
+def _read_contracts(own: Contract | None) -> dict[Color, Contract]:
+    return {color: read_contract(color) for color in COLORS} | ({own.color: own} if own else {})
 
 
 @dataclass(frozen=True)
