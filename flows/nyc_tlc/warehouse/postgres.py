@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import psycopg2
-from psycopg2 import errors, extensions, sql
+from psycopg2 import errors, extensions
 
 from nyc_tlc.errors import BusyError, ConfigurationError
 from nyc_tlc.lake.store import Lake
@@ -80,15 +80,14 @@ class PostgresWarehouse:
     def replace_month(self, file: LakeFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
         """Replace the month's rows by those of the files."""
         tables = (trip_table(file.contract), file), (quarantine_table(file.contract), file.quarantine)
+        of_month = f"file_month = '{file.month.first_day}'"
         with self._transaction(file.name, kept="the old rows stay") as cursor:
             self._lock_month(cursor, file)
             known = read_loads(_make_execute(cursor)).get((file.manifest.color, file.month))
             if known and known.is_of(file.manifest) and not force:
                 cursor.execute("SAVEPOINT look")
-                if [_count(cursor, table, file.month) for table, _ in tables] == [
-                    known.row_count,
-                    known.quarantine_rows,
-                ]:
+                counts = [_count(cursor, f"{qualify(table.name)} WHERE {of_month}") for table, _ in tables]
+                if counts == [known.row_count, known.quarantine_rows]:
                     return known, False
                 # The counts locked the table, which would block the swaps of other months until the commit.
                 cursor.execute("ROLLBACK TO SAVEPOINT look")
@@ -104,9 +103,12 @@ class PostgresWarehouse:
         """Fill a new table with the file's rows, and check their number. Return the table's name."""
         # An unusual name, and nothing with that name is dropped: it may be a table of the user.
         filled = f"{_partition(table, file.month)}_filling"
-        copied = self._fill_table(cursor, file, table, filled)
-        found = _fetch_number(cursor, sql.SQL("SELECT count(*) FROM {}").format(qualify(filled)))
-        reconcile(file, self.place, copied=copied, found=found)
+        # The CHECK spares ATTACH a scan. The partitioned table is not read: that would block the swaps of other months.
+        check = f"CONSTRAINT is_its_month CHECK (file_month = '{file.month.first_day}')"
+        cursor.execute(f"CREATE TABLE {qualify(filled)} ({define_columns(table)}, {check})")
+        copied = copy(cursor, filled, file.schema, file.batches(), frozen=True)
+        create_index(cursor, filled)
+        reconcile(file, self.place, copied=copied, found=_count(cursor, qualify(filled)))
         return filled
 
     def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
@@ -161,30 +163,16 @@ class PostgresWarehouse:
                 ) from error
         cursor.execute("SET LOCAL lock_timeout = 0")
 
-    def _fill_table(self, cursor: extensions.cursor, file: LakeFile, table: Table, filled: str) -> int:
-        """Create a table with the file's rows, and a CHECK so that ATTACH need not scan it. Return the number of rows.
-
-        The partitioned table is not read, because that would block the swaps of other months.
-        """
-        cursor.execute(
-            sql.SQL("CREATE TABLE {} ({}, CONSTRAINT is_its_month CHECK (file_month = {}))").format(
-                qualify(filled), define_columns(table), sql.Literal(file.month.first_day)
-            )
-        )
-        copied = copy(cursor, filled, file.schema, file.batches(), frozen=True)
-        create_index(cursor, filled)
-        return copied
-
     def _lock_for_swap(self, cursor: extensions.cursor, file: LakeFile, tables: Sequence[Table]) -> None:
         """Lock the tables for the swap. Readers are blocked only if an old partition must be dropped."""
 
         def lock() -> None:
             for table in tables:
                 old = _find_partition(cursor, table, file.month)
-                mode = sql.SQL("ACCESS EXCLUSIVE" if old else "SHARE UPDATE EXCLUSIVE")
-                cursor.execute(sql.SQL("LOCK TABLE {} IN {} MODE").format(qualify(table.name), mode))
+                mode = "ACCESS EXCLUSIVE" if old else "SHARE UPDATE EXCLUSIVE"
+                cursor.execute(f"LOCK TABLE {qualify(table.name)} IN {mode} MODE")
 
-        self._wait_for_locks(cursor, file.name, " and ".join(f"{SCHEMA}.{table.name}" for table in tables), lock)
+        self._wait_for_locks(cursor, file.name, " and ".join(qualify(table.name) for table in tables), lock)
 
     def _wait_for_locks(self, cursor: extensions.cursor, what: str, busy: str, act: Callable[[], None]) -> None:
         """Run ``act``, which needs locks; try again after a pause while other transactions hold them.
@@ -217,20 +205,17 @@ class PostgresWarehouse:
 
     def _swap(self, cursor: extensions.cursor, file: LakeFile, table: Table, filled: str) -> None:
         """Replace the old partition by the filled table. The caller holds the locks."""
-        partition = _partition(table, file.month)
-        if old := _find_partition(cursor, table, file.month):
-            cursor.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(qualify(table.name), old))
-            cursor.execute(sql.SQL("DROP TABLE {}").format(old))
-        cursor.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(qualify(filled), sql.Identifier(partition)))
-        _rename_index_and_constraints(cursor, filled, partition)
-        cursor.execute(
-            sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
-                qualify(table.name), qualify(partition), *_bounds(file.month)
-            )
-        )
-        cursor.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT is_its_month").format(qualify(partition)))
-        comment = f"{file.name}: the partition of {SCHEMA}.{table.name} for {file.month}; every load replaces it whole"
-        cursor.execute(sql.SQL("COMMENT ON TABLE {} IS %s").format(qualify(partition)), [comment])
+        whole, name, month = qualify(table.name), _partition(table, file.month), file.month
+        if old := _find_partition(cursor, table, month):
+            cursor.execute(f"ALTER TABLE {whole} DETACH PARTITION {old}")
+            cursor.execute(f"DROP TABLE {old}")
+        cursor.execute(f"ALTER TABLE {qualify(filled)} RENAME TO {name}")
+        _rename_index_and_constraints(cursor, filled, name)
+        bounds = f"FROM ('{month.first_day}') TO ('{month.plus(1).first_day}')"
+        cursor.execute(f"ALTER TABLE {whole} ATTACH PARTITION {qualify(name)} FOR VALUES {bounds}")
+        cursor.execute(f"ALTER TABLE {qualify(name)} DROP CONSTRAINT is_its_month")
+        comment = f"{file.name}: the partition of {whole} for {month}; every load replaces it whole"
+        cursor.execute(f"COMMENT ON TABLE {qualify(name)} IS %s", [comment])
 
     @contextlib.contextmanager
     def _transaction(self, what: str, kept: str = "") -> Iterator[extensions.cursor]:
@@ -252,48 +237,39 @@ class PostgresWarehouse:
             connection.close()
 
 
-def _bounds(month: Month) -> tuple[sql.Literal, sql.Literal]:
-    return sql.Literal(month.first_day), sql.Literal(month.plus(1).first_day)
-
-
-def _fetch_number(cursor: extensions.cursor, query: sql.Composable, *values: object) -> int:
-    cursor.execute(query, values)
-    row = cursor.fetchone()
-    return int(row[0]) if row else 0
-
-
-def _count(cursor: extensions.cursor, table: Table, month: Month) -> int:
-    count = sql.SQL("SELECT count(*) FROM {} WHERE file_month = %s").format(qualify(table.name))
-    return _fetch_number(cursor, count, month.first_day)
+def _count(cursor: extensions.cursor, rows: str) -> int:
+    """Return the number of rows FROM a table, with a condition or without."""
+    cursor.execute(f"SELECT count(*) FROM {rows}")
+    return int((cursor.fetchone() or [0])[0])
 
 
 def _partition(table: Table, month: Month) -> str:
     return f"{table.name}_{month.year:04d}_{month.month:02d}"
 
 
-def _find_partition(cursor: extensions.cursor, table: Table, month: Month) -> sql.SQL | None:
+def _find_partition(cursor: extensions.cursor, table: Table, month: Month) -> str | None:
     """Return the partition that has a month, whatever its name; None if there is none."""
     cursor.execute(
         "SELECT inhrelid::regclass::text FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
         " WHERE inhparent = to_regclass(%s) AND pg_get_expr(relpartbound, inhrelid) LIKE %s",
-        [f"{SCHEMA}.{table.name}", f"FOR VALUES FROM ('{month.first_day}') TO %"],
+        [qualify(table.name), f"FOR VALUES FROM ('{month.first_day}') TO %"],
     )
     row = cursor.fetchone()
-    return sql.SQL(row[0]) if row else None
+    return row[0] if row else None
 
 
 def _rename_index_and_constraints(cursor: extensions.cursor, filled: str, partition: str) -> None:
     """Name a filled table's index and constraints after its partition."""
-    index, new = f"{filled}_pickup_datetime_brin", sql.Identifier(f"{partition}_pickup_datetime_brin")
-    cursor.execute(sql.SQL("ALTER INDEX {} RENAME TO {}").format(qualify(index), new))
+    index = f"{filled}_pickup_datetime_brin"
+    cursor.execute(f"ALTER INDEX {qualify(index)} RENAME TO {index.replace(filled, partition)}")
     # Since version 18, NOT NULL is a constraint with a name.
     cursor.execute(
         "SELECT conname FROM pg_constraint WHERE conrelid = to_regclass(%s) AND starts_with(conname, %s)",
-        [f"{SCHEMA}.{partition}", filled],
+        [qualify(partition), filled],
     )
     for (name,) in cursor.fetchall():
-        old, new = sql.Identifier(name), sql.Identifier(name.replace(filled, partition))
-        cursor.execute(sql.SQL("ALTER TABLE {} RENAME CONSTRAINT {} TO {}").format(qualify(partition), old, new))
+        new = name.replace(filled, partition)
+        cursor.execute(f"ALTER TABLE {qualify(partition)} RENAME CONSTRAINT {name} TO {new}")
 
 
 def _make_execute(cursor: extensions.cursor) -> Execute:

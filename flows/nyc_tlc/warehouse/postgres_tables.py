@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-from psycopg2 import extensions, sql
+from psycopg2 import extensions
 
 from nyc_tlc.contract import types
 from nyc_tlc.errors import ConfigurationError
@@ -39,7 +39,7 @@ def create_missing(
     cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"nyc_tlc {SCHEMA}"])
     cursor.execute("SELECT to_regnamespace(%s)", [SCHEMA])
     if cursor.fetchone() == (None,):
-        cursor.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)))
+        cursor.execute(f"CREATE SCHEMA {SCHEMA}")
     for table in tables:
         _prepare(cursor, table, place)
     for lookup in lookups:
@@ -51,7 +51,7 @@ def create_missing(
 def replace_lookup(cursor: extensions.cursor, lookup: Lookup, place: str) -> None:
     """Replace all rows of a lookup table."""
     _prepare(cursor, lookup.table, place)
-    cursor.execute(sql.SQL("DELETE FROM {}").format(qualify(lookup.table.name)))
+    cursor.execute(f"DELETE FROM {qualify(lookup.table.name)}")
     copy(cursor, lookup.table.name, lookup.rows.schema, iter(lookup.rows.to_batches()), frozen=False)
 
 
@@ -67,20 +67,18 @@ def copy(
         batches: The rows.
         frozen: Whether all transactions see the rows after the commit, also older ones. The table must be new.
     """
-    command = sql.SQL("COPY {} ({}) FROM STDIN WITH (FORMAT binary{})").format(
-        qualify(table), _join_names(schema.names), sql.SQL(", FREEZE" if frozen else "")
-    )
+    options = "FORMAT binary, FREEZE" if frozen else "FORMAT binary"
     encoded = CopyStream(schema, batches)
     try:
-        cursor.copy_expert(command, encoded)
+        cursor.copy_expert(f"COPY {qualify(table)} ({', '.join(schema.names)}) FROM STDIN WITH ({options})", encoded)
     finally:
         encoded.stop()
     return int(cursor.rowcount)
 
 
-def qualify(name: str) -> sql.Identifier:
-    """Return a name in our schema."""
-    return sql.Identifier(SCHEMA, name)
+def qualify(name: str) -> str:
+    """Return a name with our schema. Our names are plain words, so none needs quotes."""
+    return f"{SCHEMA}.{name}"
 
 
 def find_columns(cursor: extensions.cursor, table: str) -> dict[str, str]:
@@ -88,43 +86,36 @@ def find_columns(cursor: extensions.cursor, table: str) -> dict[str, str]:
     cursor.execute(
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
         " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-        [f"{SCHEMA}.{table}"],
+        [qualify(table)],
     )
     return dict(cursor.fetchall())
 
 
-def define_columns(table: Table) -> sql.Composed:
+def define_columns(table: Table) -> str:
     """Return a table's columns for CREATE TABLE."""
-    required = {True: sql.SQL(" NOT NULL"), False: sql.SQL("")}
-    return sql.SQL(", ").join(
-        sql.SQL("{} {}{}").format(sql.Identifier(each.name), sql.SQL(TYPES[each.type]), required[each.required])
-        for each in table.fields
-    )
+    return ", ".join(f"{each.name} {TYPES[each.type]}{' NOT NULL' * each.required}" for each in table.fields)
 
 
 def create_index(cursor: extensions.cursor, table: str) -> None:
     """Index the pick-up time of a table."""
-    index = sql.Identifier(f"{table}_pickup_datetime_brin")
-    cursor.execute(sql.SQL("CREATE INDEX {} ON {} USING brin (pickup_datetime)").format(index, qualify(table)))
+    cursor.execute(f"CREATE INDEX {table}_pickup_datetime_brin ON {qualify(table)} USING brin (pickup_datetime)")
 
 
 def _prepare(cursor: extensions.cursor, table: Table, place: str) -> None:
     """Create a table, or add its missing columns."""
     name, found = qualify(table.name), find_columns(cursor, table.name)
     if not found:
-        command = "CREATE TABLE {} ({}, PRIMARY KEY ({}))"
+        columns = define_columns(table)
         if table.key == TRIP_KEY:
-            command = "CREATE TABLE {} ({}) PARTITION BY RANGE (file_month)"
-        cursor.execute(sql.SQL(command).format(name, define_columns(table), _join_names(table.key)))
-        if table.key == TRIP_KEY:
+            cursor.execute(f"CREATE TABLE {name} ({columns}) PARTITION BY RANGE (file_month)")
             create_index(cursor, table.name)
-        cursor.execute(sql.SQL("COMMENT ON TABLE {} IS %s").format(name), [table.description])
+        else:
+            cursor.execute(f"CREATE TABLE {name} ({columns}, PRIMARY KEY ({', '.join(table.key)}))")
+        cursor.execute(f"COMMENT ON TABLE {name} IS %s", [table.description])
     for field in missing_fields(table, found, TYPES, place):
-        column = sql.Identifier(field.name)
         if found:
-            kind = sql.SQL(TYPES[field.type])
-            cursor.execute(sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(name, column, kind))
-        cursor.execute(sql.SQL("COMMENT ON COLUMN {}.{} IS %s").format(name, column), [field.description])
+            cursor.execute(f"ALTER TABLE {name} ADD COLUMN {field.name} {TYPES[field.type]}")
+        cursor.execute(f"COMMENT ON COLUMN {name}.{field.name} IS %s", [field.description])
 
 
 def _replace_views(cursor: extensions.cursor, views: Sequence[View], place: str) -> None:
@@ -136,25 +127,21 @@ def _replace_views(cursor: extensions.cursor, views: Sequence[View], place: str)
     found = {view.name: tuple(find_columns(cursor, view.name)) for view in views}
     changed = [view for view in views if found[view.name] != view.columns]
     if any(view.columns[: len(found[view.name])] != found[view.name] for view in changed):
-        _drop_views(cursor, views, found, place)
+        _drop_views(cursor, [name for name, columns in found.items() if columns], place)
         changed = list(views)
     for view in changed:
-        name, query = qualify(view.name), sql.SQL(view.sql(lambda table: f"{SCHEMA}.{table}"))
-        cursor.execute(sql.SQL("CREATE OR REPLACE VIEW {} AS {}").format(name, query))
-        cursor.execute(sql.SQL("COMMENT ON VIEW {} IS %s").format(name), [view.description])
+        cursor.execute(f"CREATE OR REPLACE VIEW {qualify(view.name)} AS {view.sql(qualify)}")
+        cursor.execute(f"COMMENT ON VIEW {qualify(view.name)} IS %s", [view.description])
 
 
-def _drop_views(
-    cursor: extensions.cursor, views: Sequence[View], found: Mapping[str, tuple[str, ...]], place: str
-) -> None:
-    there = [view.name for view in views if found[view.name]]
-    if grants := [grant for name in there for grant in _list_grants(cursor, name)]:
-        listed = ", ".join(f"{SCHEMA}.{name}" for name in there)
+def _drop_views(cursor: extensions.cursor, views: Sequence[str], place: str) -> None:
+    command = f"DROP VIEW {', '.join(map(qualify, views))}"
+    if grants := [grant for view in views for grant in _list_grants(cursor, view)]:
         raise ConfigurationError(
             f"{place}: the views in {SCHEMA} must be dropped and created again, and others have permissions on them",
-            fix=f"run DROP VIEW {listed}; load again; then run {'; '.join(grants)}",
+            fix=f"run {command}; load again; then run {'; '.join(grants)}",
         )
-    cursor.execute(sql.SQL("DROP VIEW {}").format(sql.SQL(", ").join(map(qualify, there))))
+    cursor.execute(command)
 
 
 def _list_grants(cursor: extensions.cursor, view: str) -> list[str]:
@@ -167,10 +154,6 @@ def _list_grants(cursor: extensions.cursor, view: str) -> list[str]:
         " SELECT pg_class.oid, relowner, attname, (aclexplode(attacl)).* FROM pg_attribute"
         " JOIN pg_class ON pg_class.oid = attrelid) AS granted"
         " WHERE oid = to_regclass(%s) AND grantee <> relowner",
-        [f"{SCHEMA}.{view}"],
+        [qualify(view)],
     )
     return [grant for (grant,) in cursor.fetchall()]
-
-
-def _join_names(names: Sequence[str]) -> sql.Composed:
-    return sql.SQL(", ").join(map(sql.Identifier, names))
