@@ -3,10 +3,10 @@
 Implements, for one project:
 
 * datasets: insert, get, delete.
-* tables: insert, get, patch (``If-Match``) and delete. Flat schemas of STRING, INTEGER, FLOAT, BOOLEAN, DATE, DATETIME
-  and TIMESTAMP; partitioning by the MONTH of a column; clustering and descriptions, which are kept; views.
-* load jobs of one Parquet file, from ``gs://`` or from multipart and resumable uploads, that replace a table or a
-  partition. A job runs in its own thread and takes effect in one transaction, or fails and changes nothing.
+* tables: insert, get, patch and delete. Flat schemas of STRING, INTEGER, FLOAT, BOOLEAN, DATE, DATETIME and TIMESTAMP;
+  partitioning by the MONTH of a column; clustering and descriptions, which are kept; views.
+* load jobs of one Parquet file that replace a table or a partition, from ``gs://`` or from multipart and resumable
+  uploads of one part. A job runs in its own thread and takes effect in one transaction, or fails and changes nothing.
 * job ids of the client's choice: 409 when repeated, also when the tables are gone.
 * datasets and tables: list.
 * queries (jobs.query with ``requestId``): SELECT. **Google's own analyzer looks at each first** (``google_sql``), with
@@ -21,8 +21,6 @@ Everything else is refused: 501.
 
 from __future__ import annotations
 
-import io
-import itertools
 import json
 import re
 import socket
@@ -38,34 +36,27 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import duckdb
-import pyarrow as pa
-import pyarrow.parquet as pq
-import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
+from stand_ins.bigquery_statements import STATEMENT_TYPES, Statement, split_script
+from stand_ins.bigquery_values import (
+    ApiError,
+    ParquetSource,
+    Resource,
+    check_fields,
+    name_type,
+    read_fields,
+    write_rows,
+)
 from stand_ins.google_sql import GoogleSqlError, analyze
 from stand_ins.serving import serving
 
-Resource = dict[str, Any]
 Answer = tuple[int, dict[str, str], Resource | None]
 Key = tuple[str, str]
 
-# BigQuery's type: DuckDB's, Arrow's.
-_TYPES: dict[str, tuple[str, pa.DataType]] = {
-    "STRING": ("VARCHAR", pa.string()),
-    "INTEGER": ("BIGINT", pa.int64()),
-    "FLOAT": ("DOUBLE", pa.float64()),
-    "BOOLEAN": ("BOOLEAN", pa.bool_()),
-    "DATE": ("DATE", pa.date32()),
-    "DATETIME": ("TIMESTAMP", pa.timestamp("us")),
-    "TIMESTAMP": ("TIMESTAMPTZ", pa.timestamp("us", "UTC")),
-}
 #: What Google gives a new dataset of a project without billing: 60 days.
 SANDBOX_EXPIRATION = dict.fromkeys(("defaultPartitionExpirationMs", "defaultTableExpirationMs"), "5184000000")
-_NEW_NAMES = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN"}
-_STATUSES = {"authError": 401, "accessDenied": 403, "notFound": 404, "duplicate": 409}
-_STATUSES |= {"internalError": 500, "notImplemented": 501}
 
 
 @dataclass
@@ -93,16 +84,6 @@ class Fault:
     message: str = "injected"
     reached: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
-
-
-class ApiError(Exception):
-    """What BigQuery refuses to do, as an error of the API or of a job."""
-
-    def __init__(self, reason: str, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.proto = {"reason": reason, "message": message, "domain": "global"}
-        self.status = status or _STATUSES.get(reason, 400)
-        self.body = {"error": {"code": self.status, "message": message, "errors": [self.proto]}}
 
 
 @dataclass
@@ -379,7 +360,7 @@ class BigQuery:
             if "view" in asked:
                 fields = self._define_view(cursor, dataset, table, asked["view"])
             else:
-                fields = _checked_fields(asked.get("schema", {}).get("fields", []))
+                fields = check_fields(asked.get("schema", {}).get("fields", []))
                 cursor.execute(_create(dataset, table, fields))
             self.tables[dataset, table] = self._new_table(dataset, table, fields, asked)
         return self.tables[dataset, table]
@@ -407,10 +388,10 @@ class BigQuery:
             if "view" in patch:
                 patch["schema"] = {"fields": self._define_view(cursor, dataset, table, patch["view"])}
             elif "schema" in patch:
-                fields = _checked_fields(patch["schema"]["fields"])
+                fields = check_fields(patch["schema"]["fields"])
                 self._extend(cursor, found, fields)
                 patch["schema"] = {"fields": fields}
-            own = ("tableReference", "etag", "id", "kind", "location", "type")
+            own = ("tableReference", "id", "kind", "location", "type")
             self.tables[dataset, table] = _stamped({**found, **{k: v for k, v in patch.items() if k not in own}})
         return self.tables[dataset, table]
 
@@ -429,7 +410,7 @@ class BigQuery:
         if len(declared) - len(new) < len(there) or any(one["mode"] == "REQUIRED" for one in new):
             raise _mismatch(table, "It can only gain columns, which are not required")
         for one in new:
-            cursor.execute(f'{alter} ADD COLUMN "{one["name"]}" {_duck_type(one)}')
+            cursor.execute(f'{alter} ADD COLUMN "{one["name"]}" {name_type(one)}')
 
     # Jobs.
 
@@ -533,7 +514,7 @@ class BigQuery:
         dataset, decorated = load["destinationTable"]["datasetId"], load["destinationTable"]["tableId"]
         name, _, partition = decorated.partition("$")
         table, target = self.tables.get((dataset, name)), f'"{dataset}"."{name}"'
-        declared, by = _checked_fields(load["schema"]["fields"]), load.get("timePartitioning")
+        declared, by = check_fields(load["schema"]["fields"]), load.get("timePartitioning")
         kept = {"expirationMs": table.get("timePartitioning", {}).get("expirationMs")} if table else {}
         if table and by and {**by, **kept} != {**table.get("timePartitioning", {}), **kept}:
             expected = f"Expects {table.get('timePartitioning')}, but input partitioning specification is {by}"
@@ -576,7 +557,7 @@ class BigQuery:
 
     def _run_script(self, configuration: Resource, reference: Resource) -> Job:
         """Run the statements of a query job, one after the other; the answer is the last one's."""
-        texts = _split(configuration["query"]["query"])
+        texts = split_script(configuration["query"]["query"])
         kinds, values = dict[str, str](), dict[str, Any]()
         job = self._new_job({"location": "US", **reference}, configuration)
         statement, answer = None, dict[str, Any]()
@@ -595,7 +576,7 @@ class BigQuery:
             statement = self._statement(text, kinds)
             used = {name: value for name, value in values.items() if f"${name}" in statement.sql}
             answer = self._run(statement, used, job, {"useInt64Timestamp": True})
-        kind = "SCRIPT" if len(texts) > 1 or statement is None else _STATEMENT_TYPES.get(statement.kind, statement.kind)
+        kind = "SCRIPT" if len(texts) > 1 or statement is None else STATEMENT_TYPES.get(statement.kind, statement.kind)
         details = {"statementType": kind, "numDmlAffectedRows": answer.get("numDmlAffectedRows")}
         if statement and kind in ("SELECT", "CREATE_TABLE_AS_SELECT"):
             dataset, table = (_RESULTS, job.reference["jobId"]) if kind == "SELECT" else statement.target
@@ -612,7 +593,8 @@ class BigQuery:
     def _get_query_results(self, request: Request) -> Resource:
         answer = self._job(request).answer
         # Who asks for no rows wants to know whether the job is done.
-        return {name: part for name, part in answer.items() if name != "rows"} if _asks_for_none(request) else answer
+        without = ["rows"] if request.query.get("maxResults") == "0" else []
+        return {name: part for name, part in answer.items() if name not in without}
 
     def _analyze_query(self, text: str, parameters: dict[str, str]) -> None:
         statement = Statement(text, self.project, parameters)
@@ -650,7 +632,7 @@ class BigQuery:
             if statement.kind == "SELECT":
                 with self._transaction(writes=False) as cursor:
                     rows = cursor.sql(statement.sql, params=values or None).to_arrow_table()
-                answer |= {"schema": {"fields": _fields(rows.schema, results=True)}, **_rows(rows, options)}
+                answer |= {"schema": {"fields": read_fields(rows.schema, results=True)}, **write_rows(rows, options)}
             elif statement.kind in ("MERGE", "UPDATE", "DELETE", "INSERT"):
                 answer["numDmlAffectedRows"] = str(self._change(statement, values))
             else:
@@ -702,7 +684,7 @@ class BigQuery:
             raise ApiError("invalid", "Cannot replace a table with a different partitioning spec. Instead, DROP it")
         if columns:
             kinds = ((each.name, each.args["kind"].sql("bigquery")) for each in columns)
-            fields = _checked_fields([{"name": column, "type": kind} for column, kind in kinds])
+            fields = check_fields([{"name": column, "type": kind} for column, kind in kinds])
             cursor.execute(_create(dataset, name, fields, replace=True))
             cursor.execute(f'INSERT INTO "{dataset}"."{name}" {query}')
         else:
@@ -711,125 +693,8 @@ class BigQuery:
         self.tables[dataset, name] = self._new_table(dataset, name, fields, asked)
 
 
-class ParquetSource:
-    """A Parquet file as BigQuery sees it.
-
-    Attributes:
-        fields: Its columns as fields, all NULLABLE.
-        size: Its bytes.
-    """
-
-    def __init__(self, uri: str, content: bytes) -> None:
-        self._uri, self.size = uri, len(content)
-        try:
-            self._table = pq.read_table(io.BytesIO(content))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise self._unreadable("Input file is not in Parquet format.") from error
-        self.fields = _fields(self._table.schema, results=False)
-
-    def _unreadable(self, why: str) -> ApiError:
-        return ApiError("invalid", f"Error while reading data, error message: {why} File: {self._uri}")
-
-    def cast(self, fields: list[Resource]) -> pa.Table:
-        """The rows with a table's columns; a column that it does not have is an error."""
-        positions = {f["name"]: i for i, f in enumerate(self.fields)}
-        if unknown := positions.keys() - {f["name"] for f in fields}:
-            raise self._unreadable(f"No field in the schema for Parquet column '{min(unknown)}'.")
-        columns = {}
-        for one in fields:
-            (_, arrow), i = _TYPES[one["type"]], positions.get(one["name"])
-            arrow = pa.list_(arrow) if one["mode"] == "REPEATED" else arrow
-            column = pa.nulls(self._table.num_rows, arrow) if i is None else self._table.column(i)
-            if i is not None and (self.fields[i]["mode"] == "REPEATED") != (one["mode"] == "REPEATED"):
-                raise self._unreadable(
-                    f"Parquet column '{one['name']}' is a list where the schema has none, or not one."
-                )
-            # A time without a zone can be read as UTC; nothing else becomes another type.
-            kinds = one["type"] if i is None else self.fields[i]["type"], one["type"]
-            if i is not None and kinds[0] != kinds[1] and kinds != ("DATETIME", "TIMESTAMP"):
-                raise self._unreadable(f"Parquet column '{one['name']}' is {kinds[0]} and not {kinds[1]}.")
-            if one["mode"] == "REQUIRED" and column.null_count:
-                raise self._unreadable(f"Required field {one['name']} cannot be null.")
-            columns[one["name"]] = column.cast(arrow)
-        return pa.table(columns)
-
-
-class Statement:
-    """A GoogleSQL statement in DuckDB's words.
-
-    Attributes:
-        kind: SELECT, MERGE, INSERT, UPDATE, DELETE, VIEW, TABLE or SCHEMA (it creates one), or DROP.
-        tree: What sqlglot read.
-        sql: The statement for DuckDB.
-        tables: The tables and views that it names, each a dataset and a name.
-        target: The one that it changes or creates.
-        reads: Those that must be there.
-    """
-
-    def __init__(self, text: str, project: str, parameters: dict[str, str]) -> None:
-        self.tree = sqlglot.parse_one(text, read="bigquery")
-        self.kind = next((kind for kind, of in _STATEMENTS.items() if isinstance(self.tree, of)), "")
-        if self.kind == "VIEW":
-            self.kind = {"VIEW": "VIEW", "SCHEMA": "SCHEMA"}.get(self.tree.args["kind"], "")
-            if self.tree.args["kind"] == "TABLE" and self.tree.expression:
-                self.kind = "TABLE"
-        if not self.kind or (self.kind == "DROP" and self.tree.args["kind"] != "TABLE"):
-            raise sqlglot.ParseError(f"The stand-in has no {type(self.tree).__name__}")
-        names = {cte.alias for cte in self.tree.find_all(exp.CTE)}
-        named = [table for table in self.tree.find_all(exp.Table) if table.db or table.name not in names]
-        if self.kind == "SCHEMA":
-            named = []
-        for table in named:
-            if table.catalog not in ("", project) or not table.db:
-                raise ApiError("accessDenied", f"Access Denied: Table {table.sql()}: it may not exist")
-            table.set("catalog", None)
-        self.tables = list(dict.fromkeys((table.db, table.name) for table in named))
-        changed = self.tree.args["tables"][0] if self.kind == "DROP" else self.tree.this
-        target = changed.find(exp.Table) if self.kind != "SELECT" else None
-        self.target = (target.db, target.name) if target else ("", "")
-        self.reads = [key for key in self.tables if self.kind not in _NEED_NO_TARGET or key != self.target]
-        for parameter in list(self.tree.find_all(exp.Parameter)):
-            kind = parameters.get(parameter.name)
-            if kind:
-                element = kind.removeprefix("ARRAY<").removesuffix(">")
-                kind = _TYPES[_NEW_NAMES.get(element, element)][0] + "[]" * (element != kind)
-                parameter.replace(exp.cast(parameter.copy(), kind, dialect="duckdb"))
-        words = self.tree.copy()
-        # DuckDB has no partitions and no OPTIONS.
-        words.set("properties", None)
-        self.sql = words.sql("duckdb")
-
-
-_STATEMENTS: dict[str, type[exp.Expr]] = {
-    "SELECT": exp.Query,
-    "MERGE": exp.Merge,
-    "INSERT": exp.Insert,
-    "UPDATE": exp.Update,
-    "DELETE": exp.Delete,
-    "VIEW": exp.Create,
-    "DROP": exp.Drop,
-}
-_NEED_NO_TARGET = ("VIEW", "TABLE", "SCHEMA", "DROP")
-#: What the API calls a statement that has another name here.
-_STATEMENT_TYPES = {"VIEW": "CREATE_VIEW", "TABLE": "CREATE_TABLE_AS_SELECT", "SCHEMA": "CREATE_SCHEMA"}
 #: Where the results of queries are: a hidden dataset.
 _RESULTS = "_results"
-
-
-def _split(script: str) -> list[str]:
-    """The statements of a script, without the comments before them."""
-    tokens = sqlglot.tokenize(script, read="bigquery")
-    ends = [token.start for token in tokens if token.token_type == sqlglot.TokenType.SEMICOLON]
-    texts = []
-    for start, end in itertools.pairwise([-1, *ends, len(script)]):
-        inside = [token for token in tokens if start < token.start < end]
-        if inside:
-            texts.append(script[inside[0].start : inside[-1].end + 1])
-    return texts
-
-
-def _asks_for_none(request: Request) -> bool:
-    return request.query.get("maxResults") == "0"
 
 
 def _job_key(reference: Resource) -> Key:
@@ -841,8 +706,8 @@ def _now() -> str:
 
 
 def _stamped(resource: Resource) -> Resource:
-    """A resource with a new time and etag."""
-    return {**resource, "lastModifiedTime": _now(), "etag": uuid.uuid4().hex}
+    """A resource that changed now."""
+    return {**resource, "lastModifiedTime": _now()}
 
 
 def _mismatch(table: Resource, why: str) -> ApiError:
@@ -856,70 +721,19 @@ def _check_labels(resource: Resource) -> None:
             raise ApiError("invalid", f"Invalid label {name}={value}: {rule}.")
 
 
-def _checked_fields(fields: list[Resource]) -> list[Resource]:
-    """Fields of a schema with the names the API answers with."""
-    checked = []
-    for one in fields:
-        kind, mode = one["type"].upper(), (one.get("mode") or "NULLABLE").upper()
-        kind = _NEW_NAMES.get(kind, kind)
-        if kind not in _TYPES or (mode, kind) not in {("NULLABLE", kind), ("REQUIRED", kind), ("REPEATED", "STRING")}:
-            raise ApiError("notImplemented", f"The stand-in has no {mode} columns of {kind}: {one['name']}")
-        checked.append({**one, "type": kind, "mode": mode})
-    return checked
-
-
-def _fields(schema: pa.Schema, *, results: bool) -> list[Resource]:
-    """An Arrow schema as fields, that of a query's results or of a file."""
-    fields: list[Resource] = []
-    unnamed = 0
-    for column in schema:
-        name = column.name
-        if results and not re.fullmatch(r"[A-Za-z_]\w*", name):
-            name, unnamed = f"f{unnamed}_", unnamed + 1
-        mode = "REPEATED" if pa.types.is_list(column.type) else "NULLABLE"
-        fields.append({"name": name, "type": _field_type(column.type, results=results), "mode": mode})
-    return fields
-
-
-def _field_type(arrow: pa.DataType, *, results: bool) -> str:
-    if pa.types.is_dictionary(arrow) or pa.types.is_list(arrow):
-        arrow = arrow.value_type
-    if pa.types.is_timestamp(arrow):
-        # BigQuery knows no nanoseconds: it takes them for the integers that Parquet stores.
-        return "INTEGER" if arrow.unit == "ns" else "TIMESTAMP" if arrow.tz else "DATETIME"
-    if pa.types.is_decimal(arrow):
-        # DuckDB's sums of integers are decimals without a scale, its literals are decimals of any.
-        return "FLOAT" if arrow.scale or not results else "INTEGER"
-    for kind, tests in {
-        "INTEGER": (pa.types.is_integer, pa.types.is_null),
-        "FLOAT": (pa.types.is_floating,),
-        "BOOLEAN": (pa.types.is_boolean,),
-        "STRING": (pa.types.is_string, pa.types.is_large_string),
-        "DATE": (pa.types.is_date,),
-    }.items():
-        if any(test(arrow) for test in tests):
-            return kind
-    raise ApiError("notImplemented", f"The stand-in has no columns of Arrow's {arrow}")
-
-
 def _columns(cursor: duckdb.DuckDBPyConnection, dataset: str, table: str) -> list[Resource]:
     """The fields of a table or view that SQL defined."""
-    fields = _fields(cursor.sql(f'SELECT * FROM "{dataset}"."{table}" LIMIT 0').to_arrow_table().schema, results=True)
+    rows = cursor.sql(f'SELECT * FROM "{dataset}"."{table}" LIMIT 0').to_arrow_table()
+    fields = read_fields(rows.schema, results=True)
     described = cursor.execute(f'DESCRIBE "{dataset}"."{table}"').fetchall()
     required = {name for name, _, nullable, *_ in described if nullable == "NO"}
     return [{**one, "mode": "REQUIRED"} if one["name"] in required else one for one in fields]
 
 
 def _create(dataset: str, table: str, fields: list[Resource], *, replace: bool = False) -> str:
-    if not fields:
-        raise ApiError("notImplemented", "The stand-in has no tables without columns")
     required = {"REQUIRED": " NOT NULL"}
-    columns = ", ".join(f'"{f["name"]}" {_duck_type(f)}{required.get(f["mode"], "")}' for f in fields)
+    columns = ", ".join(f'"{f["name"]}" {name_type(f)}{required.get(f["mode"], "")}' for f in fields)
     return f'CREATE {"OR REPLACE " if replace else ""}TABLE "{dataset}"."{table}" ({columns})'
-
-
-def _duck_type(field: Resource) -> str:
-    return _TYPES[field["type"]][0] + "[]" * (field.get("mode") == "REPEATED")
 
 
 def _scope(table: Resource, partition: str) -> str:
@@ -929,35 +743,7 @@ def _scope(table: Resource, partition: str) -> str:
     by = table.get("timePartitioning")
     if not by:
         raise ApiError("invalid", f"Cannot use a partition decorator: {table['id']} is not partitioned")
-    if partition != "__NULL__" and not re.fullmatch(r"\d{6}", partition):
-        raise ApiError("invalid", f"Invalid partition decorator: {table['id']}${partition}")
-    return f"coalesce(strftime(\"{by['field']}\", '%Y%m'), '__NULL__') = '{partition}'"
-
-
-def _rows(rows: pa.Table, options: Resource) -> Resource:
-    """All rows in one page."""
-    integers = str(options.get("useInt64Timestamp")).lower() == "true"
-    columns = [_texts(column, integers=integers) for column in rows.columns]
-    values = [{"f": [{"v": value} for value in row]} for row in zip(*columns, strict=True)]
-    return {"totalRows": str(rows.num_rows), "rows": values}
-
-
-def _texts(column: pa.ChunkedArray, *, integers: bool) -> list[Any]:
-    """Values as BigQuery writes them in JSON."""
-    kind = _field_type(column.type, results=True)
-    writers: dict[str, Callable[[Any], str]] = {
-        "INTEGER": lambda value: str(int(value)),
-        "FLOAT": lambda value: repr(float(value)).replace("nan", "NaN").replace("inf", "Infinity"),
-        "BOOLEAN": lambda value: str(value).lower(),
-        "STRING": str,
-        "DATE": lambda value: value.isoformat(),
-        "DATETIME": lambda value: value.isoformat(),
-        "TIMESTAMP": str if integers else lambda value: f"{value / 1e6:.16E}",
-    }
-    if pa.types.is_list(column.type):
-        return [[{"v": writers[kind](value)} for value in values or ()] for values in column.to_pylist()]
-    values = column.cast(pa.int64()).to_pylist() if kind == "TIMESTAMP" else column.to_pylist()
-    return [None if value is None else writers[kind](value) for value in values]
+    return f"strftime(\"{by['field']}\", '%Y%m') = '{partition}'"
 
 
 _PROJECT = r"(?:/upload)?/bigquery/v2/projects/([^/]+)"
