@@ -25,20 +25,12 @@ from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import Color, Month
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
-from nyc_tlc.warehouse.protocol import Kind, Load, Warehouse
+from nyc_tlc.warehouse.protocol import Kind, Warehouse
 from stand_ins.bigquery import BigQuery, Job
 from waiting import eventually
 
 TESTS = Path(__file__).parent
 FEBRUARY = JANUARY.plus(1)
-
-#: The table ``loads`` of earlier versions and a row for it, for DuckDB and Postgres.
-OLD_LEDGER = (
-    "CREATE TABLE ny_taxi.loads (color {text} NOT NULL, file_month date NOT NULL, rows bigint NOT NULL,"
-    " clean_sha256 {text} NOT NULL, source_sha256 {text} NOT NULL, loaded_at {instant} NOT NULL, flow_run_id {text},"
-    " job_id {text})"
-)
-OLD_LOAD = "INSERT INTO ny_taxi.loads VALUES ('green', DATE '2023-12-01', 7, 'clean', 'source', '{now}', 'a run', NULL)"
 
 
 def client(url: str) -> bigquery.Client:
@@ -166,16 +158,3 @@ def start_loader(kind: Kind, where: str, lake: FolderLake) -> subprocess.Popen[s
     return subprocess.Popen(
         [sys.executable, "-c", LOADER, kind, where, str(lake.root)], env=environment, stdout=subprocess.PIPE, text=True
     )
-
-
-def check_renamed(warehouse: Warehouse, file: LakeFile) -> None:
-    """Check that a warehouse with the old table ``loads`` keeps its rows, before the next load and after it."""
-    december = JANUARY.plus(-1)
-    before = warehouse.loads()
-    assert {month: load.row_count for (_, month), load in before.items()} == {december: 7}
-    load, new = load_month(file, warehouse)
-    assert new
-    assert warehouse.loads() == before | {("green", JANUARY): load}
-    sql = "SELECT row_count, flow_run_id FROM ny_taxi.loads WHERE file_month = DATE '2023-12-01'"
-    assert warehouse.query(sql) == [(7, "a run")]
-    assert isinstance(before["green", december], Load)

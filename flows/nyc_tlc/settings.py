@@ -43,9 +43,6 @@ class Settings(BaseSettings):
     )
     gcs_give_up: float = Field(300, ge=0, description="Seconds after which a failing call to Google is not retried")
     warehouse_wait: float = Field(600, ge=0, description="Seconds that a load waits for other users of a warehouse")
-    postgres_primary_key: bool = Field(
-        False, description="Give trip tables in Postgres a primary key; its index costs load time"
-    )
     bigquery_location: str = Field("US", description="Where a missing dataset is created if there is no bucket")
 
     @field_validator("home")

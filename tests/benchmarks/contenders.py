@@ -30,10 +30,10 @@ import sqlalchemy
 from psycopg2.extensions import parse_dsn
 
 from nyc_tlc.cleaning.clean import clean_month
-from nyc_tlc.cleaning.conform import POLARS_TYPES
 from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.cleaning.rules import Judge
 from nyc_tlc.contract.dataset import read_contract
+from nyc_tlc.contract.types import TYPES
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys, Layout
 from nyc_tlc.lake.manifest import Manifest
@@ -47,7 +47,6 @@ from nyc_tlc.source.sample import write_sample
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
-from nyc_tlc.warehouse.postgres import TYPES as POSTGRES_TYPES
 from nyc_tlc.warehouse.postgres import PostgresWarehouse
 from nyc_tlc.warehouse.tables import trip_table
 
@@ -96,7 +95,7 @@ def polars_whole(source: Path, scratch: Path) -> Callable[[], object]:
     mapped = contract.map_columns(pq.read_schema(source).names, JANUARY, "parquet").sources
     judge = Judge(contract, JANUARY)
     casts = [
-        (pl.col(mapped[c.name][0]) if mapped[c.name] else pl.lit(None)).cast(POLARS_TYPES[c.type]).alias(c.name)
+        (pl.col(mapped[c.name][0]) if mapped[c.name] else pl.lit(None)).cast(TYPES[c.type].polars).alias(c.name)
         for c in contract.columns[:-2]
         if c.type != "string"
     ]
@@ -244,7 +243,7 @@ def psql_copy(source: Path, scratch: Path) -> Callable[[], object]:
     with psycopg2.connect(server()) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE SCHEMA IF NOT EXISTS bare")
         cursor.execute("DROP TABLE IF EXISTS bare.trips")
-        columns = ", ".join(f"{field.name} {POSTGRES_TYPES[field.type]}" for field in trip_table(file.contract).fields)
+        columns = ", ".join(f"{field.name} {TYPES[field.type].postgres}" for field in trip_table(file.contract).fields)
         cursor.execute(f"CREATE TABLE bare.trips ({columns})")
     if not binary.exists():
         with ProcessPoolExecutor(1) as maker:

@@ -98,21 +98,6 @@ def test_loads_is_a_view_of_a_table_for_each_colour_with_a_month_in_a_partition(
     assert rows == [january.to_row(), february.to_row()]
 
 
-def test_a_table_loads_of_an_earlier_version_is_named_with_the_way_out(
-    warehouse: BigQueryWarehouse, google: bigquery.Client, lake: GcsLake, tmp_path: Path
-) -> None:
-    google.create_dataset("ny_taxi")
-    google.create_table(bigquery.Table("test.ny_taxi.loads", [bigquery.SchemaField("color", "STRING")]))
-    line = r"bigquery://test/ny_taxi: ny_taxi\.loads is a table, .*; drop or rename the table"
-    with pytest.raises(ConfigurationError, match=line):
-        warehouse.loads()
-    with pytest.raises(ConfigurationError, match=line):
-        load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
-    google.delete_table("test.ny_taxi.loads")
-    load, _ = load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
-    assert warehouse.loads() == {("green", JANUARY): load}
-
-
 @pytest.mark.parametrize("force", [False, True])
 def test_a_dataset_that_was_dropped_is_loaded_again(
     warehouse: BigQueryWarehouse, google: bigquery.Client, lake: GcsLake, tmp_path: Path, force: bool

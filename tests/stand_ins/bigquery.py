@@ -3,10 +3,10 @@
 Implements, for one project:
 
 * datasets: insert, get, delete.
-* tables: insert, get, patch (``If-Match``) and delete. Flat schemas of STRING, INTEGER, FLOAT, BOOLEAN, DATE, DATETIME
-  and TIMESTAMP; partitioning by the MONTH of a column; clustering and descriptions, which are kept; views.
-* load jobs of one Parquet file, from ``gs://`` or from multipart and resumable uploads, that replace a table or a
-  partition. A job runs in its own thread and takes effect in one transaction, or fails and changes nothing.
+* tables: insert, get, patch and delete. Flat schemas of STRING, INTEGER, FLOAT, BOOLEAN, DATE, DATETIME and TIMESTAMP;
+  partitioning by the MONTH of a column; clustering and descriptions, which are kept; views.
+* load jobs of one Parquet file that replace a table or a partition, from ``gs://`` or from multipart and resumable
+  uploads of one part. A job runs in its own thread and takes effect in one transaction, or fails and changes nothing.
 * job ids of the client's choice: 409 when repeated, also when the tables are gone.
 * datasets and tables: list.
 * queries (jobs.query with ``requestId``): SELECT. **Google's own analyzer looks at each first** (``google_sql``), with
@@ -21,8 +21,6 @@ Everything else is refused: 501.
 
 from __future__ import annotations
 
-import io
-import itertools
 import json
 import re
 import socket
@@ -38,34 +36,27 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import duckdb
-import pyarrow as pa
-import pyarrow.parquet as pq
-import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
+from stand_ins.bigquery_statements import STATEMENT_TYPES, Statement, split_script
+from stand_ins.bigquery_values import (
+    ApiError,
+    ParquetSource,
+    Resource,
+    check_fields,
+    name_type,
+    read_fields,
+    write_rows,
+)
 from stand_ins.google_sql import GoogleSqlError, analyze
 from stand_ins.serving import serving
 
-Resource = dict[str, Any]
 Answer = tuple[int, dict[str, str], Resource | None]
 Key = tuple[str, str]
 
-# BigQuery's type: DuckDB's, Arrow's, and what BigQuery's reader of Parquet calls it in its errors.
-_TYPES: dict[str, tuple[str, pa.DataType, str]] = {
-    "STRING": ("VARCHAR", pa.string(), "STRING"),
-    "INTEGER": ("BIGINT", pa.int64(), "INT64"),
-    "FLOAT": ("DOUBLE", pa.float64(), "DOUBLE"),
-    "BOOLEAN": ("BOOLEAN", pa.bool_(), "BOOL"),
-    "DATE": ("DATE", pa.date32(), "DATE"),
-    "DATETIME": ("TIMESTAMP", pa.timestamp("us"), "DATETIME"),
-    "TIMESTAMP": ("TIMESTAMPTZ", pa.timestamp("us", "UTC"), "TIMESTAMP"),
-}
 #: What Google gives a new dataset of a project without billing: 60 days.
 SANDBOX_EXPIRATION = dict.fromkeys(("defaultPartitionExpirationMs", "defaultTableExpirationMs"), "5184000000")
-_NEW_NAMES = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN"}
-_STATUSES = {"authError": 401, "accessDenied": 403, "notFound": 404, "duplicate": 409, "conditionNotMet": 412}
-_STATUSES |= {"billingNotEnabled": 403, "internalError": 500, "notImplemented": 501}
 
 
 @dataclass
@@ -93,16 +84,6 @@ class Fault:
     message: str = "injected"
     reached: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
-
-
-class ApiError(Exception):
-    """What BigQuery refuses to do, as an error of the API or of a job."""
-
-    def __init__(self, reason: str, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.proto = {"reason": reason, "message": message, "domain": "global"}
-        self.status = status or _STATUSES.get(reason, 400)
-        self.body = {"error": {"code": self.status, "message": message, "errors": [self.proto]}}
 
 
 @dataclass
@@ -153,15 +134,6 @@ class Job:
         }
 
 
-@dataclass
-class Upload:
-    """A resumable upload: the job it is for, and what of it has come."""
-
-    resource: Resource
-    received: bytes = b""
-    job: Job | None = None
-
-
 class BigQuery:
     """The stand-in.
 
@@ -173,7 +145,7 @@ class BigQuery:
         denied: The permissions the caller lacks, as ``tables.create`` or ``jobs.create``.
         pause: While there is one, load jobs stay RUNNING, and change nothing, until it is set.
         bucket_locations: Where buckets are that are elsewhere than the datasets they are loaded into.
-        sandbox: Whether the project has no billing: DML is refused, and new datasets have ``SANDBOX_EXPIRATION``.
+        sandbox: Whether the project has no billing: new datasets have ``SANDBOX_EXPIRATION``.
         statements: The statements it got, in order.
     """
 
@@ -191,7 +163,7 @@ class BigQuery:
         self.tables: dict[tuple[str, str], Resource] = {}
         self.jobs: dict[tuple[str, str], Job] = {}
         self._requests: dict[str, Resource] = {}
-        self._uploads: dict[str, Upload] = {}
+        self._uploads: dict[str, Resource] = {}
         # Writers take turns; readers have a snapshot each.
         self._writing, self._job_ids = threading.RLock(), threading.Lock()
         off = "autoinstall_known_extensions autoload_known_extensions python_enable_replacements enable_external_access"
@@ -327,9 +299,6 @@ class BigQuery:
     def _insert_dataset(self, request: Request) -> Resource:
         asked = request.json
         dataset = asked["datasetReference"]["datasetId"]
-        if not re.fullmatch(r"\w{1,1024}", dataset, re.ASCII):
-            raise ApiError("invalid", f'Invalid dataset ID "{dataset}". Dataset IDs must be alphanumeric.')
-        _check_labels(asked)
         with self._transaction() as cursor:
             if dataset in self.datasets:
                 raise ApiError("duplicate", f"Already Exists: Dataset {self.project}:{dataset}")
@@ -352,8 +321,6 @@ class BigQuery:
         with self._transaction() as cursor:
             self._dataset(dataset)
             inside = [key for key in self.tables if key[0] == dataset]
-            if inside and request.query.get("deleteContents", "").lower() != "true":
-                raise ApiError("resourceInUse", f"Dataset {self.project}:{dataset} is still in use")
             cursor.execute(f'DROP SCHEMA "{dataset}" CASCADE')
             for key in inside:
                 del self.tables[key]
@@ -368,18 +335,11 @@ class BigQuery:
         return self.tables[dataset, table]
 
     def _new_table(self, dataset: str, table: str, fields: list[Resource], asked: Resource) -> Resource:
-        if unknown := asked.keys() & {"rangePartitioning", "externalDataConfiguration", "materializedView"}:
-            raise ApiError("notImplemented", f"The stand-in has no {', '.join(unknown)}")
-        _check_labels(asked)
         by = asked.get("timePartitioning")
         if by and (by["type"] != "MONTH" or "field" not in by):
             raise ApiError("notImplemented", "The stand-in partitions by a column's MONTH")
         if by and (expiration := self.datasets[dataset].get("defaultPartitionExpirationMs")):
             asked = {**asked, "timePartitioning": {"expirationMs": expiration, **by}}
-        for name in ([by["field"]] if by else []) + asked.get("clustering", {}).get("fields", []):
-            if name not in {f["name"] for f in fields}:
-                what = "partitioning" if by and name == by["field"] else "clustering"
-                raise ApiError("invalid", f"The field specified for {what} cannot be found in the schema: {name}")
         identity = {
             "kind": "bigquery#table",
             "id": f"{self.project}:{dataset}.{table}",
@@ -400,7 +360,7 @@ class BigQuery:
             if "view" in asked:
                 fields = self._define_view(cursor, dataset, table, asked["view"])
             else:
-                fields = _checked_fields(asked.get("schema", {}).get("fields", []))
+                fields = check_fields(asked.get("schema", {}).get("fields", []))
                 cursor.execute(_create(dataset, table, fields))
             self.tables[dataset, table] = self._new_table(dataset, table, fields, asked)
         return self.tables[dataset, table]
@@ -408,8 +368,6 @@ class BigQuery:
     def _define_view(
         self, cursor: duckdb.DuckDBPyConnection, dataset: str, table: str, view: Resource
     ) -> list[Resource]:
-        if view.get("useLegacySql", True):
-            raise ApiError("invalid", "The stand-in has no legacy SQL: set useLegacySql to false")
         statement = self._statement(view["query"], {})
         cursor.execute(f'CREATE OR REPLACE VIEW "{dataset}"."{table}" AS {statement.sql}')
         return _columns(cursor, dataset, table)
@@ -427,22 +385,13 @@ class BigQuery:
         dataset, table = request.names["dataset"], request.names["table"]
         with self._transaction() as cursor:
             found, patch = self._table(dataset, table), request.json
-            if request.headers.get("If-Match", found["etag"]) != found["etag"]:
-                raise ApiError("conditionNotMet", "Precondition check failed.")
-            if "timePartitioning" in patch and patch["timePartitioning"] != found.get("timePartitioning"):
-                raise ApiError("invalid", "Cannot change partitioning spec for a partitioned table.")
             if "view" in patch:
                 patch["schema"] = {"fields": self._define_view(cursor, dataset, table, patch["view"])}
             elif "schema" in patch:
-                declared = _checked_fields(patch["schema"].get("fields", []))
-                by_name = {f["name"].lower(): f for f in declared}
-                fields = self._extend(cursor, found, declared)
-                for one in fields:
-                    if one["name"].lower() not in by_name:
-                        raise _mismatch(found, f"Field {one['name']} is missing in new schema")
-                    one["description"] = by_name[one["name"].lower()].get("description")
+                fields = check_fields(patch["schema"]["fields"])
+                self._extend(cursor, found, fields)
                 patch["schema"] = {"fields": fields}
-            own = ("tableReference", "etag", "id", "kind", "location", "type")
+            own = ("tableReference", "id", "kind", "location", "type")
             self.tables[dataset, table] = _stamped({**found, **{k: v for k, v in patch.items() if k not in own}})
         return self.tables[dataset, table]
 
@@ -453,29 +402,20 @@ class BigQuery:
             cursor.execute(f'DROP {resource["type"]} "{dataset}"."{table}"')
             del self.tables[dataset, table]
 
-    def _extend(self, cursor: duckdb.DuckDBPyConnection, table: Resource, declared: list[Resource]) -> list[Resource]:
-        """Add the fields that a table lacks; returns those it has then."""
-        fields = {f["name"].lower(): dict(f) for f in table["schema"]["fields"]}
+    def _extend(self, cursor: duckdb.DuckDBPyConnection, table: Resource, declared: list[Resource]) -> None:
+        """Add the columns that a table lacks; it may lose and change none."""
+        there = {(f["name"], f["type"], f["mode"]) for f in table["schema"]["fields"]}
         alter = 'ALTER TABLE "{datasetId}"."{tableId}"'.format(**table["tableReference"])
-        for new in declared:
-            name, old = new["name"], fields.get(new["name"].lower())
-            if old is None:
-                if new["mode"] == "REQUIRED":
-                    raise _mismatch(table, f"Cannot add required fields to an existing schema. (field: {name})")
-                cursor.execute(f'{alter} ADD COLUMN "{name}" {_duck_type(new)}')
-                fields[name.lower()] = dict(new)
-            elif old["type"] != new["type"]:
-                raise _mismatch(table, f"Field {name} has changed type from {old['type']} to {new['type']}")
-            elif old["mode"] != new["mode"]:
-                raise _mismatch(table, f"Field {name} has changed mode from {old['mode']} to {new['mode']}")
-        return list(fields.values())
+        new = [one for one in declared if (one["name"], one["type"], one["mode"]) not in there]
+        if len(declared) - len(new) < len(there) or any(one["mode"] == "REQUIRED" for one in new):
+            raise _mismatch(table, "It can only gain columns, which are not required")
+        for one in new:
+            cursor.execute(f'{alter} ADD COLUMN "{one["name"]}" {name_type(one)}')
 
     # Jobs.
 
     def _new_job(self, reference: Resource, configuration: Resource) -> Job:
         job_id = reference.get("jobId") or f"job_{uuid.uuid4().hex}"
-        if not re.fullmatch(r"[\w-]{1,1024}", job_id, re.ASCII):
-            raise ApiError("invalid", f'Invalid job ID "{job_id}". Job IDs must be alphanumeric (plus _ and -).')
         reference = {**reference, "projectId": self.project, "jobId": job_id}
         job, key = Job(reference, configuration, {"creationTime": _now(), "startTime": _now()}), _job_key(reference)
         with self._job_ids:
@@ -525,20 +465,11 @@ class BigQuery:
             resource, content = (part.partition(b"\r\n\r\n")[2][:-2] for part in parts)
             return self._start(json.loads(resource), content).resource
         upload_id = uuid.uuid4().hex
-        self._uploads[upload_id] = Upload(request.json)
+        self._uploads[upload_id] = request.json
         return 200, {"Location": f"{self.url}{request.path}?uploadType=resumable&upload_id={upload_id}"}, None
 
-    def _upload_chunk(self, request: Request) -> Resource | Answer:
-        upload = self._uploads[request.query["upload_id"]]
-        span, _, total = request.headers["Content-Range"].removeprefix("bytes ").partition("/")
-        start = int(span.partition("-")[0]) if span != "*" else len(upload.received)
-        if upload.job is None and start <= len(upload.received):
-            upload.received = upload.received[:start] + request.body
-        if upload.job is None and total == str(len(upload.received)):
-            upload.job = self._start(upload.resource, upload.received)
-        if upload.job:
-            return upload.job.resource
-        return 308, {"Range": f"bytes=0-{len(upload.received) - 1}"} if upload.received else {}, None
+    def _finish_upload(self, request: Request) -> Resource:
+        return self._start(self._uploads.pop(request.query["upload_id"]), request.body).resource
 
     # Loads.
 
@@ -583,7 +514,7 @@ class BigQuery:
         dataset, decorated = load["destinationTable"]["datasetId"], load["destinationTable"]["tableId"]
         name, _, partition = decorated.partition("$")
         table, target = self.tables.get((dataset, name)), f'"{dataset}"."{name}"'
-        declared, by = _checked_fields(load["schema"]["fields"]), load.get("timePartitioning")
+        declared, by = check_fields(load["schema"]["fields"]), load.get("timePartitioning")
         kept = {"expirationMs": table.get("timePartitioning", {}).get("expirationMs")} if table else {}
         if table and by and {**by, **kept} != {**table.get("timePartitioning", {}), **kept}:
             expected = f"Expects {table.get('timePartitioning')}, but input partitioning specification is {by}"
@@ -618,10 +549,6 @@ class BigQuery:
         query = request.json
         request_id = query.get("requestId") or uuid.uuid4().hex
         if request_id not in self._requests:
-            if query.get("useLegacySql", True):
-                raise ApiError("invalid", "The stand-in has no legacy SQL: set useLegacySql to false")
-            if unknown := query.keys() & {"dryRun", "defaultDataset", "createSession", "queryParameters"}:
-                raise ApiError("notImplemented", f"The stand-in's queries have no {', '.join(unknown)}")
             statement = self._statement(query["query"], {})
             location = next((self.datasets[dataset]["location"] for dataset, _ in statement.tables), "US")
             job = self._new_job({"location": location}, {"query": query})
@@ -630,7 +557,7 @@ class BigQuery:
 
     def _run_script(self, configuration: Resource, reference: Resource) -> Job:
         """Run the statements of a query job, one after the other; the answer is the last one's."""
-        texts = _split(configuration["query"]["query"])
+        texts = split_script(configuration["query"]["query"])
         kinds, values = dict[str, str](), dict[str, Any]()
         job = self._new_job({"location": "US", **reference}, configuration)
         statement, answer = None, dict[str, Any]()
@@ -649,7 +576,7 @@ class BigQuery:
             statement = self._statement(text, kinds)
             used = {name: value for name, value in values.items() if f"${name}" in statement.sql}
             answer = self._run(statement, used, job, {"useInt64Timestamp": True})
-        kind = "SCRIPT" if len(texts) > 1 or statement is None else _STATEMENT_TYPES.get(statement.kind, statement.kind)
+        kind = "SCRIPT" if len(texts) > 1 or statement is None else STATEMENT_TYPES.get(statement.kind, statement.kind)
         details = {"statementType": kind, "numDmlAffectedRows": answer.get("numDmlAffectedRows")}
         if statement and kind in ("SELECT", "CREATE_TABLE_AS_SELECT"):
             dataset, table = (_RESULTS, job.reference["jobId"]) if kind == "SELECT" else statement.target
@@ -666,7 +593,8 @@ class BigQuery:
     def _get_query_results(self, request: Request) -> Resource:
         answer = self._job(request).answer
         # Who asks for no rows wants to know whether the job is done.
-        return {name: part for name, part in answer.items() if name != "rows"} if _asks_for_none(request) else answer
+        without = ["rows"] if request.query.get("maxResults") == "0" else []
+        return {name: part for name, part in answer.items() if name not in without}
 
     def _analyze_query(self, text: str, parameters: dict[str, str]) -> None:
         statement = Statement(text, self.project, parameters)
@@ -704,7 +632,7 @@ class BigQuery:
             if statement.kind == "SELECT":
                 with self._transaction(writes=False) as cursor:
                     rows = cursor.sql(statement.sql, params=values or None).to_arrow_table()
-                answer |= {"schema": {"fields": _fields(rows.schema, results=True)}, **_rows(rows, options)}
+                answer |= {"schema": {"fields": read_fields(rows.schema, results=True)}, **write_rows(rows, options)}
             elif statement.kind in ("MERGE", "UPDATE", "DELETE", "INSERT"):
                 answer["numDmlAffectedRows"] = str(self._change(statement, values))
             else:
@@ -717,8 +645,6 @@ class BigQuery:
 
     def _change(self, statement: Statement, values: dict[str, Any]) -> int:
         """Run DML; returns the number of rows it changed."""
-        if self.sandbox:
-            raise ApiError("billingNotEnabled", "Billing has not been enabled for this project. DML is not allowed.")
         with self._transaction() as cursor:
             row = cursor.execute(statement.sql, values or None).fetchone()
         return row[0] if row else 0
@@ -758,7 +684,7 @@ class BigQuery:
             raise ApiError("invalid", "Cannot replace a table with a different partitioning spec. Instead, DROP it")
         if columns:
             kinds = ((each.name, each.args["kind"].sql("bigquery")) for each in columns)
-            fields = _checked_fields([{"name": column, "type": kind} for column, kind in kinds])
+            fields = check_fields([{"name": column, "type": kind} for column, kind in kinds])
             cursor.execute(_create(dataset, name, fields, replace=True))
             cursor.execute(f'INSERT INTO "{dataset}"."{name}" {query}')
         else:
@@ -767,128 +693,8 @@ class BigQuery:
         self.tables[dataset, name] = self._new_table(dataset, name, fields, asked)
 
 
-class ParquetSource:
-    """A Parquet file as BigQuery sees it.
-
-    Attributes:
-        fields: Its columns as fields, all NULLABLE.
-        size: Its bytes.
-    """
-
-    def __init__(self, uri: str, content: bytes) -> None:
-        self._uri, self.size = uri, len(content)
-        try:
-            file = pq.ParquetFile(io.BytesIO(content))
-            self._table = file.read()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise self._unreadable("Input file is not in Parquet format.") from error
-        self.fields = _fields(self._table.schema, results=False)
-        self._physical = [file.schema.column(i).physical_type for i in range(len(self.fields))]
-
-    def _unreadable(self, why: str) -> ApiError:
-        return ApiError("invalid", f"Error while reading data, error message: {why} File: {self._uri}")
-
-    def cast(self, fields: list[Resource]) -> pa.Table:
-        """The rows with a table's columns; a column that it does not have is an error."""
-        positions = {f["name"].lower(): i for i, f in enumerate(self.fields)}
-        if unknown := positions.keys() - {f["name"].lower() for f in fields}:
-            raise self._unreadable(f"No field in the schema for Parquet column '{min(unknown)}'.")
-        columns = {}
-        for one in fields:
-            (_, arrow, cpp), i = _TYPES[one["type"]], positions.get(one["name"].lower())
-            arrow = pa.list_(arrow) if one["mode"] == "REPEATED" else arrow
-            column = pa.nulls(self._table.num_rows, arrow) if i is None else self._table.column(i)
-            if i is not None and (self.fields[i]["mode"] == "REPEATED") != (one["mode"] == "REPEATED"):
-                raise self._unreadable(
-                    f"Parquet column '{one['name']}' is a list where the schema has none, or not one."
-                )
-            # A time without a zone can be read as UTC; nothing else becomes another type.
-            kinds = one["type"] if i is None else self.fields[i]["type"], one["type"]
-            if i is not None and kinds[0] != kinds[1] and kinds != ("DATETIME", "TIMESTAMP"):
-                types = f"has type {self._physical[i]} which does not match the target cpp_type {cpp}."
-                raise self._unreadable(f"Parquet column '{one['name']}' {types}")
-            if one["mode"] == "REQUIRED" and column.null_count:
-                raise self._unreadable(f"Required field {one['name']} cannot be null.")
-            columns[one["name"]] = column.cast(arrow)
-        return pa.table(columns)
-
-
-class Statement:
-    """A GoogleSQL statement in DuckDB's words.
-
-    Attributes:
-        kind: SELECT, MERGE, INSERT, UPDATE, DELETE, VIEW, TABLE or SCHEMA (it creates one), or DROP.
-        tree: What sqlglot read.
-        sql: The statement for DuckDB.
-        tables: The tables and views that it names, each a dataset and a name.
-        target: The one that it changes or creates.
-        reads: Those that must be there.
-    """
-
-    def __init__(self, text: str, project: str, parameters: dict[str, str]) -> None:
-        self.tree = sqlglot.parse_one(text, read="bigquery")
-        self.kind = next((kind for kind, of in _STATEMENTS.items() if isinstance(self.tree, of)), "")
-        if self.kind == "VIEW":
-            self.kind = {"VIEW": "VIEW", "SCHEMA": "SCHEMA"}.get(self.tree.args["kind"], "")
-            if self.tree.args["kind"] == "TABLE" and self.tree.expression:
-                self.kind = "TABLE"
-        if not self.kind or (self.kind == "DROP" and self.tree.args["kind"] != "TABLE"):
-            raise sqlglot.ParseError(f"The stand-in has no {type(self.tree).__name__}")
-        names = {cte.alias for cte in self.tree.find_all(exp.CTE)}
-        named = [table for table in self.tree.find_all(exp.Table) if table.db or table.name not in names]
-        if self.kind == "SCHEMA":
-            named = []
-        for table in named:
-            if table.catalog not in ("", project) or not table.db:
-                raise ApiError("accessDenied", f"Access Denied: Table {table.sql()}: it may not exist")
-            table.set("catalog", None)
-        self.tables = list(dict.fromkeys((table.db, table.name) for table in named))
-        changed = self.tree.args["tables"][0] if self.kind == "DROP" else self.tree.this
-        target = changed.find(exp.Table) if self.kind != "SELECT" else None
-        self.target = (target.db, target.name) if target else ("", "")
-        self.reads = [key for key in self.tables if self.kind not in _NEED_NO_TARGET or key != self.target]
-        for parameter in list(self.tree.find_all(exp.Parameter)):
-            kind = parameters.get(parameter.name)
-            if kind:
-                element = kind.removeprefix("ARRAY<").removesuffix(">")
-                kind = _TYPES[_NEW_NAMES.get(element, element)][0] + "[]" * (element != kind)
-                parameter.replace(exp.cast(parameter.copy(), kind, dialect="duckdb"))
-        words = self.tree.copy()
-        # DuckDB has no partitions and no OPTIONS.
-        words.set("properties", None)
-        self.sql = words.sql("duckdb")
-
-
-_STATEMENTS: dict[str, type[exp.Expr]] = {
-    "SELECT": exp.Query,
-    "MERGE": exp.Merge,
-    "INSERT": exp.Insert,
-    "UPDATE": exp.Update,
-    "DELETE": exp.Delete,
-    "VIEW": exp.Create,
-    "DROP": exp.Drop,
-}
-_NEED_NO_TARGET = ("VIEW", "TABLE", "SCHEMA", "DROP")
-#: What the API calls a statement that has another name here.
-_STATEMENT_TYPES = {"VIEW": "CREATE_VIEW", "TABLE": "CREATE_TABLE_AS_SELECT", "SCHEMA": "CREATE_SCHEMA"}
 #: Where the results of queries are: a hidden dataset.
 _RESULTS = "_results"
-
-
-def _split(script: str) -> list[str]:
-    """The statements of a script, without the comments before them."""
-    tokens = sqlglot.tokenize(script, read="bigquery")
-    ends = [token.start for token in tokens if token.token_type == sqlglot.TokenType.SEMICOLON]
-    texts = []
-    for start, end in itertools.pairwise([-1, *ends, len(script)]):
-        inside = [token for token in tokens if start < token.start < end]
-        if inside:
-            texts.append(script[inside[0].start : inside[-1].end + 1])
-    return texts
-
-
-def _asks_for_none(request: Request) -> bool:
-    return request.query.get("maxResults") == "0"
 
 
 def _job_key(reference: Resource) -> Key:
@@ -900,8 +706,8 @@ def _now() -> str:
 
 
 def _stamped(resource: Resource) -> Resource:
-    """A resource with a new time and etag."""
-    return {**resource, "lastModifiedTime": _now(), "etag": uuid.uuid4().hex}
+    """A resource that changed now."""
+    return {**resource, "lastModifiedTime": _now()}
 
 
 def _mismatch(table: Resource, why: str) -> ApiError:
@@ -915,70 +721,19 @@ def _check_labels(resource: Resource) -> None:
             raise ApiError("invalid", f"Invalid label {name}={value}: {rule}.")
 
 
-def _checked_fields(fields: list[Resource]) -> list[Resource]:
-    """Fields of a schema with the names the API answers with."""
-    checked = []
-    for one in fields:
-        kind, mode = one["type"].upper(), (one.get("mode") or "NULLABLE").upper()
-        kind = _NEW_NAMES.get(kind, kind)
-        if kind not in _TYPES or (mode, kind) not in {("NULLABLE", kind), ("REQUIRED", kind), ("REPEATED", "STRING")}:
-            raise ApiError("notImplemented", f"The stand-in has no {mode} columns of {kind}: {one['name']}")
-        checked.append({**one, "type": kind, "mode": mode})
-    return checked
-
-
-def _fields(schema: pa.Schema, *, results: bool) -> list[Resource]:
-    """An Arrow schema as fields, that of a query's results or of a file."""
-    fields: list[Resource] = []
-    unnamed = 0
-    for column in schema:
-        name = column.name
-        if results and not re.fullmatch(r"[A-Za-z_]\w*", name):
-            name, unnamed = f"f{unnamed}_", unnamed + 1
-        mode = "REPEATED" if pa.types.is_list(column.type) else "NULLABLE"
-        fields.append({"name": name, "type": _field_type(column.type, results=results), "mode": mode})
-    return fields
-
-
-def _field_type(arrow: pa.DataType, *, results: bool) -> str:
-    if pa.types.is_dictionary(arrow) or pa.types.is_list(arrow):
-        arrow = arrow.value_type
-    if pa.types.is_timestamp(arrow):
-        # BigQuery knows no nanoseconds: it takes them for the integers that Parquet stores.
-        return "INTEGER" if arrow.unit == "ns" else "TIMESTAMP" if arrow.tz else "DATETIME"
-    if pa.types.is_decimal(arrow):
-        # DuckDB's sums of integers are decimals without a scale, its literals are decimals of any.
-        return "FLOAT" if arrow.scale or not results else "INTEGER"
-    for kind, tests in {
-        "INTEGER": (pa.types.is_integer, pa.types.is_null),
-        "FLOAT": (pa.types.is_floating,),
-        "BOOLEAN": (pa.types.is_boolean,),
-        "STRING": (pa.types.is_string, pa.types.is_large_string),
-        "DATE": (pa.types.is_date,),
-    }.items():
-        if any(test(arrow) for test in tests):
-            return kind
-    raise ApiError("notImplemented", f"The stand-in has no columns of Arrow's {arrow}")
-
-
 def _columns(cursor: duckdb.DuckDBPyConnection, dataset: str, table: str) -> list[Resource]:
     """The fields of a table or view that SQL defined."""
-    fields = _fields(cursor.sql(f'SELECT * FROM "{dataset}"."{table}" LIMIT 0').to_arrow_table().schema, results=True)
+    rows = cursor.sql(f'SELECT * FROM "{dataset}"."{table}" LIMIT 0').to_arrow_table()
+    fields = read_fields(rows.schema, results=True)
     described = cursor.execute(f'DESCRIBE "{dataset}"."{table}"').fetchall()
     required = {name for name, _, nullable, *_ in described if nullable == "NO"}
     return [{**one, "mode": "REQUIRED"} if one["name"] in required else one for one in fields]
 
 
 def _create(dataset: str, table: str, fields: list[Resource], *, replace: bool = False) -> str:
-    if not fields:
-        raise ApiError("notImplemented", "The stand-in has no tables without columns")
     required = {"REQUIRED": " NOT NULL"}
-    columns = ", ".join(f'"{f["name"]}" {_duck_type(f)}{required.get(f["mode"], "")}' for f in fields)
+    columns = ", ".join(f'"{f["name"]}" {name_type(f)}{required.get(f["mode"], "")}' for f in fields)
     return f'CREATE {"OR REPLACE " if replace else ""}TABLE "{dataset}"."{table}" ({columns})'
-
-
-def _duck_type(field: Resource) -> str:
-    return _TYPES[field["type"]][0] + "[]" * (field.get("mode") == "REPEATED")
 
 
 def _scope(table: Resource, partition: str) -> str:
@@ -988,35 +743,7 @@ def _scope(table: Resource, partition: str) -> str:
     by = table.get("timePartitioning")
     if not by:
         raise ApiError("invalid", f"Cannot use a partition decorator: {table['id']} is not partitioned")
-    if partition != "__NULL__" and not re.fullmatch(r"\d{6}", partition):
-        raise ApiError("invalid", f"Invalid partition decorator: {table['id']}${partition}")
-    return f"coalesce(strftime(\"{by['field']}\", '%Y%m'), '__NULL__') = '{partition}'"
-
-
-def _rows(rows: pa.Table, options: Resource) -> Resource:
-    """All rows in one page."""
-    integers = str(options.get("useInt64Timestamp")).lower() == "true"
-    columns = [_texts(column, integers=integers) for column in rows.columns]
-    values = [{"f": [{"v": value} for value in row]} for row in zip(*columns, strict=True)]
-    return {"totalRows": str(rows.num_rows), "rows": values}
-
-
-def _texts(column: pa.ChunkedArray, *, integers: bool) -> list[Any]:
-    """Values as BigQuery writes them in JSON."""
-    kind = _field_type(column.type, results=True)
-    writers: dict[str, Callable[[Any], str]] = {
-        "INTEGER": lambda value: str(int(value)),
-        "FLOAT": lambda value: repr(float(value)).replace("nan", "NaN").replace("inf", "Infinity"),
-        "BOOLEAN": lambda value: str(value).lower(),
-        "STRING": str,
-        "DATE": lambda value: value.isoformat(),
-        "DATETIME": lambda value: value.isoformat(),
-        "TIMESTAMP": str if integers else lambda value: f"{value / 1e6:.16E}",
-    }
-    if pa.types.is_list(column.type):
-        return [[{"v": writers[kind](value)} for value in values or ()] for values in column.to_pylist()]
-    values = column.cast(pa.int64()).to_pylist() if kind == "TIMESTAMP" else column.to_pylist()
-    return [None if value is None else writers[kind](value) for value in values]
+    return f"strftime(\"{by['field']}\", '%Y%m') = '{partition}'"
 
 
 _PROJECT = r"(?:/upload)?/bigquery/v2/projects/([^/]+)"
@@ -1035,7 +762,7 @@ _ROUTES: list[tuple[str, str, str, Callable[[BigQuery, Request], Any]]] = [
     ("PATCH", _TABLE, "tables.update", BigQuery._patch_table),
     ("DELETE", _TABLE, "tables.delete", BigQuery._delete_table),
     ("POST", "/jobs", "jobs.create", BigQuery._insert_job),
-    ("PUT", "/jobs", "jobs.create", BigQuery._upload_chunk),
+    ("PUT", "/jobs", "jobs.create", BigQuery._finish_upload),
     ("GET", "/jobs/(?P<job>[^/]+)", "jobs.get", BigQuery._get_job),
     ("POST", "/queries", "jobs.create", BigQuery._query_now),
     ("GET", "/queries/(?P<job>[^/]+)", "jobs.get", BigQuery._get_query_results),

@@ -21,18 +21,10 @@ from nyc_tlc.cleaning.times import (
     read_timestamps,
 )
 from nyc_tlc.contract.dataset import NULL_TEXTS, OUR_COLUMNS, Column, ColumnMap, Contract
+from nyc_tlc.contract.types import TYPES
 from nyc_tlc.errors import ContractError
 from nyc_tlc.month import Month
 
-POLARS_TYPES: dict[str, pl.DataType] = {
-    "int8": pl.Int8(),
-    "int16": pl.Int16(),
-    "int32": pl.Int32(),
-    "float64": pl.Float64(),
-    "string": pl.Categorical(),
-    "timestamp": pl.Datetime("us"),
-    "date": pl.Date(),
-}
 #: Blanks around a value, which are not a part of it.
 BLANKS = " \t"
 #: A number as text: decimal digits, no words like nan.
@@ -157,7 +149,7 @@ class Conformer:
     def _conform(self, arrays: list[pa.Array | pa.ChunkedArray], column: Column, rows: int) -> Values:
         """Return a clean column. Of several sources the first value is used."""
         if not arrays:
-            return Values(pl.repeat(None, rows, dtype=POLARS_TYPES[column.type], eager=True).alias(column.name))
+            return Values(pl.repeat(None, rows, dtype=TYPES[column.type].polars, eager=True).alias(column.name))
         values, bad, null_texts = self._conform_array(arrays[0], column)
         for array in arrays[1:]:
             more = self._conform_array(array, column)
@@ -183,7 +175,7 @@ class Conformer:
 
     def _cast(self, array: pa.Array | pa.ChunkedArray, column: Column) -> Values:
         if pa.types.is_null(array.type):
-            return Values(pl.repeat(None, len(array), dtype=POLARS_TYPES[column.type], eager=True))
+            return Values(pl.repeat(None, len(array), dtype=TYPES[column.type].polars, eager=True))
         if column.type == "timestamp" and is_text(array.type):
             times = read_plain_times(array)
             if times is not None:
@@ -271,7 +263,7 @@ def _cast_all(arrays: Sequence[tuple[Column, pa.Array | pa.ChunkedArray]]) -> di
     # Nearly always all of a column's numbers are valid. To find that out and cast them is faster than to check each.
     fits = frame.select(_all_fit(column.name, array.type, column).alias(column.name) for column, array in arrays)
     values = frame.select(
-        pl.col(column.name).cast(POLARS_TYPES[column.type], wrap_numerical=True)
+        pl.col(column.name).cast(TYPES[column.type].polars, wrap_numerical=True)
         if fits[column.name].item()
         else _read_value(column.name, array.type, column).alias(column.name)
         for column, array in arrays
@@ -308,7 +300,7 @@ def _strip_text(name: str) -> pl.Expr:
 
 def _all_fit(name: str, kind: pa.DataType, column: Column) -> pl.Expr:
     """Return an expression that is true only if all values of a column of numbers are valid in the contract's type."""
-    wanted = POLARS_TYPES[column.type]
+    wanted = TYPES[column.type].polars
     if pa.types.is_floating(kind) and column.type == "float64":
         # A sum is finite only if all of its values are.
         return pl.col(name).sum().is_finite()
@@ -319,7 +311,7 @@ def _all_fit(name: str, kind: pa.DataType, column: Column) -> pl.Expr:
 
 def _read_value(name: str, kind: pa.DataType, column: Column) -> pl.Expr:
     """Return the contract's value, null if missing or unreadable."""
-    wanted = POLARS_TYPES[column.type]
+    wanted = TYPES[column.type].polars
     if column.type == "timestamp":
         return read_timestamps(name, kind)
     if is_text(kind):

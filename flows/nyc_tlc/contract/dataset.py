@@ -21,6 +21,7 @@ import pyarrow as pa
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from nyc_tlc.contract.types import TYPES, ContractType
 from nyc_tlc.errors import ContractError
 from nyc_tlc.month import Color, Month
 
@@ -35,16 +36,6 @@ READER_VERSION = 3
 
 #: Texts that other tools write for null, in upper case; a code table's own text comes first.
 NULL_TEXTS = ["NA", "N/A", "#N/A", "<NA>", "NAN", "NULL", "NONE", r"\N", "-"]
-
-COLUMN_TYPES: dict[str, pa.DataType] = {
-    "int8": pa.int8(),
-    "int16": pa.int16(),
-    "int32": pa.int32(),
-    "float64": pa.float64(),
-    "string": pa.string(),
-    "timestamp": pa.timestamp("us"),
-    "date": pa.date32(),
-}
 
 
 class ContractModel(BaseModel):
@@ -78,7 +69,7 @@ class Column(ContractModel):
     """A clean column: its type, its names in source files, and what it holds."""
 
     name: str
-    type: Literal["int8", "int16", "int32", "float64", "string", "timestamp", "date"]
+    type: ContractType
     description: str
     unit: str = ""
     required: bool = False
@@ -89,7 +80,7 @@ class Column(ContractModel):
     @property
     def field(self) -> pa.Field:
         """The column's field in an Arrow schema."""
-        return pa.field(self.name, COLUMN_TYPES[self.type])
+        return pa.field(self.name, TYPES[self.type].arrow)
 
     @property
     def text_codes(self) -> Mapping[str, str]:

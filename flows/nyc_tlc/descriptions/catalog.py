@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nyc_tlc.contract.dataset import Column, Contract, code_tables, read_contract
+from nyc_tlc.contract.types import TYPES
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color
@@ -19,16 +20,6 @@ CATALOG = "datapackage.json"
 PACKAGE_PROFILE = "https://datapackage.org/profiles/2.0/datapackage.json"
 SCHEMA_PROFILE = "https://datapackage.org/profiles/2.0/tableschema.json"
 
-#: The contract's types -> Table Schema's types.
-TYPES = {
-    "int8": "integer",
-    "int16": "integer",
-    "int32": "integer",
-    "float64": "number",
-    "string": "string",
-    "timestamp": "datetime",
-    "date": "date",
-}
 #: Columns that are never null.
 REQUIRED = ("pickup_datetime", "file_month", "source_row")
 
@@ -93,7 +84,7 @@ def _describe_month(manifest: Manifest) -> dict[str, Any]:
 def _describe_column(column: Column) -> dict[str, Any]:
     described: dict[str, Any] = {
         "name": column.name,
-        "type": TYPES[column.type],
+        "type": TYPES[column.type].table_schema,
         "description": f"{column.description} ({column.unit})" if column.unit else column.description,
     }
     if column.name in REQUIRED:

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 from nyc_tlc.contract.dataset import NULL_TEXTS, OUR_COLUMNS, Column, Contract, FileFormat, code_tables, read_contract
+from nyc_tlc.contract.types import TYPES
 from nyc_tlc.month import COLORS, Month
 from nyc_tlc.text_tables import format_table
-
-#: The contract's types -> those of Parquet, DuckDB, Postgres and BigQuery.
-TYPES = {
-    "int8": ("int8", "TINYINT", "smallint", "INTEGER"),
-    "int16": ("int16", "SMALLINT", "smallint", "INTEGER"),
-    "int32": ("int32", "INTEGER", "integer", "INTEGER"),
-    "float64": ("double", "DOUBLE", "double precision", "FLOAT"),
-    "string": ("string", "VARCHAR", "text", "STRING"),
-    "timestamp": ("timestamp[us], no zone", "TIMESTAMP", "timestamp without time zone", "DATETIME"),
-    "date": ("date32", "DATE", "date", "DATE"),
-}
 
 
 def make_dictionary() -> str:
@@ -30,7 +20,11 @@ def make_dictionary() -> str:
         "## Types",
         "",
         *format_table(
-            ("Here", "Parquet", "DuckDB", "Postgres", "BigQuery"), [(name, *types) for name, types in TYPES.items()]
+            ("Here", "Parquet", "DuckDB", "Postgres", "BigQuery"),
+            [
+                (kind, *(f"`{name}`" for name in (names.arrow, names.duckdb, names.postgres, names.bigquery)))
+                for kind, names in TYPES.items()
+            ],
         ),
         "",
         "## Files that other tools saved",

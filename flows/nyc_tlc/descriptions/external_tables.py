@@ -6,23 +6,13 @@ They query the files where they are. The columns and their types come from the c
 from __future__ import annotations
 
 from nyc_tlc.contract.dataset import read_contract
+from nyc_tlc.contract.types import TYPES
 from nyc_tlc.month import COLORS, Color
-from nyc_tlc.warehouse.tables import Field, Table, Type, quarantine_table, trip_table
+from nyc_tlc.warehouse.tables import Field, Table, quarantine_table, trip_table
 
 #: Not ``ny_taxi``: there, the loaded tables have these names.
 DATASET = "ny_taxi_lake"
 BUCKET = "gs://YOUR_BUCKET"
-TYPES: dict[Type, str] = {
-    "int8": "INT64",
-    "int16": "INT64",
-    "int32": "INT64",
-    "int64": "INT64",
-    "float64": "FLOAT64",
-    "string": "STRING",
-    "timestamp": "DATETIME",
-    "date": "DATE",
-    "strings": "ARRAY<STRING>",
-}
 HEADER = f"""\
 -- External tables of BigQuery over the lake's files. Written by `make docs` from flows/nyc_tlc/contract/.
 -- Put your bucket, with its folder if it has one, in place of {BUCKET}. The dataset has to be where the bucket is.
@@ -63,4 +53,4 @@ def _create(folder: str, color: Color, table: Table) -> str:
 
 
 def _column(field: Field) -> str:
-    return f"{field.name} {TYPES[field.type]}"
+    return f"{field.name} {TYPES[field.type].bigquery}"

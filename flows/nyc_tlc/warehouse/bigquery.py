@@ -80,7 +80,7 @@ class BigQueryWarehouse:
     def loads(self) -> dict[tuple[Color, Month], Load]:
         """Return the loaded months."""
         with self._translate_errors("the list of loads"):
-            return self._read_ledger(LOADS.name) if self._find_view(LOADS.name) else {}
+            return self._read_ledger(LOADS.name) if self._find_table(LOADS.name) else {}
 
     def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
         """Create what is missing. Trip tables are partitioned by month and clustered by pick-up time."""
@@ -131,7 +131,9 @@ class BigQueryWarehouse:
                 got="0",
                 fix=ENABLE_BILLING,
             )
-        reconcile(file, self.place, outcome="the month there is neither the old nor the new one", **counted)
+        reconcile(
+            file, self.place, outcome="the month's table differs from the lake's file; load the month again", **counted
+        )
 
     def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
         """Replace all rows of the lookup tables."""
@@ -227,7 +229,7 @@ class BigQueryWarehouse:
             set_partitions(made, table)
             self._client.create_table(made, exists_ok=True)
             return True
-        there = {field.name: _name_in_types(field.field_type) for field in found.schema}
+        there = {field.name: _name_type(field) for field in found.schema}
         gained = missing_fields(table, there, TYPES, self.place)
         if gained:
             names = {field.name for field in gained}
@@ -235,23 +237,9 @@ class BigQueryWarehouse:
             self._client.update_table(found, ["schema"])
         return bool(gained)
 
-    def _find_view(self, name: str) -> bigquery.Table | None:
-        """Return a view; None if there is none.
-
-        Raises:
-            ConfigurationError: when it is a table.
-        """
-        found = self._find_table(name)
-        if found and found.table_type != "VIEW":
-            raise ConfigurationError(
-                f"{self.place}: {SCHEMA}.{name} is a table, as earlier versions made it, and not a view",
-                fix="drop or rename the table, and load its months again",
-            )
-        return found
-
     def _prepare_view(self, view: View, *, anew: bool) -> None:
         """Create or replace a view. It is never dropped first, because another load may be using it."""
-        found = self._find_view(view.name)
+        found = self._find_table(view.name)
         made = bigquery.Table(self._dataset.table(view.name))
         made.view_query, made.description = view.sql(self._qualify), view.description
         if found is None:
@@ -275,11 +263,10 @@ class BigQueryWarehouse:
         return int(next(iter(self._client.query_and_wait(sql)))[0])
 
     def _read_ledger(self, name: str, month: Month | None = None) -> dict[tuple[Color, Month], Load]:
-        """Return the loads of a month, or all. A table or view of an earlier version can lack columns."""
+        """Return the loads of a month, or all."""
         only = f" WHERE file_month = DATE '{month.first_day}'" if month else ""
-        rows = self._client.query_and_wait(f"SELECT * FROM {self._qualify(name)}{only}")
-        loads = (Load.from_row([row.get(column) for column in LOADS.names]) for row in rows)
-        return {(load.color, load.month): load for load in loads}
+        rows = self._client.query_and_wait(f"SELECT {', '.join(LOADS.names)} FROM {self._qualify(name)}{only}")
+        return {(load.color, load.month): load for load in (Load.from_row(row.values()) for row in rows)}
 
     def _replace_lookup(self, lookup: Lookup) -> None:
         self._prepare(lookup.table)
@@ -309,10 +296,10 @@ class BigQueryWarehouse:
 
 
 def find_location(client: bigquery.Client) -> str:
-    """Where the tables are.
+    """Return the dataset's location.
 
     Raises:
-        TlcError: when there are none yet, or BigQuery does not tell.
+        TlcError: when there is no dataset yet, or BigQuery does not answer.
     """
     place = f"bigquery://{client.project}/{SCHEMA}"
     try:
@@ -321,9 +308,10 @@ def find_location(client: bigquery.Client) -> str:
         raise explain(error, "the location of the tables", place, "", "") from error
 
 
-def _name_in_types(kind: str) -> str:
-    """Return the name that ``TYPES`` uses for a type with two names."""
-    return {"INT64": "INTEGER", "FLOAT64": "FLOAT"}.get(kind, kind)
+def _name_type(field: bigquery.SchemaField) -> str:
+    """Return GoogleSQL's name of a column's type; the API uses older ones."""
+    kind = {"INTEGER": "INT64", "FLOAT": "FLOAT64"}.get(field.field_type, field.field_type)
+    return f"ARRAY<{kind}>" if field.mode == "REPEATED" else kind
 
 
 def _scratch_table(name: str) -> Table:

@@ -19,27 +19,17 @@ from google.api_core import exceptions as api
 from google.api_core import retry
 from google.cloud import bigquery
 
+from nyc_tlc.contract import types
 from nyc_tlc.errors import LakeError
 from nyc_tlc.month import Month
 from nyc_tlc.warehouse.bigquery_errors import TRANSIENT
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.protocol import Load
-from nyc_tlc.warehouse.tables import Table, Type, to_arrow
+from nyc_tlc.warehouse.tables import Table, to_arrow
 
 log = logging.getLogger(__name__)
 
-TYPES: dict[Type, str] = {
-    "int8": "INTEGER",
-    "int16": "INTEGER",
-    "int32": "INTEGER",
-    "int64": "INTEGER",
-    "float64": "FLOAT",
-    "string": "STRING",
-    "timestamp": "DATETIME",
-    "date": "DATE",
-    "instant": "TIMESTAMP",
-    "strings": "STRING",
-}
+TYPES = {kind: names.bigquery for kind, names in types.TYPES.items()}
 
 #: Right after a job id was refused as taken, BigQuery may not find that job yet (python-bigquery #2134).
 NEW_JOB_RETRY = retry.Retry(retry.if_exception_type(api.NotFound, *TRANSIENT), initial=0.1, maximum=5, timeout=30)
@@ -193,7 +183,7 @@ def schema(table: Table) -> list[bigquery.SchemaField]:
     return [
         bigquery.SchemaField(
             field.name,
-            TYPES[field.type],
+            TYPES[field.type].removeprefix("ARRAY<").removesuffix(">"),
             mode="REPEATED" if field.type == "strings" else "REQUIRED" if field.required else "NULLABLE",
             description=field.description,
         )

@@ -17,6 +17,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from nyc_tlc.contract import types
 from nyc_tlc.errors import BusyError, ConfigurationError, TlcError, first_line
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import Color, Month
@@ -27,29 +28,15 @@ from nyc_tlc.warehouse.tables import (
     LOADS,
     SCHEMA,
     Table,
-    Type,
     View,
     missing_fields,
     quarantine_table,
-    renamed_fields,
     trip_table,
 )
 
 log = logging.getLogger(__name__)
 
-TYPES: dict[Type, str] = {
-    "int8": "TINYINT",
-    "int16": "SMALLINT",
-    "int32": "INTEGER",
-    "int64": "BIGINT",
-    "float64": "DOUBLE",
-    "string": "VARCHAR",
-    "timestamp": "TIMESTAMP",
-    "date": "DATE",
-    # Types with a time zone need an extension that would be downloaded; so an instant is stored as its time in UTC.
-    "instant": "TIMESTAMP",
-    "strings": "VARCHAR[]",
-}
+TYPES = {kind: names.duckdb for kind, names in types.TYPES.items()}
 
 #: One lock for each file: DuckDB lets the threads of one process share a file, and two writers would conflict.
 _write_locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
@@ -71,8 +58,7 @@ class DuckDbWarehouse:
         if not self._path.exists():
             return {}
         with self._connected("the list of loads", read_only=True) as connection:
-            columns = _columns(connection, LOADS.name)
-            return read_loads(_make_execute(connection), columns) if columns else {}
+            return read_loads(_make_execute(connection)) if _columns(connection, LOADS.name) else {}
 
     def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
         """Create missing tables, columns, lookup tables and views."""
@@ -91,7 +77,7 @@ class DuckDbWarehouse:
         """Replace the month's rows by those of the files."""
         tables = (trip_table(file.contract), file), (quarantine_table(file.contract), file.quarantine)
         with self._transaction(file.name) as connection:
-            known = read_loads(_make_execute(connection), LOADS.names).get((file.manifest.color, file.month))
+            known = read_loads(_make_execute(connection)).get((file.manifest.color, file.month))
             if known and known.is_of(file.manifest) and not force:
                 counts = [_count(connection, table, file.month) for table, _ in tables]
                 if counts == [known.row_count, known.quarantine_rows]:
@@ -134,15 +120,9 @@ class DuckDbWarehouse:
     def _prepare(self, connection: duckdb.DuckDBPyConnection, table: Table) -> bool:
         """Create a table, or add its missing columns. Return whether the table changed."""
         name, found = _qualify(table.name), _columns(connection, table.name)
-        renamed = renamed_fields(table, found)
-        for old, new in renamed.items():
-            connection.execute(f'ALTER TABLE {name} RENAME COLUMN "{old}" TO "{new}"')
-            log.info("%s: the column %s of %s is now called %s", self.place, old, name, new)
-        found = {renamed.get(column, column): kind for column, kind in found.items()}
         if not found:
             fields = (f"{each.name} {TYPES[each.type]}{' NOT NULL' * each.required}" for each in table.fields)
             connection.execute(f"CREATE TABLE {name} ({', '.join(fields)})")
-        if not found or renamed:
             connection.execute(f"COMMENT ON TABLE {name} IS {_quote(table.description)}")
         gained = missing_fields(table, found, TYPES, self.place)
         for field in gained:

@@ -22,14 +22,7 @@ LOAD_BATCH_ROWS = 1 << 14
 
 @dataclass(frozen=True)
 class LakeFile:
-    """A month's clean or rejected rows in the lake.
-
-    Attributes:
-        manifest: The month's manifest.
-        lake: The lake that has the file.
-        contract: The colour's contract.
-        rows_of: Which of the two.
-    """
+    """A month's clean or rejected rows in the lake."""
 
     manifest: Manifest
     lake: Lake

@@ -25,8 +25,8 @@ def find_published(lake: Lake, color: Color, month: Month | None, profile: str) 
     Args:
         lake: The lake.
         color: The colour.
-        month: The month; None for the newest in the lake.
-        profile: The profile's name, for the command in the error.
+        month: None for the newest in the lake.
+        profile: For the command in the error.
 
     Raises:
         LakeError: when the month is not in the lake.
@@ -47,14 +47,8 @@ def load_month(
 ) -> tuple[Load, bool]:
     """Replace a month's rows in a warehouse by those in the lake.
 
-    Args:
-        file: The month in the lake.
-        warehouse: The warehouse.
-        flow_run_id: The flow run that loads it.
-        force: Whether to load a file that is already loaded.
-
     Returns:
-        The month's row of ``loads``, and whether it is new.
+        The month's row of ``loads``, and whether it is new: a file that is loaded already is only loaded by force.
 
     Raises:
         LakeError: when a file in the lake differs from its manifest.
@@ -84,8 +78,8 @@ class Answer:
         place: The warehouse.
         load: The month's row of ``loads``.
         new: Whether this run loaded it.
-        sql: The query: the zones where most trips began.
-        rows: Its rows: borough, zone, trips.
+        sql: The zones where most trips began.
+        rows: Borough, zone, trips.
     """
 
     place: str

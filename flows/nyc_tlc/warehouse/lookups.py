@@ -10,11 +10,12 @@ from pathlib import Path
 import httpx
 
 from nyc_tlc.contract.dataset import CodeTable, code_tables
+from nyc_tlc.contract.types import Type
 from nyc_tlc.errors import SourceError
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.http import own_connections
 from nyc_tlc.warehouse.protocol import Lookup
-from nyc_tlc.warehouse.tables import Field, Table, Type, to_arrow
+from nyc_tlc.warehouse.tables import Field, Table, to_arrow
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +92,8 @@ def _codes(name: str, table: CodeTable) -> Lookup:
     fields = (
         Field(column, kind, "The code", required=True),
         Field("name", "string", "What it means"),
-        Field("note", "string", "What else is to be known of it"),
-        Field("source", "string", "Where that is from"),
+        Field("note", "string", "A note"),
+        Field("source", "string", "TLC's document that says so"),
     )
     lookup_table = Table(name, table.title, fields, (column,))
     source = table.source.strip()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,14 +23,6 @@ CONNECTION_DEFAULTS: dict[str, Any] = {
 #: SQLSTATE classes and codes of errors that a later attempt can avoid: connection, rollback, resources, locks,
 #: shutdown and start, I/O.
 TRANSIENT_STATES = ("08", "40", "53", "55006", "55P03", "57014", "57P", "58")
-#: The state of a connection to a host that has no address; Postgres has none for it.
-UNKNOWN_HOST = "no such host"
-#: SQLSTATE of a refused connection -> what to do about it.
-REFUSALS = {
-    UNKNOWN_HOST: "correct POSTGRES_HOST and register the profile again",
-    "3D000": "create the database, or correct POSTGRES_DB and register the profile again",
-}
-CHECK_LOGIN = "check user and password: set POSTGRES_PASSWORD and register the profile again"
 #: Beginnings of SQLSTATE, what each means, and what to do about it.
 REASONS = (
     ("42501", "a permission is missing", "grant it, or use another user"),
@@ -43,6 +32,7 @@ REASONS = (
         "name the server that takes writes, or turn default_transaction_read_only off",
     ),
     ("22P05", "the database's encoding lacks a character", "use a database with ENCODING 'UTF8' (POSTGRES_DB)"),
+    ("2BP01", "something uses a view that must change", "keep its definition, drop it, load again, and make it again"),
     ("22021", "the database's encoding lacks a character", "use a database with ENCODING 'UTF8' (POSTGRES_DB)"),
 )
 #: The same in a load, which replaces the month's partition: what was added by hand to it or to its table is in the way.
@@ -83,17 +73,17 @@ def connect(parameters: Mapping[str, Any], place: str, what: str) -> extensions.
             connection_factory=lambda dsn, **how: _Connection(dsn, refused, **how),
         )
     except psycopg2.OperationalError as error:
-        state = _ask_for_state(refused[0].info) if refused else "08"
-        if state.startswith(TRANSIENT_STATES):
-            raise TransientError(
-                f"{what}: no connection to {place}",
+        # A refused connection has no SQLSTATE. One that got as far as a password fails again with the same parameters.
+        if refused and refused[0].info.used_password:
+            raise ConfigurationError(
+                f"{what}: {place} refuses the connection",
                 got=first_line(error),
-                fix="check that the server runs, or try again later",
+                fix="check POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB, and register the profile again",
             ) from error
-        if not state and _lacks_database(parameters):
-            state = "3D000"
-        raise ConfigurationError(
-            f"{what}: {place} refuses the connection", got=first_line(error), fix=REFUSALS.get(state, CHECK_LOGIN)
+        raise TransientError(
+            f"{what}: no connection to {place}",
+            got=first_line(error),
+            fix="check that the server runs, POSTGRES_HOST and POSTGRES_PORT, or try again later",
         ) from error
     except psycopg2.Error as error:
         raise ConfigurationError(
@@ -117,7 +107,7 @@ def explain(error: psycopg2.Error, what: str, place: str, kept: str, *, lost: bo
         return TransientError(f"{what}: {place} has no space left{kept_or_not}", got=got, fix="make room on the server")
     if lost or state.startswith(TRANSIENT_STATES):
         return TransientError(f"{what}: {place}: interrupted{kept_or_not}", got=got)
-    for beginning, why, fix in REASONS + REASONS_IN_A_LOAD * bool(kept):
+    for beginning, why, fix in REASONS_IN_A_LOAD * bool(kept) + REASONS:
         if state.startswith(beginning):
             detail = f"{got}: {error.diag.message_detail}" if error.diag.message_detail else got
             return ConfigurationError(f"{what}: {place}: {why}{kept_or_not}", got=detail, fix=fix)
@@ -125,7 +115,7 @@ def explain(error: psycopg2.Error, what: str, place: str, kept: str, *, lost: bo
 
 
 class _Connection(extensions.connection):  # type: ignore[misc]  # untyped to mypy
-    """A connection that stays readable when the server refuses it, so that its host and port are known."""
+    """A connection that stays readable when the server refuses it."""
 
     def __init__(self, dsn: str, refused: list[_Connection], **how: Any) -> None:
         try:
@@ -133,56 +123,3 @@ class _Connection(extensions.connection):  # type: ignore[misc]  # untyped to my
         except psycopg2.OperationalError:
             refused.append(self)
             raise
-
-
-def _lacks_database(parameters: Mapping[str, Any]) -> bool:
-    """Return whether the server has no such database. It says so only after the password, and then without a code."""
-    try:
-        server = psycopg2.connect(**(CONNECTION_DEFAULTS | dict(parameters) | {"dbname": "postgres"}))
-    except psycopg2.Error:
-        return False
-    with contextlib.closing(server), server.cursor() as cursor:
-        cursor.execute("SELECT FROM pg_database WHERE datname = %s", [parameters.get("dbname")])
-        return not cursor.rowcount
-
-
-def _ask_for_state(info: extensions.ConnectionInfo) -> str:
-    """Return the SQLSTATE of a refused connection; empty if the server asks for the password first.
-
-    psycopg2 has no SQLSTATE for it, and the server's text may be in any language. So the first message of the protocol
-    is sent once more; the server answers with a code, or asks for the password.
-    """
-    start = b"".join(each.encode() + b"\0" for each in ("user", info.user or "", "database", info.dbname or ""))
-    message = struct.pack("!i", 3 << 16) + start + b"\0"
-    host, port = info.host or "localhost", info.port or 5432
-    try:
-        if host.startswith("/"):
-            server = socket.socket(socket.AF_UNIX)
-            server.settimeout(5)
-            with server:
-                server.connect(f"{host}/.s.PGSQL.{port}")
-                return _read_state(server, message)
-        with socket.create_connection((host, port), timeout=5) as server:
-            return _read_state(server, message)
-    except socket.gaierror as error:
-        return "08" if error.errno == socket.EAI_AGAIN else UNKNOWN_HOST
-    except UnicodeError:
-        return UNKNOWN_HOST
-    except OSError:
-        return "08"
-
-
-def _read_state(server: socket.socket, message: bytes) -> str:
-    server.sendall(struct.pack("!i", len(message) + 4) + message)
-    answer = b""
-    # After an error the server sends nothing more; after it asks for the password it waits for the client.
-    while part := server.recv(4096):
-        answer += part
-        if answer.startswith(b"R") and not answer.startswith(b"R\0\0\0\x08\0\0\0\0"):
-            return ""
-        if b"Z\0\0\0\x05" in answer:
-            return ""
-        if b"\0C" in answer and answer.endswith(b"\0\0"):
-            break
-    # No answer at all: the server is shutting down.
-    return answer.partition(b"\0C")[2].partition(b"\0")[0].decode("ascii", "replace") if answer else "08"

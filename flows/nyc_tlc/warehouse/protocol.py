@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, get_args
 
@@ -30,22 +30,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class Load:
-    """A month in a warehouse: a row of ``loads``.
-
-    Attributes:
-        color: The colour.
-        month: The month.
-        row_count: The number of its trips.
-        source_rows: The number of rows in the source file; None if an earlier version loaded it.
-        quarantine_rows: The number of them in the quarantine table; None if an earlier version loaded it.
-        clean_sha256: The digest of the lake's clean file.
-        source_sha256: The digest of the source file that the clean file was made from.
-        loaded_at: When it was loaded, in UTC.
-        flow_run_id: The flow run that loaded it.
-        job_id: BigQuery's load job.
-        source_kind: The kind of source.
-        source_url: The source file's URL, without secret parts.
-    """
+    """A month in a warehouse: a row of ``loads``, whose columns ``tables.LOADS`` describes."""
 
     color: Color
     month: Month
@@ -82,26 +67,14 @@ class Load:
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Load:
         """Read a row of ``loads`` with the columns in order."""
-        values: list[Any] = [_in_utc(value) if isinstance(value, datetime) else value for value in row]
-        color, file_month, *rest = values
-        return cls(color, Month(file_month.year, file_month.month), *rest)
+        color, first_day, *rest = row
+        values: list[Any] = [_in_utc(value) if isinstance(value, datetime) else value for value in rest]
+        return cls(color, Month(first_day.year, first_day.month), *values)
 
     def to_row(self) -> tuple[Any, ...]:
         """Return the row of ``loads`` with the columns in order."""
-        return (
-            self.color,
-            self.month.first_day,
-            self.row_count,
-            self.source_rows,
-            self.quarantine_rows,
-            self.clean_sha256,
-            self.source_sha256,
-            self.loaded_at,
-            self.flow_run_id,
-            self.job_id,
-            self.source_kind,
-            self.source_url,
-        )
+        color, month, *rest = (getattr(self, field.name) for field in fields(self))
+        return color, month.first_day, *rest
 
     def is_of(self, manifest: Manifest) -> bool:
         """Return whether exactly the files of this manifest were loaded."""
@@ -140,13 +113,8 @@ class Warehouse(Protocol):
     def replace_month(self, file: LakeFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
         """Replace the month's rows in the prepared tables of trips and of quarantine by those of the lake's files.
 
-        Args:
-            file: The month in the lake.
-            flow_run_id: The flow run that loads it.
-            force: Whether to load a file that is already loaded.
-
         Returns:
-            The month's row of ``loads``, and whether it is new.
+            The month's row of ``loads``, and whether it is new: a file that is loaded already is only loaded by force.
 
         Raises:
             ReconciliationError: when the row counts differ.
@@ -161,10 +129,7 @@ class Warehouse(Protocol):
         """Return the rows of a SELECT."""
 
     def check(self, lake: Lake) -> str:
-        """Check that loads are possible: ``SELECT 1`` works and the user has the permissions that a load needs.
-
-        Args:
-            lake: The lake that months are loaded from.
+        """Check that loads from a lake are possible: the user has the permissions that they need.
 
         Returns:
             A message about what works.
@@ -204,7 +169,7 @@ def reconcile(file: LakeFile, place: str, *, outcome: str = "the month there sta
     """Check that every count equals the manifest's number of rows.
 
     Args:
-        file: The month in the lake.
+        file: The file in the lake.
         place: The warehouse, for messages.
         outcome: The state of the month there if a count differs.
         **counted: How the rows were counted -> their number.

@@ -2,54 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import polars as pl
 import pyarrow as pa
 
-from nyc_tlc.contract.dataset import COLUMN_TYPES, Contract, read_contract
+from nyc_tlc.contract.dataset import Contract, read_contract
+from nyc_tlc.contract.types import TYPES, Type
 from nyc_tlc.errors import ContractError
 from nyc_tlc.month import COLORS, Color
 
 #: The schema or dataset that holds everything.
 SCHEMA = "ny_taxi"
 
-#: The contract's types, and ``int64``, ``instant`` and ``strings`` (an array), which only other tables have.
-Type = Literal["int8", "int16", "int32", "int64", "float64", "string", "timestamp", "date", "instant", "strings"]
-
 
 @dataclass(frozen=True)
 class Field:
-    """A column of a table.
-
-    Attributes:
-        name: Its name.
-        type: The type of its values.
-        description: What it holds, with the unit.
-        required: Whether every row has a value.
-        old_name: Its name in earlier versions; the next load renames it in an existing table.
-    """
+    """A column of a table. A required one has a value in every row."""
 
     name: str
     type: Type
     description: str
     required: bool = False
-    old_name: str | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
-
-    Attributes:
-        name: Its name in the schema.
-        description: What a row is.
-        fields: Its columns.
-        key: The columns that identify a row.
-    """
+    """A table. The columns of the key identify a row."""
 
     name: str
     description: str
@@ -64,8 +45,7 @@ class Table:
 
 def to_arrow(rows: Sequence[Sequence[object]], table: Table) -> pa.Table:
     """Return rows as an Arrow table. They go through polars, because pyarrow would import pandas here."""
-    types = COLUMN_TYPES | {"int64": pa.int64(), "instant": pa.timestamp("us", "UTC")}
-    schema = pa.schema([pa.field(field.name, types[field.type]) for field in table.fields])
+    schema = pa.schema([pa.field(field.name, TYPES[field.type].arrow) for field in table.fields])
     return pl.DataFrame(rows, schema=list(table.names), orient="row").to_arrow().cast(schema)
 
 
@@ -73,17 +53,17 @@ TRIP_KEY = ("file_month", "source_row")
 
 LOADS = Table(
     "loads",
-    "The months in this warehouse: one row a colour and month. DuckDB and Postgres write it in one transaction with"
+    "The months in this warehouse: one row per colour and month. DuckDB and Postgres write it in one transaction with"
     " the month's rows, BigQuery right after the load job that brought them. In Postgres, a REPEATABLE READ transaction"
     " that reads it first and trips later can find an old row here beside new trips",
     (
         Field("color", "string", "The colour", required=True),
         Field("file_month", "date", "First day of the month", required=True),
-        Field("row_count", "int64", "The manifest's clean rows, counted here too", required=True, old_name="rows"),
+        Field("row_count", "int64", "The manifest's clean rows, counted here too", required=True),
         Field("source_rows", "int64", "Rows of the source file: row_count and quarantine_rows together"),
-        Field("quarantine_rows", "int64", "Rows of the month in the quarantine table; null if that is not loaded yet"),
+        Field("quarantine_rows", "int64", "Rows of the month in the quarantine table"),
         Field("clean_sha256", "string", "SHA-256 of the lake's clean file they came from", required=True),
-        Field("source_sha256", "string", "SHA-256 of the source file that was made of", required=True),
+        Field("source_sha256", "string", "SHA-256 of the source file that the clean file was made from", required=True),
         Field("loaded_at", "instant", "When, in UTC", required=True),
         Field("flow_run_id", "string", "The Prefect flow run that loaded it"),
         Field("job_id", "string", "The BigQuery load job; null in other warehouses"),
@@ -105,7 +85,7 @@ def trip_table(contract: Contract) -> Table:
         )
         for column in contract.columns
     )
-    description = f"{contract.title}: one row a trip; (file_month, source_row) is its key"
+    description = f"{contract.title}: one row per trip; (file_month, source_row) is its key"
     return Table(f"{contract.color}_trip_data", description, fields, TRIP_KEY)
 
 
@@ -128,7 +108,7 @@ def month_tables(contract: Contract | None = None) -> tuple[Table, ...]:
     Args:
         contract: Used instead of the contract of its colour.
     """
-    known = {color: read_contract(color) for color in COLORS} | ({contract.color: contract} if contract else {})
+    known = _read_contracts(contract)
     return (*(make(each) for make in (trip_table, quarantine_table) for each in known.values()), LOADS)
 
 
@@ -138,8 +118,11 @@ def trip_tables(contract: Contract | None = None) -> dict[Color, Table]:
     Args:
         contract: Used instead of the contract of its colour.
     """
-    known = {color: read_contract(color) for color in COLORS} | ({contract.color: contract} if contract else {})
-    return {color: trip_table(each) for color, each in known.items()}
+    return {color: trip_table(each) for color, each in _read_contracts(contract).items()}
+
+
+def _read_contracts(own: Contract | None) -> dict[Color, Contract]:
+    return {color: read_contract(color) for color in COLORS} | ({own.color: own} if own else {})
 
 
 @dataclass(frozen=True)
@@ -204,15 +187,6 @@ def list_views(tables: Mapping[Color, Table]) -> tuple[View, ...]:
 
 
 _TRIP_ENDS = (("p", "pickup"), ("d", "dropoff"))
-
-
-def renamed_fields(table: Table, found: Collection[str]) -> dict[str, str]:
-    """Return the columns of an existing table that have an old name: old name -> new name."""
-    return {
-        field.old_name: field.name
-        for field in table.fields
-        if field.old_name and field.old_name in found and field.name not in found
-    }
 
 
 def missing_fields(table: Table, found: Mapping[str, str], types: Mapping[Type, str], place: str) -> Sequence[Field]:
