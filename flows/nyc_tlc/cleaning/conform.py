@@ -109,10 +109,7 @@ class Conformer:
         """Check the types of the file's columns.
 
         Args:
-            contract: The colour's contract.
-            column_map: How the file's columns map onto it.
             schema: The file's own schema.
-            month: The file's month.
             find_day_first: Reads the file for the order of day and month.
 
         Raises:

@@ -23,25 +23,18 @@ def publish_month(
     cleaned: CleanedMonth,
     contract: Contract,
     lake: Lake,
-    base: str | None,
+    replaced: str | None,
     started_at: datetime,
     flow_run_id: str | None = None,
     *,
     force: bool = False,
 ) -> Manifest:
-    """Publish a cleaned month; it replaces the one in the lake.
+    """Publish a cleaned month, and return its manifest; it replaces the one in the lake.
 
     Args:
-        cleaned: The month.
-        contract: The contract that it was cleaned with.
-        lake: The lake to publish it in.
-        base: The version of the month's manifest when the run began; None if there was no manifest.
+        replaced: The version of the month's manifest when the run began; None if there was no manifest.
         started_at: When work on the month began.
-        flow_run_id: The flow run that publishes it.
         force: Whether to publish a month that has no rows, more rejected rows than are allowed, or may be incomplete.
-
-    Returns:
-        The manifest now in the lake.
 
     Raises:
         SourceError: when the month has no rows, too many rejected rows or may be incomplete; the lake is not changed.
@@ -82,13 +75,13 @@ def publish_month(
         started_at=started_at,
         finished_at=datetime.now(UTC),
     )
-    publish_files(lake, manifest, cleaned.files, base)
+    publish_files(lake, manifest, cleaned.files, replaced)
     log.info("%s: published to %s", manifest.name, lake.url(""))
     return manifest
 
 
 def _check_rows(cleaned: CleanedMonth, contract: Contract) -> None:
-    """Check that the file can be the whole month: if it is another month's, nearly all its rows are rejected."""
+    """Check that the file may be the whole month. If it is another month's, nearly all its rows are rejected."""
     name, rows, quarantine = cleaned.fetched.remote.name, cleaned.source_rows, cleaned.quarantine
     fix = "the lake is not changed; look at the file, and publish it with --force if it is right"
     if cleaned.fetched.verified_by == "nothing":

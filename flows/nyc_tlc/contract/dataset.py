@@ -163,7 +163,6 @@ class Contract:
     """Everything that is known about one colour's trip records.
 
     Attributes:
-        color: The colour.
         title: What the records are, in a few words.
         source: Where these facts were published.
         notes: What a user of the data should know.
@@ -209,21 +208,14 @@ class Contract:
         Names are compared without case, and without what is neither a letter nor a digit. Columns whose names are then
         equal are one column, which has the first value that is not null.
 
-        Args:
-            found: The file's column names.
-            month: The file's month.
-            file_format: ``parquet`` or ``csv``.
-
         Raises:
             ContractError: when a required column of the month's layout is missing, or the same name occurs twice.
         """
         by_key: dict[str, list[str]] = {}
         for name, count in Counter(found).items():
             if count > 1 and name.strip():
-                raise ContractError(
-                    f"{self.color} {month}: the file has the column {name.strip()!r} twice",
-                    got=", ".join(found),
-                )
+                what = f"{self.color} {month}: the file has the column {name.strip()!r} twice"
+                raise ContractError(what, got=", ".join(found))
             by_key.setdefault(_normalize(name), []).append(name)
         sources: dict[str, tuple[str, ...]] = {}
         missing: list[str] = []
@@ -262,7 +254,7 @@ def read_contract(color: Color) -> Contract:
     rules = _read_rules(data["rules"])
     codes = {name: (list(table.codes), table.texts) for name, table in code_tables().items()}
     decides_values = [column.model_dump(exclude={"description", "unit"}) for column in columns]
-    decides_verdicts = [rule.model_dump(exclude={"why"}) for rule in rules]
+    decides_rejections = [rule.model_dump(exclude={"why"}) for rule in rules]
     return Contract(
         color=color,
         title=data["title"],
@@ -274,7 +266,7 @@ def read_contract(color: Color) -> Contract:
         rules=rules,
         layouts={name: _read_layouts(name, entries) for name, entries in data["layouts"].items()},
         contract_version=_make_version(data["version"], [READER_VERSION, codes, decides_values]),
-        rules_version=_make_version(data["version"], [codes, decides_verdicts]),
+        rules_version=_make_version(data["version"], [codes, decides_rejections]),
     )
 
 

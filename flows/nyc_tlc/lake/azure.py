@@ -64,12 +64,7 @@ class AzureLake(BucketLake):
     )
 
     def __init__(self, container: ContainerClient, folder: str = "") -> None:
-        """Use a container.
-
-        Args:
-            container: A client made with ``client_options``, with permission to read, write, list and delete blobs.
-            folder: The folder in the container that is the lake's root.
-        """
+        """Use a container: a client made with ``client_options`` that may read, write, list and delete blobs."""
         super().__init__(folder)
         self._container = container
 
@@ -82,17 +77,11 @@ class AzureLake(BucketLake):
         status, code = getattr(error, "status_code", None), _code(error)
         if isinstance(error, ClientAuthenticationError):
             status = status or 401
-        network = isinstance(error, (ServiceRequestError, ServiceResponseError, IncompleteReadError))
-        text = f"HTTP {status}: {code}" if code else str(error).partition("\n")[0][:300]
-        return Failure(status, text, network or cls._is_cut_off(error))
-
-    @staticmethod
-    def _is_cut_off(error: Exception) -> bool:
+        network = isinstance(error, (ServiceRequestError, ServiceResponseError))
         # When a listing is cut off, the client raises an error without a status.
-        cut_off_listing = isinstance(error, HttpResponseError) and not error.status_code
-        return isinstance(error, IncompleteReadError) or (
-            cut_off_listing and not isinstance(error, ClientAuthenticationError)
-        )
+        cut_off = isinstance(error, IncompleteReadError) or (isinstance(error, HttpResponseError) and not status)
+        text = f"HTTP {status}: {code}" if code else str(error).partition("\n")[0][:300]
+        return Failure(status, text, network or cut_off, cut_off)
 
     def _head(self, name: str) -> tuple[int, Mapping[str, str]] | None:
         with contextlib.suppress(ResourceNotFoundError):

@@ -33,11 +33,13 @@ class Failure(NamedTuple):
         status: The HTTP status of the store's answer; None if there was no answer.
         text: The answer in one line.
         transient: Whether a later attempt can succeed although the status does not say so.
+        cut_off: Whether the answer to a read was cut off, and the client does not repeat the read.
     """
 
     status: int | None
     text: str
     transient: bool = False
+    cut_off: bool = False
 
 
 class Refusal(NamedTuple):
@@ -47,7 +49,6 @@ class Refusal(NamedTuple):
         status: Its HTTP status; None for any.
         part: A part of its text, in lower case.
         what: What is wrong; ``{url}`` stands for the lake's URL.
-        fix: What to do about it.
     """
 
     status: int | None
@@ -77,17 +78,13 @@ class BucketLake(Lake):
     refusals: ClassVar[Sequence[Refusal]]
 
     def __init__(self, folder: str) -> None:
-        """Use a folder as the lake's root.
-
-        Args:
-            folder: The folder in the bucket; the bucket itself if it is empty.
-        """
+        """Use a folder of the bucket as the lake's root; the bucket itself if ``folder`` is empty."""
         self._folder = PurePosixPath(folder.strip("/"))
 
     @classmethod
     @abstractmethod
     def _describe(cls, error: Exception) -> Failure:
-        """Describe an error of the client."""
+        """Describe one of the client's errors."""
 
     @abstractmethod
     def _head(self, name: str) -> tuple[int, Mapping[str, str]] | None:
@@ -121,17 +118,11 @@ class BucketLake(Lake):
     def _send(self, name: str, file: NewFile, metadata: Mapping[str, str]) -> None:
         """Send a file by the client's managed transfer."""
 
-    @staticmethod
-    def _is_cut_off(_error: Exception) -> bool:
-        """Return whether the answer to a read was cut off and the client does not repeat the read."""
-        return False
-
     @classmethod
     def explain(cls, error: Exception, name: str, url: str) -> TlcError:
         """Return the error to raise for an error of the client.
 
         Args:
-            error: The client's error.
             name: What was read or written.
             url: The lake's URL.
         """
@@ -198,13 +189,12 @@ class BucketLake(Lake):
                 try:
                     return read(*arguments)
                 except self.failures as error:
-                    if not self._is_cut_off(error):
+                    if not self._describe(error).cut_off:
                         raise
             return read(*arguments)
 
     @contextlib.contextmanager
     def _translate_errors(self, key: str) -> Iterator[None]:
-        """Translate the client's errors into errors that say what to do."""
         try:
             yield
         except self.failures as error:
@@ -215,12 +205,7 @@ class RangeReader(io.RawIOBase):
     """An object that is read like a file: each read is one request for only those bytes."""
 
     def __init__(self, read_range: Callable[[int, int], bytes], size: int) -> None:
-        """Start at the object's first byte.
-
-        Args:
-            read_range: Returns the bytes from a start position to before an end position.
-            size: The object's size in bytes.
-        """
+        """Start at the first of ``size`` bytes. ``read_range`` returns those from a position to before another one."""
         self._read_range, self._size, self._at = read_range, size, 0
 
     def readable(self) -> bool:

@@ -121,7 +121,6 @@ class FolderLake(Lake):
 
     @contextlib.contextmanager
     def _translate_errors(self, key: str) -> Iterator[None]:
-        """Translate the operating system's errors into a LakeError."""
         try:
             yield
         except OSError as error:

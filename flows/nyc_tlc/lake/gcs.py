@@ -14,15 +14,7 @@ from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from nyc_tlc.errors import first_line
-from nyc_tlc.lake.bucket import (
-    BAD_CREDENTIALS,
-    LOCKED,
-    NO_BUCKET,
-    NO_PERMISSION,
-    BucketLake,
-    Failure,
-    Refusal,
-)
+from nyc_tlc.lake.bucket import BAD_CREDENTIALS, LOCKED, NO_BUCKET, NO_PERMISSION, BucketLake, Failure, Refusal
 from nyc_tlc.lake.store import Found, NewFile, content_type
 from nyc_tlc.settings import read_settings
 
@@ -57,12 +49,7 @@ class GcsLake(BucketLake):
     )
 
     def __init__(self, bucket: Bucket, folder: str = "") -> None:
-        """Use a bucket.
-
-        Args:
-            bucket: The bucket, with a client that has permission to read, write, list and delete its objects.
-            folder: The folder in the bucket that is the lake's root.
-        """
+        """Use a bucket whose client may read, write, list and delete its objects."""
         super().__init__(folder)
         self._bucket = bucket
 
@@ -71,9 +58,9 @@ class GcsLake(BucketLake):
 
     @classmethod
     def _describe(cls, error: Exception) -> Failure:
-        text = _read_message(error)
         transient = isinstance(error, NETWORK_FAILURES) or getattr(error, "retryable", False)
-        return Failure(401 if isinstance(error, auth.GoogleAuthError) else _status(error), text, transient)
+        status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "code", None)
+        return Failure(401 if isinstance(error, auth.GoogleAuthError) else status, _read_message(error), transient)
 
     def _head(self, name: str) -> tuple[int, Mapping[str, str]] | None:
         blob = self._bucket.get_blob(name, **_call_options())
@@ -130,11 +117,6 @@ def _call_options() -> dict[str, Any]:
     settings = read_settings()
     retry = DEFAULT_RETRY.with_delay(initial=settings.http_backoff, maximum=60).with_timeout(settings.gcs_give_up)
     return {"timeout": settings.http_timeout, "retry": retry}
-
-
-def _status(error: Exception) -> int | None:
-    """Return the HTTP status of an answer; None if there was none."""
-    return getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "code", None)
 
 
 def _read_message(error: Exception) -> str:

@@ -24,14 +24,7 @@ from botocore.exceptions import (
     SSLError,
 )
 
-from nyc_tlc.lake.bucket import (
-    BAD_CREDENTIALS,
-    NO_BUCKET,
-    NO_PERMISSION,
-    BucketLake,
-    Failure,
-    Refusal,
-)
+from nyc_tlc.lake.bucket import BAD_CREDENTIALS, NO_BUCKET, NO_PERMISSION, BucketLake, Failure, Refusal
 from nyc_tlc.lake.store import Found, NewFile, content_type
 from nyc_tlc.settings import read_settings
 
@@ -42,6 +35,8 @@ if TYPE_CHECKING:
 NOT_THERE = frozenset({"NoSuchKey", "404"})
 #: The client's errors for a body that was cut off or changed on the way.
 CUT_OFF = (FlexibleChecksumError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
+#: Parts of the texts of answers to bad credentials.
+BAD_CREDENTIALS_CODES = ("invalidaccesskeyid", "signaturedoesnotmatch", "token", "requesttimetooskewed", "401")
 NO_CREDENTIALS = (
     "there are no usable credentials for {url}",
     "give the machine a role, or set the keys as blocks/README.md says",
@@ -50,10 +45,9 @@ ANOTHER_REGION = ("{url} is in another region", "set AWS_REGION and register the
 
 
 def client_config(given: Config | None = None, endpoint_url: str | None = None) -> Config:
-    """Return the configuration for a lake's client.
+    """Return the configuration for a lake's client: ``given``, the profile's, with our time-outs and retries.
 
     Args:
-        given: The configuration in the profile's block.
         endpoint_url: The URL of a store that is not Amazon's. Some of these refuse the checksums that boto3 adds;
             without them the request's signature covers the bytes.
     """
@@ -74,10 +68,7 @@ class S3Lake(BucketLake):
 
     failures = (BotoCoreError, ClientError)
     refusals = (
-        *(
-            Refusal(None, code, *BAD_CREDENTIALS)
-            for code in ("invalidaccesskeyid", "signaturedoesnotmatch", "token", "requesttimetooskewed", "401")
-        ),
+        *(Refusal(None, code, *BAD_CREDENTIALS) for code in BAD_CREDENTIALS_CODES),
         # The answer to a HEAD has no body; for an expired token its status is 400.
         Refusal(400, "headobject", *BAD_CREDENTIALS),
         Refusal(None, "credentials", *NO_CREDENTIALS),
@@ -91,14 +82,7 @@ class S3Lake(BucketLake):
     )
 
     def __init__(self, client: S3Client, bucket: str, folder: str = "") -> None:
-        """Use a bucket.
-
-        Args:
-            client: A client made with ``client_config``, with permission to list the bucket and to read, write and
-                delete its objects.
-            bucket: The bucket's name.
-            folder: The folder in the bucket that is the lake's root.
-        """
+        """Use a bucket with a client made with ``client_config`` that may list, read, write and delete its objects."""
         super().__init__(folder)
         self._client, self._bucket = client, bucket
 
@@ -114,11 +98,7 @@ class S3Lake(BucketLake):
             message = error.response["Error"].get("Message", "")
             return Failure(status, f"HTTP {status}: {_code(error)} {message} ({error.operation_name})"[:300], transient)
         transient = isinstance(error, (ConnectionError, HTTPClientError, *CUT_OFF)) and not isinstance(error, SSLError)
-        return Failure(None, str(error).partition("\n")[0][:300], transient)
-
-    @staticmethod
-    def _is_cut_off(error: Exception) -> bool:
-        return isinstance(error, CUT_OFF)
+        return Failure(None, str(error).partition("\n")[0][:300], transient, isinstance(error, CUT_OFF))
 
     def _head(self, name: str) -> tuple[int, Mapping[str, str]] | None:
         try:

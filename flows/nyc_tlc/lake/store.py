@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -51,14 +52,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class NewFile:
-    """A file on this machine that will be an object of a lake. The run made it, and nobody changes it.
-
-    Attributes:
-        key: The object's key.
-        path: The file's path.
-        size: Its size in bytes.
-        sha256: Its digest.
-    """
+    """A file on this machine that will be an object of a lake. The run made it, and nobody changes it."""
 
     key: str
     path: Path
@@ -98,8 +92,6 @@ class Lake(ABC):
         """Write a small object if its version is the expected one. Comparing and writing are one atomic step.
 
         Args:
-            key: Its key.
-            content: Its bytes.
             expected: The version to replace; None if the object must not exist.
             labels: The object's metadata, in stores that have metadata.
 
@@ -118,12 +110,7 @@ class Lake(ABC):
 
     @abstractmethod
     def upload(self, file: NewFile, labels: Mapping[str, str]) -> None:
-        """Send a file under a key that no object has had. It becomes an object when all of it has arrived.
-
-        Args:
-            file: The file.
-            labels: The object's metadata, in stores that have metadata.
-        """
+        """Send a file under a key that no object has had. It becomes an object when all of it has arrived."""
 
     def read(self, key: str) -> bytes | None:
         """Return a small object's content; None if it does not exist."""
@@ -131,26 +118,16 @@ class Lake(ABC):
 
     def digest(self, key: str) -> str | None:
         """Read a whole object and return its SHA-256; None if it does not exist."""
-        if self.size(key) is None:
-            return None
-        digest = hashlib.sha256()
-        for chunk in self._chunks(key):
-            digest.update(chunk)
-        return digest.hexdigest()
+        return None if self.size(key) is None else self.download(key, Path(os.devnull))
 
     def download(self, key: str, path: Path) -> str:
         """Copy an existing object to a file on this machine. Return its SHA-256."""
         digest = hashlib.sha256()
-        with path.open("wb") as copy:
-            for chunk in self._chunks(key):
+        with self.open(key) as file, path.open("wb") as copy:
+            while chunk := file.read(CHUNK_BYTES):
                 digest.update(chunk)
                 copy.write(chunk)
         return digest.hexdigest()
-
-    def _chunks(self, key: str) -> Iterator[bytes]:
-        with self.open(key) as file:
-            while chunk := file.read(CHUNK_BYTES):
-                yield chunk
 
     def find_manifest(self, keys: Keys) -> Found:
         """Return a month's manifest without parsing it."""

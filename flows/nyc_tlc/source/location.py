@@ -33,9 +33,6 @@ class RemoteFile:
     """A month's file at its source, as the last request described it.
 
     Attributes:
-        color: The colour.
-        month: The month.
-        url: Its URL.
         etag: The source's identifier of these bytes, if it has one.
         last_modified: When the file changed, in ISO 8601 and UTC, if the source states it.
         bytes: Its size in bytes, if the source states it.

@@ -49,6 +49,14 @@ NULL_BLOCK_SINCE = Month(2018, 7)
 #: Two default times of meter clocks that lost the time, and the time of one that is ahead.
 LOST_CLOCKS = np.array(["2008-12-31T23:05:12", "2009-01-01T00:02:37", "2041-08-17T16:20:41"], "datetime64[us]")
 
+#: Column -> mean and standard deviation in degrees.
+COORDINATES = {
+    "pickup_longitude": (-73.975, 0.03),
+    "pickup_latitude": (40.751, 0.025),
+    "dropoff_longitude": (-73.974, 0.035),
+    "dropoff_latitude": (40.751, 0.03),
+}
+
 SECOND = np.timedelta64(1, "s")
 
 
@@ -56,10 +64,6 @@ def write_sample(color: Color, month: Month, rows: int, path: Path, file_format:
     """Write a month's file as TLC would have published it.
 
     Args:
-        color: The colour.
-        month: The month, which also decides the layout.
-        rows: Number of rows.
-        path: The file to write.
         file_format: ``parquet`` as on TLC's site, or ``csv``: gzipped, with the line ends, quotes and extra fields of
             the month's layout.
     """
@@ -124,9 +128,8 @@ def _apply_layout(
 
 
 def _generate(color: Color, month: Month, rows: int, start: int) -> dict[str, Values]:
-    """Generate one chunk of rows as clean columns."""
-    seed = [zlib.crc32(color.encode()), month.year, month.month, rows, start]
-    rng = np.random.default_rng(seed)
+    """Generate the chunk of rows that begins with row ``start``, as clean columns."""
+    rng = np.random.default_rng([zlib.crc32(color.encode()), month.year, month.month, rows, start])
     position = np.arange(start, min(start + CHUNK_ROWS, rows))
     trips = {"yellow": _make_taxi, "green": _make_taxi, "fhv": _make_fhv, "fhvhv": _make_fhvhv}[color]
     return trips(rng, color, month, rows, position)
@@ -248,15 +251,7 @@ def _make_taxi(rng: np.random.Generator, color: Color, month: Month, rows: int, 
         values[reversal] = values[reversal - 1]
     for values in amounts.values():
         values[reversal] *= -1
-    coordinates = {
-        name: np.round(rng.normal(centre, spread, count), 6)
-        for name, centre, spread in (
-            ("pickup_longitude", -73.975, 0.03),
-            ("pickup_latitude", 40.751, 0.025),
-            ("dropoff_longitude", -73.974, 0.035),
-            ("dropoff_latitude", 40.751, 0.03),
-        )
-    }
+    coordinates = {name: np.round(rng.normal(*place, count), 6) for name, place in COORDINATES.items()}
     surcharges = ("congestion_surcharge",) if not yellow else ("congestion_surcharge", "airport_fee")
     columns: dict[str, Values] = {name: (values, None) for name, values in (amounts | coordinates).items()}
     columns |= {name: (amounts[name], null_in_block) for name in surcharges}
