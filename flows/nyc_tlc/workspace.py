@@ -73,16 +73,6 @@ def exclusive(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def remove_empty(folder: Path, root: Path) -> None:
-    """Remove a folder and its parent folders below ``root`` if they are empty."""
-    while folder != root:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
-        folder = folder.parent
-
-
 def sync(path: Path) -> None:
     """Write a file's bytes, or the names in a folder, to the disk, so that a power failure can't lose them."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -28,7 +28,7 @@ from nyc_tlc.cleaning.times import TIME_FORM
 from nyc_tlc.contract.dataset import Contract
 from nyc_tlc.errors import ConfigurationError, ContractError
 from nyc_tlc.lake.keys import FileKeys, Keys, Layout
-from nyc_tlc.lake.manifest import CleanRecord, F, FileRecord, QuarantineRecord
+from nyc_tlc.lake.manifest import CleanRecord, F, FileRecord, QuarantineRecord, SourceRecord
 from nyc_tlc.lake.store import NewFile
 from nyc_tlc.source.fetch import FetchedFile
 
@@ -51,28 +51,16 @@ STATISTICS_COLUMNS = frozenset({"pickup_location_id", "dropoff_location_id", "fi
 
 @dataclass(frozen=True)
 class CleanedMonth:
-    """A cleaned month, in files on this machine.
+    """A cleaned month, in files on this machine. Its other fields are those of the manifest.
 
     Attributes:
-        fetched: The source file.
-        raw_key: The key of the unchanged source file in the lake.
         files: The files to publish: the source file, unless the lake has it already, and those with its rows.
-        source_rows: The number of rows in the source file, from its footer or its lines.
-        columns: The source's column names.
-        clean: The clean file.
-        quarantine: The quarantine file.
-        daily: The day files, if the layout is ``day``.
-        warnings: Warning rule -> rows.
-        drift: Columns the contract doesn't know.
-        missing: Clean columns that the month's layout has but the file lacks.
         seconds: How long the cleaning took.
     """
 
     fetched: FetchedFile
-    raw_key: str
     files: tuple[NewFile, ...]
-    source_rows: int
-    columns: tuple[str, ...]
+    source: SourceRecord
     clean: CleanRecord
     quarantine: QuarantineRecord
     daily: tuple[FileRecord, ...]
@@ -126,12 +114,22 @@ def clean_month(
     counts = (f"{rows:,}" for rows in (reader.rows, clean.rows, quarantine.rows))
     log.info("%s: %s rows read, %s clean, %s quarantined", keys.name, *counts)
     raw = NewFile(file_keys.raw(fetched.format), fetched.path, fetched.bytes, fetched.sha256)
+    source = SourceRecord(
+        url=fetched.remote.shown,
+        etag=fetched.remote.etag,
+        last_modified=fetched.remote.last_modified,
+        bytes=fetched.bytes,
+        sha256=fetched.sha256,
+        format=fetched.format,
+        rows=reader.rows,
+        columns=tuple(reader.columns),
+        key=fetched.key or raw.key,
+        verified_by=fetched.verified_by,
+    )
     return CleanedMonth(
         fetched=fetched,
-        raw_key=fetched.key or raw.key,
         files=(*(() if fetched.key else (raw,)), *(sink.file for sink in (clean, quarantine, *days.values()))),
-        source_rows=reader.rows,
-        columns=tuple(reader.columns),
+        source=source,
         clean=clean.describe(CleanRecord),
         quarantine=quarantine.describe(QuarantineRecord, rules=check.rejected),
         daily=tuple(days[day].describe(FileRecord) for day in sorted(days)),

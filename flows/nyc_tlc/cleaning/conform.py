@@ -214,18 +214,6 @@ def dictionary_columns(contract: Contract, column_map: ColumnMap, schema: pa.Sch
     ]
 
 
-def csv_types(
-    contract: Contract, column_map: ColumnMap, dictionaries: Sequence[str], dictionary: pa.DataType
-) -> dict[str, pa.DataType]:
-    """Return the types for a CSV file's wanted columns: dictionaries of few distinct texts, texts, or numbers."""
-    types = {}
-    for column in contract.columns:
-        for name in column_map.sources.get(column.name, ()):
-            plain = pa.string() if column.type == "timestamp" else pa.float64()
-            types[name] = dictionary if name in dictionaries else plain
-    return types
-
-
 def is_text(kind: pa.DataType) -> bool:
     """Return whether an Arrow type has texts as its values."""
     value = kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -25,7 +25,6 @@ from nyc_tlc.cleaning.conform import (
     LONGEST_TEXT,
     Batch,
     Conformer,
-    csv_types,
     dictionary_columns,
     is_stored_text,
     is_text,
@@ -197,8 +196,9 @@ class MonthReader:
 
     def _read_csv(self) -> Iterator[Batch]:
         with _open_text(self._fetched.path) as file:
-            types = csv_types(self.contract, self.column_map, self._dictionaries, DICTIONARY)
-            records = self._open_records(file, types)
+            names = [name for sources in self.column_map.sources.values() for name in sources]
+            types = dict.fromkeys(names, pa.float64()) | dict.fromkeys(self._times, pa.string())
+            records = self._open_records(file, types | dict.fromkeys(self._dictionaries, DICTIONARY))
 
             def number_rows() -> Iterator[tuple[bytes, int]]:
                 for lines in records.blocks():

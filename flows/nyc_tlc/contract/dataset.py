@@ -116,7 +116,6 @@ class FileLayout:
     """The layout of the files that TLC published from a month on.
 
     Attributes:
-        since: The first month.
         columns: Exact column name -> Arrow type (``string`` in CSV).
         extra_fields: The number of empty fields that a CSV row has after those of the header.
         quoted: Whether all CSV fields are quoted.
@@ -163,10 +162,8 @@ class Contract:
     """Everything that is known about one colour's trip records.
 
     Attributes:
-        title: What the records are, in a few words.
         source: Where these facts were published.
         notes: What a user of the data should know.
-        first_month: The first month TLC published.
         max_rejected: Percent of a month's rows that may be rejected; None means ``TLC_MAX_REJECTED``.
         columns: The clean columns in order; the last ones are OUR_COLUMNS.
         rules: The rules in order of precedence.

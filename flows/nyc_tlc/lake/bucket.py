@@ -137,9 +137,6 @@ class BucketLake(Lake):
     def name(self, key: str) -> str:
         return str(self._folder / key) + "/" * key.endswith("/") if str(self._folder) != "." else key
 
-    def local_path(self, key: str) -> None:
-        return None
-
     def size(self, key: str) -> int | None:
         with self._translate_errors(key):
             found = self._head(self.name(key))
@@ -217,9 +214,6 @@ class RangeReader(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         self._at = max(0, start + offset)
-        return self._at
-
-    def tell(self) -> int:
         return self._at
 
     def readall(self) -> bytes:

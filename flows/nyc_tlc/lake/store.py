@@ -67,9 +67,9 @@ class Lake(ABC):
     def url(self, key: str) -> str:
         """Return an object's URL or path, for messages."""
 
-    @abstractmethod
     def local_path(self, key: str) -> Path | None:
         """Return an object's path on this machine; None if the lake is not on this machine."""
+        return None
 
     @abstractmethod
     def size(self, key: str) -> int | None:
