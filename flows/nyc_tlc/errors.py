@@ -14,8 +14,14 @@ class TlcError(Exception):
 
     def __init__(self, what: str, *, expected: str = "", got: str = "", fix: str = "") -> None:
         self.what, self.expected, self.got, self.fix = what, expected, got, fix
-        parts = (what, expected and f"expected {expected}", got and f"got {got}", fix)
-        super().__init__("; ".join(" ".join(part.split()) for part in parts if part))
+        parts = [what]
+        if expected:
+            parts.append(f"expected {expected}")
+        if got:
+            parts.append(f"got {got}")
+        if fix:
+            parts.append(fix)
+        super().__init__("; ".join(" ".join(part.split()) for part in parts))
 
     def __reduce__(self) -> tuple[object, ...]:
         # By default, the keyword-only arguments would be lost.

@@ -322,13 +322,13 @@ def test_a_token_that_expired_before_a_look_is_credentials(s3: S3) -> None:
 
 def test_a_bucket_that_is_not_there_is_named(gcs: Gcs, s3: S3, tmp_path: Path) -> None:
     for lake in (GcsLake(bucket(gcs.url, "no-such-bucket")), S3Lake(s3.client(), "no-such-bucket")):
-        with pytest.raises(ConfigurationError, match=r"there is no such place: (gs|s3)://no-such-bucket"):
+        with pytest.raises(ConfigurationError, match=r"there is no such bucket or container: (gs|s3)://no-such-bucket"):
             make_month(lake, SMALL, tmp_path)
 
 
 def test_a_container_that_is_not_there_is_named(azure: Azure, tmp_path: Path) -> None:
     azure.container = "no-such-container"
-    with pytest.raises(ConfigurationError, match=r"there is no such place: http://.*/no-such-container"):
+    with pytest.raises(ConfigurationError, match=r"there is no such bucket or container: http://.*/no-such-container"):
         make_month(AzureLake(azure.client()), SMALL, tmp_path)
 
 

@@ -62,10 +62,10 @@ BAD_CREDENTIALS = (
     "renew them as blocks/README.md says, and register the profile again",
 )
 NO_PERMISSION = "a permission is missing in {url}"
-NO_BUCKET = ("there is no such place: {url}", "create the bucket or container, or correct its name")
+NO_BUCKET = ("there is no such bucket or container: {url}", "create the bucket or container, or correct its name")
 LOCKED = (
     "a policy of {url} keeps objects from being replaced or deleted",
-    "use a place without a retention or immutability policy: a lake replaces manifests and removes old files",
+    "use one without a retention or immutability policy: a lake replaces manifests and removes old files",
 )
 
 

@@ -69,8 +69,7 @@ def redact_url(url: str) -> str:
     scheme, colon, rest = url.partition("://")
     if not colon:
         return re.split(r"[?#]", url.rpartition("@")[2])[0]
-    place = re.split(r"[?#]", rest)[0]
-    authority, slash, path = place.partition("/")
+    authority, slash, path = re.split(r"[?#]", rest)[0].partition("/")
     host = authority.rpartition("@")[2]
     # "me:pass/word@host" and "me:pass?word@host": the text after the colon is not a port.
     if "@" in rest and re.search(r":(?!\d*$)(?!\{)", re.sub(r"^\[.*?\]", "", host)):

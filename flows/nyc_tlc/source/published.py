@@ -49,7 +49,6 @@ def require_unpublished(refusal: NotPublished, month: Month, *, known: bool) -> 
     """Check that a refused month may not be published yet.
 
     Args:
-        refusal: The error of ``look_at``.
         known: Whether the lake has the month.
 
     Raises:

@@ -251,7 +251,7 @@ def _make_taxi(rng: np.random.Generator, color: Color, month: Month, rows: int, 
         values[reversal] = values[reversal - 1]
     for values in amounts.values():
         values[reversal] *= -1
-    coordinates = {name: np.round(rng.normal(*place, count), 6) for name, place in COORDINATES.items()}
+    coordinates = {name: np.round(rng.normal(*spread, count), 6) for name, spread in COORDINATES.items()}
     surcharges = ("congestion_surcharge",) if not yellow else ("congestion_surcharge", "airport_fee")
     columns: dict[str, Values] = {name: (values, None) for name, values in (amounts | coordinates).items()}
     columns |= {name: (amounts[name], null_in_block) for name in surcharges}
