@@ -79,9 +79,7 @@ class RuleCheck:
         # Joined and split again, because a list of many texts, most of them null, is much slower to make.
         reasons = broken.filter(rejected).select(
             rejection_rules=pl.concat_str(
-                [pl.when(pl.col(name)).then(pl.lit(name)) for name in broken.columns],
-                separator="\n",
-                ignore_nulls=True,
+                [pl.when(pl.col(name)).then(pl.lit(name)) for name in broken.columns], separator="\n", ignore_nulls=True
             ).str.split("\n")
         )
         if batch.raw is not None:

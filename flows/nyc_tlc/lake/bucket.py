@@ -34,12 +34,16 @@ class Failure(NamedTuple):
         text: The answer in one line.
         transient: Whether a later attempt can succeed although the status does not say so.
         cut_off: Whether the answer to a read was cut off, and the client does not repeat the read.
+        missing: Whether the object does not exist.
+        refused: Whether a conditional write found another version of the object.
     """
 
     status: int | None
     text: str
     transient: bool = False
     cut_off: bool = False
+    missing: bool = False
+    refused: bool = False
 
 
 class Refusal(NamedTuple):
@@ -88,7 +92,7 @@ class BucketLake(Lake):
 
     @abstractmethod
     def _head(self, name: str) -> tuple[int, Mapping[str, str]] | None:
-        """Return an object's size and metadata; None if it does not exist."""
+        """Return an object's size and metadata."""
 
     @abstractmethod
     def _get_range(self, name: str, start: int, end: int) -> bytes:
@@ -99,12 +103,12 @@ class BucketLake(Lake):
         """Return an object's bytes and version."""
 
     @abstractmethod
-    def _put(self, name: str, content: bytes, metadata: Mapping[str, str]) -> None:
+    def _put(self, name: str, content: bytes, metadata: Mapping[str, str], **condition: Any) -> None:
         """Write an object."""
 
     @abstractmethod
-    def _put_if(self, name: str, content: bytes, metadata: Mapping[str, str], expected: str | None) -> bool:
-        """Write an object if it has the expected version, or if it does not exist. Return False if it was refused."""
+    def _require_version(self, expected: str | None) -> dict[str, Any]:
+        """Return the condition for ``_put`` that an object has a version; if it is None, that it does not exist."""
 
     @abstractmethod
     def _list(self, prefix: str) -> Iterable[str]:
@@ -112,7 +116,7 @@ class BucketLake(Lake):
 
     @abstractmethod
     def _delete(self, name: str) -> None:
-        """Delete an object. A missing one is no error."""
+        """Delete an object."""
 
     @abstractmethod
     def _send(self, name: str, file: NewFile, metadata: Mapping[str, str]) -> None:
@@ -138,9 +142,8 @@ class BucketLake(Lake):
         return str(self._folder / key) + "/" * key.endswith("/") if str(self._folder) != "." else key
 
     def size(self, key: str) -> int | None:
-        with self._translate_errors(key):
-            found = self._head(self.name(key))
-            return found[0] if found else None
+        found = self._read_existing(key, self._head)
+        return found[0] if found else None
 
     def open(self, key: str) -> BinaryIO:
         size = self.size(key)
@@ -149,7 +152,7 @@ class BucketLake(Lake):
         return cast(BinaryIO, RangeReader(partial(self._read, key, self._get_range, self.name(key)), size))
 
     def find(self, key: str) -> Found:
-        return self._read(key, self._get, self.name(key))
+        return self._read_existing(key, self._get) or Found()
 
     def write(self, key: str, content: bytes) -> None:
         with self._translate_errors(key):
@@ -157,8 +160,12 @@ class BucketLake(Lake):
 
     def swap(self, key: str, content: bytes, expected: str | None, labels: Mapping[str, str]) -> None:
         with self._translate_errors(key):
-            if not self._put_if(self.name(key), content, labels, expected):
-                raise SwapRefusedError(key)
+            try:
+                self._put(self.name(key), content, labels, **self._require_version(expected))
+            except self.failures as error:
+                if self._describe(error).refused:
+                    raise SwapRefusedError(key) from None
+                raise
 
     def list_keys(self, prefix: str) -> set[str]:
         root = self.name("")
@@ -166,8 +173,7 @@ class BucketLake(Lake):
         return {name.removeprefix(root).lstrip("/") for name in names}
 
     def remove(self, key: str) -> None:
-        with self._translate_errors(key):
-            self._delete(self.name(key))
+        self._read_existing(key, self._delete)
 
     def upload(self, file: NewFile, labels: Mapping[str, str]) -> None:
         with self._translate_errors(file.key):
@@ -175,7 +181,7 @@ class BucketLake(Lake):
                 self._send(self.name(file.key), file, {**labels, "sha256": file.sha256})
             except self.failures:
                 # The client may have repeated a request that took effect and of which only the answer was lost.
-                there = self._head(self.name(file.key))
+                there = self._read_existing(file.key, self._head)
                 if there is None or (there[0], there[1].get("sha256")) != (file.size, file.sha256):
                     raise
 
@@ -189,6 +195,19 @@ class BucketLake(Lake):
                     if not self._describe(error).cut_off:
                         raise
             return read(*arguments)
+
+    def _read_existing(self, key: str, read: Callable[[str], T | None]) -> T | None:
+        """Read, or delete, an object. Return None if it does not exist."""
+
+        def read_existing() -> T | None:
+            try:
+                return read(self.name(key))
+            except self.failures as error:
+                if self._describe(error).missing:
+                    return None
+                raise
+
+        return self._read(key, read_existing)
 
     @contextlib.contextmanager
     def _translate_errors(self, key: str) -> Iterator[None]:

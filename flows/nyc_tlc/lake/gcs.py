@@ -60,7 +60,8 @@ class GcsLake(BucketLake):
     def _describe(cls, error: Exception) -> Failure:
         transient = isinstance(error, NETWORK_FAILURES) or getattr(error, "retryable", False)
         status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "code", None)
-        return Failure(401 if isinstance(error, auth.GoogleAuthError) else status, _read_message(error), transient)
+        status = 401 if isinstance(error, auth.GoogleAuthError) else status
+        return Failure(status, _read_message(error), transient, refused=isinstance(error, api.PreconditionFailed))
 
     def _head(self, name: str) -> tuple[int, Mapping[str, str]] | None:
         blob = self._bucket.get_blob(name, **_call_options())
@@ -84,12 +85,8 @@ class GcsLake(BucketLake):
         blob = self._blob(name, metadata)
         blob.upload_from_string(content, content_type=content_type(name), **condition, **_call_options())
 
-    def _put_if(self, name: str, content: bytes, metadata: Mapping[str, str], expected: str | None) -> bool:
-        try:
-            self._put(name, content, metadata, if_generation_match=int(expected or 0))
-        except api.PreconditionFailed:
-            return False
-        return True
+    def _require_version(self, expected: str | None) -> dict[str, Any]:
+        return {"if_generation_match": int(expected or 0)}
 
     def _list(self, prefix: str) -> Iterable[str]:
         fields = "items(name),nextPageToken"

@@ -6,7 +6,6 @@ one's ETag.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -96,50 +95,38 @@ class S3Lake(BucketLake):
             # Two conditional writes arrived at the same moment; S3 asks to try again.
             transient = _code(error) == "ConditionalRequestConflict"
             message = error.response["Error"].get("Message", "")
-            return Failure(status, f"HTTP {status}: {_code(error)} {message} ({error.operation_name})"[:300], transient)
+            text = f"HTTP {status}: {_code(error)} {message} ({error.operation_name})"[:300]
+            missing = _code(error) in NOT_THERE
+            refused = missing or _code(error) == "PreconditionFailed"
+            return Failure(status, text, transient, missing=missing, refused=refused)
         transient = isinstance(error, (ConnectionError, HTTPClientError, *CUT_OFF)) and not isinstance(error, SSLError)
         return Failure(None, str(error).partition("\n")[0][:300], transient, isinstance(error, CUT_OFF))
 
-    def _head(self, name: str) -> tuple[int, Mapping[str, str]] | None:
-        try:
-            found = self._client.head_object(Bucket=self._bucket, Key=name)
-        except ClientError as error:
-            if _code(error) in NOT_THERE:
-                return None
-            raise
+    def _head(self, name: str) -> tuple[int, Mapping[str, str]]:
+        found = self._client.head_object(Bucket=self._bucket, Key=name)
         return found["ContentLength"], found["Metadata"]
 
     def _get_range(self, name: str, start: int, end: int) -> bytes:
         return self._client.get_object(Bucket=self._bucket, Key=name, Range=f"bytes={start}-{end - 1}")["Body"].read()
 
     def _get(self, name: str) -> Found:
-        with contextlib.suppress(self._client.exceptions.NoSuchKey):
-            answer = self._client.get_object(Bucket=self._bucket, Key=name)
-            return Found(answer["Body"].read(), answer["ETag"])
-        return Found()
+        answer = self._client.get_object(Bucket=self._bucket, Key=name)
+        return Found(answer["Body"].read(), answer["ETag"])
 
     def _put(self, name: str, content: bytes, metadata: Mapping[str, str], **condition: Any) -> None:
         self._client.put_object(
             Bucket=self._bucket, Key=name, Body=content, **_describe_content(name, metadata), **condition
         )
 
-    def _put_if(self, name: str, content: bytes, metadata: Mapping[str, str], expected: str | None) -> bool:
-        condition = {"IfMatch": expected} if expected else {"IfNoneMatch": "*"}
-        try:
-            self._put(name, content, metadata, **condition)
-        except ClientError as error:
-            if _code(error) in NOT_THERE | {"PreconditionFailed"}:
-                return False
-            raise
-        return True
+    def _require_version(self, expected: str | None) -> dict[str, Any]:
+        return {"IfMatch": expected} if expected else {"IfNoneMatch": "*"}
 
     def _list(self, prefix: str) -> Iterable[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
         return (each["Key"] for page in pages for each in page.get("Contents", ()))
 
     def _delete(self, name: str) -> None:
-        with contextlib.suppress(self._client.exceptions.NoSuchKey):
-            self._client.delete_object(Bucket=self._bucket, Key=name)
+        self._client.delete_object(Bucket=self._bucket, Key=name)
 
     def _send(self, name: str, file: NewFile, metadata: Mapping[str, str]) -> None:
         # boto3's other client, which it takes where it is installed, has retries and errors of its own.
