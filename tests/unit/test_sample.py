@@ -13,6 +13,7 @@ from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.sample import PUBLISHED_TYPES, write_sample
+from sample_csv import write_sample_csv
 
 ERAS = [(color, layout.since) for color in COLORS for layout in read_contract(color).layouts["parquet"]]
 CSV_ERAS = [(color, layout.since) for color in COLORS for layout in read_contract(color).layouts["csv"]]
@@ -41,7 +42,7 @@ def test_a_parquet_sample_has_the_exact_layout_and_is_mostly_clean(tmp_path: Pat
 @pytest.mark.parametrize(("color", "month"), CSV_ERAS, ids=str)
 def test_a_csv_sample_of_every_era_reads_without_a_lost_line(tmp_path: Path, color: Color, month: Month) -> None:
     path = tmp_path / "month.csv.gz"
-    write_sample(color, month, 3000, path, "csv")
+    write_sample_csv(color, month, 3000, path)
     rule_check, clean = check_rows(path, color, month)
     assert 2900 < clean < 3000
     assert clean + sum(rule_check.rejected.values()) == 3000

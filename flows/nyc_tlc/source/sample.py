@@ -8,20 +8,18 @@ fields of a block of rows at the end are null. The rows depend only on the colou
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nyc_tlc.contract.dataset import Contract, FileFormat, FileLayout, read_contract
+from nyc_tlc.contract.dataset import Contract, FileFormat, read_contract
 from nyc_tlc.month import Color, Month
 
 Array = npt.NDArray[Any]
@@ -60,49 +58,27 @@ COORDINATES = {
 SECOND = np.timedelta64(1, "s")
 
 
-def write_sample(color: Color, month: Month, rows: int, path: Path, file_format: FileFormat = "parquet") -> None:
-    """Write a month's file as TLC would have published it.
-
-    Args:
-        file_format: ``parquet`` as on TLC's site, or ``csv``: gzipped, with the line ends, quotes and extra fields of
-            the month's layout.
-    """
-    contract = read_contract(color)
-    layout = contract.layout(month, file_format)
-    chunks = (
-        _apply_layout(_generate(color, month, rows, start), contract, month, layout, file_format)
-        for start in range(0, max(rows, 1), CHUNK_ROWS)
-    )
-    if file_format == "csv":
-        _write_csv(chunks, layout, path)
-        return
-    schema = pa.schema([(name, PUBLISHED_TYPES[kind]) for name, kind in layout.columns.items()])
+def write_sample(color: Color, month: Month, rows: int, path: Path) -> None:
+    """Write a month's Parquet file as TLC would have published it."""
+    columns = read_contract(color).layout(month, "parquet").columns
+    schema = pa.schema([(name, PUBLISHED_TYPES[kind]) for name, kind in columns.items()])
     with pq.ParquetWriter(path, schema, compression="zstd", compression_level=1) as writer:
-        for chunk in chunks:
+        for chunk in generate_rows(color, month, rows, "parquet"):
             writer.write_table(pa.table(chunk, schema=schema), row_group_size=CHUNK_ROWS)
 
 
-def _write_csv(chunks: Iterator[dict[str, pa.Array]], layout: FileLayout, path: Path) -> None:
-    quote = '"' if layout.quoted else ""
-    header = ",".join(f"{quote}{name}{quote}" for name in layout.columns)
-    extra_columns = [pl.lit(None, pl.String).alias(f"_{index}") for index in range(layout.extra_fields)]
-    with gzip.open(path, "wb", compresslevel=1) as packed:
-        file = cast(BinaryIO, packed)
-        file.write((header + ("\n\r\n" if layout.blank_line else "\r\n")).encode())
-        for chunk in chunks:
-            pl.DataFrame(chunk).with_columns(extra_columns).write_csv(
-                file,
-                include_header=False,
-                line_terminator="\r\n",
-                datetime_format="%Y-%m-%d %H:%M:%S",
-                quote_style="always" if layout.quoted else "necessary",
-            )
+def generate_rows(color: Color, month: Month, rows: int, file_format: FileFormat) -> Iterator[dict[str, pa.Array]]:
+    """Yield chunks of rows with the columns of the month's layout."""
+    contract = read_contract(color)
+    for start in range(0, max(rows, 1), CHUNK_ROWS):
+        yield _apply_layout(_generate(color, month, rows, start), contract, month, file_format)
 
 
 def _apply_layout(
-    clean: dict[str, Values], contract: Contract, month: Month, layout: FileLayout, file_format: FileFormat
+    clean: dict[str, Values], contract: Contract, month: Month, file_format: FileFormat
 ) -> dict[str, pa.Array]:
     """Return clean columns with the names and types of the month's layout."""
+    layout = contract.layout(month, file_format)
     rows = len(clean["pickup_datetime"][0])
     sources = contract.map_columns(list(layout.columns), month, file_format).sources
     columns = {column.name: column for column in contract.columns}
