@@ -23,7 +23,7 @@ def publish_month(
     cleaned: CleanedMonth,
     contract: Contract,
     lake: Lake,
-    replaced: str | None,
+    old_version: str | None,
     started_at: datetime,
     flow_run_id: str | None = None,
     *,
@@ -32,7 +32,7 @@ def publish_month(
     """Publish a cleaned month, and return its manifest; it replaces the one in the lake.
 
     Args:
-        replaced: The version of the month's manifest when the run began; None if there was no manifest.
+        old_version: The version of the month's manifest when the run began; None if there was no manifest.
         started_at: When work on the month began.
         force: Whether to publish a month that has no rows, more rejected rows than are allowed, or may be incomplete.
 
@@ -63,7 +63,7 @@ def publish_month(
         started_at=started_at,
         finished_at=datetime.now(UTC),
     )
-    publish_files(lake, manifest, cleaned.files, replaced)
+    publish_files(lake, manifest, cleaned.files, old_version)
     log.info("%s: published to %s", manifest.name, lake.url(""))
     return manifest
 

@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 FILES_AT_ONCE = 4
 
 
-def publish_files(lake: Lake, manifest: Manifest, files: Sequence[NewFile], replaced: str | None) -> None:
+def publish_files(lake: Lake, manifest: Manifest, files: Sequence[NewFile], old_version: str | None) -> None:
     """Publish a month: upload its files and replace its manifest.
 
     Args:
         manifest: The new manifest; it names every file.
         files: The files that are not in the lake yet.
-        replaced: The version of the month's manifest when the run began; None when there was none.
+        old_version: The version of the month's manifest when the run began; None when there was none.
 
     Raises:
         ConflictError: when another run published the month since this one began. The lake has that run's month.
@@ -37,7 +37,7 @@ def publish_files(lake: Lake, manifest: Manifest, files: Sequence[NewFile], repl
         LakeError: when the lake can't be written. The lake has the old month.
     """
     keys = manifest.month_keys
-    if lake.find_manifest(keys).version != replaced:
+    if lake.find_manifest(keys).version != old_version:
         raise _conflict(keys)
     old = _list_files(lake, keys) - manifest.file_keys
     ours = {file.key for file in files}
@@ -47,7 +47,7 @@ def publish_files(lake: Lake, manifest: Manifest, files: Sequence[NewFile], repl
         _remove(lake, keys, ours)
         raise
     try:
-        _swap(lake, manifest, replaced)
+        _swap(lake, manifest, old_version)
     except SwapRefusedError as error:
         _remove(lake, keys, ours)
         raise _conflict(keys) from error
@@ -79,11 +79,11 @@ def _upload(lake: Lake, files: Sequence[NewFile], labels: Mapping[str, str]) -> 
                 sent.result()
 
 
-def _swap(lake: Lake, manifest: Manifest, replaced: str | None) -> None:
+def _swap(lake: Lake, manifest: Manifest, old_version: str | None) -> None:
     """Swap the manifest. If the lake's answer was lost, read the manifest to find out whether it was written."""
     keys, content = manifest.month_keys, manifest.to_json()
     try:
-        lake.swap(keys.manifest, content, replaced, manifest.labels)
+        lake.swap(keys.manifest, content, old_version, manifest.labels)
     except (SwapRefusedError, TransientError):
         if lake.read(keys.manifest) != content:
             raise
