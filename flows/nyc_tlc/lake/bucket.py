@@ -142,7 +142,7 @@ class BucketLake(Lake):
         return str(self._folder / key) + "/" * key.endswith("/") if str(self._folder) != "." else key
 
     def size(self, key: str) -> int | None:
-        found = self._read_existing(key, self._head)
+        found = self._if_exists(key, self._head)
         return found[0] if found else None
 
     def open(self, key: str) -> BinaryIO:
@@ -152,7 +152,7 @@ class BucketLake(Lake):
         return cast(BinaryIO, RangeReader(partial(self._read, key, self._get_range, self.name(key)), size))
 
     def find(self, key: str) -> Found:
-        return self._read_existing(key, self._get) or Found()
+        return self._if_exists(key, self._get) or Found()
 
     def write(self, key: str, content: bytes) -> None:
         with self._translate_errors(key):
@@ -173,7 +173,7 @@ class BucketLake(Lake):
         return {name.removeprefix(root).lstrip("/") for name in names}
 
     def remove(self, key: str) -> None:
-        self._read_existing(key, self._delete)
+        self._if_exists(key, self._delete)
 
     def upload(self, file: NewFile, labels: Mapping[str, str]) -> None:
         with self._translate_errors(file.key):
@@ -181,7 +181,7 @@ class BucketLake(Lake):
                 self._send(self.name(file.key), file, {**labels, "sha256": file.sha256})
             except self.failures:
                 # The client may have repeated a request that took effect and of which only the answer was lost.
-                there = self._read_existing(file.key, self._head)
+                there = self._if_exists(file.key, self._head)
                 if there is None or (there[0], there[1].get("sha256")) != (file.size, file.sha256):
                     raise
 
@@ -196,18 +196,18 @@ class BucketLake(Lake):
                         raise
             return read(*arguments)
 
-    def _read_existing(self, key: str, read: Callable[[str], T | None]) -> T | None:
-        """Read, or delete, an object. Return None if it does not exist."""
+    def _if_exists(self, key: str, call: Callable[[str], T | None]) -> T | None:
+        """Call the client with an object's name. Return None if the object does not exist."""
 
-        def read_existing() -> T | None:
+        def call_if_exists() -> T | None:
             try:
-                return read(self.name(key))
+                return call(self.name(key))
             except self.failures as error:
                 if self._describe(error).missing:
                     return None
                 raise
 
-        return self._read(key, read_existing)
+        return self._read(key, call_if_exists)
 
     @contextlib.contextmanager
     def _translate_errors(self, key: str) -> Iterator[None]:
