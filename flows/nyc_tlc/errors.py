@@ -8,14 +8,7 @@ from __future__ import annotations
 
 
 class TlcError(Exception):
-    """An expected failure.
-
-    Args:
-        what: What went wrong, with colour and month if it is about one.
-        expected: What should have been there.
-        got: What was there instead.
-        fix: The next thing a person should do.
-    """
+    """An expected failure: what went wrong (with colour and month), what was expected and found, and what to do."""
 
     exit_status = 1
 
@@ -31,7 +24,7 @@ class TlcError(Exception):
         super().__init__("; ".join(" ".join(part.split()) for part in parts))
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Return how to unpickle it: by default, the keyword-only arguments would be lost."""
+        # By default, the keyword-only arguments would be lost.
         return (_rebuild, (type(self), self.what, self.expected, self.got, self.fix))
 
 
@@ -91,17 +84,11 @@ def first_line(error: BaseException, length: int = 300) -> str:
 
 
 class ReportedError(TlcError):
-    """Parts of a run failed.
-
-    Args:
-        what: Which parts, or how many.
-        report: The outcome of every part, in many lines, for the terminal.
-    """
+    """Parts of a run failed; ``report`` has the outcome of every part, in many lines, for the terminal."""
 
     def __init__(self, what: str, report: str) -> None:
         super().__init__(what)
         self.report = report
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Return how to unpickle it with the report."""
         return (ReportedError, (self.what, self.report))

@@ -38,7 +38,7 @@ class Month:
 
     @classmethod
     def parse(cls, text: str) -> Month:
-        """Read a month from text like ``2024-01``."""
+        """Return the month of a text like ``2024-01``."""
         match = re.fullmatch(r"(\d{4})-(\d{2})", text)
         if not match:
             raise ArgumentError(f"not a month: {text!r}", expected="YYYY-MM")

@@ -33,35 +33,28 @@ class Workspace:
         Raises:
             OSError: when the folder can't be created.
         """
-        self._parent = parent
-        while True:
-            parent.mkdir(parents=True, exist_ok=True)
-            # Another process may remove the empty parent at this moment.
-            with contextlib.suppress(FileNotFoundError), exclusive(parent):
-                _remove_abandoned(parent)
-                self.path = parent / f"run-{uuid.uuid4().hex[:12]}"
-                self.path.mkdir()
-                self.path.joinpath(MARK).touch()
-                self._lock = _lock(self.path)
-                _WORKSPACES.add(self.path)
-                return
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(parent)
+        with exclusive(parent):
+            self.path = parent / f"run-{uuid.uuid4().hex[:12]}"
+            self.path.mkdir()
+            self.path.joinpath(MARK).touch()
+            self._lock = _lock(self.path)
+            _WORKSPACES.add(self.path)
 
-    def remove(self, *, up_to: Path) -> None:
-        """Remove the folder, and its parent folders that are then empty.
-
-        Args:
-            up_to: The parent folder to stop at; it stays.
-        """
+    def remove(self) -> None:
+        """Remove the folder."""
         _remove(self.path)
         _WORKSPACES.discard(self.path)
         os.close(self._lock)
-        remove_empty(self._parent, up_to)
 
 
 def remove_abandoned(parent: Path) -> None:
     """Remove the workspaces in a folder whose processes have ended."""
     with contextlib.suppress(FileNotFoundError), exclusive(parent):
-        _remove_abandoned(parent)
+        for folder in parent.iterdir():
+            if FOLDER_NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+                _remove_if_abandoned(folder)
 
 
 def remove_workspaces() -> None:
@@ -78,16 +71,6 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def remove_empty(folder: Path, up_to: Path) -> None:
-    """Remove a folder and its parent folders if they are empty, up to but not including ``up_to``."""
-    while folder != up_to:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
-        folder = folder.parent
 
 
 def sync(path: Path) -> None:
@@ -115,25 +98,13 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_abandoned(parent: Path) -> None:
-    for sibling in parent.iterdir():
-        _remove_if_abandoned(sibling)
-
-
 def _remove_if_abandoned(folder: Path) -> None:
-    if not FOLDER_NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
-        return
     descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    # Its process holds the lock, or it was killed before it wrote the mark, or someone else filled the folder.
+    with contextlib.suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
-    else:
         if (folder / MARK).is_file():
             _remove(folder)
         else:
-            # Its process was killed before it wrote the mark, so it is empty; or someone else created it.
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-    finally:
-        os.close(descriptor)
+            folder.rmdir()
+    os.close(descriptor)

@@ -31,7 +31,7 @@ from psycopg2.extensions import parse_dsn
 
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
-from nyc_tlc.cleaning.rules import Judge
+from nyc_tlc.cleaning.rules import RuleCheck
 from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.contract.types import TYPES
 from nyc_tlc.lake.folder import FolderLake
@@ -93,7 +93,7 @@ def polars_whole(source: Path, scratch: Path) -> Callable[[], object]:
     """The same casts and rules in one streaming polars query: two sinks and the counts."""
     contract = read_contract("yellow")
     mapped = contract.map_columns(pq.read_schema(source).names, JANUARY, "parquet").sources
-    judge = Judge(contract, JANUARY)
+    rule_check = RuleCheck(contract, JANUARY)
     casts = [
         (pl.col(mapped[c.name][0]) if mapped[c.name] else pl.lit(None)).cast(TYPES[c.type].polars).alias(c.name)
         for c in contract.columns[:-2]
@@ -105,14 +105,14 @@ def polars_whole(source: Path, scratch: Path) -> Callable[[], object]:
         rows = pl.scan_parquet(source, row_index_name="source_row").select(
             *casts, pl.lit(JANUARY.first_day).alias("file_month"), pl.col("source_row").cast(pl.Int32)
         )
-        verdicts = rows.with_columns(expression.name.prefix("_") for expression in judge.expressions)
-        rejected = pl.any_horizontal(f"_{rule}" for rule in judge.rejects)
+        checked = rows.with_columns(expression.name.prefix("_") for expression in rule_check.expressions)
+        rejected = pl.any_horizontal(f"_{rule}" for rule in rule_check.rejects)
         own = pl.selectors.starts_with("_")
         return pl.collect_all(
             [
-                verdicts.filter(~rejected).drop(own).sink_parquet(scratch / "clean.parquet", lazy=True),
-                verdicts.filter(rejected).sink_parquet(scratch / "quarantine.parquet", lazy=True),
-                verdicts.select(pl.len(), own.sum()),
+                checked.filter(~rejected).drop(own).sink_parquet(scratch / "clean.parquet", lazy=True),
+                checked.filter(rejected).sink_parquet(scratch / "quarantine.parquet", lazy=True),
+                checked.select(pl.len(), own.sum()),
             ],
             engine="streaming",
         )

@@ -59,8 +59,8 @@ def check_whole(store: BucketStore) -> None:
     manifest = store.open_lake().manifest(KEYS)
     assert manifest is not None
     assert {key for key in store.objects() if not key.startswith("manifest/")} == manifest.file_keys
-    for key, digest in manifest.digests.items():
-        assert hashlib.sha256(store.read(key)).hexdigest() == digest
+    for file in manifest.files:
+        assert hashlib.sha256(store.read(file.key)).hexdigest() == file.sha256
     if isinstance(store.stand_in, S3):
         assert store.stand_in.unfinished() == 0
 
@@ -322,13 +322,13 @@ def test_a_token_that_expired_before_a_look_is_credentials(s3: S3) -> None:
 
 def test_a_bucket_that_is_not_there_is_named(gcs: Gcs, s3: S3, tmp_path: Path) -> None:
     for lake in (GcsLake(bucket(gcs.url, "no-such-bucket")), S3Lake(s3.client(), "no-such-bucket")):
-        with pytest.raises(ConfigurationError, match=r"there is no such place: (gs|s3)://no-such-bucket"):
+        with pytest.raises(ConfigurationError, match=r"there is no such bucket or container: (gs|s3)://no-such-bucket"):
             make_month(lake, SMALL, tmp_path)
 
 
 def test_a_container_that_is_not_there_is_named(azure: Azure, tmp_path: Path) -> None:
     azure.container = "no-such-container"
-    with pytest.raises(ConfigurationError, match=r"there is no such place: http://.*/no-such-container"):
+    with pytest.raises(ConfigurationError, match=r"there is no such bucket or container: http://.*/no-such-container"):
         make_month(AzureLake(azure.client()), SMALL, tmp_path)
 
 

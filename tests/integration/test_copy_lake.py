@@ -48,8 +48,8 @@ def check_copied(target: Lake, manifest: Manifest) -> None:
     copied = target.manifest(KEYS)
     assert copied is not None
     assert without_version(copied.to_json().decode()) == without_version(manifest.to_json().decode())
-    for key, digest in copied.digests.items():
-        assert hashlib.sha256(target.read(key) or b"").hexdigest() == digest
+    for file in copied.files:
+        assert hashlib.sha256(target.read(file.key) or b"").hexdigest() == file.sha256
 
 
 def listed(lake: Lake, prefix: str) -> list[str]:

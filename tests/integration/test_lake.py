@@ -58,8 +58,8 @@ def check_whole(there: Store) -> None:
     manifest = there.open_lake().manifest(KEYS)
     assert manifest is not None
     assert {key for key in there.objects() if not key.startswith("manifest/")} == manifest.file_keys
-    for key, digest in manifest.digests.items():
-        assert hashlib.sha256(there.read(key)).hexdigest() == digest
+    for file in manifest.files:
+        assert hashlib.sha256(there.read(file.key)).hexdigest() == file.sha256
 
 
 def test_a_month_has_its_keys_and_nothing_is_left_over(there: Store, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_accounts_that_do_not_add_up_are_never_published(
 ) -> None:
     make_month(there.open_lake(), spread(), tmp_path)
     before = {key: there.read(key) for key in there.objects()}
-    monkeypatch.setattr("nyc_tlc.cleaning.rules.Judge.rejected", {"zero_passengers": 2})
+    monkeypatch.setattr("nyc_tlc.cleaning.rules.RuleCheck.rejected", {"zero_passengers": 2})
     with pytest.raises(ReconciliationError, match="green 2024-01"):
         make_month(there.open_lake(), spread(60), tmp_path)
     assert {key: there.read(key) for key in there.objects()} == before

@@ -93,8 +93,8 @@ def check_whole(store: Store) -> Manifest:
     manifest = store.open_lake().manifest(KEYS)
     assert manifest is not None
     assert manifest.file_keys <= store.objects()
-    for key, digest in manifest.digests.items():
-        assert hashlib.sha256(store.read(key)).hexdigest() == digest
+    for file in manifest.files:
+        assert hashlib.sha256(store.read(file.key)).hexdigest() == file.sha256
     return manifest
 
 

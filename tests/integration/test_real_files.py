@@ -12,7 +12,7 @@ import pytest
 
 from factories import publish_fetched
 from nyc_tlc.cleaning.read import MonthReader
-from nyc_tlc.cleaning.rules import Judge
+from nyc_tlc.cleaning.rules import RuleCheck
 from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import TlcError
 from nyc_tlc.lake.folder import FolderLake
@@ -225,17 +225,17 @@ def test_the_first_bytes_of_every_era_read_to_the_contract(real_data: Path) -> N
     assert len(heads) > 40
     for path in heads:
         color, month = find(path)
-        judge = Judge(read_contract(color), month)
-        verdicts = [judge(batch) for batch in MonthReader(fetched(path), read_contract(color))]
+        rule_check = RuleCheck(read_contract(color), month)
+        checked = [rule_check(batch) for batch in MonthReader(fetched(path), read_contract(color))]
         lines = [line.strip("\r") for line in path.read_bytes().decode().split("\n")[1:] if line.strip("\r")]
-        raw = [text for verdict in verdicts for text in verdict.quarantine["raw"].drop_nulls()]
+        raw = [text for batch in checked for text in batch.quarantine["raw"].drop_nulls()]
         assert raw == [lines[-1]], path.name
-        assert sum(v.clean.height + v.quarantine.height for v in verdicts) == len(lines), path.name
-        assert sum(judge.rejected.values()) - judge.rejected["unparseable"] <= 5, path.name
-        assert not [rule for rule in judge.rejected if rule.startswith("bad_value")], path.name
-        clean_rows = sum(verdict.clean.height for verdict in verdicts)
+        assert sum(v.clean.height + v.quarantine.height for v in checked) == len(lines), path.name
+        assert sum(rule_check.rejected.values()) - rule_check.rejected["unparseable"] <= 5, path.name
+        assert not [rule for rule in rule_check.rejected if rule.startswith("bad_value")], path.name
+        clean_rows = sum(batch.clean.height for batch in checked)
         assert clean_rows > 0, path.name
-        vendors = {code for v in verdicts if color in ("yellow", "green") for code in v.clean["vendor_id"]}
+        vendors = {code for v in checked if color in ("yellow", "green") for code in v.clean["vendor_id"]}
         assert vendors <= {1, 2, 3}, path.name
 
 

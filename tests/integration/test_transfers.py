@@ -32,7 +32,7 @@ from nyc_tlc.source.fetch import FetchedFile, fetch_month
 from nyc_tlc.source.file_format import identify
 from nyc_tlc.source.location import locate, redact_url
 from nyc_tlc.source.published import find_newest, look_at, require_unpublished
-from nyc_tlc.source.sample import write_sample
+from sample_csv import write_sample_csv
 from stand_ins.http_source import Fault, HttpSource, PublishedFile, RawAnswer, RawSource
 
 OLD = green_parquet(*(trip(trip_distance=number / 7) for number in range(20_000)))
@@ -245,7 +245,7 @@ def test_half_a_csv_is_noticed_by_the_size_that_only_the_look_had(tmp_path: Path
 
 def test_what_nothing_verifies_is_published_only_by_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bare = ["HTTP/1.1 200 OK", "Connection: close"]
-    write_sample("green", JANUARY, 100, tmp_path / "month", "csv")
+    write_sample_csv("green", JANUARY, 100, tmp_path / "month")
     month = gzip.decompress((tmp_path / "month").read_bytes())
     with RawSource([RawAnswer(bare)], [RawAnswer(bare, month)]).running() as source:
         fetched = get(source, tmp_path)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from factories import GREEN_2024, JANUARY, green_parquet, trip
 from nyc_tlc.cleaning.read import MonthReader
-from nyc_tlc.cleaning.rules import Judge
+from nyc_tlc.cleaning.rules import RuleCheck
 from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import TlcError
 from nyc_tlc.source.fetch import FetchedFile
@@ -123,11 +123,11 @@ def main() -> None:
     size = path.stat().st_size
     remote = RemoteFile("green", JANUARY, path.as_uri(), bytes=size)
     contract = read_contract("green")
-    judge, rows = Judge(contract, JANUARY), 0
+    rule_check, rows = RuleCheck(contract, JANUARY), 0
     try:
         file_format = identify(path, remote.name)
         for batch in MonthReader(FetchedFile(remote, path, file_format, size, "", 0), contract):
-            judge(batch)
+            rule_check(batch)
             rows += len(batch.frame)
         outcome = f"{rows} rows"
     except TlcError as error:

@@ -17,7 +17,7 @@ from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.month import Color, Month
 from nyc_tlc.source.fetch import FetchedFile
 from nyc_tlc.source.location import RemoteFile
-from nyc_tlc.source.sample import write_sample
+from sample_csv import write_sample_csv
 from torture.csv_oracle import Row, read_csv
 
 #: Months whose layouts differ: surplus fields, text codes, quotes everywhere, two columns that feed one.
@@ -40,7 +40,7 @@ def sample_lines(folder: Path) -> list[tuple[Color, Month, list[bytes]]]:
     found = []
     for color, month in MONTHS:
         path = folder / "sample.csv.gz"
-        write_sample(color, month, 3_500, path, "csv")
+        write_sample_csv(color, month, 3_500, path)
         lines = [line.removesuffix(b"\r") for line in gzip.decompress(path.read_bytes()).split(b"\n")]
         found.append((color, month, [line for line in lines if line]))
     return found

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from factories import GREEN_2024, JANUARY, ODD_VALUES, mangle_bytes, trip
 from nyc_tlc.cleaning.read import MonthReader
-from nyc_tlc.cleaning.rules import Judge
+from nyc_tlc.cleaning.rules import RuleCheck
 from nyc_tlc.contract.dataset import Column, read_contract
 from nyc_tlc.errors import SourceError, TlcError
 from nyc_tlc.source.fetch import FetchedFile
@@ -143,10 +143,10 @@ def read(body: bytes, folder: Path) -> list[tuple[dict[str, Any], set[str], dict
     path.write_bytes(body)
     remote = RemoteFile("green", JANUARY, path.as_uri(), bytes=len(body))
     contract = read_contract("green")
-    judge, rows = Judge(contract, JANUARY), []
+    rule_check, rows = RuleCheck(contract, JANUARY), []
     file_format = identify(path, remote.name)
     for batch in MonthReader(FetchedFile(remote, path, file_format, len(body), "", 0), contract):
-        judge(batch)
+        rule_check(batch)
         frame = batch.frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
         texts = batch.bad_texts.to_list() if batch.bad_texts is not None else [None] * len(frame)
         for number, values in enumerate(frame.to_dicts()):

@@ -11,24 +11,26 @@ import pytest
 from factories import JANUARY, fetched, green_parquet, trip
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.read import MonthReader
-from nyc_tlc.cleaning.rules import Judge, Verdict
+from nyc_tlc.cleaning.rules import CheckedBatch, RuleCheck
 from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ContractError
 from nyc_tlc.month import Month
 
 
-def judge(folder: Path, *trips: dict[str, Any], month: Month = JANUARY, **types: pa.DataType) -> tuple[Judge, Verdict]:
-    judge = Judge(read_contract("green"), month)
+def run_rules(
+    folder: Path, *trips: dict[str, Any], month: Month = JANUARY, **types: pa.DataType
+) -> tuple[RuleCheck, CheckedBatch]:
+    rule_check = RuleCheck(read_contract("green"), month)
     (batch,) = MonthReader(fetched(green_parquet(*trips, types=types), folder, month=month), read_contract("green"))
-    return judge, judge(batch)
+    return rule_check, rule_check(batch)
 
 
 def only_rule(folder: Path, spoilt: dict[str, Any], month: Month = JANUARY) -> str | None:
     """Return the only rule that rejects a trip; None if the trip is clean."""
-    _, verdict = judge(folder, spoilt, month=month)
-    if verdict.clean.height:
+    _, checked = run_rules(folder, spoilt, month=month)
+    if checked.clean.height:
         return None
-    (rules,) = verdict.quarantine["rejection_rules"].to_list()
+    (rules,) = checked.quarantine["rejection_rules"].to_list()
     (rule,) = rules
     return str(rule)
 
@@ -118,9 +120,9 @@ def test_rejecting_rules(tmp_path: Path, spoilt: dict[str, Any], rule: str | Non
     ],
 )
 def test_warnings_are_counted_and_keep_the_row(tmp_path: Path, odd: dict[str, Any], rule: str) -> None:
-    judged, verdict = judge(tmp_path, trip(**odd))
-    assert verdict.clean.height == 1
-    assert +judged.warned == Counter({rule: 1})
+    rule_check, checked = run_rules(tmp_path, trip(**odd))
+    assert checked.clean.height == 1
+    assert +rule_check.warned == Counter({rule: 1})
 
 
 MARCH_2025 = Month(2025, 3)
@@ -147,40 +149,42 @@ def on_3_march(dropoff: tuple[int, int, int], vendor: int | None = 6) -> dict[st
 def test_the_minutes_that_vendor_6_lost_are_counted_and_forgiven_within_an_hour(
     tmp_path: Path, spoilt: dict[str, Any], counted: int, rule: str | None
 ) -> None:
-    judged, _ = judge(tmp_path, spoilt, month=MARCH_2025)
-    assert judged.warned["lost_minutes"] == counted
+    rule_check, _ = run_rules(tmp_path, spoilt, month=MARCH_2025)
+    assert rule_check.warned["lost_minutes"] == counted
     assert only_rule(tmp_path, spoilt, MARCH_2025) == rule
 
 
 def test_a_rule_about_some_months_is_not_in_others(tmp_path: Path) -> None:
     april = datetime(2025, 4, 3, 9, 4, 38)
     spoilt = trip(VendorID=6, lpep_pickup_datetime=april, lpep_dropoff_datetime=april.replace(second=24))
-    judged, _ = judge(tmp_path, spoilt, month=Month(2025, 4))
-    assert "lost_minutes" not in judged.warned
-    assert judged.rejected["dropoff_before_pickup"] == 1
+    rule_check, _ = run_rules(tmp_path, spoilt, month=Month(2025, 4))
+    assert "lost_minutes" not in rule_check.warned
+    assert rule_check.rejected["dropoff_before_pickup"] == 1
 
 
 def test_march_2025_keeps_all_trips_of_vendor_6(tmp_path: Path) -> None:
     # As in TLC's file: 1,222 trips of vendor 6, of which 308 end before they start.
     vendor_6 = [on_3_march((9, 3, 24) if number < 308 else (9, 3, 50)) for number in range(1_222)]
     others = [trip(lpep_pickup_datetime=datetime(2025, 3, 4, 9, minute)) for minute in range(60)]
-    judged, verdict = judge(tmp_path, *vendor_6, *others, month=MARCH_2025)
-    assert verdict.clean.height == 1_282
-    assert (judged.warned["lost_minutes"], judged.warned["one_minute:6"]) == (1_222, 1_222)
-    assert "one_minute:2" not in judged.warned
+    rule_check, checked = run_rules(tmp_path, *vendor_6, *others, month=MARCH_2025)
+    assert checked.clean.height == 1_282
+    assert (rule_check.warned["lost_minutes"], rule_check.warned["one_minute:6"]) == (1_222, 1_222)
+    assert "one_minute:2" not in rule_check.warned
 
 
 def test_a_vendor_with_one_minute_is_found_in_several_batches(tmp_path: Path) -> None:
-    judged = Judge(read_contract("green"), JANUARY)
+    rule_check = RuleCheck(read_contract("green"), JANUARY)
     for hours in ((9, 10), (11, 12)):
         trips = [trip(VendorID=7, lpep_pickup_datetime=datetime(2024, 1, 5, hour, 17)) for hour in hours] * 3
         for batch in MonthReader(fetched(green_parquet(*trips, trip(VendorID=1)), tmp_path), read_contract("green")):
-            judged(batch)
-    assert {name: rows for name, rows in judged.warned.items() if name.startswith("one_minute")} == {"one_minute:7": 12}
+            rule_check(batch)
+    assert {name: rows for name, rows in rule_check.warned.items() if name.startswith("one_minute")} == {
+        "one_minute:7": 12
+    }
     trips = [trip(VendorID=7, lpep_pickup_datetime=datetime(2024, 1, 5, 9, 18))]
     for batch in MonthReader(fetched(green_parquet(*trips), tmp_path), read_contract("green")):
-        judged(batch)
-    assert "one_minute:7" not in judged.warned
+        rule_check(batch)
+    assert "one_minute:7" not in rule_check.warned
 
 
 @pytest.mark.parametrize("column", ["lpep_pickup_datetime", "lpep_dropoff_datetime"])
@@ -192,9 +196,11 @@ def test_a_month_without_any_time_of_new_york_says_what_times_it_needs(tmp_path:
 
 
 def test_texts_that_mean_null_are_counted_by_column(tmp_path: Path) -> None:
-    judged, verdict = judge(tmp_path, trip(payment_type="NULL"), trip(payment_type="1"), payment_type=pa.string())
-    assert judged.warned["null_text:payment_type"] == 1
-    assert verdict.clean["payment_type"].to_list() == [None, 1]
+    rule_check, checked = run_rules(
+        tmp_path, trip(payment_type="NULL"), trip(payment_type="1"), payment_type=pa.string()
+    )
+    assert rule_check.warned["null_text:payment_type"] == 1
+    assert checked.clean["payment_type"].to_list() == [None, 1]
 
 
 @pytest.mark.parametrize(
@@ -209,43 +215,43 @@ def test_texts_that_mean_null_are_counted_by_column(tmp_path: Path) -> None:
     ],
 )
 def test_what_the_dictionary_lists_warns_of_nothing(tmp_path: Path, fine: dict[str, Any]) -> None:
-    judged, _ = judge(tmp_path, trip(**fine))
-    assert not +judged.warned
+    rule_check, _ = run_rules(tmp_path, trip(**fine))
+    assert not +rule_check.warned
 
 
 def test_warnings_count_rejected_rows_too(tmp_path: Path) -> None:
-    judged, verdict = judge(tmp_path, trip(fare_amount=-5.0, passenger_count=0))
-    assert verdict.clean.height == 0
-    assert judged.warned["negative_fare"] == 1
+    rule_check, checked = run_rules(tmp_path, trip(fare_amount=-5.0, passenger_count=0))
+    assert checked.clean.height == 0
+    assert rule_check.warned["negative_fare"] == 1
 
 
 def test_a_row_counts_once_under_its_first_rule_and_lists_them_all(tmp_path: Path) -> None:
-    judged, verdict = judge(
+    rule_check, checked = run_rules(
         tmp_path,
         trip(lpep_pickup_datetime=datetime(2008, 12, 31), passenger_count=0, trip_distance=-1.0),
         trip(passenger_count=0),
     )
-    assert verdict.quarantine["rejection_rule"].to_list() == ["pickup_outside_month", "zero_passengers"]
-    assert verdict.quarantine["rejection_rules"].to_list()[0] == [
+    assert checked.quarantine["rejection_rule"].to_list() == ["pickup_outside_month", "zero_passengers"]
+    assert checked.quarantine["rejection_rules"].to_list()[0] == [
         "pickup_outside_month",
         "zero_passengers",
         "negative_distance",
     ]
-    assert {rule: rows for rule, rows in judged.rejected.items() if rows} == {
+    assert {rule: rows for rule, rows in rule_check.rejected.items() if rows} == {
         "pickup_outside_month": 1,
         "zero_passengers": 1,
     }
 
 
 def test_a_value_that_cannot_be_cast_comes_before_the_rules(tmp_path: Path) -> None:
-    judged, verdict = judge(
+    rule_check, checked = run_rules(
         tmp_path, trip(payment_type="barter", passenger_count=0), trip(payment_type="1"), payment_type=pa.string()
     )
-    assert verdict.quarantine["rejection_rules"].to_list() == [["bad_value:payment_type", "zero_passengers"]]
-    assert judged.rejected["bad_value:payment_type"] == 1
-    assert verdict.quarantine["payment_type"].to_list() == [None]
-    assert verdict.clean["source_row"].to_list() == [1]
-    assert verdict.quarantine["raw"].to_list() == ['{"payment_type": "barter"}']
+    assert checked.quarantine["rejection_rules"].to_list() == [["bad_value:payment_type", "zero_passengers"]]
+    assert rule_check.rejected["bad_value:payment_type"] == 1
+    assert checked.quarantine["payment_type"].to_list() == [None]
+    assert checked.clean["source_row"].to_list() == [1]
+    assert checked.quarantine["raw"].to_list() == ['{"payment_type": "barter"}']
 
 
 def test_a_line_that_is_no_record_breaks_only_that_rule(tmp_path: Path) -> None:
@@ -253,12 +259,12 @@ def test_a_line_that_is_no_record_breaks_only_that_rule(tmp_path: Path) -> None:
     good = "B00001,2020-01-01 00:30:00,2020-01-01 01:44:00,264,265,"
     contract = read_contract("fhv")
     (batch,) = MonthReader(fetched(f"{header}\n{good}\ngarbage\n", tmp_path, "fhv", Month(2020, 1)), contract)
-    verdict = Judge(contract, Month(2020, 1))(batch)
-    assert verdict.quarantine["rejection_rules"].to_list() == [["unparseable"]]
-    assert verdict.quarantine["raw"].to_list() == ["garbage"]
-    assert verdict.clean.height == 1
+    checked = RuleCheck(contract, Month(2020, 1))(batch)
+    assert checked.quarantine["rejection_rules"].to_list() == [["unparseable"]]
+    assert checked.quarantine["raw"].to_list() == ["garbage"]
+    assert checked.clean.height == 1
 
 
 def test_raw_is_null_for_rows_that_could_be_parsed(tmp_path: Path) -> None:
-    _, verdict = judge(tmp_path, trip(passenger_count=0))
-    assert verdict.quarantine["raw"].to_list() == [None]
+    _, checked = run_rules(tmp_path, trip(passenger_count=0))
+    assert checked.quarantine["raw"].to_list() == [None]

@@ -7,21 +7,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from nyc_tlc.cleaning.read import MonthReader
-from nyc_tlc.cleaning.rules import Judge
+from nyc_tlc.cleaning.rules import RuleCheck
 from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.sample import PUBLISHED_TYPES, write_sample
+from sample_csv import write_sample_csv
 
 ERAS = [(color, layout.since) for color in COLORS for layout in read_contract(color).layouts["parquet"]]
 CSV_ERAS = [(color, layout.since) for color in COLORS for layout in read_contract(color).layouts["csv"]]
 
 
-def judged(path: Path, color: Color, month: Month) -> tuple[Judge, int]:
-    judge, contract = Judge(read_contract(color), month), read_contract(color)
+def check_rows(path: Path, color: Color, month: Month) -> tuple[RuleCheck, int]:
+    rule_check, contract = RuleCheck(read_contract(color), month), read_contract(color)
     reader = MonthReader(fetch_month(RemoteFile(color, month, path.as_uri()), path.parent), contract)
-    return judge, sum(judge(batch).clean.height for batch in reader)
+    return rule_check, sum(rule_check(batch).clean.height for batch in reader)
 
 
 @pytest.mark.parametrize(("color", "month"), ERAS, ids=str)
@@ -33,19 +34,19 @@ def test_a_parquet_sample_has_the_exact_layout_and_is_mostly_clean(tmp_path: Pat
     assert list(zip(schema.names, schema.types, strict=True)) == [
         (n, PUBLISHED_TYPES[kind]) for n, kind in layout.items()
     ]
-    judge, clean = judged(path, color, month)
+    rule_check, clean = check_rows(path, color, month)
     assert 2900 < clean < 3000
-    assert not [rule for rule in judge.rejected if rule.startswith("bad_value")]
+    assert not [rule for rule in rule_check.rejected if rule.startswith("bad_value")]
 
 
 @pytest.mark.parametrize(("color", "month"), CSV_ERAS, ids=str)
 def test_a_csv_sample_of_every_era_reads_without_a_lost_line(tmp_path: Path, color: Color, month: Month) -> None:
     path = tmp_path / "month.csv.gz"
-    write_sample(color, month, 3000, path, "csv")
-    judge, clean = judged(path, color, month)
+    write_sample_csv(color, month, 3000, path)
+    rule_check, clean = check_rows(path, color, month)
     assert 2900 < clean < 3000
-    assert clean + sum(judge.rejected.values()) == 3000
-    assert not {rule for rule in judge.rejected if rule.startswith(("bad_value", "unparseable"))}
+    assert clean + sum(rule_check.rejected.values()) == 3000
+    assert not {rule for rule in rule_check.rejected if rule.startswith(("bad_value", "unparseable"))}
 
 
 def test_the_same_month_is_the_same_bytes_and_another_is_not(tmp_path: Path) -> None:
@@ -70,13 +71,13 @@ def test_a_sample_can_have_any_size(tmp_path: Path, color: Color, rows: int) -> 
 def test_a_sample_has_the_flaws_of_the_field(tmp_path: Path) -> None:
     path = tmp_path / "month"
     write_sample("green", Month(2025, 11), 60_000, path)
-    judge, _ = judged(path, "green", Month(2025, 11))
-    assert {rule for rule, rows in judge.rejected.items() if rows} >= {
+    rule_check, _ = check_rows(path, "green", Month(2025, 11))
+    assert {rule for rule, rows in rule_check.rejected.items() if rows} >= {
         "pickup_outside_month",
         "dropoff_before_pickup",
         "zero_passengers",
     }
-    assert all(judge.warned[rule] for rule in ("negative_fare", "zero_distance", "long_distance", "long_trip"))
+    assert all(rule_check.warned[rule] for rule in ("negative_fare", "zero_distance", "long_distance", "long_trip"))
     rows = pq.read_table(path).to_pylist()
     nulls = [index for index, row in enumerate(rows) if row["passenger_count"] is None]
     assert nulls == list(range(nulls[0], 60_000))
@@ -90,4 +91,4 @@ def test_a_sample_has_the_flaws_of_the_field(tmp_path: Path) -> None:
     )
     # Trips of the hour that repeats read as ending before they began, and are clean.
     backwards = sum(row["lpep_dropoff_datetime"] < row["lpep_pickup_datetime"] for row in rows)
-    assert backwards > judge.rejected["dropoff_before_pickup"]
+    assert backwards > rule_check.rejected["dropoff_before_pickup"]

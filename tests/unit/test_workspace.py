@@ -18,7 +18,7 @@ def test_nothing_of_others_is_removed(tmp_path: Path) -> None:
     (scratch / "run-00000000000a").symlink_to(scratch / "thesis")
     (scratch / "notes.txt").write_text("mine")
     workspace = Workspace(scratch)
-    workspace.remove(up_to=scratch)
+    workspace.remove()
     assert (scratch / "thesis" / "chapter1.tex").read_text() == "years of work"
     assert (scratch / "run-0123456789ab" / "chapter1.tex").read_text() == "years of work"
     assert (scratch / "notes.txt").exists()
@@ -39,9 +39,9 @@ def test_what_a_killed_run_left_is_removed_by_the_next_one_and_a_living_ones_is_
     ) as process:
         assert process.stdout
         other = Path(process.stdout.readline().strip())
-        Workspace(tmp_path).remove(up_to=tmp_path)
+        Workspace(tmp_path).remove()
         assert other.is_dir()
         process.send_signal(signal.SIGKILL)
         process.wait(30)
-        Workspace(tmp_path).remove(up_to=tmp_path)
+        Workspace(tmp_path).remove()
     assert not other.exists()

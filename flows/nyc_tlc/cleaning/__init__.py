@@ -1,1 +1,1 @@
-"""Cleaning: read a fetched month, conform its columns, judge its rows, write the files, publish them."""
+"""Cleaning: read a fetched month, conform its columns, check its rows, write the files, publish them."""

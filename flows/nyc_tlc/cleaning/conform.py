@@ -101,10 +101,7 @@ class Conformer:
         """Check the types of the file's columns.
 
         Args:
-            contract: The colour's contract.
-            column_map: How the file's columns map onto it.
             schema: The file's own schema.
-            month: The file's month.
             find_day_first: Reads the file for the order of day and month.
 
         Raises:
@@ -207,18 +204,6 @@ def dictionary_columns(contract: Contract, column_map: ColumnMap, schema: pa.Sch
         for name in sources
         if clean_name in few and is_text(schema.field(name).type)
     ]
-
-
-def csv_types(
-    contract: Contract, column_map: ColumnMap, dictionaries: Sequence[str], dictionary: pa.DataType
-) -> dict[str, pa.DataType]:
-    """Return the types for a CSV file's wanted columns: dictionaries of few distinct texts, texts, or numbers."""
-    types = {}
-    for column in contract.columns:
-        for name in column_map.sources.get(column.name, ()):
-            plain = pa.string() if column.type == "timestamp" else pa.float64()
-            types[name] = dictionary if name in dictionaries else plain
-    return types
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -160,7 +160,7 @@ class CsvRecords:
         width = len(self._columns)
         wanted = [self._columns.index(name) for name in self._types]
         records: list[list[str | None]] = []
-        places: list[int | None] = []
+        positions: list[int | None] = []
         raw: list[str | None] = []
         for line in lines.removesuffix(b"\n").split(b"\n"):
             # With too few commas it is not a record, so it need not be split.
@@ -171,10 +171,10 @@ class CsvRecords:
                 is_record = self._whole and len(fields) == self._row_width
             if is_record:
                 records.append([fields[index] or None for index in wanted])
-            places.append(len(records) - 1 if is_record else None)
+            positions.append(len(records) - 1 if is_record else None)
             raw.append(None if is_record else _to_text(line))
         columns = zip(*records, strict=True) if records else [()] * len(wanted)
-        rows = pa.array(places, pa.int32())
+        rows = pa.array(positions, pa.int32())
         arrays = [pa.array(values, kind).take(rows) for values, kind in zip(columns, self._texts.values(), strict=True)]
         return pa.table(arrays, names=list(self._types)), pl.Series("raw", raw, pl.String)
 

@@ -11,7 +11,7 @@ from nyc_tlc import __version__
 from nyc_tlc.cleaning.clean import CleanedMonth
 from nyc_tlc.contract.dataset import Contract
 from nyc_tlc.errors import SourceError
-from nyc_tlc.lake.manifest import Manifest, SourceRecord
+from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.publication import publish_files
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.settings import read_settings
@@ -23,25 +23,18 @@ def publish_month(
     cleaned: CleanedMonth,
     contract: Contract,
     lake: Lake,
-    base: str | None,
+    old_version: str | None,
     started_at: datetime,
     flow_run_id: str | None = None,
     *,
     force: bool = False,
 ) -> Manifest:
-    """Publish a cleaned month; it replaces the one in the lake.
+    """Publish a cleaned month, and return its manifest; it replaces the one in the lake.
 
     Args:
-        cleaned: The month.
-        contract: The contract that it was cleaned with.
-        lake: The lake to publish it in.
-        base: The version of the month's manifest when the run began; None if there was no manifest.
+        old_version: The version of the month's manifest when the run began; None if there was no manifest.
         started_at: When work on the month began.
-        flow_run_id: The flow run that publishes it.
         force: Whether to publish a month that has no rows, more rejected rows than are allowed, or may be incomplete.
-
-    Returns:
-        The manifest now in the lake.
 
     Raises:
         SourceError: when the month has no rows, too many rejected rows or may be incomplete; the lake is not changed.
@@ -52,22 +45,10 @@ def publish_month(
     """
     if not force:
         _check_rows(cleaned, contract)
-    fetched, remote = cleaned.fetched, cleaned.fetched.remote
     manifest = Manifest(
         color=contract.color,
-        month=str(remote.month),
-        source=SourceRecord(
-            url=remote.shown,
-            etag=remote.etag,
-            last_modified=remote.last_modified,
-            bytes=fetched.bytes,
-            sha256=fetched.sha256,
-            format=fetched.format,
-            rows=cleaned.source_rows,
-            columns=cleaned.columns,
-            key=cleaned.raw_key,
-            verified_by=fetched.verified_by,
-        ),
+        month=str(cleaned.fetched.remote.month),
+        source=cleaned.source,
         clean=cleaned.clean,
         quarantine=cleaned.quarantine,
         daily=cleaned.daily,
@@ -78,27 +59,26 @@ def publish_month(
         rules_version=contract.rules_version,
         code_version=__version__,
         flow_run_id=flow_run_id,
-        seconds={"fetch": round(fetched.seconds, 3), "clean": round(cleaned.seconds, 3)},
+        seconds={"fetch": round(cleaned.fetched.seconds, 3), "clean": round(cleaned.seconds, 3)},
         started_at=started_at,
         finished_at=datetime.now(UTC),
     )
-    publish_files(lake, manifest, cleaned.files, base)
+    publish_files(lake, manifest, cleaned.files, old_version)
     log.info("%s: published to %s", manifest.name, lake.url(""))
     return manifest
 
 
 def _check_rows(cleaned: CleanedMonth, contract: Contract) -> None:
-    """Check that the file can be the whole month: if it is another month's, nearly all its rows are rejected."""
-    name, rows, quarantine = cleaned.fetched.remote.name, cleaned.source_rows, cleaned.quarantine
+    """Check that the file may be the whole month. If it is another month's, nearly all its rows are rejected."""
+    name, rows, quarantine = cleaned.fetched.remote.name, cleaned.source.rows, cleaned.quarantine
     fix = "the lake is not changed; look at the file, and publish it with --force if it is right"
-    if cleaned.fetched.verified_by == "nothing":
+    if cleaned.source.verified_by == "nothing":
         raise SourceError(f"{name}: nothing shows that the file is complete: its server states no size", fix=fix)
     if rows == 0:
         raise SourceError(f"{name}: the file has no rows", fix=fix)
-    limit = contract.max_rejected
-    allowed, setting = (
-        (read_settings().max_rejected, "TLC_MAX_REJECTED") if limit is None else (limit, f"{contract.color}.yaml")
-    )
+    allowed, setting = contract.max_rejected, f"{contract.color}.yaml"
+    if allowed is None:
+        allowed, setting = read_settings().max_rejected, "TLC_MAX_REJECTED"
     share = 100 * quarantine.rows / rows
     if share > allowed:
         counts = ", ".join(f"{rule} {count:,}" for rule, count in quarantine.rules.items() if count)

@@ -1,6 +1,6 @@
 """Read a file in batches with the contract's types. All batches together have all rows of the file.
 
-Other threads unpack and parse the next rows while the previous ones are judged and written.
+Other threads unpack and parse the next rows while the previous ones are checked and written.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from nyc_tlc.cleaning.conform import (
     LONGEST_TEXT,
     Batch,
     Conformer,
-    csv_types,
     dictionary_columns,
     is_stored_text,
     is_text,
@@ -38,7 +37,7 @@ from nyc_tlc.errors import ContractError, SourceError
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import FetchedFile
 
-#: The rows of a batch, which are read, judged and written together, as a row group of the clean file.
+#: The rows of a batch, which are read, checked and written together, as a row group of the clean file.
 READ_BATCH_ROWS = 1 << 17
 #: The rows that are read together if their texts can be much longer in memory than in the file.
 TEXT_BATCH_ROWS = 1 << 13
@@ -46,7 +45,7 @@ TEXT_BATCH_ROWS = 1 << 13
 READ_BUFFER = 1 << 16
 #: The bytes that a file of any size may unpack to: a file with few different values can be very small.
 HARMLESS_BYTES: dict[FileFormat, int] = {"parquet": 1 << 26, "csv": 1 << 22}
-#: The number of blocks that are parsed at the same time, and of those that may wait to be judged.
+#: The number of blocks that are parsed at the same time, and of those that may wait to be checked.
 PARSE_THREADS = 2
 
 #: The errors of reading a damaged file. UnicodeError is raised for a flipped bit in a column's name.
@@ -68,7 +67,6 @@ class MonthReader:
     """Reads one fetched month.
 
     Attributes:
-        contract: The contract that gives the types.
         columns: The file's own column names.
         column_map: How they map onto the contract's columns.
         rows: The number of rows in a Parquet file; of a CSV file, the lines read so far.
@@ -78,8 +76,6 @@ class MonthReader:
         """Read the names of the file's columns and map them.
 
         Args:
-            fetched: The file.
-            contract: The colour's contract.
             strict: Whether a column unknown to the contract is an error.
 
         Raises:
@@ -150,7 +146,7 @@ class MonthReader:
 
     def _read_parquet(self) -> Iterator[Batch]:
         row = 0
-        # Encoding takes longer than reading and judging: another thread for reading would only slow it down.
+        # Encoding takes longer than reading and checking: another thread for reading would only slow it down.
         wanted = [name for sources in self.column_map.sources.values() for name in sources]
         for data in _join_small_batches(self._read_record_batches(wanted)):
             yield self._conform(data, row)
@@ -200,8 +196,9 @@ class MonthReader:
 
     def _read_csv(self) -> Iterator[Batch]:
         with _open_text(self._fetched.path) as file:
-            types = csv_types(self.contract, self.column_map, self._dictionaries, DICTIONARY)
-            records = self._open_records(file, types)
+            names = [name for sources in self.column_map.sources.values() for name in sources]
+            types = dict.fromkeys(names, pa.float64()) | dict.fromkeys(self._times, pa.string())
+            records = self._open_records(file, types | dict.fromkeys(self._dictionaries, DICTIONARY))
 
             def number_rows() -> Iterator[tuple[bytes, int]]:
                 for lines in records.blocks():
@@ -270,13 +267,8 @@ def _find_dictionary_columns(footer: pq.FileMetaData, names: list[str]) -> set[s
     positions = {footer.schema.column(index).path: index for index in range(footer.num_columns)}
     found = set(names) & set(positions)
     for group in range(footer.num_row_groups):
-        found -= {
-            name
-            for name in found
-            if any(
-                encoding.startswith("DELTA") for encoding in footer.row_group(group).column(positions[name]).encodings
-            )
-        }
+        chunks = {name: footer.row_group(group).column(positions[name]) for name in found}
+        found -= {name for name, chunk in chunks.items() if any(each.startswith("DELTA") for each in chunk.encodings)}
     return found
 
 

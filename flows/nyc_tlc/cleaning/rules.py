@@ -23,20 +23,15 @@ MIN_VENDOR_TRIPS = 10
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A judged batch.
-
-    Attributes:
-        clean: The rows that no rule rejects.
-        quarantine: The other rows, with ``rejection_rule``, ``rejection_rules`` and ``raw``.
-    """
+class CheckedBatch:
+    """A batch's rows: those that no rule rejects, and the others with REJECTION_FIELDS."""
 
     clean: pl.DataFrame
     quarantine: pl.DataFrame
 
 
-class Judge:
-    """Judges the batches of one month, and counts rows by rule.
+class RuleCheck:
+    """Checks the batches of one month, and counts rows by rule.
 
     Attributes:
         expressions: The rules that are about the month, compiled.
@@ -44,7 +39,6 @@ class Judge:
     """
 
     def __init__(self, contract: Contract, month: Month) -> None:
-        """Compile the rules for a month."""
         names = _list_rule_values(contract, month)
         rules = [rule for rule in contract.rules if _is_about(rule, month)]
         self.expressions = [pl.sql_expr(rule.when.format(**names)).fill_null(False).alias(rule.name) for rule in rules]
@@ -71,23 +65,21 @@ class Judge:
         }
         return Counter(self._warned | one_minute)
 
-    def __call__(self, batch: Batch) -> Verdict:
+    def __call__(self, batch: Batch) -> CheckedBatch:
         """Split a batch into clean and quarantine, and count its rows."""
-        verdicts = batch.frame.select(self.expressions)
-        counts = verdicts.select(pl.col(self._warnings).sum()).row(0)
+        broken = batch.frame.select(self.expressions)
+        counts = broken.select(pl.col(self._warnings).sum()).row(0)
         self._warned.update(dict(zip(self._warnings, counts, strict=True)))
         self._warned.update({f"{NULL_TEXT}{column}": rows for column, rows in batch.null_texts.items()})
         faults = {f"{BAD_VALUE}{column}": mask for column, mask in batch.bad_values.items()}
         if batch.raw is not None:
             faults = {UNPARSEABLE: batch.raw.is_not_null(), **faults}
-        verdicts = verdicts.select(*(mask.alias(name) for name, mask in faults.items()), *self.rejects)
-        rejected = verdicts.select(pl.any_horizontal(pl.all())).to_series()
+        broken = broken.select(*(mask.alias(name) for name, mask in faults.items()), *self.rejects)
+        rejected = broken.select(pl.any_horizontal(pl.all())).to_series()
         # Joined and split again, because a list of many texts, most of them null, is much slower to make.
-        reasons = verdicts.filter(rejected).select(
+        reasons = broken.filter(rejected).select(
             rejection_rules=pl.concat_str(
-                [pl.when(pl.col(name)).then(pl.lit(name)) for name in verdicts.columns],
-                separator="\n",
-                ignore_nulls=True,
+                [pl.when(pl.col(name)).then(pl.lit(name)) for name in broken.columns], separator="\n", ignore_nulls=True
             ).str.split("\n")
         )
         if batch.raw is not None:
@@ -109,7 +101,7 @@ class Judge:
         clean = batch.frame.filter(~rejected)
         if self._has_vendors:
             self._count_minutes(clean)
-        return Verdict(clean, pl.concat([rows, reasons], how="horizontal"))
+        return CheckedBatch(clean, pl.concat([rows, reasons], how="horizontal"))
 
     def _count_minutes(self, clean: pl.DataFrame) -> None:
         """Collect the minutes of the pick-ups of vendors that had one minute only until now."""

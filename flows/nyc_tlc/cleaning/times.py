@@ -41,16 +41,13 @@ FindDayFirst = Callable[[], bool | None]
 def read_times(texts: pl.Series, find_day_first: FindDayFirst) -> pl.Series:
     """Return the times of texts without blanks around them, null for missing and unreadable ones.
 
-    Args:
-        texts: The texts.
-        find_day_first: Called if a text is a time of 12 hours.
+    ``find_day_first`` is called if a text is a time of 12 hours.
     """
     times = _read_iso_times(texts)
-    twelve = texts.str.contains(TWELVE_HOUR_TIME)
-    day_first = find_day_first() if twelve.any() else None
-    return (
-        times if day_first is None else times.zip_with(times.is_not_null(), _read_twelve_hour_times(texts, day_first))
-    )
+    day_first = find_day_first() if texts.str.contains(TWELVE_HOUR_TIME).any() else None
+    if day_first is None:
+        return times
+    return times.zip_with(times.is_not_null(), _read_twelve_hour_times(texts, day_first))
 
 
 def read_plain_times(array: pa.Array | pa.ChunkedArray) -> pl.Series | None:

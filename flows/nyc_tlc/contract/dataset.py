@@ -107,7 +107,6 @@ class FileLayout:
     """The layout of the files that TLC published from a month on.
 
     Attributes:
-        since: The first month.
         columns: Exact column name -> Arrow type (``string`` in CSV).
         extra_fields: The number of empty fields that a CSV row has after those of the header.
         quoted: Whether all CSV fields are quoted.
@@ -154,11 +153,8 @@ class Contract:
     """Everything that is known about one colour's trip records.
 
     Attributes:
-        color: The colour.
-        title: What the records are, in a few words.
         source: Where these facts were published.
         notes: What a user of the data should know.
-        first_month: The first month TLC published.
         max_rejected: Percent of a month's rows that may be rejected; None means ``TLC_MAX_REJECTED``.
         columns: The clean columns in order; the last ones are OUR_COLUMNS.
         rules: The rules in order of precedence.
@@ -200,21 +196,14 @@ class Contract:
         Names are compared without case, and without what is neither a letter nor a digit. Columns whose names are then
         equal are one column, which has the first value that is not null.
 
-        Args:
-            found: The file's column names.
-            month: The file's month.
-            file_format: ``parquet`` or ``csv``.
-
         Raises:
             ContractError: when a required column of the month's layout is missing, or the same name occurs twice.
         """
         by_key: dict[str, list[str]] = {}
         for name, count in Counter(found).items():
             if count > 1 and name.strip():
-                raise ContractError(
-                    f"{self.color} {month}: the file has the column {name.strip()!r} twice",
-                    got=", ".join(found),
-                )
+                what = f"{self.color} {month}: the file has the column {name.strip()!r} twice"
+                raise ContractError(what, got=", ".join(found))
             by_key.setdefault(_normalize(name), []).append(name)
         sources: dict[str, tuple[str, ...]] = {}
         missing: list[str] = []
@@ -253,7 +242,7 @@ def read_contract(color: Color) -> Contract:
     rules = _read_rules(data["rules"])
     codes = {name: (list(table.codes), table.texts) for name, table in code_tables().items()}
     decides_values = [column.model_dump(exclude={"description", "unit"}) for column in columns]
-    decides_verdicts = [rule.model_dump(exclude={"why"}) for rule in rules]
+    decides_rejections = [rule.model_dump(exclude={"why"}) for rule in rules]
     return Contract(
         color=color,
         title=data["title"],
@@ -265,7 +254,7 @@ def read_contract(color: Color) -> Contract:
         rules=rules,
         layouts={name: _read_layouts(name, entries) for name, entries in data["layouts"].items()},
         contract_version=_make_version(data["version"], [READER_VERSION, codes, decides_values]),
-        rules_version=_make_version(data["version"], [codes, decides_verdicts]),
+        rules_version=_make_version(data["version"], [codes, decides_rejections]),
     )
 
 

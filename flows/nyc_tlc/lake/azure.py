@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,15 +17,7 @@ from azure.core.exceptions import (
 )
 from azure.storage.blob import ContainerClient, ContentSettings, ExponentialRetry
 
-from nyc_tlc.lake.bucket import (
-    BAD_CREDENTIALS,
-    LOCKED,
-    NO_BUCKET,
-    NO_PERMISSION,
-    BucketLake,
-    Failure,
-    Refusal,
-)
+from nyc_tlc.lake.bucket import BAD_CREDENTIALS, LOCKED, NO_BUCKET, NO_PERMISSION, BucketLake, Failure, Refusal
 from nyc_tlc.lake.store import Found, NewFile, content_type
 from nyc_tlc.settings import read_settings
 
@@ -64,12 +55,7 @@ class AzureLake(BucketLake):
     )
 
     def __init__(self, container: ContainerClient, folder: str = "") -> None:
-        """Use a container.
-
-        Args:
-            container: A client made with ``client_options``, with permission to read, write, list and delete blobs.
-            folder: The folder in the container that is the lake's root.
-        """
+        """Use a container: a client made with ``client_options`` that may read, write, list and delete blobs."""
         super().__init__(folder)
         self._container = container
 
@@ -82,35 +68,23 @@ class AzureLake(BucketLake):
         status, code = getattr(error, "status_code", None), _code(error)
         if isinstance(error, ClientAuthenticationError):
             status = status or 401
-        network = isinstance(error, (ServiceRequestError, ServiceResponseError, IncompleteReadError))
-        text = f"HTTP {status}: {code}" if code else str(error).partition("\n")[0][:300]
-        return Failure(status, text, network or cls._is_cut_off(error))
-
-    @staticmethod
-    def _is_cut_off(error: Exception) -> bool:
+        network = isinstance(error, (ServiceRequestError, ServiceResponseError))
         # When a listing is cut off, the client raises an error without a status.
-        cut_off_listing = isinstance(error, HttpResponseError) and not error.status_code
-        return isinstance(error, IncompleteReadError) or (
-            cut_off_listing and not isinstance(error, ClientAuthenticationError)
-        )
+        cut_off = isinstance(error, IncompleteReadError) or (isinstance(error, HttpResponseError) and not status)
+        text = f"HTTP {status}: {code}" if code else str(error).partition("\n")[0][:300]
+        missing = isinstance(error, ResourceNotFoundError) and code != "ContainerNotFound"
+        return Failure(status, text, network or cut_off, cut_off, missing, code in CONDITION_REFUSED)
 
-    def _head(self, name: str) -> tuple[int, Mapping[str, str]] | None:
-        with contextlib.suppress(ResourceNotFoundError):
-            found = self._container.get_blob_client(name).get_blob_properties()
-            return found.size, found.metadata
-        return None
+    def _head(self, name: str) -> tuple[int, Mapping[str, str]]:
+        found = self._container.get_blob_client(name).get_blob_properties()
+        return found.size, found.metadata
 
     def _get_range(self, name: str, start: int, end: int) -> bytes:
         return self._container.download_blob(name, start, end - start, max_concurrency=1).readall()
 
     def _get(self, name: str) -> Found:
-        try:
-            answer = self._container.download_blob(name, max_concurrency=1)
-            return Found(answer.readall(), str(answer.properties.etag))
-        except ResourceNotFoundError as error:
-            if _code(error) == "BlobNotFound":
-                return Found()
-            raise
+        answer = self._container.download_blob(name, max_concurrency=1)
+        return Found(answer.readall(), str(answer.properties.etag))
 
     def _put(self, name: str, content: Any, metadata: Mapping[str, str], **options: Any) -> None:
         self._container.upload_blob(
@@ -122,27 +96,16 @@ class AzureLake(BucketLake):
             **{"overwrite": True} | options,
         )
 
-    def _put_if(self, name: str, content: bytes, metadata: Mapping[str, str], expected: str | None) -> bool:
-        condition: dict[str, Any] = {"overwrite": False}
-        if expected is not None:
-            condition = {"etag": expected, "match_condition": MatchConditions.IfNotModified}
-        try:
-            self._put(name, content, metadata, **condition)
-        except AzureError as error:
-            if _code(error) in CONDITION_REFUSED:
-                return False
-            raise
-        return True
+    def _require_version(self, expected: str | None) -> dict[str, Any]:
+        if expected is None:
+            return {"overwrite": False}
+        return {"etag": expected, "match_condition": MatchConditions.IfNotModified}
 
     def _list(self, prefix: str) -> Iterable[str]:
         return self._container.list_blob_names(name_starts_with=prefix)
 
     def _delete(self, name: str) -> None:
-        try:
-            self._container.delete_blob(name)
-        except ResourceNotFoundError as error:
-            if _code(error) != "BlobNotFound":
-                raise
+        self._container.delete_blob(name)
 
     def _send(self, name: str, file: NewFile, metadata: Mapping[str, str]) -> None:
         with file.path.open("rb") as content:

@@ -33,11 +33,17 @@ class Failure(NamedTuple):
         status: The HTTP status of the store's answer; None if there was no answer.
         text: The answer in one line.
         transient: Whether a later attempt can succeed although the status does not say so.
+        cut_off: Whether the answer to a read was cut off, and the client does not repeat the read.
+        missing: Whether the object does not exist.
+        refused: Whether a conditional write found another version of the object.
     """
 
     status: int | None
     text: str
     transient: bool = False
+    cut_off: bool = False
+    missing: bool = False
+    refused: bool = False
 
 
 class Refusal(NamedTuple):
@@ -47,7 +53,6 @@ class Refusal(NamedTuple):
         status: Its HTTP status; None for any.
         part: A part of its text, in lower case.
         what: What is wrong; ``{url}`` stands for the lake's URL.
-        fix: What to do about it.
     """
 
     status: int | None
@@ -61,10 +66,10 @@ BAD_CREDENTIALS = (
     "renew them as blocks/README.md says, and register the profile again",
 )
 NO_PERMISSION = "a permission is missing in {url}"
-NO_BUCKET = ("there is no such place: {url}", "create the bucket or container, or correct its name")
+NO_BUCKET = ("there is no such bucket or container: {url}", "create the bucket or container, or correct its name")
 LOCKED = (
     "a policy of {url} keeps objects from being replaced or deleted",
-    "use a place without a retention or immutability policy: a lake replaces manifests and removes old files",
+    "use one without a retention or immutability policy: a lake replaces manifests and removes old files",
 )
 
 
@@ -77,21 +82,17 @@ class BucketLake(Lake):
     refusals: ClassVar[Sequence[Refusal]]
 
     def __init__(self, folder: str) -> None:
-        """Use a folder as the lake's root.
-
-        Args:
-            folder: The folder in the bucket; the bucket itself if it is empty.
-        """
+        """Use a folder of the bucket as the lake's root; the bucket itself if ``folder`` is empty."""
         self._folder = PurePosixPath(folder.strip("/"))
 
     @classmethod
     @abstractmethod
     def _describe(cls, error: Exception) -> Failure:
-        """Describe an error of the client."""
+        """Describe one of the client's errors."""
 
     @abstractmethod
     def _head(self, name: str) -> tuple[int, Mapping[str, str]] | None:
-        """Return an object's size and metadata; None if it does not exist."""
+        """Return an object's size and metadata."""
 
     @abstractmethod
     def _get_range(self, name: str, start: int, end: int) -> bytes:
@@ -102,12 +103,12 @@ class BucketLake(Lake):
         """Return an object's bytes and version."""
 
     @abstractmethod
-    def _put(self, name: str, content: bytes, metadata: Mapping[str, str]) -> None:
+    def _put(self, name: str, content: bytes, metadata: Mapping[str, str], **condition: Any) -> None:
         """Write an object."""
 
     @abstractmethod
-    def _put_if(self, name: str, content: bytes, metadata: Mapping[str, str], expected: str | None) -> bool:
-        """Write an object if it has the expected version, or if it does not exist. Return False if it was refused."""
+    def _require_version(self, expected: str | None) -> dict[str, Any]:
+        """Return the condition for ``_put`` that an object has a version; if it is None, that it does not exist."""
 
     @abstractmethod
     def _list(self, prefix: str) -> Iterable[str]:
@@ -115,23 +116,17 @@ class BucketLake(Lake):
 
     @abstractmethod
     def _delete(self, name: str) -> None:
-        """Delete an object. A missing one is no error."""
+        """Delete an object."""
 
     @abstractmethod
     def _send(self, name: str, file: NewFile, metadata: Mapping[str, str]) -> None:
         """Send a file by the client's managed transfer."""
-
-    @staticmethod
-    def _is_cut_off(_error: Exception) -> bool:
-        """Return whether the answer to a read was cut off and the client does not repeat the read."""
-        return False
 
     @classmethod
     def explain(cls, error: Exception, name: str, url: str) -> TlcError:
         """Return the error to raise for an error of the client.
 
         Args:
-            error: The client's error.
             name: What was read or written.
             url: The lake's URL.
         """
@@ -146,13 +141,9 @@ class BucketLake(Lake):
     def name(self, key: str) -> str:
         return str(self._folder / key) + "/" * key.endswith("/") if str(self._folder) != "." else key
 
-    def local_path(self, key: str) -> None:
-        return None
-
     def size(self, key: str) -> int | None:
-        with self._translate_errors(key):
-            found = self._head(self.name(key))
-            return found[0] if found else None
+        found = self._if_exists(key, self._head)
+        return found[0] if found else None
 
     def open(self, key: str) -> BinaryIO:
         size = self.size(key)
@@ -161,7 +152,7 @@ class BucketLake(Lake):
         return cast(BinaryIO, RangeReader(partial(self._read, key, self._get_range, self.name(key)), size))
 
     def find(self, key: str) -> Found:
-        return self._read(key, self._get, self.name(key))
+        return self._if_exists(key, self._get) or Found()
 
     def write(self, key: str, content: bytes) -> None:
         with self._translate_errors(key):
@@ -169,8 +160,12 @@ class BucketLake(Lake):
 
     def swap(self, key: str, content: bytes, expected: str | None, labels: Mapping[str, str]) -> None:
         with self._translate_errors(key):
-            if not self._put_if(self.name(key), content, labels, expected):
-                raise SwapRefusedError(key)
+            try:
+                self._put(self.name(key), content, labels, **self._require_version(expected))
+            except self.failures as error:
+                if self._describe(error).refused:
+                    raise SwapRefusedError(key) from None
+                raise
 
     def list_keys(self, prefix: str) -> set[str]:
         root = self.name("")
@@ -178,8 +173,7 @@ class BucketLake(Lake):
         return {name.removeprefix(root).lstrip("/") for name in names}
 
     def remove(self, key: str) -> None:
-        with self._translate_errors(key):
-            self._delete(self.name(key))
+        self._if_exists(key, self._delete)
 
     def upload(self, file: NewFile, labels: Mapping[str, str]) -> None:
         with self._translate_errors(file.key):
@@ -187,7 +181,7 @@ class BucketLake(Lake):
                 self._send(self.name(file.key), file, {**labels, "sha256": file.sha256})
             except self.failures:
                 # The client may have repeated a request that took effect and of which only the answer was lost.
-                there = self._head(self.name(file.key))
+                there = self._if_exists(file.key, self._head)
                 if there is None or (there[0], there[1].get("sha256")) != (file.size, file.sha256):
                     raise
 
@@ -198,13 +192,25 @@ class BucketLake(Lake):
                 try:
                     return read(*arguments)
                 except self.failures as error:
-                    if not self._is_cut_off(error):
+                    if not self._describe(error).cut_off:
                         raise
             return read(*arguments)
 
+    def _if_exists(self, key: str, call: Callable[[str], T | None]) -> T | None:
+        """Call the client with an object's name. Return None if the object does not exist."""
+
+        def call_if_exists() -> T | None:
+            try:
+                return call(self.name(key))
+            except self.failures as error:
+                if self._describe(error).missing:
+                    return None
+                raise
+
+        return self._read(key, call_if_exists)
+
     @contextlib.contextmanager
     def _translate_errors(self, key: str) -> Iterator[None]:
-        """Translate the client's errors into errors that say what to do."""
         try:
             yield
         except self.failures as error:
@@ -215,12 +221,7 @@ class RangeReader(io.RawIOBase):
     """An object that is read like a file: each read is one request for only those bytes."""
 
     def __init__(self, read_range: Callable[[int, int], bytes], size: int) -> None:
-        """Start at the object's first byte.
-
-        Args:
-            read_range: Returns the bytes from a start position to before an end position.
-            size: The object's size in bytes.
-        """
+        """Start at the first of ``size`` bytes. ``read_range`` returns those from a position to before another one."""
         self._read_range, self._size, self._at = read_range, size, 0
 
     def readable(self) -> bool:
@@ -232,9 +233,6 @@ class RangeReader(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         self._at = max(0, start + offset)
-        return self._at
-
-    def tell(self) -> int:
         return self._at
 
     def readall(self) -> bytes:

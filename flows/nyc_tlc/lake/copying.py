@@ -23,15 +23,8 @@ def copy_month(source: Lake, target: Lake, color: Color, month: Month, scratch: 
     A month that the target already has is not copied.
 
     Args:
-        source: The lake to copy from.
-        target: The lake to copy to.
-        color: The colour.
-        month: The month.
         scratch: The folder for the files during the copy.
         force: Whether to replace another version of the month in the target.
-
-    Returns:
-        What was done, or why nothing was.
 
     Raises:
         LakeError: when the source does not have the month, or a file differs from its digest in the manifest.

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from nyc_tlc.errors import LakeError
 from nyc_tlc.lake.keys import describe_key
 from nyc_tlc.lake.store import Found, Lake, NewFile, SwapRefusedError
-from nyc_tlc.workspace import exclusive, remove_empty, sync
+from nyc_tlc.workspace import exclusive, sync
 
 
 class FolderLake(Lake):
@@ -75,7 +75,10 @@ class FolderLake(Lake):
         path = self.local_path(key)
         with self._translate_errors(key), exclusive(self.root):
             path.unlink(missing_ok=True)
-            remove_empty(path.parent, self.root)
+            # Remove its folders up to the first one that is not empty.
+            with contextlib.suppress(OSError):
+                for folder in path.relative_to(self.root).parents[:-1]:
+                    self.root.joinpath(folder).rmdir()
 
     def upload(self, file: NewFile, labels: Mapping[str, str]) -> None:
         with self._translate_errors(file.key):
@@ -114,14 +117,11 @@ class FolderLake(Lake):
     def _rename(self, draft: Path, target: Path) -> None:
         """Rename a draft, and sync the folders so that the new name survives a power failure."""
         draft.replace(target)
-        for folder in (target.parent, *target.parent.parents):
-            sync(folder)
-            if folder == self.root:
-                return
+        for folder in target.relative_to(self.root).parents:
+            sync(self.root / folder)
 
     @contextlib.contextmanager
     def _translate_errors(self, key: str) -> Iterator[None]:
-        """Translate the operating system's errors into a LakeError."""
         try:
             yield
         except OSError as error:

@@ -14,15 +14,7 @@ from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from nyc_tlc.errors import first_line
-from nyc_tlc.lake.bucket import (
-    BAD_CREDENTIALS,
-    LOCKED,
-    NO_BUCKET,
-    NO_PERMISSION,
-    BucketLake,
-    Failure,
-    Refusal,
-)
+from nyc_tlc.lake.bucket import BAD_CREDENTIALS, LOCKED, NO_BUCKET, NO_PERMISSION, BucketLake, Failure, Refusal
 from nyc_tlc.lake.store import Found, NewFile, content_type
 from nyc_tlc.settings import read_settings
 
@@ -57,12 +49,7 @@ class GcsLake(BucketLake):
     )
 
     def __init__(self, bucket: Bucket, folder: str = "") -> None:
-        """Use a bucket.
-
-        Args:
-            bucket: The bucket, with a client that has permission to read, write, list and delete its objects.
-            folder: The folder in the bucket that is the lake's root.
-        """
+        """Use a bucket whose client may read, write, list and delete its objects."""
         super().__init__(folder)
         self._bucket = bucket
 
@@ -71,9 +58,10 @@ class GcsLake(BucketLake):
 
     @classmethod
     def _describe(cls, error: Exception) -> Failure:
-        text = _read_message(error)
         transient = isinstance(error, NETWORK_FAILURES) or getattr(error, "retryable", False)
-        return Failure(401 if isinstance(error, auth.GoogleAuthError) else _status(error), text, transient)
+        status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "code", None)
+        status = 401 if isinstance(error, auth.GoogleAuthError) else status
+        return Failure(status, _read_message(error), transient, refused=isinstance(error, api.PreconditionFailed))
 
     def _head(self, name: str) -> tuple[int, Mapping[str, str]] | None:
         blob = self._bucket.get_blob(name, **_call_options())
@@ -97,12 +85,8 @@ class GcsLake(BucketLake):
         blob = self._blob(name, metadata)
         blob.upload_from_string(content, content_type=content_type(name), **condition, **_call_options())
 
-    def _put_if(self, name: str, content: bytes, metadata: Mapping[str, str], expected: str | None) -> bool:
-        try:
-            self._put(name, content, metadata, if_generation_match=int(expected or 0))
-        except api.PreconditionFailed:
-            return False
-        return True
+    def _require_version(self, expected: str | None) -> dict[str, Any]:
+        return {"if_generation_match": int(expected or 0)}
 
     def _list(self, prefix: str) -> Iterable[str]:
         fields = "items(name),nextPageToken"
@@ -130,11 +114,6 @@ def _call_options() -> dict[str, Any]:
     settings = read_settings()
     retry = DEFAULT_RETRY.with_delay(initial=settings.http_backoff, maximum=60).with_timeout(settings.gcs_give_up)
     return {"timeout": settings.http_timeout, "retry": retry}
-
-
-def _status(error: Exception) -> int | None:
-    """Return the HTTP status of an answer; None if there was none."""
-    return getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "code", None)
 
 
 def _read_message(error: Exception) -> str:

@@ -91,12 +91,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class FileKeys:
-    """The keys of the files of one publication of a month.
-
-    Attributes:
-        month: The month.
-        version: 12 hexadecimal digits.
-    """
+    """The keys of the files of one publication of a month; ``version`` has 12 hexadecimal digits."""
 
     month: Keys
     version: str

@@ -109,11 +109,6 @@ class Manifest(Part):
         return (self.source, self.clean, self.quarantine, *self.daily)
 
     @property
-    def digests(self) -> dict[str, str | None]:
-        """The keys of the month's files -> their digests; None for a digest that the manifest does not have."""
-        return {file.key: file.sha256 for file in self.files}
-
-    @property
     def content(self) -> tuple[str | None, ...]:
         """The digests of the month's files, without their keys."""
         return tuple(file.sha256 for file in self.files)
@@ -132,7 +127,7 @@ class Manifest(Part):
     @property
     def file_keys(self) -> frozenset[str]:
         """The keys of the month's files."""
-        return frozenset(self.digests)
+        return frozenset(file.key for file in self.files)
 
     @property
     def name(self) -> str:

@@ -23,14 +23,13 @@ log = logging.getLogger(__name__)
 FILES_AT_ONCE = 4
 
 
-def publish_files(lake: Lake, manifest: Manifest, files: Sequence[NewFile], base: str | None) -> None:
+def publish_files(lake: Lake, manifest: Manifest, files: Sequence[NewFile], old_version: str | None) -> None:
     """Publish a month: upload its files and replace its manifest.
 
     Args:
-        lake: The lake.
         manifest: The new manifest; it names every file.
         files: The files that are not in the lake yet.
-        base: The version of the month's manifest when the run began; None when there was none.
+        old_version: The version of the month's manifest when the run began; None when there was none.
 
     Raises:
         ConflictError: when another run published the month since this one began. The lake has that run's month.
@@ -38,7 +37,7 @@ def publish_files(lake: Lake, manifest: Manifest, files: Sequence[NewFile], base
         LakeError: when the lake can't be written. The lake has the old month.
     """
     keys = manifest.month_keys
-    if lake.find_manifest(keys).version != base:
+    if lake.find_manifest(keys).version != old_version:
         raise _conflict(keys)
     old = _list_files(lake, keys) - manifest.file_keys
     ours = {file.key for file in files}
@@ -48,21 +47,15 @@ def publish_files(lake: Lake, manifest: Manifest, files: Sequence[NewFile], base
         _remove(lake, keys, ours)
         raise
     try:
-        _swap(lake, manifest, base)
+        _swap(lake, manifest, old_version)
     except SwapRefusedError as error:
         _remove(lake, keys, ours)
         raise _conflict(keys) from error
     _remove(lake, keys, old)
 
 
-def remove_leftovers(lake: Lake, manifest: Manifest, base: str) -> None:
-    """Remove the files of a current month that a killed run left.
-
-    Args:
-        lake: The lake.
-        manifest: The month's manifest.
-        base: The version of the manifest.
-    """
+def remove_leftovers(lake: Lake, manifest: Manifest, version: str) -> None:
+    """Remove the files of a current month that a killed run left. ``version`` is the version of its manifest."""
     keys = manifest.month_keys
     # A quarantine file is the first that a run writes and the last that it removes, so with any leftover there is one.
     if not any(keys.owns(key) for key in lake.list_keys(keys.quarantine_folder) - manifest.file_keys):
@@ -71,7 +64,7 @@ def remove_leftovers(lake: Lake, manifest: Manifest, base: str) -> None:
     # The manifest is replaced by itself: a run that is still at work then has an old version of it and is refused.
     same = manifest.model_copy(update={"revision": manifest.revision + 1})
     try:
-        lake.swap(keys.manifest, same.to_json(), base, same.labels)
+        lake.swap(keys.manifest, same.to_json(), version, same.labels)
     except SwapRefusedError:
         return
     _remove(lake, keys, leftovers)
@@ -86,11 +79,11 @@ def _upload(lake: Lake, files: Sequence[NewFile], labels: Mapping[str, str]) -> 
                 sent.result()
 
 
-def _swap(lake: Lake, manifest: Manifest, base: str | None) -> None:
+def _swap(lake: Lake, manifest: Manifest, old_version: str | None) -> None:
     """Swap the manifest. If the lake's answer was lost, read the manifest to find out whether it was written."""
     keys, content = manifest.month_keys, manifest.to_json()
     try:
-        lake.swap(keys.manifest, content, base, manifest.labels)
+        lake.swap(keys.manifest, content, old_version, manifest.labels)
     except (SwapRefusedError, TransientError):
         if lake.read(keys.manifest) != content:
             raise

@@ -6,7 +6,6 @@ one's ETag.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,14 +23,7 @@ from botocore.exceptions import (
     SSLError,
 )
 
-from nyc_tlc.lake.bucket import (
-    BAD_CREDENTIALS,
-    NO_BUCKET,
-    NO_PERMISSION,
-    BucketLake,
-    Failure,
-    Refusal,
-)
+from nyc_tlc.lake.bucket import BAD_CREDENTIALS, NO_BUCKET, NO_PERMISSION, BucketLake, Failure, Refusal
 from nyc_tlc.lake.store import Found, NewFile, content_type
 from nyc_tlc.settings import read_settings
 
@@ -42,6 +34,8 @@ if TYPE_CHECKING:
 NOT_THERE = frozenset({"NoSuchKey", "404"})
 #: The client's errors for a body that was cut off or changed on the way.
 CUT_OFF = (FlexibleChecksumError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
+#: Parts of the texts of answers to bad credentials.
+BAD_CREDENTIALS_CODES = ("invalidaccesskeyid", "signaturedoesnotmatch", "token", "requesttimetooskewed", "401")
 NO_CREDENTIALS = (
     "there are no usable credentials for {url}",
     "give the machine a role, or set the keys as blocks/README.md says",
@@ -50,10 +44,9 @@ ANOTHER_REGION = ("{url} is in another region", "set AWS_REGION and register the
 
 
 def client_config(given: Config | None = None, endpoint_url: str | None = None) -> Config:
-    """Return the configuration for a lake's client.
+    """Return the configuration for a lake's client: ``given``, the profile's, with our time-outs and retries.
 
     Args:
-        given: The configuration in the profile's block.
         endpoint_url: The URL of a store that is not Amazon's. Some of these refuse the checksums that boto3 adds;
             without them the request's signature covers the bytes.
     """
@@ -74,10 +67,7 @@ class S3Lake(BucketLake):
 
     failures = (BotoCoreError, ClientError)
     refusals = (
-        *(
-            Refusal(None, code, *BAD_CREDENTIALS)
-            for code in ("invalidaccesskeyid", "signaturedoesnotmatch", "token", "requesttimetooskewed", "401")
-        ),
+        *(Refusal(None, code, *BAD_CREDENTIALS) for code in BAD_CREDENTIALS_CODES),
         # The answer to a HEAD has no body; for an expired token its status is 400.
         Refusal(400, "headobject", *BAD_CREDENTIALS),
         Refusal(None, "credentials", *NO_CREDENTIALS),
@@ -91,14 +81,7 @@ class S3Lake(BucketLake):
     )
 
     def __init__(self, client: S3Client, bucket: str, folder: str = "") -> None:
-        """Use a bucket.
-
-        Args:
-            client: A client made with ``client_config``, with permission to list the bucket and to read, write and
-                delete its objects.
-            bucket: The bucket's name.
-            folder: The folder in the bucket that is the lake's root.
-        """
+        """Use a bucket with a client made with ``client_config`` that may list, read, write and delete its objects."""
         super().__init__(folder)
         self._client, self._bucket = client, bucket
 
@@ -112,54 +95,38 @@ class S3Lake(BucketLake):
             # Two conditional writes arrived at the same moment; S3 asks to try again.
             transient = _code(error) == "ConditionalRequestConflict"
             message = error.response["Error"].get("Message", "")
-            return Failure(status, f"HTTP {status}: {_code(error)} {message} ({error.operation_name})"[:300], transient)
+            text = f"HTTP {status}: {_code(error)} {message} ({error.operation_name})"[:300]
+            missing = _code(error) in NOT_THERE
+            refused = missing or _code(error) == "PreconditionFailed"
+            return Failure(status, text, transient, missing=missing, refused=refused)
         transient = isinstance(error, (ConnectionError, HTTPClientError, *CUT_OFF)) and not isinstance(error, SSLError)
-        return Failure(None, str(error).partition("\n")[0][:300], transient)
+        return Failure(None, str(error).partition("\n")[0][:300], transient, isinstance(error, CUT_OFF))
 
-    @staticmethod
-    def _is_cut_off(error: Exception) -> bool:
-        return isinstance(error, CUT_OFF)
-
-    def _head(self, name: str) -> tuple[int, Mapping[str, str]] | None:
-        try:
-            found = self._client.head_object(Bucket=self._bucket, Key=name)
-        except ClientError as error:
-            if _code(error) in NOT_THERE:
-                return None
-            raise
+    def _head(self, name: str) -> tuple[int, Mapping[str, str]]:
+        found = self._client.head_object(Bucket=self._bucket, Key=name)
         return found["ContentLength"], found["Metadata"]
 
     def _get_range(self, name: str, start: int, end: int) -> bytes:
         return self._client.get_object(Bucket=self._bucket, Key=name, Range=f"bytes={start}-{end - 1}")["Body"].read()
 
     def _get(self, name: str) -> Found:
-        with contextlib.suppress(self._client.exceptions.NoSuchKey):
-            answer = self._client.get_object(Bucket=self._bucket, Key=name)
-            return Found(answer["Body"].read(), answer["ETag"])
-        return Found()
+        answer = self._client.get_object(Bucket=self._bucket, Key=name)
+        return Found(answer["Body"].read(), answer["ETag"])
 
     def _put(self, name: str, content: bytes, metadata: Mapping[str, str], **condition: Any) -> None:
         self._client.put_object(
             Bucket=self._bucket, Key=name, Body=content, **_describe_content(name, metadata), **condition
         )
 
-    def _put_if(self, name: str, content: bytes, metadata: Mapping[str, str], expected: str | None) -> bool:
-        condition = {"IfMatch": expected} if expected else {"IfNoneMatch": "*"}
-        try:
-            self._put(name, content, metadata, **condition)
-        except ClientError as error:
-            if _code(error) in NOT_THERE | {"PreconditionFailed"}:
-                return False
-            raise
-        return True
+    def _require_version(self, expected: str | None) -> dict[str, Any]:
+        return {"IfMatch": expected} if expected else {"IfNoneMatch": "*"}
 
     def _list(self, prefix: str) -> Iterable[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
         return (each["Key"] for page in pages for each in page.get("Contents", ()))
 
     def _delete(self, name: str) -> None:
-        with contextlib.suppress(self._client.exceptions.NoSuchKey):
-            self._client.delete_object(Bucket=self._bucket, Key=name)
+        self._client.delete_object(Bucket=self._bucket, Key=name)
 
     def _send(self, name: str, file: NewFile, metadata: Mapping[str, str]) -> None:
         # boto3's other client, which it takes where it is installed, has retries and errors of its own.

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -54,14 +55,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class NewFile:
-    """A file on this machine that will be an object of a lake. The run made it, and nobody changes it.
-
-    Attributes:
-        key: The object's key.
-        path: The file's path.
-        size: Its size in bytes.
-        sha256: Its digest.
-    """
+    """A file on this machine that will be an object of a lake. The run made it, and nobody changes it."""
 
     key: str
     path: Path
@@ -76,9 +70,9 @@ class Lake(ABC):
     def url(self, key: str) -> str:
         """Return an object's URL or path, for messages."""
 
-    @abstractmethod
     def local_path(self, key: str) -> Path | None:
         """Return an object's path on this machine; None if the lake is not on this machine."""
+        return None
 
     @abstractmethod
     def size(self, key: str) -> int | None:
@@ -101,8 +95,6 @@ class Lake(ABC):
         """Write a small object if its version is the expected one. Comparing and writing are one atomic step.
 
         Args:
-            key: Its key.
-            content: Its bytes.
             expected: The version to replace; None if the object must not exist.
             labels: The object's metadata, in stores that have metadata.
 
@@ -121,12 +113,7 @@ class Lake(ABC):
 
     @abstractmethod
     def upload(self, file: NewFile, labels: Mapping[str, str]) -> None:
-        """Send a file under a key that no object has had. It becomes an object when all of it has arrived.
-
-        Args:
-            file: The file.
-            labels: The object's metadata, in stores that have metadata.
-        """
+        """Send a file under a key that no object has had. It becomes an object when all of it has arrived."""
 
     def read(self, key: str) -> bytes | None:
         """Return a small object's content; None if it does not exist."""
@@ -134,26 +121,16 @@ class Lake(ABC):
 
     def digest(self, key: str) -> str | None:
         """Read a whole object and return its SHA-256; None if it does not exist."""
-        if self.size(key) is None:
-            return None
-        digest = hashlib.sha256()
-        for chunk in self._chunks(key):
-            digest.update(chunk)
-        return digest.hexdigest()
+        return None if self.size(key) is None else self.download(key, Path(os.devnull))
 
     def download(self, key: str, path: Path) -> str:
         """Copy an existing object to a file on this machine. Return its SHA-256."""
         digest = hashlib.sha256()
-        with path.open("wb") as copy:
-            for chunk in self._chunks(key):
+        with self.open(key) as file, path.open("wb") as copy:
+            while chunk := file.read(CHUNK_BYTES):
                 digest.update(chunk)
                 copy.write(chunk)
         return digest.hexdigest()
-
-    def _chunks(self, key: str) -> Iterator[bytes]:
-        with self.open(key) as file:
-            while chunk := file.read(CHUNK_BYTES):
-                yield chunk
 
     def find_manifest(self, keys: Keys) -> Found:
         """Return a month's manifest without parsing it."""

@@ -49,11 +49,8 @@ class FetchedFile:
     """A month's file on the local disk, verified.
 
     Attributes:
-        remote: The file at the source, as the source describe_file it during the download.
-        path: The local file.
+        remote: The file at the source, as the source described it during the download.
         format: Its format, found from its content.
-        bytes: Its size in bytes.
-        sha256: The digest of its bytes.
         seconds: How long the download took.
         verified_by: What showed that it is complete.
         key: Its key in the lake, if it was read from there; None if the source sent it.
@@ -84,16 +81,11 @@ def scratch_folder() -> Iterator[Path]:
     try:
         yield workspace.path
     finally:
-        workspace.remove(up_to=scratch)
+        workspace.remove()
 
 
 def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda done, total: None) -> FetchedFile:
-    """Download a month to the local disk, or copy it there, and verify it.
-
-    Args:
-        remote: The month at its source.
-        folder: The folder to write to.
-        progress: Called with the number of bytes received.
+    """Download a month to a folder on the local disk, or copy it there, and verify it.
 
     Raises:
         NotPublished: when the source no longer has it.
@@ -132,7 +124,6 @@ def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda do
 
 
 def _explain_disk_error(path: Path, remote: RemoteFile, error: OSError) -> ConfigurationError | SourceError:
-    """Return the error for a local disk that failed, in one line."""
     reason = os.strerror(error.errno or 0)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         needed = f" for {remote.bytes:,} bytes" if remote.bytes else ""

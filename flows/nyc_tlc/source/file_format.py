@@ -35,7 +35,6 @@ def identify(path: Path, name: str, *, quote: bool = True) -> SourceFormat:
     """Return a file's format, found from its content.
 
     Args:
-        path: The file.
         name: The month's name in messages.
         quote: Whether the message may quote the file's first bytes; not if it is a file of this machine.
 
@@ -93,12 +92,8 @@ def _name_other(head: bytes) -> str | None:
         text, _ = codecs.utf_8_decode(header, "strict", False)
     except UnicodeDecodeError:
         return "text that is not UTF-8"
-    separator = max(OTHER_SEPARATORS, key=text.count)
-    return (
-        f"text with {OTHER_SEPARATORS[separator]} between the values"
-        if text.count(separator) > text.count(",")
-        else None
-    )
+    separator = max((",", *OTHER_SEPARATORS), key=text.count)
+    return f"text with {OTHER_SEPARATORS[separator]} between the values" if separator != "," else None
 
 
 def _refuse(name: str, head: bytes, size: int, quote: bool) -> SourceFormat:

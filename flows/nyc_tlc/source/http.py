@@ -1,4 +1,4 @@
-"""HTTP requests to a source: errors that can pass are retried, the others are reported in one line."""
+"""HTTP requests to a source: transient errors are retried, the others are reported in one line."""
 
 from __future__ import annotations
 
@@ -124,11 +124,7 @@ class Attempts:
         self._failed = 0
 
     def require_time(self) -> None:
-        """Check that there is time left.
-
-        Raises:
-            TransientError: when the deadline has passed.
-        """
+        """Raise a TransientError if the deadline has passed."""
         if time.monotonic() >= self._ends:
             raise TransientError(
                 f"{self._remote.name}: {self._remote.shown} took longer than {self._settings.http_deadline:g} s",
@@ -210,7 +206,7 @@ def iso_date(modified: str) -> str:
 def request(
     remote: RemoteFile, method: str, attempts: Attempts, headers: dict[str, str] | None = None
 ) -> httpx.Response:
-    """Send a request, and retry it after errors that can pass. The caller reads the body of a GET and closes it.
+    """Send a request, and retry it after transient errors. The caller reads the body of a GET and closes it.
 
     Raises:
         TransientError: when no attempt or no time is left.

@@ -33,9 +33,6 @@ class RemoteFile:
     """A month's file at its source, as the last request described it.
 
     Attributes:
-        color: The colour.
-        month: The month.
-        url: Its URL.
         etag: The source's identifier of these bytes, if it has one.
         last_modified: When the file changed, in ISO 8601 and UTC, if the source states it.
         bytes: Its size in bytes, if the source states it.
@@ -72,8 +69,7 @@ def redact_url(url: str) -> str:
     scheme, colon, rest = url.partition("://")
     if not colon:
         return re.split(r"[?#]", url.rpartition("@")[2])[0]
-    place = re.split(r"[?#]", rest)[0]
-    authority, slash, path = place.partition("/")
+    authority, slash, path = re.split(r"[?#]", rest)[0].partition("/")
     host = authority.rpartition("@")[2]
     # "me:pass/word@host" and "me:pass?word@host": the text after the colon is not a port.
     if "@" in rest and re.search(r":(?!\d*$)(?!\{)", re.sub(r"^\[.*?\]", "", host)):

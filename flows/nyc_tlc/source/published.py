@@ -49,9 +49,7 @@ def require_unpublished(refusal: NotPublished, month: Month, *, known: bool) -> 
     """Check that a refused month may not be published yet.
 
     Args:
-        refusal: The error of ``look_at``.
-        month: The month.
-        known: Whether the lake has it.
+        known: Whether the lake has the month.
 
     Raises:
         SourceError: when the lake has the month, or it is too old to be unpublished.
@@ -59,31 +57,24 @@ def require_unpublished(refusal: NotPublished, month: Month, *, known: bool) -> 
     if not known and month >= Month.current().plus(-MAY_BE_UNPUBLISHED):
         return
     why = "the lake has it, so it has been published" if known else f"it is more than {MAY_BE_UNPUBLISHED} months old"
-    raise SourceError(
-        f"{refusal.what.replace(' is not published at ', ': no file at ')}; {why}",
-        got=refusal.got,
-        fix="this is an outage, a block or a signature that expired: check the URL in a browser"
-        if refusal.got
-        else "check the path",
-    )
+    what = refusal.what.replace(" is not published at ", ": no file at ")
+    outage = "this is an outage, a block or a signature that expired: check the URL in a browser"
+    raise SourceError(f"{what}; {why}", got=refusal.got, fix=outage if refusal.got else "check the path")
 
 
-def find_newest(source: str, color: Color, up_to: Month | None = None) -> RemoteFile:
+def find_newest(source: str, color: Color, latest: Month | None = None) -> RemoteFile:
     """Find the newest month that the source has published.
 
     Args:
-        source: A source's name or a template.
-        color: The colour.
-        up_to: The newest month to look for; the current one if left out.
+        latest: The latest month to look for; the current one if left out.
 
     Raises:
         SourceError: when it has none of the last two years.
     """
-    current = up_to or Month.current()
     if source == "sample":
-        return look_at(source, color, up_to or current.plus(-PUBLICATION_LAG))
+        return look_at(source, color, latest or Month.current().plus(-PUBLICATION_LAG))
     for months_ago in range(NEWEST_WITHIN):
-        month = current.plus(-months_ago)
+        month = (latest or Month.current()).plus(-months_ago)
         try:
             return look_at(source, color, month)
         except NotPublished as error:

@@ -8,20 +8,18 @@ fields of a block of rows at the end are null. The rows depend only on the colou
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nyc_tlc.contract.dataset import Contract, FileFormat, FileLayout, read_contract
+from nyc_tlc.contract.dataset import Contract, FileFormat, read_contract
 from nyc_tlc.month import Color, Month
 
 Array = npt.NDArray[Any]
@@ -49,56 +47,38 @@ NULL_BLOCK_SINCE = Month(2018, 7)
 #: Two default times of meter clocks that lost the time, and the time of one that is ahead.
 LOST_CLOCKS = np.array(["2008-12-31T23:05:12", "2009-01-01T00:02:37", "2041-08-17T16:20:41"], "datetime64[us]")
 
+#: Column -> mean and standard deviation in degrees.
+COORDINATES = {
+    "pickup_longitude": (-73.975, 0.03),
+    "pickup_latitude": (40.751, 0.025),
+    "dropoff_longitude": (-73.974, 0.035),
+    "dropoff_latitude": (40.751, 0.03),
+}
+
 SECOND = np.timedelta64(1, "s")
 
 
-def write_sample(color: Color, month: Month, rows: int, path: Path, file_format: FileFormat = "parquet") -> None:
-    """Write a month's file as TLC would have published it.
-
-    Args:
-        color: The colour.
-        month: The month, which also decides the layout.
-        rows: Number of rows.
-        path: The file to write.
-        file_format: ``parquet`` as on TLC's site, or ``csv``: gzipped, with the line ends, quotes and extra fields of
-            the month's layout.
-    """
-    contract = read_contract(color)
-    layout = contract.layout(month, file_format)
-    chunks = (
-        _apply_layout(_generate(color, month, rows, start), contract, month, layout, file_format)
-        for start in range(0, max(rows, 1), CHUNK_ROWS)
-    )
-    if file_format == "csv":
-        _write_csv(chunks, layout, path)
-        return
-    schema = pa.schema([(name, PUBLISHED_TYPES[kind]) for name, kind in layout.columns.items()])
+def write_sample(color: Color, month: Month, rows: int, path: Path) -> None:
+    """Write a month's Parquet file as TLC would have published it."""
+    columns = read_contract(color).layout(month, "parquet").columns
+    schema = pa.schema([(name, PUBLISHED_TYPES[kind]) for name, kind in columns.items()])
     with pq.ParquetWriter(path, schema, compression="zstd", compression_level=1) as writer:
-        for chunk in chunks:
+        for chunk in generate_rows(color, month, rows, "parquet"):
             writer.write_table(pa.table(chunk, schema=schema), row_group_size=CHUNK_ROWS)
 
 
-def _write_csv(chunks: Iterator[dict[str, pa.Array]], layout: FileLayout, path: Path) -> None:
-    quote = '"' if layout.quoted else ""
-    header = ",".join(f"{quote}{name}{quote}" for name in layout.columns)
-    extra_columns = [pl.lit(None, pl.String).alias(f"_{index}") for index in range(layout.extra_fields)]
-    with gzip.open(path, "wb", compresslevel=1) as packed:
-        file = cast(BinaryIO, packed)
-        file.write((header + ("\n\r\n" if layout.blank_line else "\r\n")).encode())
-        for chunk in chunks:
-            pl.DataFrame(chunk).with_columns(extra_columns).write_csv(
-                file,
-                include_header=False,
-                line_terminator="\r\n",
-                datetime_format="%Y-%m-%d %H:%M:%S",
-                quote_style="always" if layout.quoted else "necessary",
-            )
+def generate_rows(color: Color, month: Month, rows: int, file_format: FileFormat) -> Iterator[dict[str, pa.Array]]:
+    """Yield chunks of rows with the columns of the month's layout."""
+    contract = read_contract(color)
+    for start in range(0, max(rows, 1), CHUNK_ROWS):
+        yield _apply_layout(_generate(color, month, rows, start), contract, month, file_format)
 
 
 def _apply_layout(
-    clean: dict[str, Values], contract: Contract, month: Month, layout: FileLayout, file_format: FileFormat
+    clean: dict[str, Values], contract: Contract, month: Month, file_format: FileFormat
 ) -> dict[str, pa.Array]:
     """Return clean columns with the names and types of the month's layout."""
+    layout = contract.layout(month, file_format)
     rows = len(clean["pickup_datetime"][0])
     sources = contract.map_columns(list(layout.columns), month, file_format).sources
     columns = {column.name: column for column in contract.columns}
@@ -124,9 +104,8 @@ def _apply_layout(
 
 
 def _generate(color: Color, month: Month, rows: int, start: int) -> dict[str, Values]:
-    """Generate one chunk of rows as clean columns."""
-    seed = [zlib.crc32(color.encode()), month.year, month.month, rows, start]
-    rng = np.random.default_rng(seed)
+    """Generate the chunk of rows that begins with row ``start``, as clean columns."""
+    rng = np.random.default_rng([zlib.crc32(color.encode()), month.year, month.month, rows, start])
     position = np.arange(start, min(start + CHUNK_ROWS, rows))
     trips = {"yellow": _make_taxi, "green": _make_taxi, "fhv": _make_fhv, "fhvhv": _make_fhvhv}[color]
     return trips(rng, color, month, rows, position)
@@ -248,15 +227,7 @@ def _make_taxi(rng: np.random.Generator, color: Color, month: Month, rows: int, 
         values[reversal] = values[reversal - 1]
     for values in amounts.values():
         values[reversal] *= -1
-    coordinates = {
-        name: np.round(rng.normal(centre, spread, count), 6)
-        for name, centre, spread in (
-            ("pickup_longitude", -73.975, 0.03),
-            ("pickup_latitude", 40.751, 0.025),
-            ("dropoff_longitude", -73.974, 0.035),
-            ("dropoff_latitude", 40.751, 0.03),
-        )
-    }
+    coordinates = {name: np.round(rng.normal(*spread, count), 6) for name, spread in COORDINATES.items()}
     surcharges = ("congestion_surcharge",) if not yellow else ("congestion_surcharge", "airport_fee")
     columns: dict[str, Values] = {name: (values, None) for name, values in (amounts | coordinates).items()}
     columns |= {name: (amounts[name], null_in_block) for name in surcharges}
