@@ -39,8 +39,8 @@ def aws(prefect_server: PrefectServer, clear_environment: dict[str, str], store:
     profile.unregister()
 
 
-def test_registering_again_changes_nothing(aws: Profile) -> None:
-    assert aws.register().stdout == "unchanged  aws-credentials/taxi-aws\nunchanged  s3-bucket/taxi-aws\n"
+def test_registering_again_updates_the_blocks(aws: Profile) -> None:
+    assert aws.register().stdout == "updated  aws-credentials/taxi-aws\nupdated  s3-bucket/taxi-aws\n"
 
 
 def test_a_month_is_made_loaded_checked_and_copied(aws: Profile, store: S3) -> None:
