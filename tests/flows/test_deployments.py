@@ -615,7 +615,7 @@ def test_a_lost_machine_s_month_is_done_by_another_without_a_person(
             "automations.yaml",
             "after: [prefect.flow-run.Late]",
             "afte: [x]",
-            "unknown key automations.5.trigger.event.afte",
+            "automations.5.trigger.event.afte",
         ),
         ("automations.yaml", "state: CRASHED", "state: LOST", "automations.0.actions.0"),
         (

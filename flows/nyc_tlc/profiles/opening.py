@@ -139,8 +139,9 @@ def find_block(profile: str, slug: str) -> UUID | None:
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
+    name = name_blocks(profile)
     with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
-        return client.read_block_document_by_name(name_blocks(profile), slug, include_secrets=False).id
+        return client.read_block_document_by_name(name, slug, include_secrets=False).id
     return None
 
 
