@@ -32,7 +32,9 @@ def register(profile: str, /) -> int:
     file = HERE / f"profiles/{profile}.yaml"
     if not file.is_file():
         profiles = " or ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
-        raise ArgumentError(f"there is no profile {profile!r}", expected=profiles, fix=f"create {file}")
+        raise ArgumentError(
+            f"there is no profile {profile!r}", expected=profiles, fix=f"create blocks/profiles/{file.name}"
+        )
     file = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
     blocks = registering.read_blocks(file, read_variables())
     find_server()

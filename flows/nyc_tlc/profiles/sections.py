@@ -57,7 +57,7 @@ class Section(StrictModel):
     """The keys for one block.
 
     Attributes:
-        credentials: The section that the block takes its credentials from; its own keys have none.
+        credentials: The section whose block this one refers to; empty if it needs no credentials.
     """
 
     block: ClassVar[type[Block]]
