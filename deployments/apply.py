@@ -18,7 +18,6 @@ from prefect.settings import PREFECT_API_URL  # noqa: E402
 
 from nyc_tlc import server  # noqa: E402
 from nyc_tlc.errors import ConfigurationError  # noqa: E402
-from nyc_tlc.profiles.opening import LOCAL  # noqa: E402
 from nyc_tlc.profiles.registering import find_notification_block  # noqa: E402
 from nyc_tlc.runs.command_line import find_server, run_script  # noqa: E402
 from nyc_tlc.settings import read_settings  # noqa: E402
@@ -43,21 +42,19 @@ def apply(*, pool: list[str] | None = None, profile: str | None = None) -> int:
         fix = "start one with make server, and export PREFECT_API_URL=http://127.0.0.1:4200/api"
         raise ConfigurationError("no Prefect server to prepare: PREFECT_API_URL is not set", fix=fix)
     find_server()
+    block = find_notification_block(profile)
     with get_client(sync_client=True) as client:
         for each in pools:
             server.save_pool(each, client)
         for limit in limits:
             client.upsert_global_concurrency_limit_by_name(limit.name, limit.limit)
-        block = None if profile == LOCAL else find_notification_block(profile, client)
         left_out = server.save_automations(automations, block, client)
         weaknesses = list(server.find_weaknesses(url, client))
     made = f"{len(pools)} work pools, {len(limits)} concurrency limits, {len(automations) - len(left_out)} automations"
     sys.stdout.write(f"{url} has what the deployments need: {made}\n")
     if left_out:
-        sys.stdout.write(
-            f"left out: {', '.join(left_out)}; the profile {profile} has no block for notifications, "
-            "and blocks/README.md says how to make one\n"
-        )
+        missing = f"the profile {profile} has no block for notifications, and blocks/README.md says how to make one"
+        sys.stdout.write(f"left out: {', '.join(left_out)}; {missing}\n")
     for weakness in weaknesses:
         sys.stderr.write(f"warning: {weakness}; start it with make server\n")
     return 0

@@ -19,14 +19,13 @@ import pyarrow.dataset as ds
 
 from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ArgumentError, LakeError
-from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
-from nyc_tlc.pages.coverage import Loads, read_coverage
+from nyc_tlc.pages.coverage import read_coverage
+from nyc_tlc.profiles.opening import list_warehouses, open_lake, open_warehouse
 from nyc_tlc.settings import read_settings
-from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.protocol import Kind
 
@@ -118,7 +117,8 @@ def months(
     """
     profile = profile or read_settings().profile
     lake = open_lake(profile)
-    loads = read_loads(profile, warehouses)
+    kinds = list_warehouses(profile) if warehouses is None else warehouses
+    loads = {kind: open_warehouse(profile, kind).loads() for kind in kinds}
     found = read_coverage(lake, loads, colors=COLORS if color is None else (color,))
     rows = [
         {
@@ -144,34 +144,6 @@ def months(
         **dict.fromkeys(map(str, loads), pl.String),
     }
     return pl.DataFrame(rows, schema=schema).to_arrow().to_pandas(types_mapper=pd.ArrowDtype)
-
-
-def open_lake(profile: str) -> Lake:
-    """Open a profile's lake. ``local`` is a folder, opened without Prefect, which takes seconds to import.
-
-    Raises:
-        ConfigurationError: when the profile has none.
-    """
-    if profile == "local":
-        return FolderLake(read_settings().home.absolute() / "lake")
-    from nyc_tlc.profiles import opening  # noqa: PLC0415  it imports Prefect, which takes seconds
-
-    return opening.open_lake(profile)
-
-
-def read_loads(profile: str, kinds: Sequence[Kind] | None = None) -> Loads:
-    """Read the loads of a profile's warehouses; for ``local`` without Prefect.
-
-    Args:
-        profile: The profile.
-        kinds: The warehouses; all that the profile has if left out.
-    """
-    if profile == "local" and (kinds is None or list(kinds) == ["duckdb"]):
-        return {"duckdb": DuckDbWarehouse(read_settings().home.absolute() / "warehouse.duckdb").loads()}
-    from nyc_tlc.profiles import opening  # noqa: PLC0415  as above
-
-    kinds = opening.list_warehouses(profile) if kinds is None else kinds
-    return {kind: opening.open_warehouse(profile, kind).loads() for kind in kinds}
 
 
 def _manifests(lake: Lake, color: Color, start: str, end: str | None, profile: str) -> list[Manifest]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -21,20 +20,19 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
-from prefect.utilities.schema_tools import validate
+from prefect.utilities.collections import deep_merge
+from prefect.utilities.schema_tools import validate as find_problems
 from prefect.utilities.templating import apply_values
 from prefect.workers.base import BaseWorker
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from nyc_tlc.errors import ConfigurationError
-from nyc_tlc.yaml_files import Location, StrictModel, YamlFile
+from nyc_tlc.yaml_files import StrictModel, fill_in, name_key, read_yaml, validate
 
 #: The names of this project's automations begin with it.
 NAME_PREFIX = "nyc-tlc: "
 #: Environment of every run in a work pool. Without heartbeats nobody notices that a machine is lost (automations.yaml).
 RUN_ENVIRONMENT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
-#: Prefect's default storage of leases; they are lost when the server stops.
-LEASES_IN_MEMORY = "prefect.server.concurrency.lease_storage.memory"
 
 
 class WorkPool(StrictModel):
@@ -73,40 +71,32 @@ def read_server(path: Path) -> tuple[list[WorkPoolCreate], list[ConcurrencyLimit
     Raises:
         ConfigurationError: when the file has a mistake; so do the other functions that read a file.
     """
-    file = YamlFile(path)
-    server = file.validate(ServerFile, file.content)
-    return [_build_pool(pool, file) for pool in server.work_pools], server.concurrency_limits
+    server = validate(ServerFile, read_yaml(path), path)
+    return [_build_pool(pool, path) for pool in server.work_pools], server.concurrency_limits
 
 
 def read_pool(path: Path, variables: Mapping[str, str]) -> WorkPoolCreate:
     """Read a work pool from a file of its own; a key whose ``${VAR}`` is empty is left to Prefect's default."""
-    file = YamlFile(path, variables)
-    return _build_pool(file.validate(WorkPool, file.content), file)
+    return _build_pool(validate(WorkPool, fill_in(read_yaml(path), variables, path), path), path)
 
 
 def read_automations(path: Path) -> list[AutomationCore]:
     """Read the automations; a key that Prefect would ignore is a mistake."""
-    file = YamlFile(path)
-    automations = file.validate(AutomationsFile, file.content)
-    for location in unknown_keys(file.content, automations.model_dump()):
-        raise file.mistake(location, f"unknown key {'.'.join(map(str, location))}")
-    for index, automation in enumerate(automations.automations):
+    content = read_yaml(path)
+    automations = validate(AutomationsFile, content, path).automations
+    try:
+        AutomationsFile.model_validate(content, extra="forbid")
+    except ValidationError as error:
+        mistakes = error.errors(include_url=False, include_input=False)
+        # Each action was tried as every type of action; those of another type have more mistakes than the key.
+        others = {each["loc"][:-1] for each in mistakes if each["type"] != "extra_forbidden"}
+        unknown = next(each["loc"] for each in mistakes if each["loc"][:-1] not in others)
+        raise ConfigurationError(f"{path}: unknown key {name_key(unknown)}") from None
+    for automation in automations:
         if not automation.name.startswith(NAME_PREFIX):
-            location, expected = ("automations", index, "name"), f"a name that begins with {NAME_PREFIX!r}"
-            raise file.mistake(location, "not a name of this project", expected=expected, got=repr(automation.name))
-    return automations.automations
-
-
-def unknown_keys(given: object, understood: object) -> Iterator[Location]:
-    """Return the locations of the keys that a model without strict checks has ignored."""
-    pairs: list[tuple[str | int, object, object]] = []
-    if isinstance(given, dict) and isinstance(understood, dict):
-        yield from ((key,) for key in given if key not in understood)
-        pairs = [(key, value, understood[key]) for key, value in given.items() if key in understood]
-    elif isinstance(given, list) and isinstance(understood, list):
-        pairs = [(index, *both) for index, both in enumerate(zip(given, understood, strict=True))]
-    for key, value, part in pairs:
-        yield from ((key, *inner) for inner in unknown_keys(value, part))
+            expected = f"a name that begins with {NAME_PREFIX!r}"
+            raise ConfigurationError(f"{path}: not a name of this project", expected=expected, got=automation.name)
+    return automations
 
 
 def save_pool(pool: WorkPoolCreate, client: SyncPrefectClient) -> None:
@@ -136,33 +126,32 @@ def save_automations(
     Returns:
         The names of those automations.
     """
-    saved: dict[str, list[Automation]] = defaultdict(list)
-    for automation in _all_automations(client):
-        saved[automation.name].append(automation)
+    saved: list[Automation] = []
+    while page := client.read_automations(offset=len(saved)):
+        saved += page
+    ours = {each.name: each for each in saved if each.name.startswith(NAME_PREFIX)}
     left_out = []
     for core in wanted:
-        # An automation that was also created by hand is there twice.
-        found = saved[core.name].pop(0) if saved[core.name] else None
         actions = [
-            action.model_copy(update={"block_document_id": notification})
-            if isinstance(action, SendNotification)
-            else action
-            for action in core.actions
-            if notification or not isinstance(action, SendNotification)
+            each.model_copy(update={"block_document_id": notification}) if isinstance(each, SendNotification) else each
+            for each in core.actions
+            if notification or not isinstance(each, SendNotification)
         ]
         # An update sends only fields that are set, so all are set; except the owner, which an update may not send.
         fields = core.model_dump(exclude={"owner_resource"}) | {"actions": actions}
         complete = AutomationCore.model_validate(fields)
         if not actions:
             left_out.append(core.name)
-        elif found is None:
+        elif core.name not in ours:
             client.create_automation(complete)
         # An update would start what the automation waits for anew.
-        elif any(getattr(found, field) != getattr(complete, field) for field in fields):
-            client.update_automation(found.id, complete)
-    for name, stale in saved.items():
-        for automation in stale if name.startswith(NAME_PREFIX) else []:
-            client.delete_automation(automation.id)
+        elif any(getattr(ours[core.name], field) != getattr(complete, field) for field in fields):
+            client.update_automation(ours[core.name].id, complete)
+    kept = {ours[core.name].id for core in wanted if core.name in ours}
+    for each in saved:
+        # One that left the file, or that was also created by hand.
+        if each.name.startswith(NAME_PREFIX) and each.id not in kept:
+            client.delete_automation(each.id)
     return left_out
 
 
@@ -175,7 +164,8 @@ def find_weaknesses(url: str, client: SyncPrefectClient) -> Iterator[str]:
             yield f"everyone who reaches this server{pages} may read its blocks and run code as its workers"
     with contextlib.suppress(httpx.HTTPStatusError, KeyError, ValueError):
         settings = client.request("GET", "/admin/settings").json()
-        if settings["server"]["concurrency"]["lease_storage"] == LEASES_IN_MEMORY:
+        # Prefect's default.
+        if settings["server"]["concurrency"]["lease_storage"].endswith(".memory"):
             yield (
                 "a run that is Pending when this server restarts keeps its concurrency slot for ever, and every later "
                 "catch-up is cancelled"
@@ -194,29 +184,24 @@ def default_template(type_: str) -> dict[str, Any]:
     if worker := BaseWorker.get_worker_class_from_type(type_):
         return worker.get_default_base_job_template()
     view = resources.files("prefect") / "server/api/collections_data/views/aggregate-worker-metadata.json"
-    found = {
-        name: worker for integration in json.loads(view.read_bytes()).values() for name, worker in integration.items()
-    }
+    found = {name: worker for workers in json.loads(view.read_bytes()).values() for name, worker in workers.items()}
     if type_ not in found:
         raise ConfigurationError(f"there is no work pool of type {type_}", expected=" or ".join(sorted(found)))
     template: dict[str, Any] = found[type_]["default_base_job_configuration"]
     return template
 
 
-def _build_pool(pool: WorkPool, file: YamlFile) -> WorkPoolCreate:
+def _build_pool(pool: WorkPool, path: Path) -> WorkPoolCreate:
     """Fill in Prefect's template. No variable stays free, because a run's ``command`` or ``env`` is code of its own."""
     template = default_template(pool.type)
     properties = template["variables"]["properties"]
-    if unknown := sorted(pool.variables.keys() - properties.keys()):
-        location, expected = ("variables", unknown[0]), ", ".join(sorted(properties))
-        raise file.mistake(location, f"unknown variable {unknown[0]}", expected=expected)
-    for problem in validate(pool.variables, template["variables"]):
-        location = ("variables", *problem.path)
-        raise file.mistake(location, f"{'.'.join(map(str, location))} is not usable", got=problem.message)
+    for problem in find_problems(pool.variables, template["variables"] | {"additionalProperties": False}):
+        key = name_key(("variables", *problem.path))
+        raise ConfigurationError(f"{path}: {key} is not usable", got=problem.message)
     defaults = {name: each["default"] for name, each in properties.items() if each.get("default") is not None}
     values = defaults | pool.variables
     environment = RUN_ENVIRONMENT | values.pop("env", {})
-    job = apply_values(_merge(template["job_configuration"], pool.job_configuration), values) | {"env": environment}
+    job = apply_values(deep_merge(template["job_configuration"], pool.job_configuration), values) | {"env": environment}
     # A worker adds a run's env to the pool's even if the template does not ask for it; so the server has to refuse it.
     nothing = {"type": "object", "properties": {}, "additionalProperties": False}
     return WorkPoolCreate(
@@ -225,17 +210,3 @@ def _build_pool(pool: WorkPool, file: YamlFile) -> WorkPoolCreate:
         description=pool.description,
         base_job_template={"job_configuration": job, "variables": nothing},
     )
-
-
-def _merge(ours: Any, over: Any) -> Any:
-    """Merge mappings key by key; replace any other value."""
-    if isinstance(ours, dict) and isinstance(over, dict):
-        return ours | {key: _merge(ours.get(key), value) for key, value in over.items()}
-    return over
-
-
-def _all_automations(client: SyncPrefectClient) -> list[Automation]:
-    found: list[Automation] = []
-    while page := client.read_automations(offset=len(found)):
-        found += page
-    return found

@@ -24,7 +24,7 @@ def test_a_month_is_made_and_loaded(
     request.addfinalizer(profile.unregister)
     kinds = ("azure-blob-storage-credentials", "azure-blob-storage-container")
     assert profile.register().stdout == "".join(f"created  {kind}/taxi-azure\n" for kind in kinds)
-    assert profile.register().stdout == "".join(f"unchanged  {kind}/taxi-azure\n" for kind in kinds)
+    assert profile.register().stdout == "".join(f"updated  {kind}/taxi-azure\n" for kind in kinds)
     checked = profile.run("check_connections")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     month = ("--color", "green", "--year", "2024", "--month", "1")

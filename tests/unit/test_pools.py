@@ -65,7 +65,9 @@ def test_a_variable_fills_in_and_an_empty_one_is_left_to_prefect() -> None:
     assert job("process")["env"] == heartbeats
     env = job("kubernetes", TLC_PROFILE="prod", TLC_RUNS_API_URL="https://example.org/api")["env"]
     assert env == heartbeats | {"TLC_PROFILE": "prod", "PREFECT_API_URL": "https://example.org/api"}
-    with pytest.raises(ConfigurationError, match=r"cloud-run\.yaml:8: the variable TLC_IMAGE is not set"):
+    with pytest.raises(
+        ConfigurationError, match=r"cloud-run\.yaml: variables\.image: the variable TLC_IMAGE is not set"
+    ):
         read_pool(ROOT / "deployments/pools/cloud-run.yaml", {"TLC_REGION": "us-east1"})
 
 
@@ -73,9 +75,13 @@ def test_a_variable_fills_in_and_an_empty_one_is_left_to_prefect() -> None:
     ("old", "new", "message"),
     [
         ("type: cloud-run-v2", "type: cloud-run-v3", "there is no work pool of type cloud-run-v3; expected azure"),
-        ("  memory: 4Gi", "  memory: 4GB", ":13: variables.memory is not usable; got '4GB' does not match"),
+        ("  memory: 4Gi", "  memory: 4GB", "pool.yaml: variables.memory is not usable; got '4GB' does not match"),
         ("  timeout: 21600", "  timeout: 6 h", "variables.timeout is not usable; got '6 h' is not"),
-        ("  memory: 4Gi", "  memroy: 4Gi", "unknown variable memroy; expected args, cloudsql_instances, command"),
+        (
+            "  memory: 4Gi",
+            "  memroy: 4Gi",
+            "variables is not usable; got Additional properties are not allowed ('memroy' was unexpected)",
+        ),
         ("variables:", "varables:", "unknown key varables; expected name, type, description, variables"),
         ("variables:", "variables: [", "not valid YAML"),
     ],

@@ -1,34 +1,35 @@
 """Open a profile's lake and warehouses. ``local`` is a folder and a DuckDB file under ``TLC_HOME``.
 
-Any other profile is the Prefect blocks ``taxi-{profile}``; only this module opens them. Their libraries take seconds
-to import, so a library is imported only for a profile that has such a block.
+Any other profile is the Prefect blocks ``taxi-{profile}``. Prefect and the libraries of its blocks take seconds to
+import, and some are optional, so each function imports what it needs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
-from google.api_core.exceptions import Forbidden
 from google.auth.exceptions import GoogleAuthError, InvalidValue
-from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
-from nyc_tlc.errors import ConfigurationError, first_line
+from nyc_tlc.errors import ArgumentError, ConfigurationError, first_line
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.store import Lake
-from nyc_tlc.profiles.block_classes import import_class
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.protocol import Kind, Warehouse
 
-LOCAL = "local"
+if TYPE_CHECKING:
+    from prefect.blocks.core import Block
 
+LOCAL = "local"
+#: Optional package -> the lock file that installs it.
+LOCK_FILES = {"prefect_aws": "requirements-aws.lock", "prefect_azure": "requirements-azure.lock"}
 WAREHOUSE_BLOCKS: dict[Kind, str] = {"postgres": "sqlalchemy-connector", "bigquery": "bigquery-warehouse"}
 
 
@@ -36,21 +37,16 @@ def open_lake(profile: str) -> Lake:
     """Open the profile's lake: a bucket of Google, Amazon or Azure, else the folder of ``local-file-system/taxi-…``.
 
     Raises:
+        ArgumentError: when the profile's name is not valid.
         ConfigurationError: when the profile has none of them, or its block can't be used.
     """
     if profile == LOCAL:
         return FolderLake(read_settings().home.absolute() / "lake")
-    if bucket := _bucket(profile):
-        lake: Lake = importlib.import_module("nyc_tlc.lake.gcs").GcsLake(*bucket)
-        return lake
-    if s3 := _load(profile, "s3-bucket"):
-        return _s3_lake(profile, s3)
-    if azure := _load(profile, "azure-blob-storage-container"):
-        return _azure_lake(profile, azure)
-    folder = _load(profile, "local-file-system")
-    if folder is None:
-        raise _missing(profile, "gcs-bucket", "s3-bucket", "azure-blob-storage-container", "local-file-system")
-    return FolderLake(Path(folder.basepath or ".").expanduser().absolute())
+    for slug, open_it in LAKES.items():
+        if find_block(profile, slug):
+            with optional_packages():
+                return open_it(profile)
+    raise _missing(profile, *LAKES)
 
 
 def open_warehouse(profile: str, kind: Kind) -> Warehouse:
@@ -59,70 +55,19 @@ def open_warehouse(profile: str, kind: Kind) -> Warehouse:
     Raises:
         ConfigurationError: when the profile has none of that kind, or it can't be opened.
     """
-    opened: Warehouse
-    module = importlib.import_module(f"nyc_tlc.warehouse.{kind}")
     if kind == "duckdb":
-        opened = module.DuckDbWarehouse(read_settings().home.absolute() / "warehouse.duckdb")
-    elif kind == "postgres":
-        connector = _load(profile, WAREHOUSE_BLOCKS[kind])
-        if connector is None:
-            raise _missing(profile, "sqlalchemy-connector")
-        opened = module.PostgresWarehouse(_libpq(profile, connector))
-    else:
-        block = _load(profile, WAREHOUSE_BLOCKS[kind])
-        if block is None:
-            raise _missing(profile, "bigquery-warehouse")
-        client = _opened(f"bigquery-warehouse/taxi-{profile}", block.gcp_credentials.get_bigquery_client)
-        bucket = _bucket(profile)
-        opened = module.BigQueryWarehouse(client, bucket and partial(_read_location, bucket[0]))
-    return opened
+        from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 
-
-def open_dbt_target(profile: str, kind: Kind) -> tuple[dict[str, Any], dict[str, str]]:
-    """One of the profile's warehouses in dbt's words.
-
-    Returns:
-        What ``profiles.yml`` says of it, and the variables that this refers to, which can be secret.
-
-    Raises:
-        ConfigurationError: when the profile has none of that kind, or it can't be used.
-    """
-    values: dict[str, str]
-    if kind == "duckdb":
-        settings = {"threads": "2", "memory_limit": "2GB"}
-        values = {"path": str(read_settings().home.absolute() / "warehouse.duckdb")}
-        return {"type": kind, "settings": settings, **_as_variables(values)}, _variables(values)
-    block = _load(profile, WAREHOUSE_BLOCKS[kind])
-    if block is None:
-        raise _missing(profile, WAREHOUSE_BLOCKS[kind])
+        return DuckDbWarehouse(read_settings().home.absolute() / "warehouse.duckdb")
     if kind == "postgres":
-        parameters = _libpq(profile, block)
-        names = {"host": "host", "user": "user", "password": "password", "dbname": "dbname", "sslmode": "sslmode"}
-        values = {name: str(parameters[key]) for name, key in names.items() if parameters.get(key)}
-        values.setdefault("password", "")
-        return {"type": kind, "port": int(parameters.get("port") or 5432), **_as_variables(values)}, _variables(values)
-    client = _opened(f"bigquery-warehouse/taxi-{profile}", block.gcp_credentials.get_bigquery_client)
-    credentials = block.gcp_credentials
-    output: dict[str, Any] = {"type": kind, "method": "oauth", "project": client.project}
-    # BigQuery joins nothing across locations: the models' dataset has to be where the tables are.
-    output["location"] = importlib.import_module("nyc_tlc.warehouse.bigquery").find_location(client)
-    values = {}
-    if credentials.service_account_info:
-        key = dict(credentials.service_account_info.get_secret_value())
-        values = {name: str(value) for name, value in key.items()}
-        return output | {"method": "service-account-json", "keyfile_json": _as_variables(values)}, _variables(values)
-    if credentials.service_account_file:
-        output |= {"method": "service-account", "keyfile": str(credentials.service_account_file)}
-    return output, {}
+        from nyc_tlc.warehouse.postgres import PostgresWarehouse
 
+        return PostgresWarehouse(_libpq(profile))
+    from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 
-def _as_variables(values: Mapping[str, str]) -> dict[str, str]:
-    # dbt keeps a variable with this prefix out of its logs.
-    return {name: f"{{{{ env_var('DBT_ENV_SECRET_{name.upper()}') }}}}" for name in values}
-
-
-def _variables(values: Mapping[str, str]) -> dict[str, str]:
-    return {f"DBT_ENV_SECRET_{name.upper()}": value for name, value in values.items()}
+    _, client = _bigquery(profile)
+    bucket = _gcs_bucket(profile)[0] if find_block(profile, "gcs-bucket") else None
+    return BigQueryWarehouse(client, bucket and partial(_read_location, bucket))
 
 
 def list_warehouses(profile: str) -> list[Kind]:
@@ -131,63 +76,192 @@ def list_warehouses(profile: str) -> list[Kind]:
     Raises:
         ConfigurationError: when it has no lake either, or its block can't be used.
     """
-    kinds: list[Kind] = [kind for kind, slug in WAREHOUSE_BLOCKS.items() if _has(profile, slug)]
+    kinds: list[Kind] = [kind for kind, slug in WAREHOUSE_BLOCKS.items() if find_block(profile, slug)]
     if not kinds:
         # Without any block, the name is a mistake and not a profile with DuckDB: this raises.
         open_lake(profile)
     return kinds or ["duckdb"]
 
 
-def _bucket(profile: str) -> tuple[Any, str] | None:
-    """Return the profile's bucket at Google, with its client, and the folder in it; None without a block."""
-    block = _load(profile, "gcs-bucket")
-    if block is None:
+def open_dbt_target(profile: str, kind: Kind) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return one of the profile's warehouses as a target of dbt.
+
+    Returns:
+        The output for ``profiles.yml``, and the environment variables that it refers to, which can be secret.
+
+    Raises:
+        ConfigurationError: when the profile has none of that kind, or it can't be used.
+    """
+    output: dict[str, Any] = {"type": kind}
+    values: dict[str, str] = {}
+    if kind == "duckdb":
+        output["settings"] = {"threads": "2", "memory_limit": "2GB"}
+        values["path"] = str(read_settings().home.absolute() / "warehouse.duckdb")
+    elif kind == "postgres":
+        parameters = _libpq(profile)
+        output["port"] = int(parameters.get("port") or 5432)
+        given = (name for name in ("host", "user", "dbname", "sslmode") if parameters.get(name))
+        values = {"password": parameters.get("password") or "", **{name: str(parameters[name]) for name in given}}
+    else:
+        from nyc_tlc.warehouse.bigquery import find_location
+
+        credentials, client = _bigquery(profile)
+        # BigQuery joins nothing across locations: the models' dataset has to be where the tables are.
+        output |= {"method": "oauth", "project": client.project, "location": find_location(client)}
+        if credentials.service_account_info:
+            output["method"] = "service-account-json"
+            key = credentials.service_account_info.get_secret_value()
+            values = {name: str(value) for name, value in key.items()}
+        elif credentials.service_account_file:
+            output |= {"method": "service-account", "keyfile": str(credentials.service_account_file)}
+    # dbt keeps a variable with this prefix out of its logs.
+    variables = {name: f"DBT_ENV_SECRET_{name.upper()}" for name in values}
+    references = {name: f"{{{{ env_var('{variable}') }}}}" for name, variable in variables.items()}
+    output |= {"keyfile_json": references} if output.get("method") == "service-account-json" else references
+    return output, {variables[name]: value for name, value in values.items()}
+
+
+def name_blocks(profile: str) -> str:
+    """Return the name that all blocks of a profile have.
+
+    Raises:
+        ArgumentError: when the profile's name is not valid; ``x/../y`` would be other blocks in the API's URL.
+    """
+    if not re.fullmatch(r"[a-z0-9-]+", profile):
+        raise ArgumentError(f"not a valid profile name: {profile!r}", expected="lowercase letters, digits and dashes")
+    return f"taxi-{profile}"
+
+
+def find_block(profile: str, slug: str) -> UUID | None:
+    """Return the id of the profile's block of a type; None if it has none."""
+    if profile == LOCAL:
         return None
-    client = _opened(f"gcs-bucket/taxi-{profile}", block.gcp_credentials.get_cloud_storage_client)
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    name = name_blocks(profile)
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
+        return client.read_block_document_by_name(name, slug, include_secrets=False).id
+    return None
+
+
+@contextlib.contextmanager
+def optional_packages() -> Iterator[None]:
+    """Name the lock file that installs an optional package, when it is missing.
+
+    Raises:
+        ConfigurationError: when it is.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in LOCK_FILES:
+            raise
+        fix = f".venv/bin/pip install --require-hashes -r {LOCK_FILES[error.name]}"
+        raise ConfigurationError(
+            "a package that the profile needs is not installed", got=f"no {error.name}", fix=fix
+        ) from None
+
+
+@contextlib.contextmanager
+def without_storage_warning() -> Iterator[None]:
+    """Hide the warning that BigQuery's storage client is not installed: loads and counts do not use it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Cannot create BigQuery Storage client")
+        yield
+
+
+def _gcs_lake(profile: str) -> Lake:
+    from nyc_tlc.lake.gcs import GcsLake
+
+    return GcsLake(*_gcs_bucket(profile))
+
+
+def _s3_lake(profile: str) -> Lake:
+    """Open a lake in an S3 bucket. Without keys in the block, boto3 looks for the machine's own credentials."""
+    from prefect_aws import S3Bucket
+
+    from nyc_tlc.lake.s3 import S3Lake, client_config
+
+    block = _load(profile, S3Bucket)
+    parameters = block.credentials.aws_client_parameters.get_params_override()
+    parameters["config"] = client_config(parameters.get("config"), parameters.get("endpoint_url"))
+    with _usable(f"s3-bucket/taxi-{profile}", *S3Lake.failures):
+        client = block.credentials.get_boto3_session().client("s3", **parameters)
+    return S3Lake(client, block.bucket_name, block.bucket_folder)
+
+
+def _azure_lake(profile: str) -> Lake:
+    """Open a lake in an Azure container. The block's own clients are for asyncio, so a client is made here."""
+    from azure.identity import ClientSecretCredential, DefaultAzureCredential
+    from azure.storage.blob import ContainerClient
+    from prefect_azure import AzureBlobStorageContainer
+
+    from nyc_tlc.lake.azure import AzureLake, client_options
+
+    block = _load(profile, AzureBlobStorageContainer)
+    who, container = block.credentials, block.container_name
+    with _usable(f"azure-blob-storage-container/taxi-{profile}"):
+        if who.connection_string is not None:
+            text = who.connection_string.get_secret_value()
+            client = ContainerClient.from_connection_string(text, container, **client_options())
+        else:
+            credential = (
+                DefaultAzureCredential()
+                if who.client_id is None
+                else ClientSecretCredential(who.tenant_id, who.client_id, who.client_secret.get_secret_value())
+            )
+            client = ContainerClient(who.account_url, container, credential, **client_options())
+    return AzureLake(client, block.base_folder or "")
+
+
+def _folder_lake(profile: str) -> Lake:
+    from prefect.filesystems import LocalFileSystem
+
+    folder = _load(profile, LocalFileSystem)
+    return FolderLake(Path(folder.basepath or ".").expanduser().absolute())
+
+
+#: The blocks that are a lake; the first that a profile has is its lake.
+LAKES: dict[str, Callable[[str], Lake]] = {
+    "gcs-bucket": _gcs_lake,
+    "s3-bucket": _s3_lake,
+    "azure-blob-storage-container": _azure_lake,
+    "local-file-system": _folder_lake,
+}
+
+
+def _gcs_bucket(profile: str) -> tuple[Any, str]:
+    """Return the profile's bucket at Google, with its client, and the folder in it."""
+    from prefect_gcp import GcsBucket
+
+    block = _load(profile, GcsBucket)
+    with _usable(f"gcs-bucket/taxi-{profile}"):
+        client = block.gcp_credentials.get_cloud_storage_client()
     return client.bucket(block.bucket), block.bucket_folder
 
 
-def _s3_lake(profile: str, block: Any) -> Lake:
-    """Open a lake in an S3 bucket. Without keys in the block, boto3 looks for the machine's own credentials."""
-    module = importlib.import_module("nyc_tlc.lake.s3")
-    parameters = block.credentials.aws_client_parameters.get_params_override()
-    parameters["config"] = module.client_config(parameters.get("config"), parameters.get("endpoint_url"))
+def _bigquery(profile: str) -> tuple[Any, Any]:
+    """Return the credentials of the profile's BigQuery, and a client."""
+    from prefect_gcp.bigquery import BigQueryWarehouse
 
-    def make_client() -> Any:
-        try:
-            return block.credentials.get_boto3_session().client("s3", **parameters)
-        except module.S3Lake.failures as error:
-            raise ConfigurationError(
-                f"the block s3-bucket/taxi-{profile} can't be used", got=_describe(error), fix=_register(profile)
-            ) from None
-
-    lake: Lake = module.S3Lake(
-        _opened(f"s3-bucket/taxi-{profile}", make_client), block.bucket_name, block.bucket_folder
-    )
-    return lake
+    credentials = _load(profile, BigQueryWarehouse).gcp_credentials
+    with _usable(f"bigquery-warehouse/taxi-{profile}"):
+        return credentials, credentials.get_bigquery_client()
 
 
-def _azure_lake(profile: str, block: Any) -> Lake:
-    """Open a lake in an Azure container. The block's own clients are for asyncio, so a client is made here."""
-    module = importlib.import_module("nyc_tlc.lake.azure")
-    who, options = block.credentials, module.client_options()
+def _libpq(profile: str) -> dict[str, Any]:
+    """Return the connection parameters of the profile's Postgres, as libpq names them."""
+    from prefect_sqlalchemy import SqlAlchemyConnector
+    from sqlalchemy.engine import make_url
 
-    def make_client() -> Any:
-        client = importlib.import_module("azure.storage.blob").ContainerClient
-        if who.connection_string is not None:
-            text = who.connection_string.get_secret_value()
-            return client.from_connection_string(text, block.container_name, **options)
-        identity = importlib.import_module("azure.identity")
-        if who.client_id is None:
-            credential = identity.DefaultAzureCredential()
-        else:
-            secret = who.client_secret.get_secret_value()
-            credential = identity.ClientSecretCredential(who.tenant_id, who.client_id, secret)
-        return client(who.account_url, block.container_name, credential, **options)
-
-    name = f"azure-blob-storage-container/taxi-{profile}"
-    lake: Lake = module.AzureLake(_opened(name, make_client), block.base_folder or "")
-    return lake
+    connector = _load(profile, SqlAlchemyConnector)
+    info = connector.connection_info
+    url = info.create_url() if hasattr(info, "create_url") else make_url(str(info))
+    if url.get_backend_name() != "postgresql":
+        raise ConfigurationError(f"sqlalchemy-connector/taxi-{profile} is not for Postgres", got=url.get_backend_name())
+    named = url.translate_connect_args(username="user", database="dbname")
+    return {**url.query, **named, **(connector.connect_args or {})}
 
 
 def _read_location(bucket: Any) -> str:
@@ -197,80 +271,57 @@ def _read_location(bucket: Any) -> str:
         ConfigurationError: when the credentials may not read it.
         TransientError: when a later attempt can succeed.
     """
-    lake = importlib.import_module("nyc_tlc.lake.gcs").GcsLake
+    from google.api_core.exceptions import Forbidden
+
+    from nyc_tlc.lake.gcs import GcsLake
+
     try:
         bucket.reload()
-    except lake.failures as error:
-        if not isinstance(error, Forbidden):
-            raise lake.explain(error, "the bucket's location", f"gs://{bucket.name}") from error
+    except Forbidden as error:
         raise ConfigurationError(
             f"no permission to read the location of gs://{bucket.name}",
             got=_describe(error),
             fix="grant roles/storage.legacyBucketReader on the bucket",
         ) from error
+    except GcsLake.failures as error:
+        raise GcsLake.explain(error, "the bucket's location", f"gs://{bucket.name}") from error
     return "+".join(bucket.data_locations or [bucket.location])
 
 
-def _libpq(profile: str, connector: Any) -> dict[str, Any]:
-    """Return the connection parameters of a connector block, as libpq names them."""
-    info = connector.connection_info
-    make_url = importlib.import_module("sqlalchemy.engine").make_url
-    url = info.create_url() if hasattr(info, "create_url") else make_url(str(info))
-    if url.get_backend_name() != "postgresql":
-        raise ConfigurationError(f"sqlalchemy-connector/taxi-{profile} is not for Postgres", got=url.get_backend_name())
-    named = url.translate_connect_args(username="user", database="dbname")
-    return {**url.query, **named, **(connector.connect_args or {})}
-
-
-def _has(profile: str, slug: str) -> bool:
-    if profile == LOCAL:
-        return False
-    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
-        client.read_block_document_by_name(f"taxi-{profile}", slug, include_secrets=False)
-        return True
-    return False
-
-
-def _load(profile: str, slug: str) -> Any:
-    """Load a block of the profile; None if it has none of this type.
+def _load(profile: str, block_type: type[Block]) -> Any:
+    """Load a block of the profile.
 
     Raises:
-        ConfigurationError: when it can't be loaded; its values are not shown.
+        ConfigurationError: when the profile has none of this type, or it can't be loaded; its values are not shown.
     """
-    if not _has(profile, slug):
-        return None
-    name = f"{slug}/taxi-{profile}"
-    block: Any = import_class(slug)
+    slug = block_type.get_block_type_slug()
+    if not find_block(profile, slug):
+        raise _missing(profile, slug)
     try:
-        with warnings.catch_warnings():
-            # Loads and counts do not use that client.
-            warnings.filterwarnings("ignore", message="Cannot create BigQuery Storage client")
-            return block.load(f"taxi-{profile}")
+        with without_storage_warning():
+            return block_type.load(name_blocks(profile))
     except RuntimeError as error:
         if not isinstance(error.__cause__, ValidationError):
             raise
-        mistakes = dict.fromkeys(
-            map(_describe_invalid_value, error.__cause__.errors(include_url=False, include_input=False))
-        )
-        # Without the cause, which would show the values.
-        raise ConfigurationError(
-            f"the block {name} can't be used", got=", ".join(mistakes), fix=_register(profile)
-        ) from None
+        mistakes = error.__cause__.errors(include_url=False, include_input=False)
+        got = ", ".join(dict.fromkeys(map(_describe_invalid_value, mistakes)))
     except (GoogleAuthError, ValueError) as error:
-        raise ConfigurationError(
-            f"the block {name} can't be used", got=_describe(error), fix=_register(profile)
-        ) from None
+        got = _describe(error)
+    # Without the cause, which would show the values.
+    raise ConfigurationError(f"the block {slug}/taxi-{profile} can't be used", got=got, fix=_register(profile))
 
 
-def _opened(name: str, client: Callable[[], Any]) -> Any:
+@contextlib.contextmanager
+def _usable(name: str, *failures: type[Exception]) -> Iterator[None]:
+    expected: tuple[type[Exception], ...] = (GoogleAuthError, ValueError, OSError, *failures)
     try:
-        return client()
-    except (GoogleAuthError, ValueError, OSError) as error:
+        yield
+    except expected as error:
         raise ConfigurationError(f"the credentials of {name} can't be used", got=_describe(error)) from None
 
 
-def _missing(profile: str, *kinds: str) -> ConfigurationError:
-    names = " or ".join(f"{kind}/taxi-{profile}" for kind in kinds)
+def _missing(profile: str, *slugs: str) -> ConfigurationError:
+    names = " or ".join(f"{slug}/taxi-{profile}" for slug in slugs)
     fix = "name another with --profile" if profile == LOCAL else _register(profile)
     return ConfigurationError(f"the profile {profile} has no block {names}", fix=fix)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal
 
 from prefect.blocks.core import Block
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SendgridEmail, SlackWebhook
@@ -13,9 +13,8 @@ from prefect.types import SecretDict
 from prefect_gcp import GcpCredentials, GcsBucket
 from prefect_gcp.bigquery import BigQueryWarehouse
 from prefect_sqlalchemy import SqlAlchemyConnector
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
-from nyc_tlc.profiles.block_classes import import_class
 from nyc_tlc.yaml_files import StrictModel
 
 
@@ -48,30 +47,25 @@ def _web_address(url: SecretStr) -> SecretStr:
     return url
 
 
+BucketName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*[a-z0-9]$")]
 RootedPath = Annotated[str, AfterValidator(_absolute_path)]
+Url = Annotated[str, Field(pattern=r"^https?://")]
 ServiceAccountKey = Annotated[SecretDict, BeforeValidator(_parse_key)]
 
 
-class OptionalBlock:
-    """The class of a block from an optional package; it is imported when it is used."""
-
-    def __init__(self, slug: str) -> None:
-        """Name the block type."""
-        self._slug = slug
-
-    def __get__(self, _: object, owner: type) -> type[Block]:
-        """Import the class."""
-        return import_class(self._slug)
-
-
 class Section(StrictModel):
-    """The keys for one block. Credentials are no key: they are always the profile's own block."""
+    """The keys for one block.
+
+    Attributes:
+        credentials: The section whose block this one refers to; empty if it needs no credentials.
+    """
 
     block: ClassVar[type[Block]]
+    credentials: ClassVar[str] = ""
 
-    def fields(self) -> dict[str, Any]:
-        """Return the block's fields."""
-        return {key: dict(part) if isinstance(part, BaseModel) else part for key, part in self}
+    def build(self, credentials: Any) -> Any:
+        """Build the block, without saving it."""
+        return self.block(**self.model_dump(exclude_none=True))
 
 
 class GcpCredentialsSection(Section):
@@ -84,64 +78,73 @@ class GcpCredentialsSection(Section):
 
 
 class GcsBucketSection(Section):
-    """A lake in a bucket of Google Cloud Storage."""
-
-    block = GcsBucket
-    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*[a-z0-9]$")]
+    credentials = "gcp-credentials"
+    bucket: BucketName
     bucket_folder: str = ""
+
+    def build(self, credentials: Any) -> Any:
+        return GcsBucket(gcp_credentials=credentials, **self.model_dump())
 
 
 class AwsClientParameters(StrictModel):
     """The address of a store that is not Amazon's."""
 
-    endpoint_url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    endpoint_url: Url | None = None
 
 
 class AwsCredentialsSection(Section):
     """The profile's credentials at Amazon; without keys, those that boto3 finds on the machine."""
 
-    block = cast("type[Block]", OptionalBlock("aws-credentials"))
     aws_access_key_id: str | None = None
     aws_secret_access_key: SecretStr | None = None
     region_name: str | None = None
     assume_role_arn: str | None = None
     aws_client_parameters: AwsClientParameters | None = None
 
-    def fields(self) -> dict[str, Any]:
-        """Return the block's fields that are set; the block does not accept empty ones."""
-        return {key: value for key, value in super().fields().items() if value is not None}
+    def build(self, credentials: Any) -> Any:
+        from prefect_aws import AwsCredentials
+
+        return AwsCredentials(**self.model_dump(exclude_none=True))
 
 
 class S3BucketSection(Section):
-    """A lake in an S3 bucket."""
-
-    block = cast("type[Block]", OptionalBlock("s3-bucket"))
-    bucket_name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*[a-z0-9]$")]
+    credentials = "aws-credentials"
+    bucket_name: BucketName
     bucket_folder: str = ""
+
+    def build(self, credentials: Any) -> Any:
+        from prefect_aws import S3Bucket
+
+        return S3Bucket(credentials=credentials, **self.model_dump())
 
 
 class AzureCredentialsSection(Section):
     """The profile's credentials at Azure; with only the account's address, those found on the machine."""
 
-    block = cast("type[Block]", OptionalBlock("azure-blob-storage-credentials"))
-    account_url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    account_url: Url | None = None
     connection_string: SecretStr | None = None
     tenant_id: str | None = None
     client_id: str | None = None
     client_secret: SecretStr | None = None
 
+    def build(self, credentials: Any) -> Any:
+        from prefect_azure import AzureBlobStorageCredentials
+
+        return AzureBlobStorageCredentials(**self.model_dump(exclude_none=True))
+
 
 class AzureContainerSection(Section):
-    """A lake in a container of Azure Blob Storage."""
-
-    block = cast("type[Block]", OptionalBlock("azure-blob-storage-container"))
+    credentials = "azure-blob-storage-credentials"
     container_name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*[a-z0-9]$")]
     base_folder: str | None = None
 
+    def build(self, credentials: Any) -> Any:
+        from prefect_azure import AzureBlobStorageContainer
+
+        return AzureBlobStorageContainer(credentials=credentials, **self.model_dump())
+
 
 class LocalFileSystemSection(Section):
-    """A lake in a folder."""
-
     block = LocalFileSystem
     basepath: RootedPath
 
@@ -159,28 +162,23 @@ class ConnectionInfo(StrictModel):
 
 
 class SqlAlchemyConnectorSection(Section):
-    """The warehouse in Postgres."""
-
     block = SqlAlchemyConnector
     connection_info: ConnectionInfo
 
 
 class BigQueryWarehouseSection(Section):
-    """The warehouse in BigQuery."""
+    credentials = "gcp-credentials"
 
-    block = BigQueryWarehouse
+    def build(self, credentials: Any) -> Any:
+        return BigQueryWarehouse(gcp_credentials=credentials)
 
 
 class SlackWebhookSection(Section):
-    """Notifications in a Slack channel."""
-
     block = SlackWebhook
     url: Annotated[SecretStr, AfterValidator(_slack_url)]
 
 
 class SendgridEmailSection(Section):
-    """Notifications by e-mail, sent by SendGrid."""
-
     block = SendgridEmail
     api_key: SecretStr
     sender_email: str
@@ -190,20 +188,18 @@ class SendgridEmailSection(Section):
 class CustomWebhookSection(Section):
     """Notifications to a web address, as JSON with ``subject`` and ``body``; Prefect keeps the address secret."""
 
-    block = CustomWebhookNotificationBlock
     url: Annotated[SecretStr, AfterValidator(_web_address)]
     token: SecretStr | None = None
 
-    def fields(self) -> dict[str, Any]:
-        """Return the block's fields; the address and the token are among its secrets."""
-        secrets = {key: value.get_secret_value() for key, value in self if value}
-        return {
-            "name": "nyc-tlc",
-            "url": "{{ url }}",
-            "json_data": {"subject": "{{ subject }}", "body": "{{ body }}"},
-            "headers": {"Authorization": "Bearer {{ token }}"} if self.token else None,
-            "secrets": secrets,
-        }
+    def build(self, credentials: Any) -> Any:
+        """Build the block; the address and the token are among its secrets."""
+        return CustomWebhookNotificationBlock(
+            name="nyc-tlc",
+            url="{{ url }}",
+            json_data={"subject": "{{ subject }}", "body": "{{ body }}"},
+            headers={"Authorization": "Bearer {{ token }}"} if self.token else None,
+            secrets={key: value.get_secret_value() for key, value in self if value},
+        )
 
 
 #: The sections by block type. Credentials come before the blocks that refer to them.
@@ -221,13 +217,5 @@ SECTIONS: dict[str, type[Section]] = {
     "sendgrid-email": SendgridEmailSection,
     "custom-webhook": CustomWebhookSection,
 }
-#: (Block type, field) -> the credentials block that the field refers to.
-CREDENTIALS = {
-    ("gcs-bucket", "gcp_credentials"): "gcp-credentials",
-    ("bigquery-warehouse", "gcp_credentials"): "gcp-credentials",
-    ("s3-bucket", "credentials"): "aws-credentials",
-    ("azure-blob-storage-container", "credentials"): "azure-blob-storage-credentials",
-}
-LAKES = ("gcs-bucket", "s3-bucket", "azure-blob-storage-container", "local-file-system")
 #: The blocks that send notifications; a profile has at most one of them.
 NOTIFICATIONS = ("slack-webhook", "sendgrid-email", "custom-webhook")
