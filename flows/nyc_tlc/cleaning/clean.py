@@ -7,6 +7,7 @@ While one row group is encoded and written, the next is read and checked. The li
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import threading
 import time
@@ -39,6 +40,9 @@ _cleaning_lock = threading.Lock()
 
 #: The number of a day's rows to collect before they are written: the rows of a month can be in any order.
 DAY_ROWS = 1 << 14
+
+#: The bytes to collect before they are written to a file.
+WRITE_BYTES = 1 << 20
 
 #: Columns, besides times, whose values rarely repeat. A dictionary of them would cost much time and save little space.
 DISTINCT_COLUMNS = frozenset(
@@ -140,6 +144,47 @@ def clean_month(
     )
 
 
+class DigestedFile(io.BufferedIOBase):
+    """A file that is written from start to end, and counts and digests its bytes.
+
+    Attributes:
+        path: Its path.
+        bytes: The number of bytes written so far.
+        sha256: Its digest, after it is closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Create the file and its folder."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.bytes, self.sha256 = path, 0, ""
+        self._file, self._digest = path.open("wb"), hashlib.sha256()
+        self._abandoned = False
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, data: object) -> int:
+        """Write all of ``data``."""
+        view = memoryview(data)  # type: ignore[arg-type]
+        if not self._abandoned:
+            self._file.write(view)
+            self._digest.update(view)
+            self.bytes += view.nbytes
+        return view.nbytes
+
+    def abandon(self) -> None:
+        """Ignore later writes: the file has failed, but its writer must still be closed."""
+        self._abandoned = True
+
+    def close(self) -> None:
+        """Close the file and set its digest."""
+        if not self.closed:
+            self._file.close()
+            self.sha256 = self._digest.hexdigest()
+            super().close()
+
+
 class ParquetSink:
     """Writes data frames of one schema to a Parquet file; the end of its ``with`` block closes the file.
 
@@ -159,14 +204,16 @@ class ParquetSink:
             labels: Its key-value metadata.
             gather: The number of rows to collect before they are written as a row group.
         """
-        self._key, self._path, self._schema, self._gather = key, folder.joinpath(*key.split("/")), schema, gather
+        self._key, self._file = key, DigestedFile(folder.joinpath(*key.split("/")))
+        self._schema, self._gather = schema, gather
         self._gathered: list[pl.DataFrame] = []
         self._footer: list[pq.FileMetaData] = []
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # A call from the writer's thread into Python waits for the other threads, so there are few calls.
+        self._buffer = pa.BufferedOutputStream(pa.PythonFile(self._file, mode="w"), WRITE_BYTES)
         times = {field.name for field in schema if pa.types.is_timestamp(field.type)}
         # These are the oldest encodings, which every reader knows, also BigQuery.
         self._writer = pq.ParquetWriter(
-            self._path,
+            self._buffer,
             schema,
             compression="zstd",
             compression_level=1,
@@ -194,19 +241,19 @@ class ParquetSink:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        """Write the remaining rows and the footer."""
+        """Write the remaining rows and the footer, and close the file."""
         if failure:
-            # The disk may be full, so the footer may fail too.
-            with suppress(OSError, RuntimeError):
+            self._file.abandon()
+            # After a failed write there is no footer to collect.
+            with suppress(RuntimeError):
                 self._writer.close()
-            self._writer.is_open = False
-            return
-        self._flush()
-        self._writer.close()
-        with self._path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self.rows = self._footer[0].num_rows
-        self.file = NewFile(self._key, self._path, self._path.stat().st_size, digest)
+        else:
+            self._flush()
+            self._writer.close()
+            self._buffer.close()
+            self.rows = self._footer[0].num_rows
+        self._file.close()
+        self.file = NewFile(self._key, self._file.path, self._file.bytes, self._file.sha256)
 
     def describe(self, kind: type[F], **more: Any) -> F:
         """Return the closed file's record for the manifest."""
