@@ -43,10 +43,10 @@ class Workspace:
         self._parent = parent
         while True:
             parent.mkdir(parents=True, exist_ok=True)
-            # Whoever can open the folder can hold its lock for ever.
-            parent.chmod(0o700)
             # Another process may remove the empty parent at this moment.
             with contextlib.suppress(FileNotFoundError), exclusive(parent):
+                # Whoever can open the folder can hold its lock for ever.
+                parent.chmod(0o700)
                 _remove_abandoned(parent)
                 self.path = parent / f"run-{uuid.uuid4().hex[:12]}"
                 self.path.mkdir()

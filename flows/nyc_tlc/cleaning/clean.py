@@ -30,6 +30,7 @@ from nyc_tlc.errors import ConfigurationError, ContractError
 from nyc_tlc.lake.keys import FileKeys, Keys, Layout
 from nyc_tlc.lake.manifest import CleanRecord, FileRecord, QuarantineRecord
 from nyc_tlc.lake.store import NewFile
+from nyc_tlc.shown import shown
 from nyc_tlc.source.fetch import FetchedFile
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ def clean_month(
     reader = MonthReader(fetched, contract, strict=strict)
     for kind, names in (("unknown to the contract", reader.column_map.drift), ("missing", reader.column_map.missing)):
         if names:
-            log.warning("%s: columns %s: %s", keys.name, kind, ", ".join(names))
+            log.warning("%s: columns %s: %s", keys.name, kind, ", ".join(map(shown, names)))
     judge = Judge(contract, keys.month)
     labels = {
         "color": contract.color,
@@ -128,7 +129,10 @@ def clean_month(
     unread = sum(judge.rejected.get(f"{BAD_VALUE}{name}", 0) for name in times)
     if not clean_file.rows and 2 * unread > reader.rows:
         examples = pq.read_table(quarantine_file.describe().path, columns=["raw"])["raw"].drop_null()
-        raise ContractError(f"{keys.name}: no trip has times that can be read: {TIME_FORM}", got=examples[0].as_py())
+        raise ContractError(
+            f"{keys.name}: no trip has times that can be read: {TIME_FORM}",
+            got=shown(examples[0].as_py()) if fetched.remote.may_be_quoted else "",
+        )
     raw = NewFile(file_keys.raw(fetched.format), fetched.path, fetched.bytes, fetched.sha256)
     clean, quarantine = clean_file.describe(), quarantine_file.describe()
     log.info(

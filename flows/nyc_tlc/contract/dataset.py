@@ -221,8 +221,8 @@ class Contract:
         for name, count in Counter(found).items():
             if count > 1 and name.strip():
                 raise ContractError(
-                    f"{self.color} {month}: the file has the column {name.strip()!r} twice",
-                    got=", ".join(found),
+                    f"{self.color} {month}: the file has a column twice",
+                    got=name.strip(),
                 )
             by_key.setdefault(_normalize(name), []).append(name)
         sources: dict[str, tuple[str, ...]] = {}

@@ -12,6 +12,7 @@ from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.pages.anomalies import format_trend, read_trailing
+from nyc_tlc.shown import shown
 from nyc_tlc.warehouse.load import Answer
 
 
@@ -58,7 +59,7 @@ def format_quality_report(manifest: Manifest, lake: Lake) -> str:
         lines += [f"**Missing**: columns the file should have had: {_names(manifest.missing)}.", ""]
     seconds = manifest.seconds | {"total": (manifest.finished_at - manifest.started_at).total_seconds()}
     facts = {
-        "Source": f"{source.url} ({source.bytes:,} bytes, {source.format}, {len(source.columns)} columns)",
+        "Source": f"`{source.url}` ({source.bytes:,} bytes, {source.format}, {len(source.columns)} columns)",
         "SHA-256": f"`{source.sha256}`",
         "Last modified": source.last_modified or "unknown",
         "Contract, rules": f"`{manifest.contract_version}`, `{manifest.rules_version}`",
@@ -114,7 +115,7 @@ def format_answers(manifest: Manifest, answers: Sequence[Answer]) -> str:
     for answer in answers:
         done = "rows loaded into" if answer.new else "rows were loaded already, nothing to do:"
         lines += [f"{manifest.name}: {answer.load.row_count:,} {done} {answer.place}", f"  {answer.sql}"]
-        lines += [f"  {' | '.join(map(str, row))}" for row in answer.rows]
+        lines += [f"  {' | '.join(shown(str(cell)) for cell in row)}" for row in answer.rows]
     return "\n".join(lines)
 
 
@@ -125,7 +126,7 @@ def format_answers_markdown(manifest: Manifest, answers: Sequence[Answer]) -> st
         done = "loaded" if answer.new else "already loaded"
         lines += [f"**{answer.load.row_count:,}** rows {done}: `{answer.place}`", "", "```sql", answer.sql, "```", ""]
         lines += ["| Borough | Zone | Trips |", "|---|---|---:|"]
-        lines += [f"| {borough} | {zone} | {trips:,} |" for borough, zone, trips in answer.rows]
+        lines += [f"| {shown(str(borough))} | {shown(str(zone))} | {trips:,} |" for borough, zone, trips in answer.rows]
         lines.append("")
     return "\n".join(lines)
 

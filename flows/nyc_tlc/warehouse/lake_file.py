@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Literal
 
 import pyarrow as pa
@@ -70,11 +69,6 @@ class LakeFile:
     def url(self) -> str:
         """The file's URL, for messages, and for BigQuery when it is in a bucket."""
         return self.lake.url(self.record.key)
-
-    @property
-    def path(self) -> Path | None:
-        """The file's path on this machine; None when it is in a bucket."""
-        return self.lake.local_path(self.record.key)
 
     def open(self) -> BinaryIO:
         """Open the file for reading, range by range."""
