@@ -206,7 +206,9 @@ def test_secrets_are_random_kept_and_out_of_others_reach(tmp_path: Path) -> None
     assert re.fullmatch(r"admin:[0-9a-f]{48}", made["prefect_auth"])
     assert Fernet(made["prefect_encryption_key"])
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
+    (tmp_path / "secrets").chmod(0o755)
     assert make() == made
+    assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
 
 
 @pytest.fixture(scope="module")

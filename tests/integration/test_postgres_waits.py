@@ -104,7 +104,7 @@ def test_a_view_of_someone_else_is_named_and_not_dropped(
     run(postgres, "ALTER VIEW ny_taxi.trips RENAME COLUMN pickup_datetime TO began")
     with pytest.raises(ConfigurationError, match=r'DROP VIEW public\."My trips"'):
         load_month(file, warehouse)
-    assert warehouse.query('SELECT count(*) FROM "My trips"') == [(3,)]
+    assert warehouse.query('SELECT count(*) FROM public."My trips"') == [(3,)]
 
 
 def test_a_dba_understands_the_names(

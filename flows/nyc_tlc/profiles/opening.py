@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -225,6 +226,9 @@ def _libpq(profile: str, connector: Any) -> dict[str, Any]:
 def _has(profile: str, slug: str) -> bool:
     if profile == LOCAL:
         return False
+    if not re.fullmatch(r"[a-z0-9-]+", profile):
+        # The name becomes a part of an address of the API.
+        raise ConfigurationError(f"not a valid profile name: {profile!r}", expected="lowercase letters, digits, dashes")
     with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
         client.read_block_document_by_name(f"taxi-{profile}", slug, include_secrets=False)
         return True

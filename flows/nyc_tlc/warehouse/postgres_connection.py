@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import threading
+import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import psycopg2
@@ -23,9 +26,13 @@ CONNECTION_DEFAULTS: dict[str, Any] = {
     "keepalives_count": 6,
     "tcp_user_timeout": 120_000,
 }
+#: Seconds that connecting may take in all, to all addresses of the host.
+CONNECT_SECONDS = 60.0
 #: SQLSTATE classes and codes of errors that a later attempt can avoid: connection, rollback, resources, locks,
 #: shutdown and start, I/O.
 TRANSIENT_STATES = ("08", "40", "53", "55006", "55P03", "57014", "57P", "58")
+#: The bytes of a refusal at most; PostgreSQL's have some hundred.
+LONGEST_ANSWER = 1 << 16
 #: The state of a connection to a host that has no address; Postgres has none for it.
 UNKNOWN_HOST = "no such host"
 #: SQLSTATE of a refused connection -> what to do about it.
@@ -78,10 +85,14 @@ def connect(parameters: Mapping[str, Any], place: str, what: str) -> extensions.
     own = {"application_name": f"nyc-tlc-flows: {what}"}
     refused: list[_Connection] = []
     try:
-        connection: extensions.connection = psycopg2.connect(
+        connection = _connect_in_time(
             **(CONNECTION_DEFAULTS | own | dict(parameters) | {"client_encoding": "UTF8"}),
             connection_factory=lambda dsn, **how: _Connection(dsn, refused, **how),
         )
+        with connection.cursor() as cursor:
+            # Without it, a function that another role made in the schema public runs as this user.
+            cursor.execute("SET search_path = pg_catalog, pg_temp")
+        connection.commit()
     except psycopg2.OperationalError as error:
         state = _ask_for_state(refused[0].info) if refused else "08"
         if state.startswith(TRANSIENT_STATES):
@@ -100,6 +111,28 @@ def connect(parameters: Mapping[str, Any], place: str, what: str) -> extensions.
             f"{what}: the connection parameters of {place} are not valid", got=first_line(error)
         ) from error
     return connection
+
+
+def _connect_in_time(**parameters: Any) -> extensions.connection:
+    """Connect. libpq's own limit does not end a connection to a server that talks for ever.
+
+    Raises:
+        OperationalError: when it is refused, or takes longer than CONNECT_SECONDS.
+    """
+    connected: Future[extensions.connection] = Future()
+
+    def run() -> None:
+        try:
+            connected.set_result(psycopg2.connect(**parameters))
+        except BaseException as error:  # noqa: BLE001  raised again below
+            connected.set_exception(error)
+
+    # A daemon, which does not keep the process from ending.
+    threading.Thread(target=run, name="connect", daemon=True).start()
+    try:
+        return connected.result(CONNECT_SECONDS)
+    except TimeoutError:
+        raise psycopg2.OperationalError("the server did not finish connecting in time") from None
 
 
 def explain(error: psycopg2.Error, what: str, place: str, kept: str, *, lost: bool) -> TlcError:
@@ -138,7 +171,7 @@ class _Connection(extensions.connection):  # type: ignore[misc]  # untyped to my
 def _lacks_database(parameters: Mapping[str, Any]) -> bool:
     """Return whether the server has no such database. It says so only after the password, and then without a code."""
     try:
-        server = psycopg2.connect(**(CONNECTION_DEFAULTS | dict(parameters) | {"dbname": "postgres"}))
+        server = _connect_in_time(**(CONNECTION_DEFAULTS | dict(parameters) | {"dbname": "postgres"}))
     except psycopg2.Error:
         return False
     with contextlib.closing(server), server.cursor() as cursor:
@@ -174,10 +207,12 @@ def _ask_for_state(info: extensions.ConnectionInfo) -> str:
 
 def _read_state(server: socket.socket, message: bytes) -> str:
     server.sendall(struct.pack("!i", len(message) + 4) + message)
-    answer = b""
+    answer, ends = b"", time.monotonic() + 5
     # After an error the server sends nothing more; after it asks for the password it waits for the client.
     while part := server.recv(4096):
         answer += part
+        if len(answer) > LONGEST_ANSWER or time.monotonic() > ends:
+            raise TimeoutError("not the answer of PostgreSQL")
         if answer.startswith(b"R") and not answer.startswith(b"R\0\0\0\x08\0\0\0\0"):
             return ""
         if b"Z\0\0\0\x05" in answer:
