@@ -96,6 +96,12 @@ lock: ## Lock the newest versions pyproject.toml allows (needs uv)
 		--constraint requirements-dev.lock --group bench --group dev pyproject.toml --output-file requirements-bench.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
 		dbt/requirements.in --output-file requirements-dbt.lock
+	echo pip | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
+		--upgrade - --output-file requirements-pip.lock
+
+.PHONY: bom
+bom: ## A software bill of materials of the image's packages (CycloneDX), from requirements.lock
+	@$(PYTHON) docker/bill_of_materials.py requirements.lock
 
 .PHONY: clean
 clean: ## Remove the environment and caches, not the data
@@ -110,10 +116,10 @@ $(BIN)/python:
 	echo "error: Python 3.11, 3.12 or 3.13 is needed and $(PYTHON) is $$($(PYTHON) -V 2>&1); set PYTHON=…" >&2; exit 1
 
 # A venv that uv made has no pip of its own, and a pip before 23.3 does not see the pin of a package with extras.
-$(VENV)/.run: requirements.lock | $(BIN)/python
+$(VENV)/.run: requirements.lock requirements-pip.lock | $(BIN)/python
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@echo "installing the locked versions into $(VENV) (a minute or two, once)"
-	@$(PIP) install "pip>=24"
+	@$(PIP) install --require-hashes -r requirements-pip.lock
 	@$(PIP) install --require-hashes -r requirements.lock
 	@sh docker/prune.sh $(VENV)/lib/python3.*/site-packages
 	@touch $@
@@ -131,6 +137,6 @@ $(VENV)/.bench: requirements-bench.lock $(VENV)/.dev
 $(DBT_VENV)/.ready: requirements-dbt.lock | $(BIN)/python
 	@echo "installing dbt into $(DBT_VENV) (about a minute, once)"
 	@$(BIN)/python -m venv $(DBT_VENV)
-	@$(DBT_VENV)/bin/python -m pip --disable-pip-version-check --quiet install "pip>=24"
+	@$(DBT_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-pip.lock
 	@$(DBT_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-dbt.lock
 	@touch $@

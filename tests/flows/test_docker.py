@@ -63,6 +63,24 @@ def test_every_package_is_installed_by_hash_and_as_a_wheel() -> None:
         assert {"--require-hashes", "--only-binary", "--no-cache-dir"} <= set(run.split())
 
 
+def test_the_bill_of_materials_has_every_package_of_the_image_with_its_digests() -> None:
+    made = subprocess.run(
+        [sys.executable, DOCKER / "bill_of_materials.py", ROOT / "requirements.lock"], check=True, capture_output=True
+    )
+    components = json.loads(made.stdout)["components"]
+    lock = (ROOT / "requirements.lock").read_text()
+    assert len(components) == len(re.findall("^[a-z]", lock, re.MULTILINE))
+    digests = [each for one in components for each in one["externalReferences"][0]["hashes"]]
+    assert len(digests) == lock.count("--hash=sha256:")
+
+
+def test_pip_itself_is_installed_by_hash() -> None:
+    assert re.fullmatch(
+        r"pip==[\d.]+ \\\n( +--hash=sha256:\w{64}( \\)?\n)+", (ROOT / "requirements-pip.lock").read_text()
+    )
+    assert not re.search(r"install .*\bpip[\">= ]", (ROOT / "Makefile").read_text())
+
+
 def test_hadolint_finds_nothing() -> None:
     found = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if not found:
