@@ -116,7 +116,7 @@ $(BIN)/python:
 	echo "error: Python 3.11, 3.12 or 3.13 is needed and $(PYTHON) is $$($(PYTHON) -V 2>&1); set PYTHON=…" >&2; exit 1
 
 # A venv that uv made has no pip of its own, and a pip before 23.3 does not see the pin of a package with extras.
-$(VENV)/.run: requirements.lock requirements-pip.lock | $(BIN)/python
+$(VENV)/.run: requirements.lock | $(BIN)/python
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@echo "installing the locked versions into $(VENV) (a minute or two, once)"
 	@$(PIP) install --require-hashes -r requirements-pip.lock

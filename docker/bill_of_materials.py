@@ -1,4 +1,4 @@
-"""Write the software bill of materials of a lock file, as CycloneDX 1.5: ``python3 docker/bill_of_materials.py LOCK``."""
+"""Write the bill of materials of a lock file, as CycloneDX 1.5: ``python3 docker/bill_of_materials.py LOCK``."""
 
 import json
 import re
