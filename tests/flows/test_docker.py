@@ -1,5 +1,6 @@
 """The image and compose.yaml; without Docker, their services run as processes."""
 
+import json
 import os
 import re
 import shutil
