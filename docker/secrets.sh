@@ -5,6 +5,7 @@ set -eu
 folder=$(dirname "$0")/secrets
 umask 077
 mkdir -p "$folder"
+chmod 700 "$folder"
 
 # In a container the owner of these files is nobody it knows. So they can be read by all, and it is the folder that
 # keeps others on this machine away; a container gets single files, past the folder.

@@ -6,6 +6,11 @@ Each message is one line that a person can act on: what, which month, expected, 
 
 from __future__ import annotations
 
+from nyc_tlc.shown import shown
+
+#: The longest part of an error, in characters: room for all columns of a file.
+LONGEST_PART = 2_000
+
 
 class TlcError(Exception):
     """An expected failure: what went wrong (with colour and month), what was expected and found, and what to do."""
@@ -13,6 +18,7 @@ class TlcError(Exception):
     exit_status = 1
 
     def __init__(self, what: str, *, expected: str = "", got: str = "", fix: str = "") -> None:
+        what, expected, got, fix = (shown(part, LONGEST_PART) for part in (what, expected, got, fix))
         self.what, self.expected, self.got, self.fix = what, expected, got, fix
         parts = [what]
         if expected:
@@ -21,7 +27,7 @@ class TlcError(Exception):
             parts.append(f"got {got}")
         if fix:
             parts.append(fix)
-        super().__init__("; ".join(" ".join(part.split()) for part in parts))
+        super().__init__("; ".join(parts))
 
     def __reduce__(self) -> tuple[object, ...]:
         # By default, the keyword-only arguments would be lost.

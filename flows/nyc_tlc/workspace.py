@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import logging
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
+#: Seconds to wait for a lock: others hold one for as long as a file takes to be renamed or removed.
+LOCK_SECONDS = 60.0
 #: A file in each workspace; folders without it are not removed.
 MARK = ".nyc-tlc-workspace"
 FOLDER_NAME = re.compile(r"run-[0-9a-f]{12}")
@@ -35,6 +42,8 @@ class Workspace:
         """
         parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(parent)
+        # Whoever can open the folder can hold its lock for ever.
+        parent.chmod(0o700)
         with exclusive(parent):
             self.path = parent / f"run-{uuid.uuid4().hex[:12]}"
             self.path.mkdir()
@@ -65,7 +74,11 @@ def remove_workspaces() -> None:
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock; other processes wait for it."""
+    """Hold a folder's lock; other processes wait for it.
+
+    Raises:
+        TimeoutError: when another process holds it for longer than LOCK_SECONDS.
+    """
     lock = _lock(folder)
     try:
         yield
@@ -84,8 +97,21 @@ def sync(path: Path) -> None:
 
 def _lock(folder: Path) -> int:
     descriptor = os.open(folder, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    return descriptor
+    began, warned = time.monotonic(), False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = time.monotonic() - began
+            if waited > LOCK_SECONDS:
+                os.close(descriptor)
+                raise TimeoutError(errno.ETIMEDOUT, "another process keeps it locked", str(folder)) from None
+            if waited > 1 and not warned:
+                log.warning("waiting for another process to unlock %s", folder)
+                warned = True
+            time.sleep(0.01)
+        else:
+            return descriptor
 
 
 def _remove(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The image and compose.yaml; without Docker, their services run as processes."""
 
+import json
 import os
 import re
 import shutil
@@ -61,6 +62,24 @@ def test_every_package_is_installed_by_hash_and_as_a_wheel() -> None:
     assert len(installs) == 3
     for run in installs[:2]:
         assert {"--require-hashes", "--only-binary", "--no-cache-dir"} <= set(run.split())
+
+
+def test_the_bill_of_materials_has_every_package_of_the_image_with_its_digests() -> None:
+    made = subprocess.run(
+        [sys.executable, DOCKER / "bill_of_materials.py", ROOT / "requirements.lock"], check=True, capture_output=True
+    )
+    components = json.loads(made.stdout)["components"]
+    lock = (ROOT / "requirements.lock").read_text()
+    assert len(components) == len(re.findall("^[a-z]", lock, re.MULTILINE))
+    digests = [each for one in components for each in one["externalReferences"][0]["hashes"]]
+    assert len(digests) == lock.count("--hash=sha256:")
+
+
+def test_pip_itself_is_installed_by_hash() -> None:
+    assert re.fullmatch(
+        r"pip==[\d.]+ \\\n( +--hash=sha256:\w{64}( \\)?\n)+", (ROOT / "requirements-pip.lock").read_text()
+    )
+    assert not re.search(r"install .*\bpip[\">= ]", (ROOT / "Makefile").read_text())
 
 
 def test_hadolint_finds_nothing() -> None:
@@ -206,7 +225,9 @@ def test_secrets_are_random_kept_and_out_of_others_reach(tmp_path: Path) -> None
     assert re.fullmatch(r"admin:[0-9a-f]{48}", made["prefect_auth"])
     assert Fernet(made["prefect_encryption_key"])
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
+    (tmp_path / "secrets").chmod(0o755)
     assert make() == made
+    assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from markdown_it import MarkdownIt
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -26,6 +27,7 @@ from nyc_tlc.pages.coverage import read_coverage
 from nyc_tlc.pages.coverage_page import write_coverage_page
 from nyc_tlc.pages.trips_page import write_trips_page
 from nyc_tlc.planning.month_plan import MonthPlan
+from nyc_tlc.runs.month_report import Outcome, format_quality_report, format_summary
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.sample import write_sample
 from nyc_tlc.warehouse.lake_file import LakeFile
@@ -283,3 +285,19 @@ def test_the_numbers_stand_beside_the_charts(browser: webdriver.Chrome, reports:
         rows[month] = int(trips.replace(",", ""))
     assert rows == clean
     assert datetime.now(UTC).strftime("%Y-%m-%d") in browser.find_element(By.TAG_NAME, "footer").text
+
+
+@pytest.mark.parametrize(
+    "name", [HOSTILE, "a|`\n```\n<script>document.title = 'ran'</script>", "![x](http://127.0.0.1:1/x.png)"]
+)
+def test_a_column_s_name_does_nothing_in_a_notebook(driver: webdriver.Chrome, tmp_path: Path, name: str) -> None:
+    lake = FolderLake(tmp_path / "lake")
+    manifest = make_month(lake, green_parquet(trip(**{name: "x"}), types={name: pa.string()}), tmp_path)
+    notebook = MarkdownIt("commonmark", {"html": True}).enable("table")
+    texts = (format_quality_report(manifest, lake), Outcome(format_summary(manifest, lake, "local"))._repr_markdown_())
+    page = tmp_path / "notebook.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8><title>-</title>{''.join(map(notebook.render, texts))}")
+    driver.get(page.as_uri())
+    assert driver.title == "-"
+    assert driver.find_elements(By.CSS_SELECTOR, "script, img, a, [onerror]") == []
+    assert "<script>alert" not in driver.find_element(By.TAG_NAME, "body").text

@@ -126,7 +126,7 @@ def test_a_view_of_someone_else_is_named_and_not_dropped(
     run(postgres, "ALTER VIEW ny_taxi.trips RENAME COLUMN pickup_datetime TO began")
     with pytest.raises(ConfigurationError, match=r'view "My trips" depends on .*; keep its definition'):
         load_month(file, warehouse)
-    assert warehouse.query('SELECT count(*) FROM "My trips"') == [(3,)]
+    assert warehouse.query('SELECT count(*) FROM public."My trips"') == [(3,)]
 
 
 def test_a_dba_understands_the_names(postgres: dict[str, str], lake: FolderLake, tmp_path: Path) -> None:

@@ -61,10 +61,11 @@ def test_a_pod_runs_as_nobody_special_on_a_read_only_root() -> None:
 
 
 def test_a_variable_fills_in_and_an_empty_one_is_left_to_prefect() -> None:
-    heartbeats = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
-    assert job("process")["env"] == heartbeats
+    always = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", "TLC_SOURCE_SCHEMES": "https,sample"}
+    assert job("process")["env"] == always
+    assert job("docker", TLC_SOURCE_SCHEMES="https,http")["env"]["TLC_SOURCE_SCHEMES"] == "https,http"
     env = job("kubernetes", TLC_PROFILE="prod", TLC_RUNS_API_URL="https://example.org/api")["env"]
-    assert env == heartbeats | {"TLC_PROFILE": "prod", "PREFECT_API_URL": "https://example.org/api"}
+    assert env == always | {"TLC_PROFILE": "prod", "PREFECT_API_URL": "https://example.org/api"}
     with pytest.raises(
         ConfigurationError, match=r"cloud-run\.yaml: variables\.image: the variable TLC_IMAGE is not set"
     ):

@@ -31,6 +31,7 @@ from nyc_tlc.errors import ConfigurationError, ContractError
 from nyc_tlc.lake.keys import FileKeys, Keys, Layout
 from nyc_tlc.lake.manifest import CleanRecord, F, FileRecord, QuarantineRecord, SourceRecord
 from nyc_tlc.lake.store import NewFile
+from nyc_tlc.shown import shown
 from nyc_tlc.source.fetch import FetchedFile
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def clean_month(
     reader = MonthReader(fetched, contract, strict=strict)
     for kind, names in (("unknown to the contract", reader.column_map.drift), ("missing", reader.column_map.missing)):
         if names:
-            log.warning("%s: columns %s: %s", keys.name, kind, ", ".join(names))
+            log.warning("%s: columns %s: %s", keys.name, kind, ", ".join(map(shown, names)))
     check = RuleCheck(contract, keys.month)
     labels = {
         "color": contract.color,
@@ -114,7 +115,10 @@ def clean_month(
     unread = sum(check.rejected.get(f"{BAD_VALUE}{name}", 0) for name in times)
     if not clean.rows and 2 * unread > reader.rows:
         examples = pq.read_table(quarantine.file.path, columns=["raw"])["raw"].drop_null()
-        raise ContractError(f"{keys.name}: no trip has times that can be read: {TIME_FORM}", got=examples[0].as_py())
+        raise ContractError(
+            f"{keys.name}: no trip has times that can be read: {TIME_FORM}",
+            got=shown(examples[0].as_py()) if fetched.remote.may_be_quoted else "",
+        )
     counts = (f"{rows:,}" for rows in (reader.rows, clean.rows, quarantine.rows))
     log.info("%s: %s rows read, %s clean, %s quarantined", keys.name, *counts)
     raw = NewFile(file_keys.raw(fetched.format), fetched.path, fetched.bytes, fetched.sha256)

@@ -96,7 +96,11 @@ class MonthReader:
             self.columns = schema.names
         except DAMAGE_ERRORS as error:
             raise self._explain_damage("the file is damaged", error) from error
-        self.column_map = contract.map_columns(self.columns, month, layout_format)
+        try:
+            self.column_map = contract.map_columns(self.columns, month, layout_format)
+        except ContractError as error:
+            got = error.got if fetched.remote.may_be_quoted else f"{len(self.columns)} columns"
+            raise ContractError(error.what, expected=error.expected, got=got, fix=error.fix) from None
         published = contract.layout(month, layout_format).columns
         unexpected = [name for name in self.column_map.drift if name not in published]
         if strict and unexpected:
@@ -132,9 +136,11 @@ class MonthReader:
             raise self._explain_damage(f"the file is damaged after row {row:,}", error) from error
 
     def _explain_damage(self, what: str, error: Exception) -> SourceError:
+        # Arrow's errors have the row in them.
+        quotable = self._fetched.remote.may_be_quoted or not isinstance(error, pa.ArrowException)
         return SourceError(
             f"{self._fetched.remote.name}: {what}",
-            got=str(error)[:500],
+            got=str(error)[:500] if quotable else type(error).__name__,
             fix="nothing was written to the lake; fetch it again",
         )
 

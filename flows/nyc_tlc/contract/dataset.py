@@ -202,8 +202,10 @@ class Contract:
         by_key: dict[str, list[str]] = {}
         for name, count in Counter(found).items():
             if count > 1 and name.strip():
-                what = f"{self.color} {month}: the file has the column {name.strip()!r} twice"
-                raise ContractError(what, got=", ".join(found))
+                raise ContractError(
+                    f"{self.color} {month}: the file has a column twice",
+                    got=name.strip(),
+                )
             by_key.setdefault(_normalize(name), []).append(name)
         sources: dict[str, tuple[str, ...]] = {}
         missing: list[str] = []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -24,30 +26,29 @@ class FolderLake(Lake):
 
     def url(self, key: str) -> str:
         # Relative if it is below the working directory.
-        path = self.local_path(key).absolute()
+        path = self.root.joinpath(*key.split("/")).absolute()
         return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
     def local_path(self, key: str) -> Path:
-        return self.root.joinpath(*key.split("/"))
+        path = self.root.joinpath(*key.split("/"))
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root)):
+            raise LakeError(f"{describe_key(key)}: {self.url(key)} is outside of the lake", fix="remove the link")
+        return path
 
     def size(self, key: str) -> int | None:
-        with self._translate_errors(key), contextlib.suppress(FileNotFoundError):
-            return self.local_path(key).stat().st_size
+        with self._translate_errors(key), contextlib.suppress(FileNotFoundError), self._open(key) as file:
+            return os.fstat(file.fileno()).st_size
         return None
 
     def open(self, key: str) -> BinaryIO:
         with self._translate_errors(key):
             try:
-                return self.local_path(key).open("rb")
+                return self._open(key)
             except FileNotFoundError:
                 raise LakeError(f"there is no {key} in the lake", got=str(self.root)) from None
 
     def find(self, key: str) -> Found:
-        with (
-            self._translate_errors(key),
-            contextlib.suppress(FileNotFoundError),
-            self.local_path(key).open("rb") as file,
-        ):
+        with self._translate_errors(key), contextlib.suppress(FileNotFoundError), self._open(key) as file:
             return Found(file.read(), _version(os.fstat(file.fileno())))
         return Found()
 
@@ -84,12 +85,12 @@ class FolderLake(Lake):
         with self._translate_errors(file.key):
             with self._locked(file.key) as target:
                 draft = _draft(target)
-                linked = _link(file.path, draft)
                 # With a draft in it, the folder is not removed by another run.
-                draft.touch()
+                copy = None if _link(file.path, draft) else draft.open("xb")
             try:
-                if not linked:
-                    shutil.copyfile(file.path, draft)
+                if copy:
+                    with copy, file.path.open("rb") as content:
+                        shutil.copyfileobj(content, copy)
                 sync(draft)
                 with exclusive(self.root):
                     self._rename(draft, target)
@@ -105,10 +106,21 @@ class FolderLake(Lake):
             target.parent.mkdir(parents=True, exist_ok=True)
             yield target
 
+    def _open(self, key: str) -> BinaryIO:
+        """Open a regular file. Links are not followed, and a pipe is not waited for."""
+        descriptor = os.open(self.local_path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "not a regular file")
+        return os.fdopen(descriptor, "rb")
+
     def _replace(self, target: Path, content: bytes) -> None:
         draft = _draft(target)
+        # A killed run's, or a link that somebody put there.
+        draft.unlink(missing_ok=True)
         try:
-            draft.write_bytes(content)
+            with draft.open("xb") as file:
+                file.write(content)
             sync(draft)
             self._rename(draft, target)
         finally:
@@ -145,5 +157,5 @@ def _link(file: Path, draft: Path) -> bool:
     return True
 
 
-def _version(stat: os.stat_result) -> str:
-    return f"{stat.st_ino}-{stat.st_mtime_ns}"
+def _version(found: os.stat_result) -> str:
+    return f"{found.st_ino}-{found.st_mtime_ns}"

@@ -16,7 +16,7 @@ Layout = Literal["month", "day"]
 
 _MONTH_IN_KEY = re.compile(r"(?:^manifest/(\w+)/|(?:^|/)\.?(\w+)_tripdata_)(\d{4}-\d{2})\.")
 
-_VERSION_IN_KEY = re.compile(r"\.[0-9a-f]{12}\.")
+_VERSION_IN_KEY = re.compile(r"\.([0-9a-f]{12})\.")
 
 
 def describe_key(key: str) -> str:
@@ -79,6 +79,16 @@ class Keys:
         folder, _, name = key.rpartition("/")
         name = name.removeprefix(".")
         return name.startswith(f"{self.file}.") and f"{folder}/{name}".startswith(self.prefixes)
+
+    def of_version_in(self, key: str) -> FileKeys:
+        """Return the keys of the publication that a key is of.
+
+        Raises:
+            ValueError: when the key has no version.
+        """
+        if found := _VERSION_IN_KEY.search(key):
+            return FileKeys(self, found[1])
+        raise ValueError("a key without a version")
 
     def of_new_version(self) -> FileKeys:
         """Return the keys for the files of one publication. No other publication has the same ones."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Self, TypeVar
+from datetime import date, datetime
+from typing import Annotated, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
 from nyc_tlc.contract.dataset import SourceFormat
 from nyc_tlc.errors import ReconciliationError
 from nyc_tlc.lake.keys import FileKeys, Keys
 from nyc_tlc.month import Color, Month
+from nyc_tlc.shown import shown
+
+#: A text that the source or the lake wrote, and that people are shown.
+Text = Annotated[str, AfterValidator(shown)]
 
 
 class Part(BaseModel):
@@ -40,12 +44,12 @@ class SourceRecord(FileRecord):
 
     url: str
     etag: str | None
-    last_modified: str | None
+    last_modified: Text | None
     bytes: int
     sha256: str
     format: SourceFormat
-    columns: tuple[str, ...]
-    verified_by: str | None = None
+    columns: tuple[Text, ...]
+    verified_by: Text | None = None
 
 
 class CleanRecord(FileRecord):
@@ -58,7 +62,7 @@ class CleanRecord(FileRecord):
 class QuarantineRecord(FileRecord):
     """The rejected rows; ``rules`` counts each row under the first rule that it breaks."""
 
-    rules: dict[str, int]
+    rules: dict[Text, int]
 
 
 class Manifest(Part):
@@ -77,14 +81,14 @@ class Manifest(Part):
     clean: CleanRecord
     quarantine: QuarantineRecord
     daily: tuple[FileRecord, ...] = ()
-    warnings: dict[str, int]
-    drift: tuple[str, ...]
-    missing: tuple[str, ...] = ()
-    contract_version: str
-    rules_version: str
-    code_version: str
-    flow_run_id: str | None
-    seconds: dict[str, float] = {}
+    warnings: dict[Text, int]
+    drift: tuple[Text, ...]
+    missing: tuple[Text, ...] = ()
+    contract_version: Text
+    rules_version: Text
+    code_version: Text
+    flow_run_id: Text | None
+    seconds: dict[Text, float] = {}
     started_at: datetime
     finished_at: datetime
     revision: int = 0
@@ -153,6 +157,23 @@ class Manifest(Part):
                     f"{self.name}: the row counts don't add up: {account}", expected=f"{left:,}", got=f"{right:,}"
                 )
         return self
+
+    def require_files_of(self, keys: Keys) -> None:
+        """Check that it is the month's manifest, and that each key is the one that its file has in a lake.
+
+        Raises:
+            ValueError: when it is not.
+        """
+        if (self.color, self.month) != (keys.color, str(keys.month)):
+            raise ValueError(f"it is of {self.name}")
+        source, clean, quarantine = map(keys.of_version_in, (self.source.key, self.clean.key, self.quarantine.key))
+        expected = [source.raw(self.source.format), clean.clean, quarantine.quarantine]
+        for each in self.daily:
+            day = date.fromisoformat(each.key.removeprefix(keys.daily_folder)[:10])
+            expected.append(keys.of_version_in(each.key).daily(day))
+        found = [file.key for file in self.files]
+        if found != expected or len(set(found)) != len(found) or not all(map(keys.owns, found)):
+            raise ValueError("a key in it is not one of the month's files")
 
     def to_json(self) -> bytes:
         """Return the manifest's bytes for the lake."""

@@ -21,6 +21,7 @@ from nyc_tlc.errors import ArgumentError, LakeError, ReconciliationError
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.month import Color, Month
+from nyc_tlc.shown import shown
 
 log = logging.getLogger(__name__)
 
@@ -169,17 +170,19 @@ class Lake(ABC):
         """Parse a manifest's bytes.
 
         Raises:
-            LakeError: when they are not a valid manifest.
+            LakeError: when they are not a valid manifest of the month.
         """
         try:
-            return Manifest.model_validate_json(content)
-        except (ValidationError, ReconciliationError) as error:
-            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.what
+            manifest = Manifest.model_validate_json(content)
+            manifest.require_files_of(keys)
+        except (ValueError, ReconciliationError) as error:
+            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             raise LakeError(
                 f"{keys.name}: the manifest {self.url(keys.manifest)} can't be read",
                 got=f"{len(content):,} bytes: {why}",
                 fix="make the month again: that replaces the manifest",
             ) from None
+        return manifest
 
     def months(self, color: Color) -> list[Month]:
         """Return the months of a colour in the lake, oldest first. Files with other names are skipped."""
@@ -191,5 +194,5 @@ class Lake(ABC):
             try:
                 months.append(Month.parse(name.removesuffix(".json")))
             except ArgumentError:
-                log.warning("%s: %s is not a month's manifest; skipped", color, self.url(key))
+                log.warning("%s: %s is not a month's manifest; skipped", color, shown(self.url(key)))
         return sorted(months)

@@ -22,7 +22,6 @@ one of 259,777 miles that a sensor reported would outweigh a month of others. A 
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 from collections import Counter
@@ -42,7 +41,7 @@ from nyc_tlc.errors import LakeError, ReconciliationError, first_line
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import PARALLEL_READS, Lake
 from nyc_tlc.month import Color
-from nyc_tlc.warehouse.duckdb import source_of_rows
+from nyc_tlc.warehouse.duckdb import read_rows
 from nyc_tlc.warehouse.lake_file import LakeFile
 
 #: Increase it when the same clean file would give another summary.
@@ -180,8 +179,9 @@ def count_month(lake: Lake, manifest: Manifest) -> pl.DataFrame:
 def _count_clean_rows(file: LakeFile) -> pl.DataFrame:
     """Group the clean rows by every part's key, in one pass."""
     try:
-        with duckdb.connect() as connection, contextlib.ExitStack() as opened:
-            sql = _select_counts(MEASURES[file.manifest.color], source_of_rows(connection, file, opened))
+        with duckdb.connect() as connection:
+            connection.register("clean_rows", read_rows(file))
+            sql = _select_counts(MEASURES[file.manifest.color], "clean_rows")
             return pl.DataFrame(connection.sql(sql).to_arrow_table(), SCHEMA)
     except duckdb.Error as error:
         raise LakeError(f"{file.name}: {file.url} can't be counted", got=first_line(error)) from error

@@ -5,19 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from nyc_tlc.errors import ArgumentError, LakeError
+from nyc_tlc.errors import LONGEST_PART, ArgumentError, LakeError
 from nyc_tlc.lake.keys import Layout
+from nyc_tlc.lake.manifest import Text
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import Color
 from nyc_tlc.planning.month_plan import MonthPlan, Need
 from nyc_tlc.planning.options import MonthOptions
+from nyc_tlc.shown import shown
 from nyc_tlc.source.location import name_source
 from nyc_tlc.warehouse.protocol import Kind
 
+#: A line that says why, as people are shown it.
+Why = Annotated[str, AfterValidator(lambda text: shown(text, LONGEST_PART))]
 #: The result of a month.
 Result = Literal["done", "current", "kept", "unpublished", "failed"]
 
@@ -33,11 +37,11 @@ class MonthRecord(BaseModel):
     color: Color
     month: str
     need: Need
-    why: str
+    why: Why
     result: Result | None = None
     rows: int | None = None
     seconds: float | None = None
-    error: str | None = None
+    error: Why | None = None
 
 
 class BackfillRun(BaseModel):
@@ -45,7 +49,7 @@ class BackfillRun(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    reason: str
+    reason: Text
     flow_run_id: str | None
     started_at: datetime
     finished_at: datetime | None = None

@@ -13,6 +13,7 @@ from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.pages.anomalies import format_trend
+from nyc_tlc.shown import shown
 from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.load import Answer
 from nyc_tlc.warehouse.volume import read_trailing
@@ -61,7 +62,7 @@ def format_quality_report(manifest: Manifest, lake: Lake) -> str:
         lines += [f"**Missing**: columns the file should have had: {_names(manifest.missing)}.", ""]
     seconds = manifest.seconds | {"total": (manifest.finished_at - manifest.started_at).total_seconds()}
     facts = {
-        "Source": f"{source.url} ({source.bytes:,} bytes, {source.format}, {len(source.columns)} columns)",
+        "Source": f"`{source.url}` ({source.bytes:,} bytes, {source.format}, {len(source.columns)} columns)",
         "SHA-256": f"`{source.sha256}`",
         "Last modified": source.last_modified or "unknown",
         "Contract, rules": f"`{manifest.contract_version}`, `{manifest.rules_version}`",
@@ -119,7 +120,7 @@ def format_answers(manifest: Manifest, answers: Sequence[Answer]) -> str:
     for answer in answers:
         done = "rows loaded into" if answer.new else "rows were loaded already, nothing to do:"
         lines += [f"{manifest.name}: {answer.load.row_count:,} {done} {answer.place}", f"  {answer.sql}"]
-        lines += [f"  {' | '.join(map(str, row))}" for row in answer.rows]
+        lines += [f"  {' | '.join(shown(str(cell)) for cell in row)}" for row in answer.rows]
     return "\n".join(lines)
 
 
@@ -129,7 +130,7 @@ def format_answers_markdown(manifest: Manifest, answers: Sequence[Answer]) -> st
     for answer in answers:
         done = "loaded" if answer.new else "already loaded"
         lines += [f"**{answer.load.row_count:,}** rows {done}: `{answer.place}`", "", "```sql", answer.sql, "```", ""]
-        rows = [(str(borough), str(zone), f"{trips:,}") for borough, zone, trips in answer.rows]
+        rows = [(shown(str(borough)), shown(str(zone)), f"{trips:,}") for borough, zone, trips in answer.rows]
         lines += [*format_table(("Borough", "Zone", "Trips"), rows, right=("Trips",)), ""]
     return "\n".join(lines)
 

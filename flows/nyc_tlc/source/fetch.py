@@ -108,7 +108,7 @@ def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda do
         raise _explain_disk_error(path, remote, error) from None
     if remote.bytes is not None and size != remote.bytes:
         raise SourceError(f"{remote.name}: the file is incomplete", expected=f"{remote.bytes:,} bytes", got=f"{size:,}")
-    file_format = identify(path, remote.name, quote=not remote.is_local)
+    file_format = identify(path, remote.name, quote=remote.may_be_quoted)
     verified_by: VerifiedBy = "nothing" if file_format == "csv" else "content"
     if remote.bytes is not None or remote.url.startswith("sample:"):
         verified_by = "size"

@@ -36,7 +36,7 @@ def identify(path: Path, name: str, *, quote: bool = True) -> SourceFormat:
 
     Args:
         name: The month's name in messages.
-        quote: Whether the message may quote the file's first bytes; not if it is a file of this machine.
+        quote: Whether the message may quote the file's first bytes; see ``RemoteFile.may_be_quoted``.
 
     Raises:
         SourceError: when it is not complete Parquet or (gzipped) CSV; the message says what it is.

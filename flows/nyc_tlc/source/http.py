@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
+import math
 import random
 import re
 import socket
@@ -21,7 +23,8 @@ import httpx
 
 from nyc_tlc.errors import ConfigurationError, NotPublished, SourceError, TlcError, TransientError
 from nyc_tlc.settings import read_settings
-from nyc_tlc.source.location import RemoteFile, redact_url, require_scheme
+from nyc_tlc.shown import shown
+from nyc_tlc.source.location import NamedFile, RemoteFile, redact_url, require_scheme
 
 log = logging.getLogger(__name__)
 
@@ -99,13 +102,13 @@ def read_certificates() -> ssl.SSLContext:
 class Attempts:
     """Limits the attempts and the time of one look or one transfer; to be closed at its end."""
 
-    def __init__(self, remote: RemoteFile) -> None:
+    def __init__(self, remote: RemoteFile | NamedFile, seconds: float = math.inf) -> None:
         self._remote, self._settings = remote, read_settings()
-        deadline = self._settings.http_deadline
-        self._ends = time.monotonic() + deadline
+        self._seconds = min(seconds, self._settings.http_deadline)
+        self._ends = time.monotonic() + self._seconds
         self._failed = 0
         # httpx limits the time of each read, but not the number of reads.
-        self._alarm = threading.Timer(min(deadline, threading.TIMEOUT_MAX), own_connections().hang_up)
+        self._alarm = threading.Timer(min(self._seconds, threading.TIMEOUT_MAX), own_connections().hang_up)
         self._alarm.daemon = True
         self._alarm.start()
 
@@ -127,7 +130,7 @@ class Attempts:
         """Raise a TransientError if the deadline has passed."""
         if time.monotonic() >= self._ends:
             raise TransientError(
-                f"{self._remote.name}: {self._remote.shown} took longer than {self._settings.http_deadline:g} s",
+                f"{self._remote.name}: {self._remote.shown} took longer than {self._seconds:g} s",
                 fix="try again later, or raise TLC_HTTP_DEADLINE",
             )
 
@@ -187,6 +190,7 @@ def describe_file(remote: RemoteFile, response: httpx.Response) -> RemoteFile:
         etag=headers.get("ETag"),
         last_modified=iso_date(modified) if modified else None,
         bytes=int(size) if re.fullmatch(r"[0-9]{1,18}", size) and not is_gzipped(response) else None,
+        redirected=response.url.host != httpx.URL(remote.url).host,
     )
 
 
@@ -200,11 +204,11 @@ def iso_date(modified: str) -> str:
     try:
         return parsedate_to_datetime(modified).astimezone(UTC).isoformat()
     except (ValueError, OverflowError, TypeError):
-        return modified
+        return shown(modified)
 
 
 def request(
-    remote: RemoteFile, method: str, attempts: Attempts, headers: dict[str, str] | None = None
+    remote: RemoteFile | NamedFile, method: str, attempts: Attempts, headers: dict[str, str] | None = None
 ) -> httpx.Response:
     """Send a request, and retry it after transient errors. The caller reads the body of a GET and closes it.
 
@@ -232,7 +236,9 @@ def request(
         attempts.pause(f"HTTP {response.status_code}", retry_after=_read_retry_after(response))
 
 
-def _send(remote: RemoteFile, method: str, headers: dict[str, str], timeout: httpx.Timeout) -> httpx.Response:
+def _send(
+    remote: RemoteFile | NamedFile, method: str, headers: dict[str, str], timeout: httpx.Timeout
+) -> httpx.Response:
     """Send a request once, and follow its redirects without reading their bodies."""
     connections = own_connections()
     trace = {"trace": connections.watch}
@@ -245,7 +251,19 @@ def _send(remote: RemoteFile, method: str, headers: dict[str, str], timeout: htt
             return response
         response.close()
         step = response.next_request
+        if not _is_public(step.url) and _is_public(httpx.URL(remote.url)):
+            raise SourceError(f"{remote.name}: {remote.shown} redirects to an address that is not public")
     raise SourceError(f"{remote.name}: {remote.shown} redirects more than {MAX_REDIRECTS} times")
+
+
+def _is_public(url: httpx.URL) -> bool:
+    """Return whether no address of the URL's host is a private, a link-local or the machine's own one."""
+    try:
+        found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+    except OSError:
+        # Only a proxy can reach it, or nobody.
+        return True
+    return all(ipaddress.ip_address(address[0]).is_global for *_, address in found)
 
 
 def _read_retry_after(response: httpx.Response) -> float:
@@ -275,7 +293,8 @@ def _is_permanent(error: Exception) -> bool:
 
 def describe_error(error: Exception) -> str:
     """Return an error in one line, without the secrets that an address can hold."""
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    # What follows is the answer's bytes.
+    reason = shown(str(error).partition(": bytearray(")[0], 300) or type(error).__name__
     if isinstance(cause := _find_cause(error), socket.gaierror):
         return f"its name, or its proxy's, cannot be resolved ({cause.strerror})"
     if isinstance(error, httpx.ProxyError):
@@ -283,7 +302,7 @@ def describe_error(error: Exception) -> str:
     return redact_url(reason) if "://" in reason else reason
 
 
-def make_refusal(remote: RemoteFile, response: httpx.Response) -> TlcError:
+def make_refusal(remote: RemoteFile | NamedFile, response: httpx.Response) -> TlcError:
     """Return the error for an answer without the file."""
     answer = f"HTTP {response.status_code}"
     if response.status_code in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import string
@@ -36,14 +37,17 @@ class RemoteFile:
         etag: The source's identifier of these bytes, if it has one.
         last_modified: When the file changed, in ISO 8601 and UTC, if the source states it.
         bytes: Its size in bytes, if the source states it.
+        redirected: Whether the answer came from another host.
     """
 
     color: Color
     month: Month
-    url: str
+    # Debug logs show values by their repr, and a URL can have a signature.
+    url: str = dataclasses.field(repr=False)
     etag: str | None = None
     last_modified: str | None = None
     bytes: int | None = None
+    redirected: bool = False
 
     @property
     def name(self) -> str:
@@ -54,6 +58,24 @@ class RemoteFile:
     def is_local(self) -> bool:
         """Whether it is a file on this machine, which is read where it is."""
         return self.url.startswith("file:")
+
+    @property
+    def may_be_quoted(self) -> bool:
+        """Whether errors may quote the file: whoever names a URL may not read what only this machine can."""
+        return not self.is_local and not self.redirected
+
+    @property
+    def shown(self) -> str:
+        """The URL without parts that can hold a secret."""
+        return redact_url(self.url)
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """A file at a URL that is no month's; its name is for messages."""
+
+    name: str
+    url: str
 
     @property
     def shown(self) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.dataset as ds
 
 from nyc_tlc.contract import types
 from nyc_tlc.errors import BusyError, ConfigurationError, TlcError, first_line
@@ -38,6 +39,10 @@ log = logging.getLogger(__name__)
 
 TYPES = {kind: names.duckdb for kind, names in types.TYPES.items()}
 
+#: A view in a file from elsewhere could read the files of this machine: rows come as Arrow batches, and DuckDB opens
+#: nothing but its own file.
+CONFIGURATION: dict[str, Any] = {"enable_external_access": False, "autoinstall_known_extensions": False}
+
 #: One lock for each file: DuckDB lets the threads of one process share a file, and two writers would conflict.
 _write_locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 
@@ -58,6 +63,7 @@ class DuckDbWarehouse:
         if not self._path.exists():
             return {}
         with self._connected("the list of loads", read_only=True) as connection:
+            _require_table(connection, LOADS.name)
             return read_loads(_make_execute(connection)) if _columns(connection, LOADS.name) else {}
 
     def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
@@ -66,6 +72,7 @@ class DuckDbWarehouse:
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
             changed = [self._prepare(connection, table) for table in tables]
             for lookup in lookups:
+                _require_table(connection, lookup.table.name)
                 if not _columns(connection, lookup.table.name):
                     self._replace_lookup(connection, lookup)
             for view in views:
@@ -91,10 +98,9 @@ class DuckDbWarehouse:
     def _replace_rows(self, connection: duckdb.DuckDBPyConnection, table: Table, file: LakeFile) -> None:
         name = _qualify(table.name)
         connection.execute(f"DELETE FROM {name} WHERE file_month = ?", [file.month.first_day])
-        with contextlib.ExitStack() as opened:
-            rows = _fetch_number(
-                connection, f"INSERT INTO {name} BY NAME SELECT * FROM {source_of_rows(connection, file, opened)}"
-            )
+        connection.register("file_rows", read_rows(file))
+        rows = _fetch_number(connection, f"INSERT INTO {name} BY NAME SELECT * FROM file_rows")
+        connection.unregister("file_rows")
         reconcile(file, self.place, inserted=rows, found=_count(connection, table, file.month))
 
     def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
@@ -119,6 +125,7 @@ class DuckDbWarehouse:
 
     def _prepare(self, connection: duckdb.DuckDBPyConnection, table: Table) -> bool:
         """Create a table, or add its missing columns. Return whether the table changed."""
+        _require_table(connection, table.name)
         name, found = _qualify(table.name), _columns(connection, table.name)
         if not found:
             fields = (f"{each.name} {TYPES[each.type]}{' NOT NULL' * each.required}" for each in table.fields)
@@ -193,14 +200,11 @@ class DuckDbWarehouse:
             duckdb.ConnectionException: when another connection of this process has another configuration.
             duckdb.IOException: when another process has a lock on the file, or it can't be opened.
         """
-        try:
-            connection = duckdb.connect(self._path, read_only=read_only)
-        except duckdb.ConnectionException:
-            if not read_only:
-                raise
-            connection = duckdb.connect(self._path)
-        connection.execute("SET autoinstall_known_extensions = false")
-        return connection
+        for writes in (not read_only, True):
+            with contextlib.suppress(duckdb.ConnectionException):
+                return duckdb.connect(self._path, read_only=not writes, config=CONFIGURATION)
+        # A connection of a notebook's own.
+        return duckdb.connect(self._path)
 
 
 def _qualify(name: str) -> str:
@@ -243,6 +247,19 @@ def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str
     return dict(connection.execute(sql, [SCHEMA, table]).fetchall())
 
 
+def _require_table(connection: duckdb.DuckDBPyConnection, table: str) -> None:
+    """Check that no view has a table's name.
+
+    Raises:
+        ConfigurationError: when one has.
+    """
+    sql = "SELECT 1 FROM duckdb_views() WHERE database_name = current_database() AND schema_name = ? AND view_name = ?"
+    if connection.execute(sql, [SCHEMA, table]).fetchone():
+        raise ConfigurationError(
+            f"{_qualify(table)} is a view and not a table", fix=f"look at it, then DROP VIEW {_qualify(table)}"
+        )
+
+
 def _make_execute(connection: duckdb.DuckDBPyConnection) -> Execute:
     def execute(sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         # The columns have no time zone: values are stored in UTC.
@@ -252,11 +269,8 @@ def _make_execute(connection: duckdb.DuckDBPyConnection) -> Execute:
     return execute
 
 
-def source_of_rows(connection: duckdb.DuckDBPyConnection, file: LakeFile, opened: contextlib.ExitStack) -> str:
-    """Return what to select a file's rows FROM: a local file, or its batches when it is in a bucket."""
+def read_rows(file: LakeFile) -> Any:
+    """Return a file's rows for DuckDB: a local file as a dataset that several threads read, else its batches."""
     if file.path:
-        return f"read_parquet({_quote(str(file.path))}, hive_partitioning = false)"
-    reader = pa.RecordBatchReader.from_batches(file.schema, file.batches())
-    connection.register("clean_rows", reader)
-    opened.callback(connection.unregister, "clean_rows")
-    return "clean_rows"
+        return ds.dataset(file.path, format="parquet")
+    return pa.RecordBatchReader.from_batches(file.schema, file.batches())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
@@ -11,9 +12,9 @@ import httpx
 
 from nyc_tlc.contract.dataset import CodeTable, code_tables
 from nyc_tlc.contract.types import Type
-from nyc_tlc.errors import SourceError
-from nyc_tlc.settings import read_settings
-from nyc_tlc.source.http import own_connections
+from nyc_tlc.errors import SourceError, TlcError
+from nyc_tlc.source.http import Attempts, describe_error, make_refusal, request
+from nyc_tlc.source.location import NamedFile
 from nyc_tlc.warehouse.protocol import Lookup
 from nyc_tlc.warehouse.tables import Field, Table, to_arrow
 
@@ -36,6 +37,11 @@ ZONES = Table(
     ("location_id",),
 )
 ZONE_HEADER = ["LocationID", "Borough", "Zone", "service_zone"]
+#: The bytes and rows that the file can have at most; TLC's has 12,331 bytes and 265 rows.
+MOST_ZONE_BYTES = 1 << 20
+MOST_ZONES = 1_000
+#: Seconds until the embedded copy is used.
+ZONES_SECONDS = 60.0
 
 #: Code table -> its column of codes.
 CODE_COLUMNS = {
@@ -61,26 +67,45 @@ def read_lookups(zones_csv: bytes | None = None) -> tuple[Lookup, ...]:
 
 
 def fetch_zones(url: str = ZONES_URL) -> bytes | None:
-    """Fetch TLC's file of zones. Return None, and log why, when that fails."""
+    """Fetch TLC's file of zones. Return None, and log why, when that fails or the file is another one."""
     try:
-        answer = own_connections().client.get(url, timeout=read_settings().http_timeout, follow_redirects=True)
-    except httpx.HTTPError as error:
-        log.warning("zones: %s did not answer (%s); using the embedded copy", url, type(error).__name__)
+        content = _download(NamedFile("zones", url))
+        _zones(content)
+    except TlcError as error:
+        log.warning("%s; using the embedded copy", error)
         return None
-    if answer.status_code != 200:
-        log.warning("zones: %s answered %s; using the embedded copy", url, answer.status_code)
-        return None
-    return answer.content
+    return content
+
+
+def _download(file: NamedFile) -> bytes:
+    content = b""
+    with (
+        contextlib.closing(Attempts(file, ZONES_SECONDS)) as attempts,
+        contextlib.closing(request(file, "GET", attempts)) as response,
+    ):
+        if response.status_code != 200:
+            raise make_refusal(file, response)
+        try:
+            for chunk in response.iter_raw():
+                content += chunk
+                if len(content) > MOST_ZONE_BYTES:
+                    raise SourceError(f"zones: {file.shown} sends more than {MOST_ZONE_BYTES:,} bytes")
+        except httpx.HTTPError as error:
+            raise SourceError(f"zones: {file.shown} broke off", got=describe_error(error)) from None
+    return content
 
 
 def _zones(text: bytes) -> Lookup:
-    header, *rows = list(csv.reader(io.StringIO(text.decode("utf-8-sig")))) or [[]]
-    ids = [row[0] for row in rows]
-    if header != ZONE_HEADER or any(len(row) != 4 for row in rows) or ids != [str(n) for n in range(1, len(ids) + 1)]:
+    try:
+        header, *rows = list(csv.reader(io.StringIO(text.decode("utf-8-sig")))) or [[]]
+    except (UnicodeDecodeError, csv.Error):
+        header, rows = [], []
+    ids = [row[0] for row in rows if len(row) == len(ZONE_HEADER) and all(map(str.isprintable, row))]
+    if header != ZONE_HEADER or ids != [str(n + 1) for n in range(len(rows))] or not 0 < len(rows) <= MOST_ZONES:
         raise SourceError(
-            "the file does not have the layout of TLC's taxi zones",
-            expected=",".join(ZONE_HEADER),
-            got=",".join(header)[:100],
+            "zones: the file does not have the layout of TLC's taxi zones",
+            expected=f"UTF-8 with the columns {','.join(ZONE_HEADER)}, and ids from 1 on",
+            got=f"{len(text):,} bytes, {len(rows):,} rows",
         )
     return Lookup(ZONES, to_arrow([[int(row[0]), *row[1:]] for row in rows], ZONES))
 

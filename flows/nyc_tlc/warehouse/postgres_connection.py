@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import psycopg2
@@ -20,6 +22,8 @@ CONNECTION_DEFAULTS: dict[str, Any] = {
     "keepalives_count": 6,
     "tcp_user_timeout": 120_000,
 }
+#: Seconds that connecting may take in all, to all addresses of the host.
+CONNECT_SECONDS = 60.0
 #: SQLSTATE classes and codes of errors that a later attempt can avoid: connection, rollback, resources, locks,
 #: shutdown and start, I/O.
 TRANSIENT_STATES = ("08", "40", "53", "55006", "55P03", "57014", "57P", "58")
@@ -68,10 +72,14 @@ def connect(parameters: Mapping[str, Any], place: str, what: str) -> extensions.
     own = {"application_name": f"nyc-tlc-flows: {what}"}
     refused: list[_Connection] = []
     try:
-        connection: extensions.connection = psycopg2.connect(
+        connection = _connect_in_time(
             **(CONNECTION_DEFAULTS | own | dict(parameters) | {"client_encoding": "UTF8"}),
             connection_factory=lambda dsn, **how: _Connection(dsn, refused, **how),
         )
+        with connection.cursor() as cursor:
+            # Without it, a function that another role made in the schema public runs as this user.
+            cursor.execute("SET search_path = pg_catalog, pg_temp")
+        connection.commit()
     except psycopg2.OperationalError as error:
         # A refused connection has no SQLSTATE. One that got as far as a password fails again with the same parameters.
         if refused and refused[0].info.used_password:
@@ -90,6 +98,28 @@ def connect(parameters: Mapping[str, Any], place: str, what: str) -> extensions.
             f"{what}: the connection parameters of {place} are not valid", got=first_line(error)
         ) from error
     return connection
+
+
+def _connect_in_time(**parameters: Any) -> extensions.connection:
+    """Connect. libpq's own limit does not end a connection to a server that talks for ever.
+
+    Raises:
+        OperationalError: when it is refused, or takes longer than CONNECT_SECONDS.
+    """
+    connected: Future[extensions.connection] = Future()
+
+    def run() -> None:
+        try:
+            connected.set_result(psycopg2.connect(**parameters))
+        except BaseException as error:  # noqa: BLE001  raised again below
+            connected.set_exception(error)
+
+    # A daemon, which does not keep the process from ending.
+    threading.Thread(target=run, name="connect", daemon=True).start()
+    try:
+        return connected.result(CONNECT_SECONDS)
+    except TimeoutError:
+        raise psycopg2.OperationalError("the server did not finish connecting in time") from None
 
 
 def explain(error: psycopg2.Error, what: str, place: str, kept: str, *, lost: bool) -> TlcError:
