@@ -8,6 +8,7 @@ import pytest
 from factories import JANUARY, green_parquet, make_month, trip
 from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.keys import FileKeys, Keys
 from nyc_tlc.lake.manifest import CleanRecord, Manifest, QuarantineRecord, SourceRecord
 from nyc_tlc.month import Month
 from nyc_tlc.pages.anomalies import compute_trends, find_anomalies, format_trend
@@ -22,7 +23,7 @@ USUAL = [68_211, 64_809, 72_044, 65_392, 69_174, 65_550, 61_343, 60_649, 65_471,
 
 def month(rows: int, rejected: int = 0, at: Month = JANUARY, url: str = "https://example.org/x") -> Manifest:
     """Return the manifest of a month with this number of rows."""
-    now = datetime(2024, 3, 1, tzinfo=UTC)
+    now, keys = datetime(2024, 3, 1, tzinfo=UTC), FileKeys(Keys("green", at), "0123456789ab")
     source = SourceRecord(
         url=url,
         etag=None,
@@ -32,14 +33,14 @@ def month(rows: int, rejected: int = 0, at: Month = JANUARY, url: str = "https:/
         format="parquet",
         rows=rows,
         columns=(),
-        key="raw",
+        key=keys.raw("parquet"),
     )
     return Manifest(
         color="green",
         month=str(at),
         source=source,
-        clean=CleanRecord(key="clean", rows=rows - rejected, bytes=1, sha256="1" * 64),
-        quarantine=QuarantineRecord(key="quarantine", rows=rejected, rules={"zero_passengers": rejected}),
+        clean=CleanRecord(key=keys.clean, rows=rows - rejected, bytes=1, sha256="1" * 64),
+        quarantine=QuarantineRecord(key=keys.quarantine, rows=rejected, rules={"zero_passengers": rejected}),
         warnings={"negative_fare": rows // 300},
         drift=(),
         contract_version="1-a",

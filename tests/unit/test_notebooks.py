@@ -93,7 +93,7 @@ def test_a_missing_month_names_the_command_that_brings_it(lake: FolderLake) -> N
     ("arguments", "message"),
     [
         ({"columns": ["fare"]}, "green trips have no column fare; expected vendor_id"),
-        ({"where": "fare > 1"}, "where='fare > 1' can't be used"),
+        ({"where": "fare > 1"}, "where='fare \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} 1' can't be used"),
         ({"where": "1; DROP"}, "can't be used"),
         ({"end": "2023-12"}, "no months from 2024-01 to 2023-12"),
         ({"as_": "list"}, "as_ can't be 'list'"),

@@ -191,7 +191,7 @@ def test_a_vendor_with_one_minute_is_found_in_several_batches(tmp_path: Path) ->
 def test_a_month_without_any_time_of_new_york_says_what_times_it_needs(tmp_path: Path, column: str) -> None:
     body = green_parquet(*[trip() | {column: "2024-01-15T12:00:00Z"}] * 3, types={column: pa.string()})
     wanted = "times must be New York wall-clock, like 2024-01-31 23:59:59"
-    with pytest.raises(ContractError, match=f"green 2024-01.*{wanted}; got .*2024-01-15T12:00:00Z"):
+    with pytest.raises(ContractError, match=f"green 2024-01.*{wanted}"):
         clean_month(fetched(body, tmp_path), read_contract("green"), tmp_path / "cleaned")
 
 
