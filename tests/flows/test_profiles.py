@@ -201,7 +201,7 @@ def test_check_connections_says_the_one_thing_to_do_about_each_part_that_fails(
 def test_a_name_that_leads_to_another_profile_s_blocks_is_refused(dev: Profile) -> None:
     refused = dev.server.run("flows/load_lookups.py", "--offline", "--profile", "x/../taxi-dev")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr.splitlines()[-1].startswith("error: not a valid profile name: 'x/../taxi-dev'")
+    assert "error: not a valid profile name: 'x/../taxi-dev'; expected" in refused.stderr
 
 
 def test_a_profile_nobody_registered_is_named_with_the_command_that_makes_it(runs: Runs) -> None:
