@@ -108,7 +108,7 @@ def test_dev_needs_one_variable_and_a_second_run_keeps_the_blocks(
     assert (made.status, made.err) == (0, "")
     assert made.standings == dict.fromkeys(DEV, "created")
     connection = SqlAlchemyConnector.load("taxi-dev").connection_info
-    assert connection.create_url().render_as_string() == "postgresql+psycopg2://postgres:***@localhost:5432/ny_taxi"
+    assert connection.create_url().render_as_string() == "postgresql+psycopg2://nyc_tlc:***@localhost:5432/ny_taxi"
     assert connection.create_url().password == SECRET
     before = {block.id: block.data for block in client.read_block_documents()}
     again = register("dev")

@@ -21,7 +21,15 @@ from factories import JANUARY, fetched, green_parquet, make_month, trip
 from nyc_tlc import workspace
 from nyc_tlc.cleaning.read import MonthReader
 from nyc_tlc.contract.dataset import read_contract
-from nyc_tlc.errors import ConfigurationError, ContractError, LakeError, SourceError, TlcError, TransientError
+from nyc_tlc.errors import (
+    ArgumentError,
+    ConfigurationError,
+    ContractError,
+    LakeError,
+    SourceError,
+    TlcError,
+    TransientError,
+)
 from nyc_tlc.lake.copying import copy_month
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
@@ -243,13 +251,13 @@ def test_a_lock_that_another_process_keeps_ends_with_a_line(
     assert "waiting for another process to unlock" in caplog.text
     os.close(held)
     # Nobody else can open scratch space, and so not lock it.
-    workspace.Workspace(tmp_path / "scratch").remove(up_to=tmp_path / "scratch")
+    workspace.Workspace(tmp_path / "scratch").remove()
     assert (tmp_path / "scratch").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("profile", ["x/../private", "x?y", "X", "", "a\nb"])
 def test_a_profile_s_name_is_no_path_to_another_block(profile: str) -> None:
-    with pytest.raises(ConfigurationError, match="not a valid profile name"):
+    with pytest.raises(ArgumentError, match="not a valid profile name"):
         open_warehouse(profile, "postgres")
 
 

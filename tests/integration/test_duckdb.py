@@ -11,7 +11,6 @@ from typing import Any
 
 import duckdb
 import pytest
-from prefect.client.schemas.objects import State, StateType
 
 from factories import JANUARY
 from nyc_tlc.errors import BusyError, ConfigurationError, TlcError, TransientError
@@ -151,8 +150,17 @@ def test_tables_and_columns_say_what_they_hold(path: Path, lake: FolderLake, tmp
     assert comments["source_row"] == "The row's ordinal in the source file, from 0"
 
 
-@pytest.mark.parametrize(("error", "again"), [(BusyError("locked"), False), (TransientError("cut"), True)])
-def test_a_load_that_waited_as_long_as_it_may_is_not_tried_again_at_once(error: TlcError, again: bool) -> None:
-    condition = tasks.load.retry_condition_fn
-    assert condition
-    assert condition(tasks.load, None, State(type=StateType.FAILED, data=error)) is again  # type: ignore[arg-type]
+@pytest.mark.parametrize(("error", "attempts"), [(BusyError("locked"), 1), (TransientError("cut"), 3)])
+def test_a_load_that_waited_as_long_as_it_may_is_not_tried_again_at_once(
+    error: TlcError, attempts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "LOAD_PAUSES", (0, 0))
+    tried: list[int] = []
+
+    def attempt() -> None:
+        tried.append(1)
+        raise error
+
+    with pytest.raises(type(error)):
+        tasks.repeat_load("green 2024-01", attempt)
+    assert len(tried) == attempts

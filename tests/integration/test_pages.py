@@ -28,6 +28,7 @@ from nyc_tlc.pages.coverage_page import write_coverage_page
 from nyc_tlc.pages.trips_page import write_trips_page
 from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.runs.month_report import Outcome, format_quality_report, format_summary
+from nyc_tlc.shown import shown
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.sample import write_sample
 from nyc_tlc.warehouse.lake_file import LakeFile
@@ -260,12 +261,12 @@ def test_a_search_leaves_the_months_that_fit(browser: webdriver.Chrome, reports:
 def test_what_is_in_the_data_is_text_on_the_page(browser: webdriver.Chrome, reports: Reports) -> None:
     open_page(browser, reports.url("coverage.html#green-2024-02"))
     browser.execute_script("document.querySelectorAll('#detail details').forEach((each) => each.open = true)")
-    shown = browser.find_element(By.ID, "detail").text
-    assert f"Columns unknown to the contract: {HOSTILE}" in shown
-    assert f"store_and_fwd_flag: {HOSTILE}" in shown
+    text = browser.find_element(By.ID, "detail").text
+    assert f"Columns unknown to the contract: {shown(HOSTILE)}" in text
+    assert f"store_and_fwd_flag: {HOSTILE}" in text
     assert HOSTILE in browser.find_element(By.CSS_SELECTOR, ".warning").text
     assert browser.find_elements(By.CSS_SELECTOR, "img") == []
-    assert "is far from usual" in shown
+    assert "is far from usual" in text
 
 
 def test_a_gap_in_the_months_is_a_gap_in_the_line(browser: webdriver.Chrome, reports: Reports) -> None:

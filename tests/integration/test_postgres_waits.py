@@ -124,7 +124,7 @@ def test_a_view_of_someone_else_is_named_and_not_dropped(
     load_month(file, warehouse)
     run(postgres, 'CREATE VIEW "My trips" AS SELECT color FROM ny_taxi.trips_by_zone')
     run(postgres, "ALTER VIEW ny_taxi.trips RENAME COLUMN pickup_datetime TO began")
-    with pytest.raises(ConfigurationError, match=r'view "My trips" depends on .*; keep its definition'):
+    with pytest.raises(ConfigurationError, match=r'view public."My trips" depends on .*; keep its definition'):
         load_month(file, warehouse)
     assert warehouse.query('SELECT count(*) FROM public."My trips"') == [(3,)]
 

@@ -170,7 +170,7 @@ def test_months_that_other_tools_saved_are_read_or_refused_in_one_line(real_data
     wall_clock = "times must be New York wall-clock, like 2024-01-31 23:59:59; got "
     for name, why in {
         # No day above 12 shows the order of day and month.
-        "ampm.csv": wall_clock + '{"pickup_datetime": "01/01/2021 12:30:10 AM"',
+        "ampm.csv": wall_clock.removesuffix("; got "),
         "tz_utc.parquet": wall_clock + "timestamp[us, tz=UTC]",
         "semicolon.csv": "got text with semicolons between the values",
         "utf16.csv": "got text in UTF-16",

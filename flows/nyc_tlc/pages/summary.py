@@ -183,7 +183,7 @@ def _count_clean_rows(file: LakeFile) -> pl.DataFrame:
             connection.register("clean_rows", read_rows(file))
             sql = _select_counts(MEASURES[file.manifest.color], "clean_rows")
             return pl.DataFrame(connection.sql(sql).to_arrow_table(), SCHEMA)
-    except duckdb.Error as error:
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise LakeError(f"{file.name}: {file.url} can't be counted", got=first_line(error)) from error
 
 

@@ -153,13 +153,18 @@ def load(manifest: Manifest, options: MonthOptions, kind: Kind) -> tuple[Load, b
         with warehouse_slot(kind):
             return load_month(file, warehouse, flow_run.id, force=options.force)
 
+    return repeat_load(manifest.name, attempt)
+
+
+def repeat_load(name: str, attempt: Callable[[], R]) -> R:
+    """Load; repeat it after transient failures, but not after it has waited as long as it may."""
     for pause in LOAD_PAUSES:
         try:
             return attempt()
         except BusyError:
             raise
         except TransientError as error:
-            log.warning("%s: %s; trying again", manifest.name, error)
+            log.warning("%s: %s; trying again", name, error)
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  jitter
     return attempt()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from nyc_tlc.errors import LakeError
+from nyc_tlc.errors import ConflictError, LakeError, TlcError
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
@@ -52,6 +52,7 @@ def load_month(
 
     Raises:
         LakeError: when a file in the lake differs from its manifest.
+        ConflictError: when another run replaced the month in the lake meanwhile.
         ContractError: when a table in the warehouse differs from the contract.
         ReconciliationError: when the row counts differ.
         VolumeError: when the month has far fewer or far more rows than the months before it, and force is not set.
@@ -59,10 +60,19 @@ def load_month(
     """
     if not force:
         check_volume(file.manifest, read_trailing(file.lake, file.manifest))
-    file.check()
-    file.quarantine.check()
-    warehouse.prepare(month_tables(file.contract), read_lookups(), list_views(trip_tables(file.contract)))
-    load, new = warehouse.replace_month(file, flow_run_id, force=force)
+    try:
+        file.check()
+        file.quarantine.check()
+        warehouse.prepare(month_tables(file.contract), read_lookups(), list_views(trip_tables(file.contract)))
+        load, new = warehouse.replace_month(file, flow_run_id, force=force)
+    except TlcError as error:
+        if file.lake.manifest(file.manifest.month_keys) == file.manifest:
+            raise
+        raise ConflictError(
+            f"{file.name}: another run replaced it in the lake while it was loaded",
+            got=str(error),
+            fix="that run loads it; or run this again",
+        ) from error
     if new:
         log.info("%s: %s rows loaded into %s", file.name, f"{load.row_count:,}", warehouse.place)
     else:
