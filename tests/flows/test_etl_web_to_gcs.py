@@ -26,6 +26,7 @@ from factories import JANUARY, green_parquet, trip, without_version
 from nyc_tlc.month import Month
 from nyc_tlc.runs import command_line
 from nyc_tlc.runs.temporary_server import MARK, end_orphaned_servers
+from nyc_tlc.workspace import MARK as WORKSPACE_MARK
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 from stand_ins.proxy import Proxy
 
@@ -133,6 +134,19 @@ def test_a_changed_source_is_noticed_and_the_month_redone(
     assert run_flow(**parameters).result().manifest.source.rows == 21
     month.body = green_parquet(*[trip()] * 5)
     assert run_flow(**parameters).result().manifest.source.rows == 5
+
+
+def test_what_a_killed_run_left_in_scratch_space_is_cleared_though_the_month_is_current(
+    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, own_environment: Path
+) -> None:
+    parameters = {"color": "green", "year": 2024, "month": 1, "source": http_source.template}
+    run_flow(**parameters)
+    abandoned = own_environment / "nyc-tlc-scratch" / "run-0123456789ab"
+    abandoned.mkdir(parents=True)
+    (abandoned / WORKSPACE_MARK).touch()
+    (abandoned / "green_tripdata_2024-01").write_bytes(b"half of it")
+    assert "is current" in run_flow(**parameters).result().text
+    assert not abandoned.exists()
 
 
 @pytest.mark.parametrize("known", ["size and time", "nothing"])
