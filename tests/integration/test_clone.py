@@ -122,7 +122,7 @@ def test_a_failed_run_leaves_no_pickle(tmp_path: Path, prefect_server: PrefectSe
 
 
 def test_pip_and_git_of_other_machines_don_t_break_a_clone() -> None:
-    make = ["make", "--eval", "show: ; @echo $$PIP_USER", "show"]
+    make = ["make", "--no-print-directory", "--eval", "show: ; @echo $$PIP_USER", "show"]
     shown = subprocess.run(
         make, cwd=ROOT, env=os.environ | {"PIP_USER": "1"}, capture_output=True, text=True, check=True
     )
