@@ -28,7 +28,7 @@ Need = Literal["ingest", "reload", "clean again", "load", "current", "kept", "un
 
 log = logging.getLogger(__name__)
 
-SOURCE_IS_SILENT = "the source does not tell whether it changed"
+SOURCE_IS_SILENT = "the source does not say whether it changed"
 
 
 @dataclass(frozen=True)

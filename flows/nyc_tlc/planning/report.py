@@ -41,7 +41,7 @@ def format_report(name: str, run: BackfillRun) -> str:
     if rows:
         lines += ["", *format_table(("Month", "Need", "Result", "Rows", "Seconds", "Why"), rows, pad=True)]
     if any(month.result in ("failed", None) for month in run.months):
-        lines += ["", "what is left, as one command:", f"    {format_command(name, run)}"]
+        lines += ["", "to do the rest:", f"    {format_command(name, run)}"]
     return "\n".join(lines)
 
 

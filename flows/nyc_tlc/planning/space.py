@@ -57,7 +57,7 @@ def check_space(plans: Sequence[MonthPlan], lake: Lake, kinds: Sequence[Kind]) -
     free = shutil.disk_usage(place).free
     if needed * fetched > free:
         raise ConfigurationError(
-            f"the disk of {place} has no room for what is due",
+            f"the disk of {place} is too small for the months that are due",
             expected=f"about {_gigabytes(needed * fetched)} free",
             got=_gigabytes(free),
             fix="make room, set TLC_HOME to another disk, or ask for fewer months",
