@@ -46,7 +46,9 @@ def test_months_that_do_not_fit_are_refused_before_anything_is_fetched(tmp_path:
     lake = FolderLake(tmp_path / "lake")
     check_space([planned(1, 1_000_000)], lake, ["duckdb"])
     check_space([planned(1, PETABYTE, "current")], lake, ["duckdb"])
-    with pytest.raises(ConfigurationError, match=r"too small for the months that are due; expected about 4,800,000\.0 GB"):
+    with pytest.raises(
+        ConfigurationError, match=r"too small for the months that are due; expected about 4,800,000\.0 GB"
+    ):
         check_space([planned(1, PETABYTE)], lake, ["duckdb"])
 
 
