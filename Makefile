@@ -100,8 +100,6 @@ lock: $(UV) ## Lock the newest versions pyproject.toml allows
 		--constraint requirements-dev.lock --group bench --group dev pyproject.toml --output-file requirements-bench.lock
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
 		dbt/requirements.in --output-file requirements-dbt.lock
-	echo pip | $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
-		--upgrade - --output-file requirements-pip.lock
 
 .PHONY: bom
 bom: ## A software bill of materials of the image's packages (CycloneDX), from requirements.lock

@@ -75,11 +75,14 @@ def test_the_bill_of_materials_has_every_package_of_the_image_with_its_digests()
     assert len(digests) == lock.count("--hash=sha256:")
 
 
-def test_pip_itself_is_installed_by_hash() -> None:
-    assert re.fullmatch(
-        r"pip==[\d.]+ \\\n( +--hash=sha256:\w{64}( \\)?\n)+", (ROOT / "requirements-pip.lock").read_text()
-    )
-    assert not re.search(r"install .*\bpip[\">= ]", (ROOT / "Makefile").read_text())
+def test_whatever_make_installs_from_pypi_has_a_hash() -> None:
+    recipes = (ROOT / "Makefile").read_text()
+    recipes = re.sub(r"(?m)^#.*", "", recipes)
+    installs = [line for line in recipes.splitlines() if re.search(r"pip install|\$\(PIP\) install", line)]
+    assert len(installs) == 3
+    assert all("--require-hashes -r" in line for line in installs)
+    lock = (ROOT / "requirements-install.lock").read_text()
+    assert re.fullmatch(r"uv==[\d.]+ \\\n( +--hash=sha256:\w{64}( \\)?\n)+( +# .*\n)*", lock)
 
 
 def test_hadolint_finds_nothing() -> None:
