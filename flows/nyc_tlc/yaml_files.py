@@ -72,13 +72,12 @@ def read_yaml(path: Path) -> Any:
         raise ConfigurationError(f"{path}: not valid YAML", got=type(error).__name__) from None
 
 
-def read_variables() -> dict[str, str]:
+def read_variables() -> dict[str, str | None]:
     """Return the values for ``${VAR}``: from the environment, then from ``.env`` in the clone."""
-    from_file = {name: value for name, value in dotenv_values(CLONE / ".env").items() if value is not None}
-    return from_file | dict(os.environ)
+    return {**dotenv_values(CLONE / ".env"), **os.environ}
 
 
-def fill_in(content: Any, variables: Mapping[str, str], path: Path) -> Any:
+def fill_in(content: Any, variables: Mapping[str, str | None], path: Path) -> Any:
     """Replace the variables in a file's content.
 
     A value that comes out empty is left out, and so is a mapping or a list of which nothing is left.
@@ -86,35 +85,33 @@ def fill_in(content: Any, variables: Mapping[str, str], path: Path) -> Any:
     Raises:
         ConfigurationError: naming every variable that is not set, and its key.
     """
-    unset: list[tuple[str, str]] = []
+    unset: dict[str, str] = {}
 
-    def replace(match: re.Match[str], key: str) -> str:
+    def replace(match: re.Match[str], location: Location) -> str:
         name, default = match["name"], match["default"]
         if name is None:
-            expected = "${NAME} or ${NAME:-default}"
-            raise ConfigurationError(f"{path}: {key}: a ${{ without a variable", expected=expected)
+            what = f"{path}: {name_key(location)}: a ${{ without a variable"
+            raise ConfigurationError(what, expected="${NAME} or ${NAME:-default}")
         value = variables.get(name) or default
         if value is None:
-            unset.append((key, name))
+            unset[f"{path}: {name_key(location)}: the variable {name} is not set"] = name
         return value or ""
 
     def fill(part: Any, location: Location) -> Any:
         if isinstance(part, str):
-            return VARIABLE.sub(lambda match: replace(match, name_key(location)), part)
-        if isinstance(part, dict):
-            filled: Any = {key: value for key, each in part.items() if (value := fill(each, (*location, key))) != ""}
-        elif isinstance(part, list):
-            values = (fill(each, (*location, index)) for index, each in enumerate(part))
-            filled = [value for value in values if value != ""]
-        else:
+            return VARIABLE.sub(lambda match: replace(match, location), part)
+        if not isinstance(part, dict | list):
             return part
-        return filled if filled or not part else ""
+        places = part.items() if isinstance(part, dict) else enumerate(part)
+        filled = {key: value for key, each in places if (value := fill(each, (*location, key))) != ""}
+        if part and not filled:
+            return ""
+        return filled if isinstance(part, dict) else list(filled.values())
 
     filled = fill(content, ())
     if unset:
-        what = "; ".join(f"{path}: {key}: the variable {name} is not set" for key, name in unset)
-        names = " and ".join(dict.fromkeys(name for _, name in unset))
-        raise ConfigurationError(what, fix=f"export {names} or write it into .env, then run this again")
+        names = " and ".join(dict.fromkeys(unset.values()))
+        raise ConfigurationError("; ".join(unset), fix=f"export {names} or write it into .env, then run this again")
     return filled
 
 

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -44,8 +45,7 @@ def open_lake(profile: str) -> Lake:
         return FolderLake(read_settings().home.absolute() / "lake")
     for slug, open_it in LAKES.items():
         if find_block(profile, slug):
-            with optional_packages():
-                return open_it(profile)
+            return open_it(profile)
     raise _missing(profile, *LAKES)
 
 
@@ -145,15 +145,15 @@ def find_block(profile: str, slug: str) -> UUID | None:
     return None
 
 
-@contextlib.contextmanager
-def optional_packages() -> Iterator[None]:
-    """Name the lock file that installs an optional package, when it is missing.
+def import_block(path: str) -> type[Block]:
+    """Import a block's class: ``prefect_aws.S3Bucket``.
 
     Raises:
-        ConfigurationError: when it is.
+        ConfigurationError: naming the lock file that installs its package, when that is optional and missing.
     """
+    module, _, name = path.rpartition(".")
     try:
-        yield
+        block: type[Block] = getattr(import_module(module), name)
     except ModuleNotFoundError as error:
         if error.name not in LOCK_FILES:
             raise
@@ -161,6 +161,7 @@ def optional_packages() -> Iterator[None]:
         raise ConfigurationError(
             "a package that the profile needs is not installed", got=f"no {error.name}", fix=fix
         ) from None
+    return block
 
 
 @contextlib.contextmanager
@@ -179,11 +180,9 @@ def _gcs_lake(profile: str) -> Lake:
 
 def _s3_lake(profile: str) -> Lake:
     """Open a lake in an S3 bucket. Without keys in the block, boto3 looks for the machine's own credentials."""
-    from prefect_aws import S3Bucket
-
     from nyc_tlc.lake.s3 import S3Lake, client_config
 
-    block = _load(profile, S3Bucket)
+    block = _load(profile, "prefect_aws.S3Bucket")
     parameters = block.credentials.aws_client_parameters.get_params_override()
     parameters["config"] = client_config(parameters.get("config"), parameters.get("endpoint_url"))
     with _usable(f"s3-bucket/taxi-{profile}", *S3Lake.failures):
@@ -193,13 +192,12 @@ def _s3_lake(profile: str) -> Lake:
 
 def _azure_lake(profile: str) -> Lake:
     """Open a lake in an Azure container. The block's own clients are for asyncio, so a client is made here."""
+    block = _load(profile, "prefect_azure.AzureBlobStorageContainer")
     from azure.identity import ClientSecretCredential, DefaultAzureCredential
     from azure.storage.blob import ContainerClient
-    from prefect_azure import AzureBlobStorageContainer
 
     from nyc_tlc.lake.azure import AzureLake, client_options
 
-    block = _load(profile, AzureBlobStorageContainer)
     who, container = block.credentials, block.container_name
     with _usable(f"azure-blob-storage-container/taxi-{profile}"):
         if who.connection_string is not None:
@@ -216,9 +214,7 @@ def _azure_lake(profile: str) -> Lake:
 
 
 def _folder_lake(profile: str) -> Lake:
-    from prefect.filesystems import LocalFileSystem
-
-    folder = _load(profile, LocalFileSystem)
+    folder = _load(profile, "prefect.filesystems.LocalFileSystem")
     return FolderLake(Path(folder.basepath or ".").expanduser().absolute())
 
 
@@ -233,9 +229,7 @@ LAKES: dict[str, Callable[[str], Lake]] = {
 
 def _gcs_bucket(profile: str) -> tuple[Any, str]:
     """Return the profile's bucket at Google, with its client, and the folder in it."""
-    from prefect_gcp import GcsBucket
-
-    block = _load(profile, GcsBucket)
+    block = _load(profile, "prefect_gcp.GcsBucket")
     with _usable(f"gcs-bucket/taxi-{profile}"):
         client = block.gcp_credentials.get_cloud_storage_client()
     return client.bucket(block.bucket), block.bucket_folder
@@ -243,19 +237,16 @@ def _gcs_bucket(profile: str) -> tuple[Any, str]:
 
 def _bigquery(profile: str) -> tuple[Any, Any]:
     """Return the credentials of the profile's BigQuery, and a client."""
-    from prefect_gcp.bigquery import BigQueryWarehouse
-
-    credentials = _load(profile, BigQueryWarehouse).gcp_credentials
+    credentials = _load(profile, "prefect_gcp.bigquery.BigQueryWarehouse").gcp_credentials
     with _usable(f"bigquery-warehouse/taxi-{profile}"):
         return credentials, credentials.get_bigquery_client()
 
 
 def _libpq(profile: str) -> dict[str, Any]:
     """Return the connection parameters of the profile's Postgres, as libpq names them."""
-    from prefect_sqlalchemy import SqlAlchemyConnector
     from sqlalchemy.engine import make_url
 
-    connector = _load(profile, SqlAlchemyConnector)
+    connector = _load(profile, "prefect_sqlalchemy.SqlAlchemyConnector")
     info = connector.connection_info
     url = info.create_url() if hasattr(info, "create_url") else make_url(str(info))
     if url.get_backend_name() != "postgresql":
@@ -288,12 +279,13 @@ def _read_location(bucket: Any) -> str:
     return "+".join(bucket.data_locations or [bucket.location])
 
 
-def _load(profile: str, block_type: type[Block]) -> Any:
+def _load(profile: str, path: str) -> Any:
     """Load a block of the profile.
 
     Raises:
         ConfigurationError: when the profile has none of this type, or it can't be loaded; its values are not shown.
     """
+    block_type = import_block(path)
     slug = block_type.get_block_type_slug()
     if not find_block(profile, slug):
         raise _missing(profile, slug)

@@ -12,9 +12,9 @@ from prefect.blocks.core import Block
 from pydantic import ValidationError
 
 from nyc_tlc.errors import ConfigurationError
-from nyc_tlc.profiles.opening import LAKES, find_block, name_blocks, optional_packages, without_storage_warning
-from nyc_tlc.profiles.sections import NOTIFICATIONS, SECTIONS, Section
-from nyc_tlc.yaml_files import explain, fill_in, read_yaml, validate
+from nyc_tlc.profiles.opening import LAKES, find_block, import_block, name_blocks, without_storage_warning
+from nyc_tlc.profiles.sections import NOTIFICATIONS, SECTIONS, Profile
+from nyc_tlc.yaml_files import StrictModel, explain, fill_in, read_yaml, validate
 
 
 def read_blocks(path: Path, variables: Mapping[str, str]) -> list[Block]:
@@ -28,23 +28,20 @@ def read_blocks(path: Path, variables: Mapping[str, str]) -> list[Block]:
         ConfigurationError: naming file and key, the keys that are allowed and the variables that aren't set.
     """
     content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"{path}: no blocks", expected=", ".join(SECTIONS))
-    if unknown := [key for key in content if key not in SECTIONS]:
-        raise ConfigurationError(f"{path}: unknown key {unknown[0]}", expected=", ".join(SECTIONS))
-    # A section without a value has no keys.
-    filled = fill_in({slug: content[slug] or {} for slug in SECTIONS if slug in content}, variables, path)
+    if isinstance(content, dict):
+        # A section without a value has no keys.
+        content = fill_in({slug: keys or {} for slug, keys in content.items()}, variables, path)
+    profile = validate(Profile, content, path)
+    given = {slug: keys for slug in SECTIONS if (keys := getattr(profile, slug)) is not None}
     for what, choice in (("lake", LAKES), ("notification", NOTIFICATIONS)):
-        if len(chosen := [slug for slug in choice if slug in filled]) > 1:
+        if len(chosen := [slug for slug in choice if slug in given]) > 1:
             raise ConfigurationError(f"{path}: {chosen[1]}: a second {what}", expected=f"either {' or '.join(choice)}")
     blocks: dict[str, Block] = {}
-    for slug, keys in filled.items():
-        section = validate(SECTIONS[slug], keys, path, (slug,))
-        if section.credentials and section.credentials not in blocks:
-            raise ConfigurationError(
-                f"{path}: {slug} without {section.credentials}", fix=f"add the section {section.credentials}"
-            )
-        blocks[slug] = _build(section, blocks.get(section.credentials), path, slug)
+    for slug, keys in given.items():
+        needed = SECTIONS[slug].credentials
+        if needed and needed not in blocks:
+            raise ConfigurationError(f"{path}: {slug} without {needed}", fix=f"add the section {needed}")
+        blocks[slug] = _build(path, slug, keys, blocks.get(needed))
     return list(blocks.values())
 
 
@@ -72,17 +69,15 @@ def find_notification_block(profile: str) -> UUID | None:
     return next(filter(None, (find_block(profile, slug) for slug in NOTIFICATIONS)), None)
 
 
-def _build(section: Section, credentials: Block | None, path: Path, slug: str) -> Block:
-    """Build the block of a section.
-
-    Raises:
-        ConfigurationError: when it can't be used on this machine.
-    """
+def _build(path: Path, slug: str, keys: StrictModel, credentials: Block | None) -> Block:
+    section = SECTIONS[slug]
+    fields = section.fields(keys.model_dump(exclude_none=True))
+    if credentials:
+        fields["gcp_credentials" if section.credentials == "gcp-credentials" else "credentials"] = credentials
     evidence: dict[str, Any]
     try:
-        with optional_packages(), without_storage_warning():
-            block: Block = section.build(credentials)
-            return block
+        with without_storage_warning():
+            return import_block(section.block)(**fields)
     except ValidationError as error:
         raise explain(error, path, (slug,)) from None
     except (MalformedError, OSError) as error:

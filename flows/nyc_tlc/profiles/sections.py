@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from prefect.blocks.core import Block
-from prefect.blocks.notifications import CustomWebhookNotificationBlock, SendgridEmail, SlackWebhook
-from prefect.filesystems import LocalFileSystem
 from prefect.types import SecretDict
-from prefect_gcp import GcpCredentials, GcsBucket
-from prefect_gcp.bigquery import BigQueryWarehouse
-from prefect_sqlalchemy import SqlAlchemyConnector
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, create_model
 
 from nyc_tlc.yaml_files import StrictModel
 
+Text = TypeVar("Text", str, SecretStr)
 
-def _absolute_path(path: str) -> str:
-    if not path.startswith(("/", "~")):
-        raise ValueError("a path has to start with / or ~, so that it does not depend on the working directory")
-    return path
+
+def _starting_with(pattern: str, message: str) -> AfterValidator:
+    """Return the check that a text begins as a pattern says; no error of it shows the text."""
+
+    def check(text: Text) -> Text:
+        if not re.match(pattern, text.get_secret_value() if isinstance(text, SecretStr) else text):
+            raise ValueError(message)
+        return text
+
+    return AfterValidator(check)
 
 
 def _parse_key(text: str) -> SecretDict:
@@ -34,119 +37,24 @@ def _parse_key(text: str) -> SecretDict:
     return SecretDict(content)
 
 
-def _slack_url(url: SecretStr) -> SecretStr:
-    # For any other address Prefect's block sends nothing, without an error.
-    if not re.match(r"https://hooks\.slack(-gov)?\.com/services/", url.get_secret_value()):
-        raise ValueError("not an incoming webhook of Slack, which starts with https://hooks.slack.com/services/")
-    return url
-
-
-def _web_address(url: SecretStr) -> SecretStr:
-    if not url.get_secret_value().startswith(("https://", "http://")):
-        raise ValueError("not a web address: it has to start with https:// or http://")
-    return url
-
-
 BucketName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*[a-z0-9]$")]
-RootedPath = Annotated[str, AfterValidator(_absolute_path)]
-Url = Annotated[str, Field(pattern=r"^https?://")]
+ContainerName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*[a-z0-9]$")]
+RootedPath = Annotated[
+    str, _starting_with("[/~]", "a path has to start with / or ~, so that it does not depend on the working directory")
+]
 ServiceAccountKey = Annotated[SecretDict, BeforeValidator(_parse_key)]
-
-
-class Section(StrictModel):
-    """The keys for one block.
-
-    Attributes:
-        credentials: The section whose block this one refers to; empty if it needs no credentials.
-    """
-
-    block: ClassVar[type[Block]]
-    credentials: ClassVar[str] = ""
-
-    def build(self, credentials: Any) -> Any:
-        """Build the block, without saving it."""
-        return self.block(**self.model_dump(exclude_none=True))
-
-
-class GcpCredentialsSection(Section):
-    """The profile's credentials at Google; without a key, each machine's application default credentials."""
-
-    block = GcpCredentials
-    project: str
-    service_account_file: RootedPath | None = None
-    service_account_info: ServiceAccountKey | None = None
-
-
-class GcsBucketSection(Section):
-    credentials = "gcp-credentials"
-    bucket: BucketName
-    bucket_folder: str = ""
-
-    def build(self, credentials: Any) -> Any:
-        return GcsBucket(gcp_credentials=credentials, **self.model_dump())
-
-
-class AwsClientParameters(StrictModel):
-    """The address of a store that is not Amazon's."""
-
-    endpoint_url: Url | None = None
-
-
-class AwsCredentialsSection(Section):
-    """The profile's credentials at Amazon; without keys, those that boto3 finds on the machine."""
-
-    aws_access_key_id: str | None = None
-    aws_secret_access_key: SecretStr | None = None
-    region_name: str | None = None
-    assume_role_arn: str | None = None
-    aws_client_parameters: AwsClientParameters | None = None
-
-    def build(self, credentials: Any) -> Any:
-        from prefect_aws import AwsCredentials
-
-        return AwsCredentials(**self.model_dump(exclude_none=True))
-
-
-class S3BucketSection(Section):
-    credentials = "aws-credentials"
-    bucket_name: BucketName
-    bucket_folder: str = ""
-
-    def build(self, credentials: Any) -> Any:
-        from prefect_aws import S3Bucket
-
-        return S3Bucket(credentials=credentials, **self.model_dump())
-
-
-class AzureCredentialsSection(Section):
-    """The profile's credentials at Azure; with only the account's address, those found on the machine."""
-
-    account_url: Url | None = None
-    connection_string: SecretStr | None = None
-    tenant_id: str | None = None
-    client_id: str | None = None
-    client_secret: SecretStr | None = None
-
-    def build(self, credentials: Any) -> Any:
-        from prefect_azure import AzureBlobStorageCredentials
-
-        return AzureBlobStorageCredentials(**self.model_dump(exclude_none=True))
-
-
-class AzureContainerSection(Section):
-    credentials = "azure-blob-storage-credentials"
-    container_name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*[a-z0-9]$")]
-    base_folder: str | None = None
-
-    def build(self, credentials: Any) -> Any:
-        from prefect_azure import AzureBlobStorageContainer
-
-        return AzureBlobStorageContainer(credentials=credentials, **self.model_dump())
-
-
-class LocalFileSystemSection(Section):
-    block = LocalFileSystem
-    basepath: RootedPath
+# For any other address Prefect's block sends nothing, without an error.
+SlackUrl = Annotated[
+    SecretStr,
+    _starting_with(
+        r"https://hooks\.slack(-gov)?\.com/services/",
+        "not an incoming webhook of Slack, which starts with https://hooks.slack.com/services/",
+    ),
+]
+Url = Annotated[str, Field(pattern=r"^https?://")]
+WebAddress = Annotated[
+    SecretStr, _starting_with("https?://", "not a web address: it has to start with https:// or http://")
+]
 
 
 class ConnectionInfo(StrictModel):
@@ -161,61 +69,96 @@ class ConnectionInfo(StrictModel):
     query: dict[str, str] | None = None
 
 
-class SqlAlchemyConnectorSection(Section):
-    block = SqlAlchemyConnector
-    connection_info: ConnectionInfo
+def _keys(**types: Any) -> type[StrictModel]:
+    """Return the model of keys with these types; those that can be None may be left out."""
+    fields: dict[str, Any] = {
+        name: (type_, None if type(None) in get_args(type_) else ...) for name, type_ in types.items()
+    }
+    return create_model("Keys", __base__=StrictModel, **fields)
 
 
-class BigQueryWarehouseSection(Section):
-    credentials = "gcp-credentials"
-
-    def build(self, credentials: Any) -> Any:
-        return BigQueryWarehouse(gcp_credentials=credentials)
-
-
-class SlackWebhookSection(Section):
-    block = SlackWebhook
-    url: Annotated[SecretStr, AfterValidator(_slack_url)]
-
-
-class SendgridEmailSection(Section):
-    block = SendgridEmail
-    api_key: SecretStr
-    sender_email: str
-    to_emails: Annotated[list[str], Field(min_length=1)]
+def _as_webhook(keys: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a webhook's block, which has the address and the token among its secrets."""
+    return {
+        "name": "nyc-tlc",
+        "url": "{{ url }}",
+        "json_data": {"subject": "{{ subject }}", "body": "{{ body }}"},
+        "headers": {"Authorization": "Bearer {{ token }}"} if "token" in keys else None,
+        "secrets": {key: value.get_secret_value() for key, value in keys.items()},
+    }
 
 
-class CustomWebhookSection(Section):
-    """Notifications to a web address, as JSON with ``subject`` and ``body``; Prefect keeps the address secret."""
+@dataclass(frozen=True)
+class Section:
+    """The keys for one block.
 
-    url: Annotated[SecretStr, AfterValidator(_web_address)]
-    token: SecretStr | None = None
+    Attributes:
+        block: The import path of the block's class, whose package can be optional.
+        credentials: The section whose block this one refers to; empty if it needs no credentials.
+        fields: Turns the keys into the block's fields, where they are not the same.
+    """
 
-    def build(self, credentials: Any) -> Any:
-        """Build the block; the address and the token are among its secrets."""
-        return CustomWebhookNotificationBlock(
-            name="nyc-tlc",
-            url="{{ url }}",
-            json_data={"subject": "{{ subject }}", "body": "{{ body }}"},
-            headers={"Authorization": "Bearer {{ token }}"} if self.token else None,
-            secrets={key: value.get_secret_value() for key, value in self if value},
-        )
+    block: str
+    keys: type[StrictModel]
+    credentials: str = ""
+    fields: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
 
 #: The sections by block type. Credentials come before the blocks that refer to them.
-SECTIONS: dict[str, type[Section]] = {
-    "gcp-credentials": GcpCredentialsSection,
-    "gcs-bucket": GcsBucketSection,
-    "aws-credentials": AwsCredentialsSection,
-    "s3-bucket": S3BucketSection,
-    "azure-blob-storage-credentials": AzureCredentialsSection,
-    "azure-blob-storage-container": AzureContainerSection,
-    "local-file-system": LocalFileSystemSection,
-    "sqlalchemy-connector": SqlAlchemyConnectorSection,
-    "bigquery-warehouse": BigQueryWarehouseSection,
-    "slack-webhook": SlackWebhookSection,
-    "sendgrid-email": SendgridEmailSection,
-    "custom-webhook": CustomWebhookSection,
+SECTIONS = {
+    # Without a key, each machine has its application default credentials.
+    "gcp-credentials": Section(
+        "prefect_gcp.GcpCredentials",
+        _keys(project=str, service_account_file=RootedPath | None, service_account_info=ServiceAccountKey | None),
+    ),
+    "gcs-bucket": Section(
+        "prefect_gcp.GcsBucket", _keys(bucket=BucketName, bucket_folder=str | None), "gcp-credentials"
+    ),
+    # Without keys, boto3 looks for the machine's own.
+    "aws-credentials": Section(
+        "prefect_aws.AwsCredentials",
+        _keys(
+            aws_access_key_id=str | None,
+            aws_secret_access_key=SecretStr | None,
+            region_name=str | None,
+            assume_role_arn=str | None,
+            aws_client_parameters=_keys(endpoint_url=Url | None) | None,
+        ),
+    ),
+    "s3-bucket": Section(
+        "prefect_aws.S3Bucket", _keys(bucket_name=BucketName, bucket_folder=str | None), "aws-credentials"
+    ),
+    # With only the account's address, the machine's own.
+    "azure-blob-storage-credentials": Section(
+        "prefect_azure.AzureBlobStorageCredentials",
+        _keys(
+            account_url=Url | None,
+            connection_string=SecretStr | None,
+            tenant_id=str | None,
+            client_id=str | None,
+            client_secret=SecretStr | None,
+        ),
+    ),
+    "azure-blob-storage-container": Section(
+        "prefect_azure.AzureBlobStorageContainer",
+        _keys(container_name=ContainerName, base_folder=str | None),
+        "azure-blob-storage-credentials",
+    ),
+    "local-file-system": Section("prefect.filesystems.LocalFileSystem", _keys(basepath=RootedPath)),
+    "sqlalchemy-connector": Section("prefect_sqlalchemy.SqlAlchemyConnector", _keys(connection_info=ConnectionInfo)),
+    "bigquery-warehouse": Section("prefect_gcp.bigquery.BigQueryWarehouse", _keys(), "gcp-credentials"),
+    "slack-webhook": Section("prefect.blocks.notifications.SlackWebhook", _keys(url=SlackUrl)),
+    "sendgrid-email": Section(
+        "prefect.blocks.notifications.SendgridEmail",
+        _keys(api_key=SecretStr, sender_email=str, to_emails=Annotated[list[str], Field(min_length=1)]),
+    ),
+    "custom-webhook": Section(
+        "prefect.blocks.notifications.CustomWebhookNotificationBlock",
+        _keys(url=WebAddress, token=SecretStr | None),
+        fields=_as_webhook,
+    ),
 }
 #: The blocks that send notifications; a profile has at most one of them.
 NOTIFICATIONS = ("slack-webhook", "sendgrid-email", "custom-webhook")
+#: The keys of a profile's file are the sections.
+Profile = _keys(**{slug: section.keys | None for slug, section in SECTIONS.items()})
