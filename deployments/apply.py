@@ -46,8 +46,8 @@ def apply(*, pool: list[str] | None = None, profile: str | None = None) -> int:
     with get_client(sync_client=True) as client:
         for each in pools:
             server.save_pool(each, client)
-        for limit in limits:
-            client.upsert_global_concurrency_limit_by_name(limit.name, limit.limit)
+        for limit, slots in limits.items():
+            client.upsert_global_concurrency_limit_by_name(limit, slots)
         left_out = server.save_automations(automations, block, client)
         weaknesses = list(server.find_weaknesses(url, client))
     made = f"{len(pools)} work pools, {len(limits)} concurrency limits, {len(automations) - len(left_out)} automations"

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -23,8 +23,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.utilities.collections import deep_merge
 from prefect.utilities.schema_tools import validate as find_problems
 from prefect.utilities.templating import apply_values
-from prefect.workers.base import BaseWorker
-from pydantic import Field, ValidationError
+from pydantic import PositiveInt
 
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.yaml_files import StrictModel, fill_in, name_key, read_yaml, validate
@@ -45,27 +44,20 @@ class WorkPool(StrictModel):
     job_configuration: dict[str, Any] = {}
 
 
-class ConcurrencyLimit(StrictModel):
-    """A name, and how many of its slots there are, on all machines together."""
-
-    name: str
-    limit: Annotated[int, Field(ge=1)]
-
-
 class ServerFile(StrictModel):
-    """The content of ``deployments/server.yaml``."""
+    """The content of ``server.yaml``; a limit is the number of slots on all machines together."""
 
     work_pools: list[WorkPool]
-    concurrency_limits: list[ConcurrencyLimit]
+    concurrency_limits: dict[str, PositiveInt]
 
 
 class AutomationsFile(StrictModel):
-    """The content of ``deployments/automations.yaml``."""
+    """The content of ``automations.yaml``."""
 
     automations: list[AutomationCore]
 
 
-def read_server(path: Path) -> tuple[list[WorkPoolCreate], list[ConcurrencyLimit]]:
+def read_server(path: Path) -> tuple[list[WorkPoolCreate], dict[str, int]]:
     """Read the work pools and limits that every server has.
 
     Raises:
@@ -75,23 +67,14 @@ def read_server(path: Path) -> tuple[list[WorkPoolCreate], list[ConcurrencyLimit
     return [_build_pool(pool, path) for pool in server.work_pools], server.concurrency_limits
 
 
-def read_pool(path: Path, variables: Mapping[str, str]) -> WorkPoolCreate:
+def read_pool(path: Path, variables: Mapping[str, str | None]) -> WorkPoolCreate:
     """Read a work pool from a file of its own; a key whose ``${VAR}`` is empty is left to Prefect's default."""
     return _build_pool(validate(WorkPool, fill_in(read_yaml(path), variables, path), path), path)
 
 
 def read_automations(path: Path) -> list[AutomationCore]:
     """Read the automations; a key that Prefect would ignore is a mistake."""
-    content = read_yaml(path)
-    automations = validate(AutomationsFile, content, path).automations
-    try:
-        AutomationsFile.model_validate(content, extra="forbid")
-    except ValidationError as error:
-        mistakes = error.errors(include_url=False, include_input=False)
-        # Each action was tried as every type of action; those of another type have more mistakes than the key.
-        others = {each["loc"][:-1] for each in mistakes if each["type"] != "extra_forbidden"}
-        unknown = next(each["loc"] for each in mistakes if each["loc"][:-1] not in others)
-        raise ConfigurationError(f"{path}: unknown key {name_key(unknown)}") from None
+    automations = validate(AutomationsFile, read_yaml(path), path, extra="forbid").automations
     for automation in automations:
         if not automation.name.startswith(NAME_PREFIX):
             expected = f"a name that begins with {NAME_PREFIX!r}"
@@ -116,15 +99,15 @@ def save_pool(pool: WorkPoolCreate, client: SyncPrefectClient) -> None:
 def save_automations(
     wanted: Sequence[AutomationCore], notification: UUID | None, client: SyncPrefectClient
 ) -> list[str]:
-    """Create, update and remove automations.
+    """Create, update and remove automations, so that the server has those of this project that are wanted.
 
     Args:
-        wanted: All automations of this project; those that the server has besides are removed.
+        wanted: All automations of this project.
         notification: The block that sends notifications; without one, automations that only notify stay as they are.
         client: The server's client.
 
     Returns:
-        The names of those automations.
+        The names of the automations that only notify and stay as they are.
     """
     saved: list[Automation] = []
     while page := client.read_automations(offset=len(saved)):
@@ -173,16 +156,11 @@ def find_weaknesses(url: str, client: SyncPrefectClient) -> Iterator[str]:
 
 
 def default_template(type_: str) -> dict[str, Any]:
-    """Return Prefect's own base job template for a type of work pool.
-
-    An installed integration has its own; for others, Prefect has a copy. The copy is read here, because the server
-    would look on the internet first.
+    """Return the base job template that Prefect comes with for a type of work pool, the same on every machine.
 
     Raises:
         ConfigurationError: when Prefect does not know the type.
     """
-    if worker := BaseWorker.get_worker_class_from_type(type_):
-        return worker.get_default_base_job_template()
     view = resources.files("prefect") / "server/api/collections_data/views/aggregate-worker-metadata.json"
     found = {name: worker for workers in json.loads(view.read_bytes()).values() for name, worker in workers.items()}
     if type_ not in found:
@@ -194,12 +172,11 @@ def default_template(type_: str) -> dict[str, Any]:
 def _build_pool(pool: WorkPool, path: Path) -> WorkPoolCreate:
     """Fill in Prefect's template. No variable stays free, because a run's ``command`` or ``env`` is code of its own."""
     template = default_template(pool.type)
-    properties = template["variables"]["properties"]
     for problem in find_problems(pool.variables, template["variables"] | {"additionalProperties": False}):
         key = name_key(("variables", *problem.path))
         raise ConfigurationError(f"{path}: {key} is not usable", got=problem.message)
-    defaults = {name: each["default"] for name, each in properties.items() if each.get("default") is not None}
-    values = defaults | pool.variables
+    properties = template["variables"]["properties"].items()
+    values = {name: each["default"] for name, each in properties if each.get("default") is not None} | pool.variables
     environment = RUN_ENVIRONMENT | values.pop("env", {})
     job = apply_values(deep_merge(template["job_configuration"], pool.job_configuration), values) | {"env": environment}
     # A worker adds a run's env to the pool's even if the template does not ask for it; so the server has to refuse it.

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from dotenv import dotenv_values
@@ -115,23 +115,29 @@ def fill_in(content: Any, variables: Mapping[str, str | None], path: Path) -> An
     return filled
 
 
-def validate(model: type[Model], content: Any, path: Path, location: Location = ()) -> Model:
-    """Return a part of a file as a model.
+def validate(
+    model: type[Model], content: Any, path: Path, location: Location = (), extra: Literal["forbid"] | None = None
+) -> Model:
+    """Return a part of a file as a model; ``extra`` is for models that are not strict themselves.
 
     Raises:
         ConfigurationError: naming the file, the key, the first mistake and the keys that are allowed.
     """
     try:
-        return model.model_validate(content)
+        return model.model_validate(content, extra=extra)
     except ValidationError as error:
         raise explain(error, path, location) from None
 
 
 def explain(error: ValidationError, path: Path, location: Location) -> ConfigurationError:
     """Return the error for the first mistake in a part of a file, without the value."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    what = "missing or empty" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
-    return ConfigurationError(": ".join(filter(None, (str(path), name_key((*location, *first["loc"])), what))))
+    mistakes = error.errors(include_url=False, include_input=False, include_context=False)
+    # A value was tried as each of the types it can have; those that its own type excludes say nothing about it.
+    others = {each["loc"][:-1] for each in mistakes if each["type"] == "literal_error" and each["loc"][-1] == "type"}
+    first = next((each for each in mistakes if each["loc"][:-1] not in others), mistakes[0])
+    what = {"missing": "missing or empty", "extra_forbidden": "unknown key"}.get(first["type"], first["msg"])
+    parts = (str(path), name_key((*location, *first["loc"])), what.removeprefix("Value error, "))
+    return ConfigurationError(": ".join(filter(None, parts)))
 
 
 def name_key(location: Location) -> str:

@@ -617,7 +617,7 @@ def test_a_lost_machine_s_month_is_done_by_another_without_a_person(
             "afte: [x]",
             "automations.5.trigger.event.afte",
         ),
-        ("automations.yaml", "state: CRASHED", "state: LOST", "automations.0.actions.0"),
+        ("automations.yaml", "state: CRASHED", "state: LOST", "automations.0.actions.0.ChangeFlowRunState.state"),
         (
             "automations.yaml",
             'name: "nyc-tlc: late',
@@ -634,11 +634,16 @@ def test_a_lost_machine_s_month_is_done_by_another_without_a_person(
         ),
         (
             "server.yaml",
-            "limit: 8",
-            "limit: 0",
-            "server.yaml: concurrency_limits.2.limit: Input should be greater than",
+            "bigquery: 8",
+            "bigquery: 0",
+            "server.yaml: concurrency_limits.taxi-warehouse-bigquery: Input should be greater than",
         ),
-        ("server.yaml", "limit: 8", "limt: 8", "concurrency_limits.2: unknown key limt; expected name, limit"),
+        (
+            "server.yaml",
+            "bigquery: 8",
+            "bigquery: many",
+            "concurrency_limits.taxi-warehouse-bigquery: Input should be a",
+        ),
         ("server.yaml", "type: process", "kind: process", "work_pools.0: unknown key kind; expected name, type"),
     ],
 )
