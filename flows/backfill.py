@@ -25,6 +25,7 @@ from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.dbt import find_dbt
 from nyc_tlc.runs.month_report import Outcome
 from nyc_tlc.runs.options import Force, Layout, Models, Profile, Source, Verify, Warehouses
+from nyc_tlc.runs.progress import follow
 from nyc_tlc.runs.run_here import run_here
 from nyc_tlc.runs.run_names import backfill_name, nothing_published, scheduled_month
 from nyc_tlc.runs.run_on_workers import run_on_workers
@@ -101,8 +102,9 @@ def backfill(
     check_space(plans, lake, kinds)
     run = start_run(plans, options, via, reason, flow_run.id)
     write_run(lake, name, earlier, run)
-    ended = run_on_workers(plans, options, via, at_once) if via else run_here(plans, options, at_once)
-    run = finish_run(run, ended)
+    due = [plan for plan in plans if plan.is_due]
+    months_done = run_on_workers(due, options, via, at_once) if via else run_here(due, options, at_once)
+    run = finish_run(run, follow(months_done, len(due)))
     write_run(lake, name, earlier, run)
 
     report = format_report(name, run)

@@ -7,6 +7,7 @@ import nyc_tlc.runs.script  # noqa: F401
 from prefect import flow
 
 from nyc_tlc.errors import ArgumentError, ReportedError, TlcError
+from nyc_tlc.planning.month_plan import read_requested_month
 from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.month_report import Outcome
@@ -14,7 +15,6 @@ from nyc_tlc.runs.options import Color, MonthNumber, Year
 from nyc_tlc.runs.progress import Bar
 from nyc_tlc.runs.run_options import RUN_OPTIONS
 from nyc_tlc.settings import read_settings
-from nyc_tlc.source.location import read_requested_month
 
 
 @flow(flow_run_name="copy-{color}-to-{to}", **RUN_OPTIONS)

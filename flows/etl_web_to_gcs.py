@@ -7,6 +7,7 @@ import nyc_tlc.runs.script  # noqa: F401
 from prefect import flow
 from prefect.client.schemas.objects import State
 
+from nyc_tlc.planning.month_plan import read_requested_month
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.runs import command_line, tasks
@@ -15,7 +16,6 @@ from nyc_tlc.runs.month_report import Outcome, format_month
 from nyc_tlc.runs.options import Color, Force, Layout, MonthNumber, Profile, Source, Verify, Year
 from nyc_tlc.runs.run_names import not_published, run_name
 from nyc_tlc.runs.run_options import RUN_OPTIONS
-from nyc_tlc.source.location import read_requested_month
 
 
 @flow(flow_run_name=run_name, **RUN_OPTIONS)

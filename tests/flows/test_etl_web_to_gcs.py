@@ -25,7 +25,6 @@ from etl_web_to_gcs import etl_web_to_gcs
 from factories import JANUARY, green_parquet, trip, without_version
 from nyc_tlc.month import Month
 from nyc_tlc.runs import command_line
-from nyc_tlc.runs.temporary_server import MARK, end_orphaned_servers
 from nyc_tlc.workspace import MARK as WORKSPACE_MARK
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 from stand_ins.proxy import Proxy
@@ -93,7 +92,7 @@ def test_a_month_is_a_run_with_its_name_tasks_report_and_log(
 def test_a_download_that_takes_a_while_shows_how_far_it_is(
     client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nyc_tlc.runs.progress.DownloadProgress.INTERVAL", 0)
+    monkeypatch.setattr("nyc_tlc.runs.progress.Bar.INTERVAL", 0)
     month.body = green_parquet(*(trip(trip_distance=number / 7) for number in range(400_000)))
     state = run_flow(color="green", year=2024, month=1, source=http_source.template)
     run = client.read_flow_run(state.state_details.flow_run_id)
@@ -455,28 +454,3 @@ def test_a_scripts_run_has_the_tags_that_automations_go_by(
     prefect_server.run(SCRIPT, "--source", "sample", "--year", "2024", "--month", "3", TLC_SAMPLE_ROWS="1000")
     (run,) = [run for run in client.read_flow_runs() if run.name == "yellow-2024-03"]
     assert {"nyc-tlc"} <= set(run.tags)
-
-
-def test_the_server_of_a_killed_script_is_ended_by_the_next_one(own_environment: Path) -> None:
-    """The servers are other processes with a server's command line, because two servers need half a minute to start."""
-    script = subprocess.Popen([sys.executable, "-c", "pass"])
-    script.wait()
-    command = "import sys; print('up', flush=True); sys.stdin.read()"
-    arguments = [sys.executable, "-c", command, "prefect.server.api.server:create_app"]
-    servers = [
-        subprocess.Popen(
-            arguments, env=os.environ | {MARK: str(of)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for of in (script.pid, os.getpid())
-    ]
-    try:
-        for server in servers:
-            assert server.stdout
-            assert server.stdout.readline() == "up\n"
-        assert end_orphaned_servers() == 1
-        assert servers[0].wait(10) == -signal.SIGTERM
-        assert servers[1].poll() is None
-    finally:
-        for server in servers:
-            server.kill()
-            server.communicate()

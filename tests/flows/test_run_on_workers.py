@@ -56,7 +56,7 @@ def backfill(request: pytest.FixtureRequest) -> Iterator[Callable[[int, int], An
             MonthPlan("green", JANUARY.plus(number), "ingest", "new", warehouses=("duckdb",))
             for number in range(months)
         ]
-        return run_on_workers(plans, OPTIONS, via, at_once)
+        return list(run_on_workers(plans, OPTIONS, via, at_once))
 
     with ThreadPoolExecutor(1) as pool:
         yield lambda months, at_once: pool.submit(copy_context().run, body, months, at_once)

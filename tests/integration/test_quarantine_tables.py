@@ -10,8 +10,6 @@ import pytest
 from factories import JANUARY, trip
 from nyc_tlc.errors import ReconciliationError
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.planning.month_plan import MonthPlan
-from nyc_tlc.planning.plan import add_loads
 from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.protocol import Warehouse
 from warehouse_cases import FEBRUARY, in_february, in_lake, trips
@@ -49,22 +47,6 @@ def test_the_quarantine_is_replaced_with_its_month_and_leaves_its_neighbours(
     assert counts == [(JANUARY.first_day, 1), (FEBRUARY.first_day, 1)]
     load_month(in_lake(lake, tmp_path, *trips(4)), warehouse)
     assert warehouse.query("SELECT COUNT(*) FROM ny_taxi.green_quarantine") == [(1,)]
-
-
-def test_a_warehouse_of_an_earlier_version_gains_the_quarantine_with_the_next_load(
-    warehouse: Warehouse, lake: FolderLake, tmp_path: Path
-) -> None:
-    file = in_lake(lake, tmp_path, *trips(3), LOST)
-    load_month(file, warehouse)
-    ledger = "green_loads" if warehouse.kind == "bigquery" else "loads"
-    warehouse_sql(warehouse, f"UPDATE ny_taxi.{ledger} SET quarantine_rows = NULL, source_rows = NULL WHERE TRUE")
-    plan = MonthPlan("green", JANUARY, "current", "made before", manifest=file.manifest)
-    planned = add_loads(plan, {warehouse.kind: warehouse.loads()}, force=False)
-    assert (planned.need, planned.why) == ("load", f"its quarantine is not in {warehouse.kind}")
-    load, new = load_month(file, warehouse)
-    assert new
-    assert warehouse.loads()["green", JANUARY] == load
-    assert load.quarantine_rows == 1
 
 
 @pytest.mark.parametrize("kind", ["duckdb", "postgres"], indirect=True)

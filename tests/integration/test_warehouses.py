@@ -22,9 +22,10 @@ from nyc_tlc.errors import ContractError, LakeError, ReconciliationError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.month import Month
+from nyc_tlc.planning.month_plan import find_published
 from nyc_tlc.source.sample import write_sample
 from nyc_tlc.warehouse.lake_file import LakeFile
-from nyc_tlc.warehouse.load import ask_where_trips_began, find_published, load_month
+from nyc_tlc.warehouse.load import ask_where_trips_began, load_month
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.protocol import Kind, Warehouse
 from nyc_tlc.warehouse.tables import trip_table

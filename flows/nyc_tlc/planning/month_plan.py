@@ -9,7 +9,7 @@ from typing import Literal
 
 from nyc_tlc.cleaning.raw import describe_source
 from nyc_tlc.contract.dataset import read_contract
-from nyc_tlc.errors import LakeError, NotPublished, TransientError
+from nyc_tlc.errors import ArgumentError, LakeError, NotPublished, TransientError
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import FileRecord, Manifest
 from nyc_tlc.lake.store import Lake
@@ -75,6 +75,27 @@ class MonthPlan:
         return self.why == SOURCE_IS_SILENT and known == fetched.sha256
 
 
+def read_requested_month(color: Color, year: int | None, month: int | None) -> Month | None:
+    """Return the requested month, None for the newest.
+
+    Raises:
+        ArgumentError: when only one of year and month is given, or the month is before the colour's first or in the
+            future.
+    """
+    if year is None and month is None:
+        return None
+    if year is None or month is None:
+        raise ArgumentError(
+            "year and month go together", got=f"year={year}, month={month}", fix="leave both out for the newest month"
+        )
+    asked, first, current = Month(year, month), read_contract(color).first_month, Month.current()
+    if asked < first:
+        raise ArgumentError(f"there is no {color} {asked}: the records begin in {first}")
+    if asked > current:
+        raise ArgumentError(f"there is no {color} {asked} yet: it is in the future", expected=f"{current} or before")
+    return asked
+
+
 def plan_month(
     color: Color, month: Month | None, options: MonthOptions, lake: Lake, newest: Month | None = None
 ) -> MonthPlan:
@@ -113,6 +134,29 @@ def plan_month(
         return MonthPlan(color, keys.month, "reload", why, remote, manifest_version=found.version)
     need, why = _decide(manifest, remote, lake, options)
     return MonthPlan(color, keys.month, need, why, remote, manifest, found.version)
+
+
+def find_published(lake: Lake, color: Color, month: Month | None, profile: str) -> Manifest:
+    """Return the manifest of a month in the lake.
+
+    Args:
+        lake: The lake.
+        color: The colour.
+        month: None for the newest in the lake.
+        profile: For the command in the error.
+
+    Raises:
+        LakeError: when the month is not in the lake.
+    """
+    newest = max(lake.months(color), default=None) if month is None else month
+    manifest = lake.manifest(Keys(color, newest)) if newest else None
+    if manifest is None:
+        which = f"--color {color}" + (f" --year {month.year} --month {month.month}" if month else "")
+        raise LakeError(
+            f"{color} {month or 'trip records'}: not in the lake {lake.url('')}",
+            fix=f"make it: python flows/etl_web_to_gcs.py {which} --profile {profile}",
+        )
+    return manifest
 
 
 def _plan_without_source(color: Color, month: Month, options: MonthOptions, lake: Lake) -> MonthPlan | None:

@@ -121,7 +121,5 @@ def add_loads(plan: MonthPlan, loads: Mapping[Kind, Mapping[tuple[Color, Month],
     for kind, there in loads.items():
         load = there.get((plan.color, plan.month))
         if force or load is None or not load.is_of(plan.manifest):
-            lacks_quarantine = load is not None and load.quarantine_rows is None
-            state = f"its quarantine is not in {kind}" if lacks_quarantine else f"another file of it is in {kind}"
-            behind[kind] = f"not in {kind}" if load is None else state
+            behind[kind] = f"not in {kind}" if load is None else f"another file of it is in {kind}"
     return replace(plan, need="load", why="; ".join(behind.values()), warehouses=tuple(behind)) if behind else plan

@@ -30,13 +30,14 @@ from pydantic import ValidationError
 
 from nyc_tlc.errors import ArgumentError, ConfigurationError, NotPublished, ReportedError, TlcError, TransientError
 from nyc_tlc.month import Month
+from nyc_tlc.planning.month_plan import read_requested_month
 from nyc_tlc.profiles.opening import LOCAL
 from nyc_tlc.runs.interruption import end_if_interrupted, exit_with
 from nyc_tlc.runs.own_server import own_password
 from nyc_tlc.runs.run_logs import RUN_LOGGERS, is_expected_failure, join_prefect
 from nyc_tlc.runs.temporary_server import start_server
 from nyc_tlc.settings import CLONE, read_settings
-from nyc_tlc.source.location import locate, name_source, read_requested_month
+from nyc_tlc.source.location import locate, name_source
 
 log = logging.getLogger(__name__)
 

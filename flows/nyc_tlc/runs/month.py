@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.month import Color, Month
-from nyc_tlc.planning.month_plan import MonthPlan
+from nyc_tlc.planning.month_plan import MonthPlan, read_requested_month
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.runs import tasks
+from nyc_tlc.runs.month_report import Outcome, format_answers
 from nyc_tlc.source.fetch import scratch_folder
+from nyc_tlc.warehouse.protocol import Kind
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,7 @@ class MonthInLake:
 
 
 def bring_to_lake(color: Color, month: Month | None, options: MonthOptions) -> MonthInLake:
-    """Bring a month from its source into the lake, if it is not current there.
-
-    Args:
-        color: The colour.
-        month: The month; None for the newest that the source has.
-        options: How it is made.
-    """
+    """Bring a month from its source into the lake, if it is not current there; ``None`` is the newest month."""
     plan = tasks.look(color, month, options)
     manifest = plan.manifest
     if plan.is_due_in_lake:
@@ -48,3 +44,14 @@ def bring_to_lake(color: Color, month: Month | None, options: MonthOptions) -> M
                 manifest = tasks.publish(cleaned, plan, options)
                 tasks.report(manifest, options.profile)
     return MonthInLake(plan, manifest)
+
+
+def load_from_lake(
+    kind: Kind, color: Color, year: int | None, month: int | None, profile: str | None, force: bool
+) -> Outcome:
+    """Replace a month's rows in a warehouse by those of the lake: the body of the flows ``etl_gcs_to_*``."""
+    options = MonthOptions.of(None, profile, force=force)
+    manifest = tasks.find(color, read_requested_month(color, year, month), options.profile)
+    answer = tasks.query(manifest, options, kind, tasks.load(manifest, options, kind))
+    tasks.report_load(manifest, [answer])
+    return Outcome(format_answers(manifest, [answer]), manifest)

@@ -1,11 +1,11 @@
-"""Show the progress of a download or a backfill: a bar on a terminal, and a progress artifact in the Prefect UI."""
+"""Show the progress of a download or of many months: a bar on a terminal, and a progress artifact in the Prefect UI."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import ClassVar, Literal, Self, cast
@@ -30,132 +30,93 @@ log = logging.getLogger(__name__)
 
 
 class Bar:
-    """A progress bar on a terminal; without a terminal, or beside the bars of a backfill, it shows nothing."""
+    """A progress bar on a terminal, and in the Prefect UI if it takes longer than ``INTERVAL``.
 
-    #: Whether a backfill shows its bars.
-    hidden: ClassVar = False
+    Inside a ``with`` block. Without a terminal, or while another bar is shown, the terminal gets none.
+    """
 
-    def __init__(self, label: str, unit: Literal["bytes", "months"]) -> None:
-        """Create a bar; it is visible inside a ``with`` block."""
+    #: Seconds between two updates in the UI.
+    INTERVAL = 2.0
+    _shown: ClassVar[Bar | None] = None
+
+    def __init__(self, label: str, unit: Literal["bytes", "months"], *, instead_of_log: bool = False) -> None:
+        """Create a bar; ``instead_of_log`` hides the log lines that repeat it, unless ``TLC_VERBOSE`` is set."""
+        self._label, self._unit, self._hides_log = label, unit, instead_of_log
         columns = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
-        self._bar = Progress(
-            TextColumn(label),
+        self._lines = Progress(
+            TextColumn("{task.description}"),
             BarColumn(),
             *columns,
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
-            disable=Bar.hidden or not sys.stderr.isatty(),
+            disable=bool(Bar._shown) or not sys.stderr.isatty() or (instead_of_log and read_settings().verbose),
         )
-        self._task = self._bar.add_task(label, total=None)
-
-    def __call__(self, done: int, total: int | None) -> None:
-        """Update the bar; ``total`` is None if it is unknown."""
-        self._bar.update(self._task, completed=done, total=total)
-
-    def __enter__(self) -> Self:
-        """Show the bar."""
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove the bar."""
-        self._bar.stop()
-
-
-class DownloadProgress(Bar):
-    """A bar for a download, which the Prefect UI shows too if it takes longer than ``INTERVAL``."""
-
-    #: Seconds between two updates in the UI.
-    INTERVAL = 2.0
-
-    def __init__(self, name: str) -> None:
-        """Start the clock; ``name`` is the month's name."""
-        super().__init__(f"fetch {name}", "bytes")
-        self._name, self._next_update = name, time.monotonic() + self.INTERVAL
+        self._task = self._lines.add_task(label, total=None)
+        self._next_update = time.monotonic() + self.INTERVAL
         self._artifact: UUID | None = None
 
     def __call__(self, done: int, total: int | None) -> None:
-        """Show the number of bytes received; ``total`` is None if it is unknown."""
-        super().__call__(done, total)
+        """Update the bar; ``total`` is None if it is unknown."""
+        self._lines.update(self._task, completed=done, total=total)
         finished = done == total and self._artifact is not None
         if not total or (time.monotonic() < self._next_update and not finished):
             return
         self._next_update = time.monotonic() + self.INTERVAL
         percent = 100 * done / total
         if self._artifact is None:
-            description = f"Fetching {self._name}: {total:,} bytes"
+            description = f"{self._label}: {total:,} {self._unit}"
             self._artifact = cast(UUID, create_progress_artifact(progress=percent, description=description))
         else:
             update_progress_artifact(self._artifact, progress=percent)
 
-
-class BackfillProgress:
-    """Shows the progress of a backfill: an artifact in the Prefect UI, and one log line for each month.
-
-    A terminal shows a bar for all months and a line for each running month instead of the log, unless ``TLC_VERBOSE``
-    is set.
-
-    Attributes:
-        ended: The records of the finished months.
-    """
-
-    def __init__(self, total: int) -> None:
-        """Create the artifact and the bars; ``total`` is the number of due months."""
-        self.ended: list[MonthRecord] = []
-        self._total = total
-        description = f"{total} months to do"
-        self._artifact = cast(UUID, create_progress_artifact(progress=0.0, description=description)) if total else None
-        self._live = sys.stderr.isatty() and not read_settings().verbose
-        self._lines = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not self._live,
-        )
-        self._all = self._lines.add_task("all months", total=total)
-
     def __enter__(self) -> Self:
-        """Show the bars and hide the log lines that repeat them."""
-        if self._live:
-            for handler in logging.getLogger().handlers:
-                handler.addFilter(_is_not_in_bars)
-        Bar.hidden = True
+        """Show the bar."""
+        if not self._lines.disable:
+            Bar._shown = self
+            if self._hides_log:
+                for handler in logging.getLogger().handlers:
+                    handler.addFilter(_is_not_in_bars)
         self._lines.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove the bars and show all log lines again."""
+        """Remove the bar, and show all log lines again."""
         self._lines.stop()
-        Bar.hidden = False
-        for handler in logging.getLogger().handlers:
-            handler.removeFilter(_is_not_in_bars)
+        if Bar._shown is self:
+            Bar._shown = None
+            for handler in logging.getLogger().handlers:
+                handler.removeFilter(_is_not_in_bars)
 
+    @classmethod
     @contextmanager
-    def running(self, name: str) -> Iterator[None]:
-        """Show a month's line inside a ``with`` block."""
-        line = self._lines.add_task(name, total=None)
+    def line(cls, name: str) -> Iterator[None]:
+        """Show a line below the bar that is shown, if there is one."""
+        if cls._shown is None:
+            yield
+            return
+        lines = cls._shown._lines
+        task = lines.add_task(name, total=None)
         try:
             yield
         finally:
-            self._lines.remove_task(line)
+            lines.remove_task(task)
 
-    def __call__(self, ended: MonthRecord) -> None:
-        """Add the record of a finished month, and show it."""
-        self.ended.append(ended)
-        done = len(self.ended)
-        self._lines.update(self._all, completed=done)
-        if self._artifact:
-            update_progress_artifact(self._artifact, progress=100 * done / self._total)
-        level = logging.WARNING if ended.result == "failed" else logging.INFO
-        outcome = ended.error if ended.result == "failed" else f"{ended.rows or 0:,} rows"
-        log.log(level, "%s %s: %s, %s (%s of %s)", ended.color, ended.month, ended.result, outcome, done, self._total)
+
+def follow(months: Iterable[MonthRecord], total: int) -> list[MonthRecord]:
+    """Return the records of a backfill's months; show and log each when its month has finished."""
+    ended = []
+    with Bar("all months", "months", instead_of_log=True) as bar:
+        bar(0, total)
+        for done, month in enumerate(months, 1):
+            ended.append(month)
+            level = logging.WARNING if month.result == "failed" else logging.INFO
+            outcome = month.error if month.result == "failed" else f"{month.rows or 0:,} rows"
+            log.log(level, "%s %s: %s, %s (%s of %s)", month.color, month.month, month.result, outcome, done, total)
+            bar(done, total)
+    return ended
 
 
 def _is_not_in_bars(record: logging.LogRecord) -> bool:

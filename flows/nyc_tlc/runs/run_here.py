@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -17,54 +16,34 @@ from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.record import MonthRecord, record_month
 from nyc_tlc.runs import tasks
 from nyc_tlc.runs.month import bring_to_lake
-from nyc_tlc.runs.progress import BackfillProgress
+from nyc_tlc.runs.progress import Bar
 
 
-@dataclass(frozen=True)
-class MonthDone:
-    """A finished month of a backfill: its number of clean rows, and its duration in seconds."""
-
-    rows: int
-    seconds: float
-
-
-def run_here(plans: Sequence[MonthPlan], options: MonthOptions, at_once: int) -> list[MonthRecord]:
-    """Run the due months. A failed month does not stop the others.
-
-    Args:
-        plans: All planned months.
-        options: The backfill's options.
-        at_once: How many months run at the same time.
-
-    Returns:
-        The records of the due months, in the order in which they finished.
-    """
-    due = [plan for plan in plans if plan.is_due]
-    runner: ThreadPoolTaskRunner[MonthDone] = ThreadPoolTaskRunner(max_workers=at_once)
-    with BackfillProgress(len(due)) as progress, runner:
-        futures: dict[PrefectFuture[MonthDone], MonthPlan] = {
-            runner.submit(run_month, {"planned": plan, "options": options, "progress": progress}): plan for plan in due
+def run_here(due: Sequence[MonthPlan], options: MonthOptions, at_once: int) -> Iterator[MonthRecord]:
+    """Run the due months and yield their records as they finish. A failed month does not stop the others."""
+    runner: ThreadPoolTaskRunner[MonthRecord] = ThreadPoolTaskRunner(max_workers=at_once)
+    with runner:
+        futures: dict[PrefectFuture[MonthRecord], MonthPlan] = {
+            runner.submit(run_month, {"planned": plan, "options": options}): plan for plan in due
         }
         for future in as_completed(list(futures)):
             outcome = future.result(raise_on_failure=False)
-            if isinstance(outcome, MonthDone):
-                progress(record_month(futures[future], "done", outcome.rows, outcome.seconds))
-            elif isinstance(outcome, NotPublished):
-                progress(record_month(futures[future], "unpublished", error=str(outcome)))
+            if isinstance(outcome, MonthRecord):
+                yield outcome
             else:
-                progress(record_month(futures[future], "failed", error=str(outcome)))
-    return progress.ended
+                result = "unpublished" if isinstance(outcome, NotPublished) else "failed"
+                yield record_month(futures[future], result, error=str(outcome))
 
 
 @task(task_run_name="{planned.name}", cache_policy=NO_CACHE, persist_result=False)
-def run_month(planned: MonthPlan, options: MonthOptions, progress: BackfillProgress) -> MonthDone:
+def run_month(planned: MonthPlan, options: MonthOptions) -> MonthRecord:
     """Run one planned month: make it in the lake if it is due there, then load it into the warehouses.
 
     The month is planned again first, because the backfill's plan can be hours old. A warehouse that fails does not keep
     the month from the others.
     """
     began, failures = time.monotonic(), []
-    with progress.running(planned.name):
+    with Bar.line(planned.name):
         month = bring_to_lake(planned.color, planned.month, options)
         if month.manifest is None:
             raise NotPublished(month.plan.why)
@@ -75,4 +54,4 @@ def run_month(planned: MonthPlan, options: MonthOptions, progress: BackfillProgr
                 failures.append(error)
     if failures:
         raise failures[0]
-    return MonthDone(month.manifest.clean.rows, time.monotonic() - began)
+    return record_month(planned, "done", month.manifest.clean.rows, time.monotonic() - began)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID
@@ -32,7 +32,6 @@ from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.record import MonthRecord, record_month
 from nyc_tlc.profiles.opening import open_lake
-from nyc_tlc.runs.progress import BackfillProgress
 from nyc_tlc.source.location import name_source
 
 log = logging.getLogger(__name__)
@@ -50,19 +49,16 @@ NOT_RUNNING_LIMIT = 1800.0
 ACTIVE_STATES = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
 
 
-def run_on_workers(plans: Sequence[MonthPlan], options: MonthOptions, via: str, at_once: int) -> list[MonthRecord]:
-    """Run the due months as runs of a deployment, and wait for all of them.
+def run_on_workers(due: Sequence[MonthPlan], options: MonthOptions, via: str, at_once: int) -> Iterator[MonthRecord]:
+    """Run the due months as runs of the deployments ``via/color``, and yield their records as they finish.
 
     A month that already has an active run with the same parameters is not submitted; that run is waited for.
 
     Args:
-        plans: All planned months.
+        due: The months.
         options: The backfill's options.
-        via: The flow's name; each colour has a deployment ``via/color``.
+        via: The flow's name.
         at_once: How many runs are submitted and not finished at the same time.
-
-    Returns:
-        The records of the due months, in the order in which they finished.
 
     Raises:
         ConfigurationError: when there is no server or no deployment, or when this run holds a slot that its runs need.
@@ -71,8 +67,7 @@ def run_on_workers(plans: Sequence[MonthPlan], options: MonthOptions, via: str, 
         raise ConfigurationError(
             "--via needs a Prefect server with workers", fix="set PREFECT_API_URL to its address, http://…/api"
         )
-    due = [plan for plan in plans if plan.is_due]
-    with BackfillProgress(len(due)) as progress, get_client(sync_client=True) as client:
+    with get_client(sync_client=True) as client:
         deployments = {color: _find_deployment(client, f"{via}/{color}") for color in {plan.color for plan in due}}
         waiting = [_MonthRun(plan, deployments[plan.color], options) for plan in due]
         running: list[_MonthRun] = []
@@ -86,8 +81,7 @@ def run_on_workers(plans: Sequence[MonthPlan], options: MonthOptions, via: str, 
             for child in list(running):
                 if ended := child.read_result(client, runs.get(child.run_id)):
                     running.remove(child)
-                    progress(ended)
-    return progress.ended
+                    yield ended
 
 
 class _MonthRun:

@@ -34,7 +34,7 @@ from nyc_tlc.lake.publication import remove_leftovers
 from nyc_tlc.month import Color, Month
 from nyc_tlc.pages.anomalies import find_anomalies
 from nyc_tlc.pages.coverage import format_coverage, read_coverage
-from nyc_tlc.planning.month_plan import MonthPlan, plan_month
+from nyc_tlc.planning.month_plan import MonthPlan, find_published, plan_month
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.plan import plan_months
 from nyc_tlc.planning.report import format_plan
@@ -42,13 +42,13 @@ from nyc_tlc.profiles.connections import Finding, check_part
 from nyc_tlc.profiles.opening import open_lake, open_warehouse
 from nyc_tlc.runs.limits import source_slot, warehouse_slot
 from nyc_tlc.runs.month_report import format_answers_markdown, format_quality_report
-from nyc_tlc.runs.progress import Bar, DownloadProgress
+from nyc_tlc.runs.progress import Bar
 from nyc_tlc.runs.run_logs import join_prefect
 from nyc_tlc.runs.run_names import newest_allowed, rename_run
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import FetchedFile, fetch_month, scratch_folder
 from nyc_tlc.warehouse.lake_file import LakeFile
-from nyc_tlc.warehouse.load import Answer, ask_where_trips_began, find_published, load_month
+from nyc_tlc.warehouse.load import Answer, ask_where_trips_began, load_month
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.protocol import Kind, Load
 from nyc_tlc.warehouse.tables import list_views, month_tables, trip_tables
@@ -101,7 +101,7 @@ def fetch(plan: MonthPlan, options: MonthOptions, folder: Path) -> FetchedFile:
     if plan.need == "clean again" and plan.manifest:
         return fetch_raw(plan.manifest, open_lake(options.profile), folder)
     assert plan.remote is not None
-    with source_slot(plan.remote), DownloadProgress(plan.name) as progress:
+    with source_slot(plan.remote), Bar(f"fetch {plan.name}", "bytes") as progress:
         return fetch_month(plan.remote, folder, progress)
 
 

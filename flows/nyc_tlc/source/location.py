@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ArgumentError, ConfigurationError
 from nyc_tlc.month import Color, Month
 from nyc_tlc.settings import read_settings
@@ -97,27 +96,6 @@ def redact_url(url: str) -> str:
     if "@" in rest and re.search(r":(?!\d*$)(?!\{)", re.sub(r"^\[.*?\]", "", host)):
         return f"{scheme}://…"
     return f"{scheme}://{host}{slash}{path}"
-
-
-def read_requested_month(color: Color, year: int | None, month: int | None) -> Month | None:
-    """Return the requested month, None for the newest.
-
-    Raises:
-        ArgumentError: when only one of year and month is given, or the month is before the colour's first or in the
-            future.
-    """
-    if year is None and month is None:
-        return None
-    if year is None or month is None:
-        raise ArgumentError(
-            "year and month go together", got=f"year={year}, month={month}", fix="leave both out for the newest month"
-        )
-    asked, first, current = Month(year, month), read_contract(color).first_month, Month.current()
-    if asked < first:
-        raise ArgumentError(f"there is no {color} {asked}: the records begin in {first}")
-    if asked > current:
-        raise ArgumentError(f"there is no {color} {asked} yet: it is in the future", expected=f"{current} or before")
-    return asked
 
 
 def locate(source: str, color: Color, month: Month) -> str:

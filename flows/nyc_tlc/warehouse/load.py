@@ -5,11 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from nyc_tlc.errors import ConflictError, LakeError, TlcError
-from nyc_tlc.lake.keys import Keys
-from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.store import Lake
-from nyc_tlc.month import Color, Month
+from nyc_tlc.errors import ConflictError, TlcError
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.protocol import Load, Warehouse
@@ -17,29 +13,6 @@ from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables, trip_tabl
 from nyc_tlc.warehouse.volume import check_volume, read_trailing
 
 log = logging.getLogger(__name__)
-
-
-def find_published(lake: Lake, color: Color, month: Month | None, profile: str) -> Manifest:
-    """Return the manifest of a month in the lake.
-
-    Args:
-        lake: The lake.
-        color: The colour.
-        month: None for the newest in the lake.
-        profile: For the command in the error.
-
-    Raises:
-        LakeError: when the month is not in the lake.
-    """
-    newest = max(lake.months(color), default=None) if month is None else month
-    manifest = lake.manifest(Keys(color, newest)) if newest else None
-    if manifest is None:
-        which = f"--color {color}" + (f" --year {month.year} --month {month.month}" if month else "")
-        raise LakeError(
-            f"{color} {month or 'trip records'}: not in the lake {lake.url('')}",
-            fix=f"make it: python flows/etl_web_to_gcs.py {which} --profile {profile}",
-        )
-    return manifest
 
 
 def load_month(
