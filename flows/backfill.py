@@ -22,7 +22,7 @@ from nyc_tlc.planning.report import format_plan, format_report
 from nyc_tlc.planning.space import check_space, describe_space
 from nyc_tlc.profiles.opening import list_warehouses, open_lake
 from nyc_tlc.runs import command_line, tasks
-from nyc_tlc.runs.dbt import find_dbt
+from nyc_tlc.runs.dbt import build_models, find_dbt
 from nyc_tlc.runs.month_report import Outcome
 from nyc_tlc.runs.options import Force, Layout, Models, Profile, Source, Verify, Warehouses
 from nyc_tlc.runs.progress import follow
@@ -30,7 +30,6 @@ from nyc_tlc.runs.run_here import run_here
 from nyc_tlc.runs.run_names import backfill_name, nothing_published, scheduled_month
 from nyc_tlc.runs.run_on_workers import run_on_workers
 from nyc_tlc.runs.run_options import RUN_OPTIONS
-from nyc_tlc.runs.transforming import build_models
 
 log = logging.getLogger("nyc_tlc.backfill")
 

@@ -11,13 +11,12 @@ from nyc_tlc.planning.month_plan import read_requested_month
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.profiles.opening import list_warehouses, open_lake
 from nyc_tlc.runs import command_line, tasks
-from nyc_tlc.runs.dbt import find_dbt
+from nyc_tlc.runs.dbt import build_models, find_dbt
 from nyc_tlc.runs.month import bring_to_lake
 from nyc_tlc.runs.month_report import Outcome, format_answers, format_month
 from nyc_tlc.runs.options import Color, Force, Layout, Models, MonthNumber, Profile, Source, Verify, Warehouses, Year
 from nyc_tlc.runs.run_names import not_published, run_name
 from nyc_tlc.runs.run_options import RUN_OPTIONS
-from nyc_tlc.runs.transforming import build_models
 
 
 @flow(flow_run_name=run_name, **RUN_OPTIONS)

@@ -8,11 +8,11 @@ from prefect import flow
 
 from nyc_tlc.profiles.opening import list_warehouses
 from nyc_tlc.runs import command_line
+from nyc_tlc.runs.dbt import build_models
 from nyc_tlc.runs.month_report import Outcome
 from nyc_tlc.runs.options import Profile, Warehouses
 from nyc_tlc.runs.run_names import profile_run_name
 from nyc_tlc.runs.run_options import RUN_OPTIONS
-from nyc_tlc.runs.transforming import build_models
 from nyc_tlc.settings import read_settings
 
 

@@ -1,4 +1,4 @@
-"""Run dbt as a subprocess. It is installed in its own environment, because its dependencies conflict with Prefect's.
+"""Build and test the models with dbt, in a subprocess: its dependencies conflict with Prefect's.
 
 dbt gets the profile's credentials as environment variables; the temporary ``profiles.yml`` only names the variables.
 """
@@ -6,7 +6,6 @@ dbt gets the profile's credentials as environment variables; the temporary ``pro
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import tempfile
@@ -16,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from prefect.artifacts import create_markdown_artifact
 
 from nyc_tlc.errors import ConfigurationError, ReportedError
-from nyc_tlc.profiles.opening import open_dbt_target
+from nyc_tlc.profiles.opening import open_dbt_target, open_warehouse
+from nyc_tlc.runs.limits import models_slot, warehouse_slot
+from nyc_tlc.runs.tasks import artifact_key, step
 from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.protocol import Kind
-
-log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[3]
 PROJECT = ROOT / "dbt"
@@ -39,12 +39,9 @@ class NodeResult:
     """The result of one model or test.
 
     Attributes:
-        name: Its name.
         kind: model, test or unit_test.
         status: success, pass, warn, fail, error or skipped.
-        seconds: Its duration in seconds.
         rows: A model's written rows, or the rows that break a test; None if dbt does not report them.
-        message: dbt's message.
         sql: A test's SQL; empty for a model.
     """
 
@@ -68,30 +65,70 @@ def find_dbt() -> Path:
     return COMMAND
 
 
-def run_dbt(profile: str, kind: Kind, *arguments: str, threads: int = 2) -> list[NodeResult]:
-    """Run a dbt command on one of the profile's warehouses.
+def build_models(profile: str, kinds: Sequence[Kind], *, force: bool = False, before: str = "") -> str:
+    """Build and test the models in warehouses, one after the other.
 
     Args:
-        profile: The profile.
-        kind: Which of its warehouses.
-        *arguments: dbt's command and its options.
-        threads: How many models are built at the same time.
+        profile: Whose warehouses.
+        kinds: Which of them.
+        force: Whether to build all months again, and not only those that were loaded, replaced or removed.
+        before: The summary of what the run did before; it is also shown when a model fails.
 
     Returns:
-        The result of each model and test.
+        A summary for the terminal: ``before``, and one line for each warehouse.
+
+    Raises:
+        ConfigurationError: when dbt is not installed, or a warehouse has no months yet.
+        ReportedError: when a model or a test failed.
+    """
+    lines = [before] if before else []
+    for kind in kinds:
+        try:
+            lines.append(_build(profile, kind, force))
+        except ReportedError as error:
+            raise ReportedError(error.what, "\n".join([*lines, error.report])) from None
+    return "\n".join(lines)
+
+
+def _build(profile: str, kind: Kind, force: bool) -> str:
+    with models_slot(), warehouse_slot(kind):
+        # Unlike dbt, this waits for a DuckDB file that another process has open.
+        warehouse = open_warehouse(profile, kind)
+        if not warehouse.loads():
+            raise ConfigurationError(
+                f"{warehouse.place} has no months to build models from", fix="load some: flows/etl_month.py"
+            )
+        dbt = step("dbt {command} {kind}")(run_dbt)
+        results = dbt(profile, kind, "run", *["--full-refresh"] * force)
+        if not find_failed(results):
+            results += dbt(profile, kind, "test")
+    create_markdown_artifact(
+        key=artifact_key("models", profile, kind), markdown=format_results(results), description=f"Models in {kind}"
+    )
+    models = [result for result in results if result.kind == "model"]
+    if failed := find_failed(results):
+        names = ", ".join(result.name for result in failed)
+        raise ReportedError(
+            f"{kind}: {len(failed)} of {len(results)} models and tests failed: {names}", format_results(failed)
+        )
+    return f"models      {kind}: {len(models)} models are built and {len(results) - len(models)} tests pass"
+
+
+def run_dbt(profile: str, kind: Kind, command: str, *options: str) -> list[NodeResult]:
+    """Run a dbt command on one of the profile's warehouses, and return the result of each model and test.
 
     Raises:
         ConfigurationError: when dbt is not installed.
         ReportedError: when dbt ends without results.
     """
-    command, (output, secrets) = find_dbt(), open_dbt_target(profile, kind)
-    output |= {"schema": MODELS_SCHEMA, "threads": threads}
+    output, secrets = open_dbt_target(profile, kind)
+    output |= {"schema": MODELS_SCHEMA, "threads": 2}
     with tempfile.TemporaryDirectory(prefix="nyc-tlc-dbt-") as name:
         folder = Path(name)
         target = {"nyc_tlc": {"target": kind, "outputs": {kind: output}}}
         (folder / "profiles.yml").write_text(yaml.safe_dump(target), encoding="utf-8")
         done = subprocess.run(  # noqa: S603  a fixed command, without a shell
-            [str(command), "--no-use-colors", *arguments],
+            [str(find_dbt()), "--no-use-colors", command, *options],
             cwd=PROJECT,
             env=os.environ
             | secrets
@@ -109,13 +146,8 @@ def run_dbt(profile: str, kind: Kind, *arguments: str, threads: int = 2) -> list
         results = folder / "target" / "run_results.json"
         if done.returncode not in (0, 1) or not results.exists():
             printed = _remove_secrets(secrets, done.stdout + done.stderr)
-            raise ReportedError(f"{kind}: dbt {arguments[0]} failed: {_find_error(printed)}", printed)
-        return read_results(json.loads(results.read_text(encoding="utf-8")))
-
-
-def read_results(content: dict[str, Any]) -> list[NodeResult]:
-    """Return the results in ``run_results.json``."""
-    return [_read_result(result) for result in content["results"]]
+            raise ReportedError(f"{kind}: dbt {command} failed: {_find_error(printed)}", printed)
+        return [_read_result(result) for result in json.loads(results.read_bytes())["results"]]
 
 
 def _read_result(result: dict[str, Any]) -> NodeResult:
