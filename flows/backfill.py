@@ -5,7 +5,6 @@ from __future__ import annotations
 import nyc_tlc.runs.script  # noqa: F401
 
 import logging
-from dataclasses import replace
 from typing import Annotated
 
 from prefect import flow
@@ -20,14 +19,14 @@ from nyc_tlc.planning.plan import list_months, parse_months
 from nyc_tlc.planning.record import finish_run, read_runs, start_run, write_run
 from nyc_tlc.planning.report import format_plan, format_report
 from nyc_tlc.planning.space import check_space, describe_space
-from nyc_tlc.profiles.opening import list_warehouses, open_lake
+from nyc_tlc.profiles.opening import choose_warehouses, open_lake
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.dbt import build_models, find_dbt
 from nyc_tlc.runs.month_report import Outcome
 from nyc_tlc.runs.options import Force, Layout, Models, Profile, Source, Verify, Warehouses
 from nyc_tlc.runs.progress import follow
 from nyc_tlc.runs.run_here import run_here
-from nyc_tlc.runs.run_names import backfill_name, nothing_published, scheduled_month
+from nyc_tlc.runs.run_names import backfill_name, not_published, scheduled_month
 from nyc_tlc.runs.run_on_workers import run_on_workers
 from nyc_tlc.runs.run_options import RUN_OPTIONS
 
@@ -80,12 +79,9 @@ def backfill(
     """
     if models and not plan_only:
         find_dbt()
-    options = MonthOptions.of(source, profile, warehouses or (), layout, force=force, verify=verify)
-    if not lake_only and warehouses is None:
-        options = replace(options, warehouses=tuple(list_warehouses(options.profile)))
-    elif lake_only:
-        options = replace(options, warehouses=())
-    lake, kinds, name = open_lake(options.profile), options.warehouses, name or backfill_name()
+    profile, kinds = choose_warehouses(profile, () if lake_only else warehouses)
+    options = MonthOptions.of(source, profile, kinds, layout, force=force, verify=verify)
+    lake, name = open_lake(profile), name or backfill_name()
     if options.source == "sample" and force:
         raise ArgumentError("a backfill of samples does not replace months", fix="leave out --force")
     if not (start or end or last or months or all_months):
@@ -108,14 +104,14 @@ def backfill(
 
     report = format_report(name, run)
     tasks.report_backfill(name, report)
-    tasks.list_months(options.profile, sorted({plan.color for plan in plans}, key=COLORS.index), kinds)
+    tasks.list_months(profile, sorted({plan.color for plan in plans}, key=COLORS.index), kinds)
     # Also when some months failed: the loaded months get their models.
     if models and any(month.result in ("done", "current", "kept") for month in run.months):
-        report = build_models(options.profile, kinds, before=report)
+        report = build_models(profile, kinds, before=report)
     if failed := [month for month in run.months if month.result == "failed"]:
         raise ReportedError(f"backfill {name}: {len(failed)} of {len(run.months)} months failed", report)
     if all(month.result == "unpublished" for month in run.months):
-        return nothing_published(report)
+        return not_published(report)
     return Outcome(report)
 
 

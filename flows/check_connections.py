@@ -9,13 +9,12 @@ from prefect.artifacts import create_markdown_artifact
 
 from nyc_tlc.errors import ReportedError
 from nyc_tlc.profiles.connections import table
-from nyc_tlc.profiles.opening import list_warehouses
+from nyc_tlc.profiles.opening import choose_warehouses
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.month_report import Outcome
 from nyc_tlc.runs.options import Profile, Warehouses
 from nyc_tlc.runs.run_names import profile_run_name
 from nyc_tlc.runs.run_options import RUN_OPTIONS
-from nyc_tlc.settings import read_settings
 
 
 @flow(flow_run_name=profile_run_name, **RUN_OPTIONS)
@@ -25,8 +24,7 @@ def check_connections(*, warehouses: Warehouses = None, profile: Profile = None)
     In the lake, an object is written under a scratch key, read back and deleted. In a warehouse, SELECT 1 is run and
     the permission to create tables is checked. BigQuery also loads one row from the bucket into a scratch table.
     """
-    profile = profile or read_settings().profile
-    kinds = list_warehouses(profile) if warehouses is None else warehouses
+    profile, kinds = choose_warehouses(profile, warehouses)
     findings = [tasks.check("lake", profile), *(tasks.check(kind, profile) for kind in kinds)]
     text = table(findings)
     create_markdown_artifact(key="connections", markdown=f"```\n{text}\n```\n", description=f"Profile {profile}")

@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 
 from nyc_tlc.planning.month_plan import read_requested_month
 from nyc_tlc.planning.options import MonthOptions
-from nyc_tlc.profiles.opening import list_warehouses, open_lake
+from nyc_tlc.profiles.opening import choose_warehouses, open_lake
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.dbt import build_models, find_dbt
 from nyc_tlc.runs.month import bring_to_lake
@@ -39,24 +39,22 @@ def etl_month(
     """
     if models:
         find_dbt()
-    options = MonthOptions.of(source, profile, warehouses or (), layout, force=force, verify=verify)
-    lake = open_lake(options.profile)
+    profile, kinds = choose_warehouses(profile, warehouses)
+    options = MonthOptions.of(source, profile, kinds, layout, force=force, verify=verify)
+    lake = open_lake(profile)
 
     # Look, fetch, clean, publish and report: each is a task.
     made = bring_to_lake(color, read_requested_month(color, year, month), options)
     if made.manifest is None:
-        return not_published(made.plan)
-    kinds = list_warehouses(options.profile) if warehouses is None else warehouses
+        return not_published(made.plan.why)
     loads = {kind: tasks.load(made.manifest, options, kind) for kind in kinds}
     answers = [tasks.query(made.manifest, options, kind, loaded) for kind, loaded in loads.items()]
     tasks.report_load(made.manifest, answers)
     if made.is_new or any(answer.new for answer in answers):
-        tasks.list_months(options.profile, [color], kinds)
-    report = "\n".join(
-        filter(None, (format_month(made, lake, options.profile), format_answers(made.manifest, answers)))
-    )
+        tasks.list_months(profile, [color], kinds)
+    report = "\n".join(filter(None, (format_month(made, lake, profile), format_answers(made.manifest, answers))))
     if models:
-        report = build_models(options.profile, kinds, before=report)
+        report = build_models(profile, kinds, before=report)
     return Outcome(report, made.manifest)
 
 

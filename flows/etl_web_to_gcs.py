@@ -40,7 +40,7 @@ def etl_web_to_gcs(
     # Look, fetch, clean, publish and report: each is a task.
     made = bring_to_lake(color, read_requested_month(color, year, month), options)
     if made.manifest is None:
-        return not_published(made.plan)
+        return not_published(made.plan.why)
     if made.is_new:
         tasks.list_months(options.profile, [color], [])
     return Outcome(format_month(made, lake, options.profile), made.manifest)

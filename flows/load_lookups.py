@@ -6,13 +6,12 @@ import nyc_tlc.runs.script  # noqa: F401
 
 from prefect import flow
 
-from nyc_tlc.profiles.opening import list_warehouses
+from nyc_tlc.profiles.opening import choose_warehouses
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.month_report import Outcome
 from nyc_tlc.runs.options import Profile, Warehouses
 from nyc_tlc.runs.run_names import profile_run_name
 from nyc_tlc.runs.run_options import RUN_OPTIONS
-from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.lookups import fetch_zones
 
 
@@ -23,8 +22,7 @@ def load_lookups(*, warehouses: Warehouses = None, profile: Profile = None, offl
     Args:
         offline: Use the embedded copy of the zones and do not download TLC's file.
     """
-    profile = profile or read_settings().profile
-    kinds = list_warehouses(profile) if warehouses is None else warehouses
+    profile, kinds = choose_warehouses(profile, warehouses)
     zones = None if offline else fetch_zones()
     places = [tasks.load_lookups(zones, profile, kind) for kind in kinds]
     return Outcome("\n".join(f"zones and code tables are in {place}" for place in places))

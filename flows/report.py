@@ -20,13 +20,12 @@ from nyc_tlc.pages.trips_page import write_trips_page
 from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.plan import list_months, plan_months
-from nyc_tlc.profiles.opening import list_warehouses, open_lake, open_warehouse
+from nyc_tlc.profiles.opening import choose_warehouses, open_lake, open_warehouse
 from nyc_tlc.runs import command_line
 from nyc_tlc.runs.month_report import Outcome
 from nyc_tlc.runs.options import Profile
 from nyc_tlc.runs.run_names import profile_run_name
 from nyc_tlc.runs.run_options import RUN_OPTIONS
-from nyc_tlc.settings import read_settings
 from nyc_tlc.source.published import find_newest
 from nyc_tlc.warehouse.protocol import Kind, Load
 
@@ -41,11 +40,11 @@ def report(*, profile: Profile = None, source: str | None = None, offline: bool 
         source: The source to ask which months are published or changed; TLC_SOURCE or tlc if left out.
         offline: Ask no source: the coverage page then shows only the lake and the warehouses.
     """
-    profile, source = profile or read_settings().profile, source or read_settings().source
-    lake, kinds, notes = open_lake(profile), list_warehouses(profile), list[str]()
+    profile, kinds = choose_warehouses(profile, None)
+    lake, notes = open_lake(profile), list[str]()
 
     loads = _read_loads(profile, kinds, notes)
-    plans = [] if offline else _look_at_source(source, lake, notes)
+    plans = [] if offline else _look_at_source(MonthOptions.of(source, profile), lake, notes)
     months = read_coverage(lake, loads, plans)
     ui = PREFECT_UI_URL.value()
     coverage = write_coverage_page(lake, months, list(loads), notes, f"{ui}/runs/flow-run/" if ui else "")
@@ -70,13 +69,13 @@ def _read_loads(profile: str, kinds: Sequence[Kind], notes: list[str]) -> Loads:
     return loads
 
 
-def _look_at_source(source: str, lake: Lake, notes: list[str]) -> list[MonthPlan]:
+def _look_at_source(options: MonthOptions, lake: Lake, notes: list[str]) -> list[MonthPlan]:
     """Plan every month from the source; empty, with a note, if the source does not answer."""
     try:
         # Without this, a source that does not answer would be asked once for each month.
-        find_newest(source, "yellow", Month.current())
+        find_newest(options.source, "yellow", Month.current())
         asked = list_months(COLORS, None, None, 1, None, Month.current())
-        return plan_months(asked, MonthOptions.of(source, None), lake, {})
+        return plan_months(asked, options, lake, {})
     except TlcError as error:
         notes.append(f"New and changed months are unknown: {error}")
         return []

@@ -6,14 +6,13 @@ import nyc_tlc.runs.script  # noqa: F401
 
 from prefect import flow
 
-from nyc_tlc.profiles.opening import list_warehouses
+from nyc_tlc.profiles.opening import choose_warehouses
 from nyc_tlc.runs import command_line
 from nyc_tlc.runs.dbt import build_models
 from nyc_tlc.runs.month_report import Outcome
 from nyc_tlc.runs.options import Profile, Warehouses
 from nyc_tlc.runs.run_names import profile_run_name
 from nyc_tlc.runs.run_options import RUN_OPTIONS
-from nyc_tlc.settings import read_settings
 
 
 @flow(flow_run_name=profile_run_name, **RUN_OPTIONS)
@@ -25,8 +24,7 @@ def transform(*, warehouses: Warehouses = None, profile: Profile = None, force: 
     Args:
         force: Build all months again.
     """
-    profile = profile or read_settings().profile
-    kinds = list_warehouses(profile) if warehouses is None else warehouses
+    profile, kinds = choose_warehouses(profile, warehouses)
     return Outcome(build_models(profile, kinds, force=force))
 
 

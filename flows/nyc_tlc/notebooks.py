@@ -24,7 +24,7 @@ from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.pages.coverage import read_coverage
-from nyc_tlc.profiles.opening import list_warehouses, open_lake, open_warehouse
+from nyc_tlc.profiles.opening import choose_warehouses, open_lake, open_warehouse
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.protocol import Kind
@@ -115,9 +115,8 @@ def months(
     Raises:
         ConfigurationError: when the profile can't be used.
     """
-    profile = profile or read_settings().profile
+    profile, kinds = choose_warehouses(profile, warehouses)
     lake = open_lake(profile)
-    kinds = list_warehouses(profile) if warehouses is None else warehouses
     loads = {kind: open_warehouse(profile, kind).loads() for kind in kinds}
     found = read_coverage(lake, loads, colors=COLORS if color is None else (color,))
     rows = [

@@ -102,9 +102,9 @@ def plan_month(
     """Decide what has to be done with a month in the lake.
 
     Args:
-        color: The colour.
-        month: The month; None for the newest that the source has.
-        options: How it would be made.
+        color: Which trip records.
+        month: None for the newest that the source has.
+        options: How the month would be made.
         lake: Where it is kept.
         newest: The latest month to consider as the newest; None for the current month.
 
@@ -137,13 +137,7 @@ def plan_month(
 
 
 def find_published(lake: Lake, color: Color, month: Month | None, profile: str) -> Manifest:
-    """Return the manifest of a month in the lake.
-
-    Args:
-        lake: The lake.
-        color: The colour.
-        month: None for the newest in the lake.
-        profile: For the command in the error.
+    """Return the manifest of a month in the lake; of the newest if month is None.
 
     Raises:
         LakeError: when the month is not in the lake.

@@ -25,14 +25,10 @@ PARALLEL_LOOKS = 6
 def list_months(
     colors: Iterable[Color], start: str | None, end: str | None, every: int, last: int | None, now: Month
 ) -> list[tuple[Color, Month]]:
-    """Return the colour-months of a range, oldest first.
+    """Return the colour-months of a range, oldest first; see ``flows/backfill.py`` for the parameters.
 
     Args:
-        colors: The colours.
-        start: The first month, ``YYYY-MM``; the colour's first one if left out.
-        end: The last month; the newest that can be published if left out.
-        every: Take only every n-th month, counted from the first.
-        last: Instead of start and end: the number of months up to the newest that can be published.
+        start: ``YYYY-MM``, as ``end``; the colour's first month if left out.
         now: The current month, or the month that a late run was scheduled for.
 
     Raises:
@@ -89,12 +85,7 @@ def plan_months(
 ) -> list[MonthPlan]:
     """Decide what each month needs in the lake and the warehouses; the months are looked at in parallel.
 
-    Args:
-        asked: The months.
-        options: How they would be made.
-        lake: The lake.
-        loads: Warehouse -> its loads.
-        at_look: Called with the number of months looked at so far.
+    ``at_look`` is called with the number of months looked at so far.
     """
 
     def look(which: tuple[Color, Month]) -> MonthPlan:

@@ -19,13 +19,7 @@ WAREHOUSE_RATIOS: dict[Kind, float] = {"duckdb": 2.7, "postgres": 10.2}
 
 
 def describe_space(plans: Sequence[MonthPlan], lake: Lake, kinds: Sequence[Kind]) -> str:
-    """Return one line about the months and gigabytes that are due, and the free space.
-
-    Args:
-        plans: All planned months.
-        lake: The lake.
-        kinds: The warehouses to load them into.
-    """
+    """Return one line about the months and gigabytes that are due, and the free space."""
     fetched, unknown = _bytes_to_fetch(plans)
     due = sum(plan.is_due for plan in plans)
     parts = [

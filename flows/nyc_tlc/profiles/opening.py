@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -81,6 +81,12 @@ def list_warehouses(profile: str) -> list[Kind]:
         # Without any block, the name is a mistake and not a profile with DuckDB: this raises.
         open_lake(profile)
     return kinds or ["duckdb"]
+
+
+def choose_warehouses(profile: str | None, kinds: Sequence[Kind] | None) -> tuple[str, Sequence[Kind]]:
+    """Return the profile and warehouses to use; None stands for ``TLC_PROFILE`` and for all of the profile."""
+    name = profile or read_settings().profile
+    return name, list_warehouses(name) if kinds is None else kinds
 
 
 def open_dbt_target(profile: str, kind: Kind) -> tuple[dict[str, Any], dict[str, str]]:

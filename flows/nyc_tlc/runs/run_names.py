@@ -65,11 +65,6 @@ def rename_run(month: MonthPlan | Manifest) -> None:
             client.update_flow_run(flow_run.id, name=f"{month.color}-{month.month}")
 
 
-def not_published(plan: MonthPlan) -> State[None]:
-    """Return the final state of a run whose month is not published yet; it is not a failure."""
-    return Completed(name=NotPublished.__name__, message=plan.why)
-
-
-def nothing_published(text: str) -> State[None]:
-    """Return the final state of a backfill without any published month; it is not a failure."""
-    return Completed(name=NotPublished.__name__, message=text)
+def not_published(why: str) -> State[None]:
+    """Return the final state of a run whose month, or all of whose months, are not published yet: no failure."""
+    return Completed(name=NotPublished.__name__, message=why)

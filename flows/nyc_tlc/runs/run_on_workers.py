@@ -10,15 +10,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterId,
-    FlowRunFilter,
-    FlowRunFilterId,
-    FlowRunFilterName,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
+from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.deployments import run_deployment
@@ -76,8 +68,8 @@ def run_on_workers(due: Sequence[MonthPlan], options: MonthOptions, via: str, at
                 running.append(waiting.pop(0))
                 running[-1].submit(client)
             time.sleep(POLL_INTERVAL)
-            ids = FlowRunFilterId(any_=[child.run_id for child in running])
-            runs = {run.id: run for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(id=ids))}
+            ids = FlowRunFilter.model_validate({"id": {"any_": [child.run_id for child in running]}})
+            runs = {run.id: run for run in client.read_flow_runs(flow_run_filter=ids)}
             for child in list(running):
                 if ended := child.read_result(client, runs.get(child.run_id)):
                     running.remove(child)
@@ -113,11 +105,10 @@ class _MonthRun:
             "verify": self._options.verify,
         }
         active = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(
-                name=FlowRunFilterName(any_=[name]),
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ACTIVE_STATES)),
+            flow_run_filter=FlowRunFilter.model_validate(
+                {"name": {"any_": [name]}, "state": {"type": {"any_": ACTIVE_STATES}}}
             ),
-            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[self._deployment.id])),
+            deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [self._deployment.id]}}),
         )
         # A run with other parameters (another source, another warehouse) does something else.
         if same := [run for run in active if parameters.items() <= run.parameters.items()]:
@@ -139,9 +130,7 @@ class _MonthRun:
     def read_result(self, client: SyncPrefectClient, run: FlowRun | None) -> MonthRecord | None:
         """Return the month's record, None while its run is not finished. Submit it again if the run crashed.
 
-        Args:
-            client: A client of the server.
-            run: The run's current state on the server; None if someone deleted the run.
+        ``run`` is None if someone deleted the run.
         """
         if run is None or run.state is None:
             return record_month(self._plan, "failed", error="its run was deleted")
