@@ -21,7 +21,7 @@ from prefect_gcp import GcpCredentials, GcsBucket
 from prefect_sqlalchemy import SqlAlchemyConnector
 
 from conftest import ROOT, PrefectServer
-from nyc_tlc.profiles.sections import SECTIONS, ConnectionInfo
+from nyc_tlc.profiles.registering import SECTIONS, ConnectionInfo
 
 SECRET = "p@ss:w/o%r#d"
 DEV = ["local-file-system/taxi-dev", "sqlalchemy-connector/taxi-dev"]

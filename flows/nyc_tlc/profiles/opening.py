@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 LOCAL = "local"
 #: Optional package -> the lock file that installs it.
 LOCK_FILES = {"prefect_aws": "requirements-aws.lock", "prefect_azure": "requirements-azure.lock"}
+REGISTER = "register it: .venv/bin/python blocks/register.py {}"
 WAREHOUSE_BLOCKS: dict[Kind, str] = {"postgres": "sqlalchemy-connector", "bigquery": "bigquery-warehouse"}
 
 
@@ -262,12 +263,7 @@ def _libpq(profile: str) -> dict[str, Any]:
 
 
 def _read_location(bucket: Any) -> str:
-    """Return the location of a bucket; of one in two regions of its owner's choice, these with a ``+`` between.
-
-    Raises:
-        ConfigurationError: when the credentials may not read it.
-        TransientError: when a later attempt can succeed.
-    """
+    """Return the location of a bucket; of one in two regions of its owner's choice, these with a ``+`` between."""
     from google.api_core.exceptions import Forbidden
 
     from nyc_tlc.lake.gcs import GcsLake
@@ -286,7 +282,7 @@ def _read_location(bucket: Any) -> str:
 
 
 def _load(profile: str, path: str) -> Any:
-    """Load a block of the profile.
+    """Load a block of the profile by its class.
 
     Raises:
         ConfigurationError: when the profile has none of this type, or it can't be loaded; its values are not shown.
@@ -298,15 +294,10 @@ def _load(profile: str, path: str) -> Any:
     try:
         with without_storage_warning():
             return block_type.load(name_blocks(profile))
-    except RuntimeError as error:
-        if not isinstance(error.__cause__, ValidationError):
-            raise
-        mistakes = error.__cause__.errors(include_url=False, include_input=False)
-        got = ", ".join(dict.fromkeys(map(_describe_invalid_value, mistakes)))
-    except (GoogleAuthError, ValueError) as error:
+    except (GoogleAuthError, ValueError, RuntimeError) as error:
         got = _describe(error)
     # Without the cause, which would show the values.
-    raise ConfigurationError(f"the block {slug}/taxi-{profile} can't be used", got=got, fix=_register(profile))
+    raise ConfigurationError(f"the block {slug}/taxi-{profile} can't be used", got=got, fix=REGISTER.format(profile))
 
 
 @contextlib.contextmanager
@@ -320,21 +311,16 @@ def _usable(name: str, *failures: type[Exception]) -> Iterator[None]:
 
 def _missing(profile: str, *slugs: str) -> ConfigurationError:
     names = " or ".join(f"{slug}/taxi-{profile}" for slug in slugs)
-    fix = "name another with --profile" if profile == LOCAL else _register(profile)
+    fix = "name another with --profile" if profile == LOCAL else REGISTER.format(profile)
     return ConfigurationError(f"the profile {profile} has no block {names}", fix=fix)
 
 
-def _register(profile: str) -> str:
-    return f"register it: .venv/bin/python blocks/register.py {profile}"
-
-
-def _describe_invalid_value(mistake: Mapping[str, Any]) -> str:
-    """Return which value of a block is invalid, and why, without showing the value."""
-    cause = mistake.get("ctx", {}).get("error")
-    why = _describe(cause) if isinstance(cause, Exception) else mistake["msg"]
-    return ": ".join(filter(None, (".".join(map(str, mistake["loc"])), why)))
-
-
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
+    """Return an error's message; for values of a block that are not valid, which ones and why, without the values."""
+    if isinstance(error.__cause__, ValidationError):
+        mistakes = error.__cause__.errors(include_url=False, include_input=False)
+        whys = ((each, each.get("ctx", {}).get("error")) for each in mistakes)
+        parts = ([*map(str, each["loc"]), _describe(why) if why else each["msg"]] for each, why in whys)
+        return ", ".join(dict.fromkeys(f"{'.'.join(place)}: {why}" if place else why for *place, why in parts))
     # The text of an InvalidValue is the value itself.
     return type(error).__name__ if isinstance(error, InvalidValue) else first_line(error)
