@@ -6,6 +6,8 @@ Each message is one line that a person can act on: what, which month, expected, 
 
 from __future__ import annotations
 
+from functools import partial
+
 from nyc_tlc.shown import shown
 
 #: The longest part of an error, in characters: room for all columns of a file.
@@ -20,22 +22,12 @@ class TlcError(Exception):
     def __init__(self, what: str, *, expected: str = "", got: str = "", fix: str = "") -> None:
         what, expected, got, fix = (shown(part, LONGEST_PART) for part in (what, expected, got, fix))
         self.what, self.expected, self.got, self.fix = what, expected, got, fix
-        parts = [what]
-        if expected:
-            parts.append(f"expected {expected}")
-        if got:
-            parts.append(f"got {got}")
-        if fix:
-            parts.append(fix)
-        super().__init__("; ".join(parts))
+        parts = (what, f"expected {expected}" if expected else "", f"got {got}" if got else "", fix)
+        super().__init__("; ".join(filter(None, parts)))
 
     def __reduce__(self) -> tuple[object, ...]:
         # By default, the keyword-only arguments would be lost.
-        return (_rebuild, (type(self), self.what, self.expected, self.got, self.fix))
-
-
-def _rebuild(kind: type[TlcError], what: str, expected: str, got: str, fix: str) -> TlcError:
-    return kind(what, expected=expected, got=got, fix=fix)
+        return (partial(type(self), expected=self.expected, got=self.got, fix=self.fix), (self.what,))
 
 
 class ArgumentError(TlcError):

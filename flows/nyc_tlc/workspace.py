@@ -18,8 +18,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds to wait for a lock: others hold one for as long as a file takes to be renamed or removed.
 LOCK_SECONDS = 60.0
-#: A file in each workspace; folders without it are not removed.
-MARK = ".nyc-tlc-workspace"
 FOLDER_NAME = re.compile(r"run-[0-9a-f]{12}")
 _WORKSPACES: set[Path] = set()
 
@@ -28,10 +26,7 @@ class Workspace:
     """A new folder that only this process uses until it removes the folder or ends.
 
     A killed process can't remove its folder, so the next process that creates a workspace in the same place does. A
-    folder is abandoned if it has a workspace's name and mark, and nobody holds its lock. The lock is on the folder.
-
-    Attributes:
-        path: The folder.
+    folder is abandoned if it has a workspace's name and nobody holds the lock that is on it.
     """
 
     def __init__(self, parent: Path) -> None:
@@ -47,13 +42,12 @@ class Workspace:
         with exclusive(parent):
             self.path = parent / f"run-{uuid.uuid4().hex[:12]}"
             self.path.mkdir()
-            self.path.joinpath(MARK).touch()
             self._lock = _lock(self.path)
             _WORKSPACES.add(self.path)
 
     def remove(self) -> None:
         """Remove the folder."""
-        _remove(self.path)
+        shutil.rmtree(self.path, ignore_errors=True)
         _WORKSPACES.discard(self.path)
         os.close(self._lock)
 
@@ -69,7 +63,7 @@ def remove_abandoned(parent: Path) -> None:
 def remove_workspaces() -> None:
     """Remove the folders of all workspaces of this process, which is about to end."""
     for path in list(_WORKSPACES):
-        _remove(path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -114,23 +108,10 @@ def _lock(folder: Path) -> int:
             return descriptor
 
 
-def _remove(folder: Path) -> None:
-    """Remove a workspace, its mark last: if this process is killed meanwhile, the next process can remove the rest."""
-    for child in folder.iterdir():
-        if child.is_dir() and not child.is_symlink():
-            shutil.rmtree(child, ignore_errors=True)
-        elif child.name != MARK:
-            child.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def _remove_if_abandoned(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
-    # Its process holds the lock, or it was killed before it wrote the mark, or someone else filled the folder.
-    with contextlib.suppress(OSError):
+    # Its process holds the lock.
+    with contextlib.suppress(BlockingIOError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if (folder / MARK).is_file():
-            _remove(folder)
-        else:
-            folder.rmdir()
+        shutil.rmtree(folder, ignore_errors=True)
     os.close(descriptor)

@@ -25,7 +25,6 @@ from etl_web_to_gcs import etl_web_to_gcs
 from factories import JANUARY, green_parquet, trip, without_version
 from nyc_tlc.month import Month
 from nyc_tlc.runs import command_line
-from nyc_tlc.workspace import MARK as WORKSPACE_MARK
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 from stand_ins.proxy import Proxy
 
@@ -142,7 +141,6 @@ def test_what_a_killed_run_left_in_scratch_space_is_cleared_though_the_month_is_
     run_flow(**parameters)
     abandoned = own_environment / "nyc-tlc-scratch" / "run-0123456789ab"
     abandoned.mkdir(parents=True)
-    (abandoned / WORKSPACE_MARK).touch()
     (abandoned / "green_tripdata_2024-01").write_bytes(b"half of it")
     assert "is current" in run_flow(**parameters).result().text
     assert not abandoned.exists()

@@ -15,6 +15,7 @@ from functools import wraps
 from itertools import groupby
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
@@ -40,7 +41,7 @@ from nyc_tlc.planning.plan import plan_months
 from nyc_tlc.planning.report import format_plan
 from nyc_tlc.profiles.connections import Finding, check_part
 from nyc_tlc.profiles.opening import open_lake, open_warehouse
-from nyc_tlc.runs.limits import source_slot, warehouse_slot
+from nyc_tlc.runs.limits import slot
 from nyc_tlc.runs.month_report import format_answers_markdown, format_quality_report
 from nyc_tlc.runs.progress import Bar
 from nyc_tlc.runs.run_logs import join_prefect
@@ -101,7 +102,8 @@ def fetch(plan: MonthPlan, options: MonthOptions, folder: Path) -> FetchedFile:
     if plan.need == "clean again" and plan.manifest:
         return fetch_raw(plan.manifest, open_lake(options.profile), folder)
     assert plan.remote is not None
-    with source_slot(plan.remote), Bar(f"fetch {plan.name}", "bytes") as progress:
+    host = urlsplit(plan.remote.url).hostname or "file"
+    with slot(f"source-{host}"), Bar(f"fetch {plan.name}", "bytes") as progress:
         return fetch_month(plan.remote, folder, progress)
 
 
@@ -150,7 +152,7 @@ def load(manifest: Manifest, options: MonthOptions, kind: Kind) -> tuple[Load, b
     file = LakeFile(manifest, open_lake(options.profile), read_contract(manifest.color))
 
     def attempt() -> tuple[Load, bool]:
-        with warehouse_slot(kind):
+        with slot(f"warehouse-{kind}"):
             return load_month(file, warehouse, flow_run.id, force=options.force)
 
     return repeat_load(manifest.name, attempt)
