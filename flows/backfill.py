@@ -22,13 +22,11 @@ from nyc_tlc.planning.space import check_space, describe_space
 from nyc_tlc.profiles.opening import choose_warehouses, open_lake
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.dbt import build_models, find_dbt
-from nyc_tlc.runs.month_report import Outcome
+from nyc_tlc.runs.flow_runs import RUN_OPTIONS, Outcome, backfill_name, not_published, scheduled_month
 from nyc_tlc.runs.options import Force, Layout, Models, Profile, Source, Verify, Warehouses
 from nyc_tlc.runs.progress import follow
 from nyc_tlc.runs.run_here import run_here
-from nyc_tlc.runs.run_names import backfill_name, not_published, scheduled_month
 from nyc_tlc.runs.run_on_workers import run_on_workers
-from nyc_tlc.runs.run_options import RUN_OPTIONS
 
 log = logging.getLogger("nyc_tlc.backfill")
 

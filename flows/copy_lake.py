@@ -10,10 +10,9 @@ from nyc_tlc.errors import ArgumentError, ReportedError, TlcError
 from nyc_tlc.planning.month_plan import read_requested_month
 from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.runs import command_line, tasks
-from nyc_tlc.runs.month_report import Outcome
+from nyc_tlc.runs.flow_runs import RUN_OPTIONS, Outcome
 from nyc_tlc.runs.options import Color, MonthNumber, Year
 from nyc_tlc.runs.progress import Bar
-from nyc_tlc.runs.run_options import RUN_OPTIONS
 from nyc_tlc.settings import read_settings
 
 

@@ -7,11 +7,9 @@ import nyc_tlc.runs.script  # noqa: F401
 from prefect import flow
 
 from nyc_tlc.runs import command_line
+from nyc_tlc.runs.flow_runs import RUN_OPTIONS, Outcome, run_name
 from nyc_tlc.runs.month import load_from_lake
-from nyc_tlc.runs.month_report import Outcome
 from nyc_tlc.runs.options import Color, Force, MonthNumber, Profile, Year
-from nyc_tlc.runs.run_names import run_name
-from nyc_tlc.runs.run_options import RUN_OPTIONS
 
 
 @flow(flow_run_name=run_name, **RUN_OPTIONS)

@@ -12,11 +12,10 @@ from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.profiles.opening import choose_warehouses, open_lake
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.dbt import build_models, find_dbt
+from nyc_tlc.runs.flow_runs import RUN_OPTIONS, Outcome, not_published, run_name
 from nyc_tlc.runs.month import bring_to_lake
-from nyc_tlc.runs.month_report import Outcome, format_answers, format_month
+from nyc_tlc.runs.month_report import format_answers, format_month
 from nyc_tlc.runs.options import Color, Force, Layout, Models, MonthNumber, Profile, Source, Verify, Warehouses, Year
-from nyc_tlc.runs.run_names import not_published, run_name
-from nyc_tlc.runs.run_options import RUN_OPTIONS
 
 
 @flow(flow_run_name=run_name, **RUN_OPTIONS)

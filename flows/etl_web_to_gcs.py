@@ -11,11 +11,10 @@ from nyc_tlc.planning.month_plan import read_requested_month
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.runs import command_line, tasks
+from nyc_tlc.runs.flow_runs import RUN_OPTIONS, Outcome, not_published, run_name
 from nyc_tlc.runs.month import bring_to_lake
-from nyc_tlc.runs.month_report import Outcome, format_month
+from nyc_tlc.runs.month_report import format_month
 from nyc_tlc.runs.options import Color, Force, Layout, MonthNumber, Profile, Source, Verify, Year
-from nyc_tlc.runs.run_names import not_published, run_name
-from nyc_tlc.runs.run_options import RUN_OPTIONS
 
 
 @flow(flow_run_name=run_name, **RUN_OPTIONS)

@@ -8,10 +8,8 @@ from prefect import flow
 
 from nyc_tlc.profiles.opening import choose_warehouses
 from nyc_tlc.runs import command_line, tasks
-from nyc_tlc.runs.month_report import Outcome
+from nyc_tlc.runs.flow_runs import RUN_OPTIONS, Outcome, profile_run_name
 from nyc_tlc.runs.options import Profile, Warehouses
-from nyc_tlc.runs.run_names import profile_run_name
-from nyc_tlc.runs.run_options import RUN_OPTIONS
 from nyc_tlc.warehouse.lookups import fetch_zones
 
 

@@ -22,10 +22,8 @@ from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.plan import list_months, plan_months
 from nyc_tlc.profiles.opening import choose_warehouses, open_lake, open_warehouse
 from nyc_tlc.runs import command_line
-from nyc_tlc.runs.month_report import Outcome
+from nyc_tlc.runs.flow_runs import RUN_OPTIONS, Outcome, profile_run_name
 from nyc_tlc.runs.options import Profile
-from nyc_tlc.runs.run_names import profile_run_name
-from nyc_tlc.runs.run_options import RUN_OPTIONS
 from nyc_tlc.source.published import find_newest
 from nyc_tlc.warehouse.protocol import Kind, Load
 

@@ -9,10 +9,8 @@ from prefect import flow
 from nyc_tlc.profiles.opening import choose_warehouses
 from nyc_tlc.runs import command_line
 from nyc_tlc.runs.dbt import build_models
-from nyc_tlc.runs.month_report import Outcome
+from nyc_tlc.runs.flow_runs import RUN_OPTIONS, Outcome, profile_run_name
 from nyc_tlc.runs.options import Profile, Warehouses
-from nyc_tlc.runs.run_names import profile_run_name
-from nyc_tlc.runs.run_options import RUN_OPTIONS
 
 
 @flow(flow_run_name=profile_run_name, **RUN_OPTIONS)

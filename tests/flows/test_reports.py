@@ -14,7 +14,8 @@ from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.month import Month
 from nyc_tlc.runs import tasks
-from nyc_tlc.runs.month_report import Outcome, format_quality_report
+from nyc_tlc.runs.flow_runs import Outcome
+from nyc_tlc.runs.month_report import format_quality_report
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.published import look_at
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse

@@ -22,9 +22,9 @@ from factories import JANUARY
 from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.record import MonthRecord
+from nyc_tlc.runs.flow_runs import clear_lost_runs
 from nyc_tlc.runs.run_here import run_month
 from nyc_tlc.runs.run_on_workers import run_on_workers
-from nyc_tlc.runs.run_options import clear_lost_runs
 from waiting import eventually
 
 OPTIONS = MonthOptions("sample", "local", ("duckdb",), "month", False)

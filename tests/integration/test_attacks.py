@@ -35,7 +35,8 @@ from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.store import NewFile
 from nyc_tlc.profiles.opening import open_warehouse
-from nyc_tlc.runs.month_report import Outcome, format_quality_report, format_summary
+from nyc_tlc.runs.flow_runs import Outcome
+from nyc_tlc.runs.month_report import format_quality_report, format_summary
 from nyc_tlc.source import http
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.warehouse import postgres_connection

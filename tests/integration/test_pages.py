@@ -27,7 +27,8 @@ from nyc_tlc.pages.coverage import read_coverage
 from nyc_tlc.pages.coverage_page import write_coverage_page
 from nyc_tlc.pages.trips_page import write_trips_page
 from nyc_tlc.planning.month_plan import MonthPlan
-from nyc_tlc.runs.month_report import Outcome, format_quality_report, format_summary
+from nyc_tlc.runs.flow_runs import Outcome
+from nyc_tlc.runs.month_report import format_quality_report, format_summary
 from nyc_tlc.shown import shown
 from nyc_tlc.source.location import RemoteFile
 from nyc_tlc.source.sample import write_sample

@@ -9,7 +9,8 @@ from nyc_tlc.month import Color, Month
 from nyc_tlc.planning.month_plan import MonthPlan, read_requested_month
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.runs import tasks
-from nyc_tlc.runs.month_report import Outcome, format_answers
+from nyc_tlc.runs.flow_runs import Outcome
+from nyc_tlc.runs.month_report import format_answers
 from nyc_tlc.source.fetch import scratch_folder
 from nyc_tlc.warehouse.protocol import Kind
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,23 +19,6 @@ from nyc_tlc.warehouse.volume import read_trailing
 
 if TYPE_CHECKING:  # it imports the tasks, which format their artifacts here
     from nyc_tlc.runs.month import MonthInLake
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a flow.
-
-    Attributes:
-        text: The text for the terminal.
-        manifest: The month's manifest in the lake now; None for a flow that is not about one month.
-    """
-
-    text: str
-    manifest: Manifest | None = None
-
-    def _repr_markdown_(self) -> str:
-        """Return the Markdown for a notebook: a table as a table, other text as on a terminal."""
-        return self.text if "\n|" in f"\n{self.text}" else f"```\n{self.text}\n```"
 
 
 def format_quality_report(manifest: Manifest, lake: Lake) -> str:

@@ -41,11 +41,11 @@ from nyc_tlc.planning.plan import plan_months
 from nyc_tlc.planning.report import format_plan
 from nyc_tlc.profiles.connections import Finding, check_part
 from nyc_tlc.profiles.opening import open_lake, open_warehouse
+from nyc_tlc.runs.flow_runs import newest_allowed, rename_run
 from nyc_tlc.runs.limits import slot
 from nyc_tlc.runs.month_report import format_answers_markdown, format_quality_report
 from nyc_tlc.runs.progress import Bar
 from nyc_tlc.runs.run_logs import join_prefect
-from nyc_tlc.runs.run_names import newest_allowed, rename_run
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import FetchedFile, fetch_month, scratch_folder
 from nyc_tlc.warehouse.lake_file import LakeFile

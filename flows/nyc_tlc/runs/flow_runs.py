@@ -1,18 +1,79 @@
-"""The names of flow runs, the month of a run that starts late, and the final state NotPublished."""
+"""What all flow runs have in common: options, names, results, and the month of a run that starts late."""
 
 from __future__ import annotations
 
+import atexit
+import logging
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.objects import Flow, FlowRun, State, StateType
 from prefect.runtime import deployment, flow_run
-from prefect.states import Completed
+from prefect.states import Completed, Crashed
 
 from nyc_tlc.errors import NotPublished
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.month import NEW_YORK, Month
 from nyc_tlc.planning.month_plan import MonthPlan
+from nyc_tlc.runs.interruption import at_end
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.published import PUBLICATION_LAG
+from nyc_tlc.workspace import remove_abandoned
+
+log = logging.getLogger(__name__)
+
+# Prefect writes the exception of a failed run to a file, although results are not persisted. Nothing reads it there, so
+# the folder ends with the process.
+_RESULTS = tempfile.mkdtemp(prefix="nyc-tlc-")
+for _register in (atexit.register, at_end.append):
+    _register(lambda: shutil.rmtree(_RESULTS, ignore_errors=True))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a flow.
+
+    Attributes:
+        text: The text for the terminal.
+        manifest: The month's manifest in the lake now; None for a flow that is not about one month.
+    """
+
+    text: str
+    manifest: Manifest | None = None
+
+    def _repr_markdown_(self) -> str:
+        """Return the Markdown for a notebook: a table as a table, other text as on a terminal."""
+        return self.text if "\n|" in f"\n{self.text}" else f"```\n{self.text}\n```"
+
+
+def clear_lost_runs(_flow: Flow, run: FlowRun, _state: State[object]) -> None:
+    """Remove abandoned scratch space, and set the task runs of an earlier process to Crashed; an ``on_running`` hook.
+
+    A flow run whose machine was lost starts again with the same id. Its new process creates new task runs, so the old
+    ones would stay Running for ever.
+    """
+    remove_abandoned(read_settings().scratch)
+    with get_client(sync_client=True) as client:
+        lost = client.read_task_runs(
+            flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run.id]}}),
+            task_run_filter=TaskRunFilter.model_validate({"state": {"type": {"any_": [StateType.RUNNING]}}}),
+        )
+        for task_run in lost:
+            state: State[None] = Crashed(message="Its process was lost; the flow run started again.")
+            client.set_task_run_state(task_run.id, state, force=True)
+            log.info("%s: set the task run %s of a lost process to Crashed", run.name, task_run.name)
+
+
+RUN_OPTIONS: dict[str, Any] = {
+    "on_running": [clear_lost_runs],
+    "persist_result": False,
+    "result_storage": Path(_RESULTS),
+}
 
 
 def scheduled_month() -> Month | None:
