@@ -8,7 +8,6 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from nyc_tlc.errors import ReportedError
-from nyc_tlc.profiles.connections import table
 from nyc_tlc.profiles.opening import choose_warehouses
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.flow_runs import RUN_OPTIONS, Outcome, profile_run_name
@@ -24,9 +23,9 @@ def check_connections(*, warehouses: Warehouses = None, profile: Profile = None)
     """
     profile, kinds = choose_warehouses(profile, warehouses)
     findings = [tasks.check("lake", profile), *(tasks.check(kind, profile) for kind in kinds)]
-    text = table(findings)
+    text = "\n".join(about for _, about in findings)
     create_markdown_artifact(key="connections", markdown=f"```\n{text}\n```\n", description=f"Profile {profile}")
-    if not all(finding.fine for finding in findings):
+    if not all(fine for fine, _ in findings):
         raise ReportedError(f"the profile {profile} can't be used: see the lines with FAIL", text)
     return Outcome(text)
 

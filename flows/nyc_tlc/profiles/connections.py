@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from nyc_tlc.errors import LakeError, TlcError
@@ -14,38 +12,20 @@ from nyc_tlc.profiles.opening import LOCAL, open_lake, open_warehouse
 from nyc_tlc.warehouse.protocol import Kind
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The result of checking one part of a profile.
-
-    Attributes:
-        part: The lake, or a kind of warehouse.
-        fine: Whether it can be used.
-        message: What works, or what is wrong.
-        fix: What to do about it.
-    """
-
-    part: str
-    fine: bool
-    message: str
-    fix: str = ""
-
-
-def check_part(part: Literal["lake"] | Kind, profile: str) -> Finding:
-    """Check one part of a profile."""
+def check_part(part: Literal["lake"] | Kind, profile: str) -> tuple[bool, str]:
+    """Check one part of a profile. Return whether it can be used, and what a person is shown about it."""
     try:
-        return Finding(part, True, _check_lake(profile) if part == "lake" else _check_warehouse(part, profile))
+        message = _check_lake(profile) if part == "lake" else _check_warehouse(part, profile)
+        return True, f"ok    {part:<9} {message}"
     except TlcError as error:
         evidence = {"expected": error.expected, "got": error.got}
         message = "; ".join([error.what, *(f"{word} {what}" for word, what in evidence.items() if what)])
-        return Finding(part, False, message, error.fix or _suggest_fix(profile))
-
-
-def _suggest_fix(profile: str) -> str:
-    """Return what to do when the error itself does not say it."""
-    if profile == LOCAL:
-        return "check that the folder TLC_HOME can be written"
-    return f"correct blocks/profiles/{profile}.yaml, then run .venv/bin/python blocks/register.py {profile}"
+        fix = error.fix or (
+            "check that the folder TLC_HOME can be written"
+            if profile == LOCAL
+            else f"correct blocks/profiles/{profile}.yaml, then run .venv/bin/python blocks/register.py {profile}"
+        )
+        return False, f"FAIL  {part:<9} {message}\n{'':16}{fix}"
 
 
 def _check_lake(profile: str) -> str:
@@ -79,13 +59,3 @@ def _check_condition(lake: Lake, key: str) -> None:
 def _check_warehouse(kind: Kind, profile: str) -> str:
     warehouse = open_warehouse(profile, kind)
     return f"{warehouse.place}: {warehouse.check(open_lake(profile))}"
-
-
-def table(findings: Sequence[Finding]) -> str:
-    """Format the findings for a terminal."""
-    lines = []
-    for finding in findings:
-        lines.append(f"{'ok  ' if finding.fine else 'FAIL'}  {finding.part:<9} {finding.message}")
-        if finding.fix:
-            lines.append(f"{'':16}{finding.fix}")
-    return "\n".join(lines)

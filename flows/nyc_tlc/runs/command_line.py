@@ -5,6 +5,7 @@ Exit status: 0 done or already current, 1 failed, 2 wrong arguments, 3 not publi
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import os
@@ -54,12 +55,7 @@ def run(flow: Flow[..., Any]) -> NoReturn:
 
 
 def run_script(function: Callable[..., int], script: str) -> NoReturn:
-    """Run a function that uses the Prefect API as a script, and exit with the status that it returns.
-
-    Args:
-        function: The function; its signature and docstring become the command line and its help.
-        script: The script's path in a clone, for the help.
-    """
+    """Run a function that uses the Prefect API as a script, and exit with the status that it returns."""
     _exit_with(partial(_run_function, function, script))
 
 
@@ -105,7 +101,10 @@ def _run_flow(flow: Flow[..., Any]) -> int:
     # The deployments' runs have the same tags; the automations select runs by them.
     with tags("nyc-tlc", *([arguments["color"]] if "color" in arguments else [])):
         state = cast(State[Any], flow(**arguments, return_state=True))
-    outcome = _read_outcome(state)
+    outcome: Any = None
+    # A busy server, which got the state twice, dropped the result.
+    with contextlib.suppress(MissingResult):
+        outcome = state.result(raise_on_failure=False)
     if isinstance(outcome, TlcError):
         return _fail(outcome)
     if state.name == NotPublished.__name__:
@@ -160,20 +159,8 @@ def _check_server(url: str) -> None:
         ) from None
 
 
-def _read_outcome(state: State[Any]) -> Any:
-    """Return what the run returned or raised; None if a busy server, which got the state twice, dropped the result."""
-    try:
-        return state.result(raise_on_failure=False)
-    except MissingResult:
-        return None
-
-
 def _parse(function: Callable[..., Any], script: str) -> tuple[Callable[..., Any], inspect.BoundArguments]:
-    """Return the function and its arguments from the command line; with ``--help``, a function that prints the help.
-
-    Raises:
-        CycloptsError: when the arguments don't fit the signature.
-    """
+    """Return the function and its arguments from the command line; with ``--help``, a function that prints the help."""
     app = cyclopts.App(name=f"python {script}", version_flags=[], default_parameter=EVERY_VALUE)
     app.default(function)
     command, bound, _ = app.parse_args(sys.argv[1:], exit_on_error=False, print_error=False)

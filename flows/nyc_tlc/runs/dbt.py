@@ -19,8 +19,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from nyc_tlc.errors import ConfigurationError, ReportedError
 from nyc_tlc.profiles.opening import open_dbt_target, open_warehouse
-from nyc_tlc.runs.limits import slot
-from nyc_tlc.runs.tasks import artifact_key, step
+from nyc_tlc.runs.tasks import artifact_key, slot, step
 from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.protocol import Kind
 
@@ -91,7 +90,7 @@ def build_models(profile: str, kinds: Sequence[Kind], *, force: bool = False, be
 
 
 def _build(profile: str, kind: Kind, force: bool) -> str:
-    with slot("models"), slot(f"warehouse-{kind}"):
+    with slot("taxi-models"), slot(f"taxi-warehouse-{kind}"):
         # Unlike dbt, this waits for a DuckDB file that another process has open.
         warehouse = open_warehouse(profile, kind)
         if not warehouse.loads():

@@ -79,9 +79,10 @@ def format_summary(manifest: Manifest, lake: Lake, profile: str) -> str:
     if lake.local_path(clean.key):
         rows = f"import pandas; print(pandas.read_parquet('{lake.url(clean.key)}'))"
     else:
+        flows = _shorten_path(Path(__file__).parents[2])
         month = f"'{manifest.color}', '{manifest.month}', profile='{profile}'"
-        rows = f"import sys; sys.path.append('{_flows()}'); from nyc_tlc import trips; print(trips({month}))"
-    lines.append(f'look at it: {_python()} -c "{rows}"')
+        rows = f"import sys; sys.path.append('{flows}'); from nyc_tlc import trips; print(trips({month}))"
+    lines.append(f'look at it: {_shorten_path(Path(sys.executable))} -c "{rows}"')
     return "\n".join(lines)
 
 
@@ -115,16 +116,6 @@ def format_answers_markdown(manifest: Manifest, answers: Sequence[Answer]) -> st
         rows = [(shown(str(borough)), shown(str(zone)), f"{trips:,}") for borough, zone, trips in answer.rows]
         lines += [*format_table(("Borough", "Zone", "Trips"), rows, right=("Trips",)), ""]
     return "\n".join(lines)
-
-
-def _python() -> str:
-    """Return the path of the running interpreter."""
-    return _shorten_path(Path(sys.executable))
-
-
-def _flows() -> str:
-    """Return the path of the folder that the library is imported from."""
-    return _shorten_path(Path(__file__).parents[2])
 
 
 def _shorten_path(path: Path) -> str:

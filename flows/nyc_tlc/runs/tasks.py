@@ -11,6 +11,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +21,10 @@ from urllib.parse import urlsplit
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.concurrency.sync import concurrency
 from prefect.context import TaskRunContext
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
 
@@ -39,10 +43,9 @@ from nyc_tlc.planning.month_plan import MonthPlan, find_published, plan_month
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.plan import plan_months
 from nyc_tlc.planning.report import format_plan
-from nyc_tlc.profiles.connections import Finding, check_part
+from nyc_tlc.profiles.connections import check_part
 from nyc_tlc.profiles.opening import open_lake, open_warehouse
 from nyc_tlc.runs.flow_runs import newest_allowed, rename_run
-from nyc_tlc.runs.limits import slot
 from nyc_tlc.runs.month_report import format_answers_markdown, format_quality_report
 from nyc_tlc.runs.progress import Bar
 from nyc_tlc.runs.run_logs import join_prefect
@@ -82,6 +85,20 @@ def step(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
+def slot(limit: str) -> AbstractContextManager[None]:
+    """Wait for a slot and hold it inside the ``with`` block; do nothing if the server has no such limit.
+
+    Prefect notices a missing limit only when it asks for a slot. That is a write; a busy SQLite refuses it, and Prefect
+    repeats it two seconds later. So the limit is looked up first, which is only a read.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(limit)
+        except ObjectNotFound:
+            return nullcontext()
+    return concurrency(limit)
+
+
 @step("look for {color} {month}")
 def look(color: Color, month: Month | None, options: MonthOptions) -> MonthPlan:
     """Look at the source and the lake, and return what has to be done. Remove what killed runs left."""
@@ -103,7 +120,7 @@ def fetch(plan: MonthPlan, options: MonthOptions, folder: Path) -> FetchedFile:
         return fetch_raw(plan.manifest, open_lake(options.profile), folder)
     assert plan.remote is not None
     host = urlsplit(plan.remote.url).hostname or "file"
-    with slot(f"source-{host}"), Bar(f"fetch {plan.name}", "bytes") as progress:
+    with slot(f"taxi-source-{host}"), Bar(f"fetch {plan.name}", "bytes") as progress:
         return fetch_month(plan.remote, folder, progress)
 
 
@@ -152,7 +169,7 @@ def load(manifest: Manifest, options: MonthOptions, kind: Kind) -> tuple[Load, b
     file = LakeFile(manifest, open_lake(options.profile), read_contract(manifest.color))
 
     def attempt() -> tuple[Load, bool]:
-        with slot(f"warehouse-{kind}"):
+        with slot(f"taxi-warehouse-{kind}"):
             return load_month(file, warehouse, flow_run.id, force=options.force)
 
     return repeat_load(manifest.name, attempt)
@@ -203,7 +220,7 @@ def load_lookups(zones: bytes | None, profile: str, kind: Kind) -> str:
 
 
 @step("check {part} of {profile}")
-def check(part: Literal["lake"] | Kind, profile: str) -> Finding:
+def check(part: Literal["lake"] | Kind, profile: str) -> tuple[bool, str]:
     """Check one part of a profile by using it as a run does."""
     return check_part(part, profile)
 
