@@ -101,7 +101,7 @@ def backfill(
     write_run(lake, name, earlier, run)
 
     report = format_report(name, run)
-    tasks.report_backfill(name, report)
+    tasks.write_artifact(f"The result of each month of the backfill {name}", report, "backfill", name)
     tasks.list_months(profile, sorted({plan.color for plan in plans}, key=COLORS.index), kinds)
     # Also when some months failed: the loaded months get their models.
     if models and any(month.result in ("done", "current", "kept") for month in run.months):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import nyc_tlc.runs.script  # noqa: F401
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
 from nyc_tlc.errors import ReportedError
 from nyc_tlc.profiles.opening import choose_warehouses
@@ -24,7 +23,7 @@ def check_connections(*, warehouses: Warehouses = None, profile: Profile = None)
     profile, kinds = choose_warehouses(profile, warehouses)
     findings = [tasks.check("lake", profile), *(tasks.check(kind, profile) for kind in kinds)]
     text = "\n".join(about for _, about in findings)
-    create_markdown_artifact(key="connections", markdown=f"```\n{text}\n```\n", description=f"Profile {profile}")
+    tasks.write_artifact(f"Profile {profile}", f"```\n{text}\n```\n", "connections")
     if not all(fine for fine, _ in findings):
         raise ReportedError(f"the profile {profile} can't be used: see the lines with FAIL", text)
     return Outcome(text)

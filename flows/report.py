@@ -7,7 +7,6 @@ import nyc_tlc.runs.script  # noqa: F401
 from collections.abc import Mapping, Sequence
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 from prefect.settings import PREFECT_UI_URL
 
 from nyc_tlc.descriptions.catalog import write_catalog
@@ -21,7 +20,7 @@ from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.plan import list_months, plan_months
 from nyc_tlc.profiles.opening import choose_warehouses, open_lake, open_warehouse
-from nyc_tlc.runs import command_line
+from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.flow_runs import RUN_OPTIONS, Outcome, profile_run_name
 from nyc_tlc.runs.options import Profile
 from nyc_tlc.source.published import find_newest
@@ -50,9 +49,7 @@ def report(*, profile: Profile = None, source: str | None = None, offline: bool 
     catalog = write_catalog(lake)
 
     lines = [*notes, *(f"page        {place}" for place in (coverage, *trips)), f"catalog     {catalog}"]
-    create_markdown_artifact(
-        key="reports", markdown="\n".join(f"* `{line}`" for line in lines), description="The pages in the lake"
-    )
+    tasks.write_artifact("The pages in the lake", "\n".join(f"* `{line}`" for line in lines), "reports")
     return Outcome("\n".join(lines))
 
 

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from prefect.artifacts import create_markdown_artifact
 
 from nyc_tlc.errors import ConfigurationError, ReportedError
 from nyc_tlc.profiles.opening import open_dbt_target, open_warehouse
-from nyc_tlc.runs.tasks import artifact_key, slot, step
+from nyc_tlc.runs.tasks import slot, step, write_artifact
 from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.protocol import Kind
 
@@ -101,9 +100,7 @@ def _build(profile: str, kind: Kind, force: bool) -> str:
         results = dbt(profile, kind, "run", *["--full-refresh"] * force)
         if not find_failed(results):
             results += dbt(profile, kind, "test")
-    create_markdown_artifact(
-        key=artifact_key("models", profile, kind), markdown=format_results(results), description=f"Models in {kind}"
-    )
+    write_artifact(f"Models in {kind}", format_results(results), "models", profile, kind)
     models = [result for result in results if result.kind == "model"]
     if failed := find_failed(results):
         names = ", ".join(result.name for result in failed)

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from prefect import task
@@ -151,11 +151,8 @@ def report(manifest: Manifest, profile: str) -> None:
     lake = open_lake(profile)
     for anomaly in find_anomalies(manifest, read_trailing(lake, manifest)):
         log.warning("%s", anomaly)
-    create_markdown_artifact(
-        key=f"{manifest.color}-{manifest.month}-quality",
-        markdown=format_quality_report(manifest, lake) + _link_to_months(manifest.color, profile),
-        description=f"Quality report of {manifest.name}",
-    )
+    markdown = format_quality_report(manifest, lake) + _link_to_months(manifest.color, profile)
+    write_artifact(f"Quality report of {manifest.name}", markdown, manifest.color, manifest.month, "quality")
 
 
 @step("load {manifest.name} into {kind}")
@@ -219,10 +216,7 @@ def load_lookups(zones: bytes | None, profile: str, kind: Kind) -> str:
     return warehouse.place
 
 
-@step("check {part} of {profile}")
-def check(part: Literal["lake"] | Kind, profile: str) -> tuple[bool, str]:
-    """Check one part of a profile by using it as a run does."""
-    return check_part(part, profile)
+check = step("check {part} of {profile}")(check_part)
 
 
 @step("plan")
@@ -233,7 +227,7 @@ def plan(asked: list[tuple[Color, Month]], options: MonthOptions) -> list[MonthP
         plans = plan_months(
             asked, options, open_lake(options.profile), loads, at_look=lambda done: bar(done, len(asked))
         )
-    create_markdown_artifact(key="backfill-plan", markdown=format_plan(plans), description="What each month needs")
+    write_artifact("What each month needs", format_plan(plans), "backfill-plan")
     return plans
 
 
@@ -242,18 +236,12 @@ def report_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) 
 
     Returns:
         One table of all colours, as Markdown.
-
-    Raises:
-        TlcError: when the lake or one of the warehouses does not answer.
     """
     loads = {kind: open_warehouse(profile, kind).loads() for kind in kinds}
     months = read_coverage(open_lake(profile), loads, colors=colors)
     for color, its_months in groupby(months, key=lambda month: month.color):
-        create_markdown_artifact(
-            key=artifact_key("months", profile, color),
-            markdown=format_coverage(list(its_months), kinds),
-            description=f"The months of {color} in the profile {profile}",
-        )
+        table = format_coverage(list(its_months), kinds)
+        write_artifact(f"The months of {color} in the profile {profile}", table, "months", profile, color)
     return format_coverage(months, kinds)
 
 
@@ -264,15 +252,6 @@ def list_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) ->
         report_months(profile, colors, kinds)
     except TlcError as error:
         log.warning("%s: the table of months was not written: %s", ", ".join(colors), error)
-
-
-def report_backfill(name: str, text: str) -> None:
-    """Write a backfill's report as an artifact, one key for each backfill."""
-    create_markdown_artifact(
-        key=artifact_key("backfill", name),
-        markdown=text,
-        description=f"The result of each month of the backfill {name}",
-    )
 
 
 def _link_to_months(color: Color, profile: str) -> str:
@@ -286,13 +265,15 @@ def artifact_key(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
+def write_artifact(description: str, markdown: str, *key: str) -> None:
+    """Write an artifact whose key has these parts; with the same key it is a new version of it."""
+    create_markdown_artifact(key=artifact_key(*key), markdown=markdown, description=description)
+
+
 def report_load(manifest: Manifest, answers: Sequence[Answer]) -> None:
     """Write the month's loads, with an example query, as an artifact, one key for each month."""
-    create_markdown_artifact(
-        key=f"{manifest.color}-{manifest.month}-queryable",
-        markdown=format_answers_markdown(manifest, answers),
-        description=f"Where {manifest.name} can be queried",
-    )
+    markdown = format_answers_markdown(manifest, answers)
+    write_artifact(f"Where {manifest.name} can be queried", markdown, manifest.color, manifest.month, "queryable")
 
 
 join_prefect()
