@@ -125,7 +125,7 @@ def test_a_run_that_someone_deletes_is_a_failed_month(
     assert (record.result, record.error) == ("failed", "its run was deleted")
 
 
-def test_a_run_that_crashes_is_submitted_again_and_one_that_never_runs_is_given_up(
+def test_a_run_that_crashes_and_is_not_scheduled_again_fails_its_month_as_one_that_never_runs_does(
     client: SyncPrefectClient,
     deployment: UUID,
     backfill: Callable[[int, int], Any],
@@ -133,15 +133,15 @@ def test_a_run_that_crashes_is_submitted_again_and_one_that_never_runs_is_given_
 ) -> None:
     # As long as a person would wait for them.
     monkeypatch.setattr("nyc_tlc.runs.run_on_workers.RESCHEDULE_GRACE", 0.0)
-    running = backfill(1, 1)
-    (first,) = wait_for_runs(client, deployment, 1)
-    client.set_flow_run_state(first.id, Crashed(), force=True)
-    (second,) = (run for run in wait_for_runs(client, deployment, 2) if run.id != first.id)
-    assert second.parameters == first.parameters
+    running = backfill(2, 2)
+    first, second = wait_for_runs(client, deployment, 2)
+    client.set_flow_run_state(first.id, Crashed(message="No heartbeat"), force=True)
     monkeypatch.setattr("nyc_tlc.runs.run_on_workers.NOT_RUNNING_LIMIT", 0.0)
-    (record,) = running.result(60)
-    assert record.result == "failed"
-    assert "has not been running" in str(record.error)
+    crashed, waiting = sorted(running.result(60), key=lambda record: record.month)
+    assert (crashed.result, crashed.error) == ("failed", "No heartbeat")
+    assert waiting.result == "failed"
+    assert "has not been running" in str(waiting.error)
+    assert not client.read_flow_run(second.id).state.is_final()  # type: ignore[union-attr]
 
 
 def test_a_run_that_is_done_again_ends_the_tasks_of_its_lost_process(client: SyncPrefectClient) -> None:

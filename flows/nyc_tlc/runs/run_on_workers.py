@@ -30,9 +30,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two reads of the runs' states.
 POLL_INTERVAL = 2.0
-#: How many times a month whose run crashed is submitted again.
-RESUBMISSIONS = 2
-#: Seconds to wait for an automation to reschedule a crashed run, before the month is submitted again.
+#: Seconds to wait for the automation that schedules a crashed run again, before its month fails.
 RESCHEDULE_GRACE = 30.0
 #: Seconds after which a month fails if its run is due and not running: no worker takes it, its machine was lost before
 #: it started, or someone paused it.
@@ -61,102 +59,80 @@ def run_on_workers(due: Sequence[MonthPlan], options: MonthOptions, via: str, at
         )
     with get_client(sync_client=True) as client:
         deployments = {color: _find_deployment(client, f"{via}/{color}") for color in {plan.color for plan in due}}
-        waiting = [_MonthRun(plan, deployments[plan.color], options) for plan in due]
-        running: list[_MonthRun] = []
+        waiting, running = list(due), dict[UUID, MonthPlan]()
+        crashed_at: dict[UUID, float] = {}
         while waiting or running:
             while waiting and len(running) < at_once:
-                running.append(waiting.pop(0))
-                running[-1].submit(client)
+                plan = waiting.pop(0)
+                running[_submit(client, plan, deployments[plan.color], options)] = plan
             time.sleep(POLL_INTERVAL)
-            ids = FlowRunFilter.model_validate({"id": {"any_": [child.run_id for child in running]}})
+            ids = FlowRunFilter.model_validate({"id": {"any_": list(running)}})
             runs = {run.id: run for run in client.read_flow_runs(flow_run_filter=ids)}
-            for child in list(running):
-                if ended := child.read_result(client, runs.get(child.run_id)):
-                    running.remove(child)
+            for run_id, plan in list(running.items()):
+                run = runs.get(run_id)
+                if run and run.state and run.state.is_crashed():
+                    if time.monotonic() - crashed_at.setdefault(run_id, time.monotonic()) <= RESCHEDULE_GRACE:
+                        continue
+                else:
+                    crashed_at.pop(run_id, None)
+                if ended := _read_result(plan, run, options):
+                    del running[run_id]
                     yield ended
 
 
-class _MonthRun:
-    """One month on a worker.
+def _submit(client: SyncPrefectClient, plan: MonthPlan, deployment: DeploymentResponse, options: MonthOptions) -> UUID:
+    """Submit a month's run, unless it has an active one. Return the run's id."""
+    name = f"{plan.color}-{plan.month}"
+    parameters: dict[str, Any] = {
+        "color": plan.color,
+        "year": plan.month.year,
+        "month": plan.month.month,
+        "warehouses": list(plan.warehouses),
+        "profile": options.profile,
+        # Everyone can read parameters, so workers get a source with a secret from their own variable.
+        "source": name_source(options.source),
+        "layout": options.layout,
+        "force": options.force,
+        "verify": options.verify,
+    }
+    active = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter.model_validate(
+            {"name": {"any_": [name]}, "state": {"type": {"any_": ACTIVE_STATES}}}
+        ),
+        deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment.id]}}),
+    )
+    # A run with other parameters (another source, another warehouse) does something else.
+    if same := [run for run in active if parameters.items() <= run.parameters.items()]:
+        log.info("%s: waiting for its run that is active already", plan.name)
+        return same[0].id
+    run = run_deployment(
+        deployment.id,
+        parameters=parameters,
+        flow_run_name=name,
+        timeout=0,
+        as_subflow=True,
+        # If this run is retried, its months get new runs; by default Prefect would return the failed ones.
+        idempotency_key=f"{flow_run.id}-{flow_run.run_count}-{name}",
+    )
+    return cast(FlowRun, run).id
 
-    Attributes:
-        run_id: The id of the month's run.
-    """
 
-    def __init__(self, plan: MonthPlan, deployment: DeploymentResponse, options: MonthOptions) -> None:
-        self._plan, self._deployment, self._options = plan, deployment, options
-        self._attempt, self._crashed_at = 0, 0.0
-        self.run_id = UUID(int=0)
-
-    def submit(self, client: SyncPrefectClient) -> None:
-        """Submit a run, unless the month has an active one."""
-        plan = self._plan
-        name = f"{plan.color}-{plan.month}"
-        parameters: dict[str, Any] = {
-            "color": plan.color,
-            "year": plan.month.year,
-            "month": plan.month.month,
-            "warehouses": list(plan.warehouses),
-            "profile": self._options.profile,
-            # Everyone can read parameters, so workers get a source with a secret from their own variable.
-            "source": name_source(self._options.source),
-            "layout": self._options.layout,
-            "force": self._options.force,
-            "verify": self._options.verify,
-        }
-        active = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate(
-                {"name": {"any_": [name]}, "state": {"type": {"any_": ACTIVE_STATES}}}
-            ),
-            deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [self._deployment.id]}}),
-        )
-        # A run with other parameters (another source, another warehouse) does something else.
-        if same := [run for run in active if parameters.items() <= run.parameters.items()]:
-            self.run_id = same[0].id
-            log.info("%s: waiting for its run that is active already", plan.name)
-            return
-        self._attempt += 1
-        run = run_deployment(
-            self._deployment.id,
-            parameters=parameters,
-            flow_run_name=name,
-            timeout=0,
-            as_subflow=True,
-            # A new key for each attempt, or Prefect would return the failed run.
-            idempotency_key=f"{flow_run.id}-{flow_run.run_count}-{name}-{self._attempt}",
-        )
-        self.run_id = cast(FlowRun, run).id
-
-    def read_result(self, client: SyncPrefectClient, run: FlowRun | None) -> MonthRecord | None:
-        """Return the month's record, None while its run is not finished. Submit it again if the run crashed.
-
-        ``run`` is None if someone deleted the run.
-        """
-        if run is None or run.state is None:
-            return record_month(self._plan, "failed", error="its run was deleted")
-        if not run.state.is_final():
-            self._crashed_at = 0.0
-            if not run.state.is_running() and _seconds_due(run) > NOT_RUNNING_LIMIT:
-                why = f"its run is {run.state.name} and has not been running for {NOT_RUNNING_LIMIT:.0f} s"
-                return record_month(self._plan, "failed", error=f"{why}: check its worker, and whether it is paused")
-            return None
-        took = run.total_run_time.total_seconds()
-        if run.state.is_completed():
-            if run.state.name == NotPublished.__name__:
-                return record_month(self._plan, "unpublished", seconds=took, error=run.state.message)
-            return record_month(self._plan, "done", self._read_rows(), took)
-        if run.state.is_crashed() and self._attempt <= RESUBMISSIONS:
-            # Wait for an automation that may reschedule the run, or the month would run twice.
-            self._crashed_at = self._crashed_at or time.monotonic()
-            if time.monotonic() - self._crashed_at > RESCHEDULE_GRACE:
-                log.warning("%s: its run crashed; submitting it again", self._plan.name)
-                self.submit(client)
-            return None
-        return record_month(self._plan, "failed", seconds=took, error=run.state.message or run.state.name)
-
-    def _read_rows(self) -> int | None:
-        manifest = open_lake(self._options.profile).manifest(Keys(self._plan.color, self._plan.month))
-        return manifest.clean.rows if manifest else None
+def _read_result(plan: MonthPlan, run: FlowRun | None, options: MonthOptions) -> MonthRecord | None:
+    """Return the month's record, None while its run is not finished; the run is None if someone deleted it."""
+    if run is None or run.state is None:
+        return record_month(plan, "failed", error="its run was deleted")
+    if not run.state.is_final():
+        if not run.state.is_running() and _seconds_due(run) > NOT_RUNNING_LIMIT:
+            why = f"its run is {run.state.name} and has not been running for {NOT_RUNNING_LIMIT:.0f} s"
+            return record_month(plan, "failed", error=f"{why}: check its worker, and whether it is paused")
+        return None
+    took = run.total_run_time.total_seconds()
+    if run.state.name == NotPublished.__name__:
+        return record_month(plan, "unpublished", seconds=took, error=run.state.message)
+    if run.state.is_completed():
+        manifest = open_lake(options.profile).manifest(Keys(plan.color, plan.month))
+        return record_month(plan, "done", manifest.clean.rows if manifest else None, took)
+    return record_month(plan, "failed", seconds=took, error=run.state.message or run.state.name)
 
 
 def _seconds_due(run: FlowRun) -> float:
