@@ -12,7 +12,7 @@ from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.flow_runs import RUN_OPTIONS, Outcome
 from nyc_tlc.runs.options import Color, MonthNumber, Year
-from nyc_tlc.runs.progress import Bar
+from nyc_tlc.runs.progress import bar
 from nyc_tlc.settings import read_settings
 
 
@@ -43,7 +43,7 @@ def copy_lake(
     one = read_requested_month(color, year, month)
     months = [one] if one else open_lake(profile).months(color)
     lines, failed, kept = [], 0, 0
-    with Bar(f"copy {color}", "months") as bar:
+    with bar(f"copy {color}", "months") as show:
         for done, each in enumerate(months, 1):
             try:
                 copied = tasks.copy(color, each, profile, to, force)
@@ -52,7 +52,7 @@ def copy_lake(
             except TlcError as error:
                 failed += 1
                 lines.append(f"{color} {each}  failed: {error}")
-            bar(done, len(months))
+            show(done, len(months))
     text = "\n".join(lines) or f"{profile} has no months of {color}"
     if failed:
         raise ReportedError(f"{failed} of {len(months)} months were not copied", text)

@@ -112,9 +112,11 @@ def save_automations(
     saved: list[Automation] = []
     while page := client.read_automations(offset=len(saved)):
         saved += page
-    ours = {each.name: each for each in saved if each.name.startswith(NAME_PREFIX)}
+    ours = [each for each in saved if each.name.startswith(NAME_PREFIX)]
     left_out = []
     for core in wanted:
+        if known := next((each for each in ours if each.name == core.name), None):
+            ours.remove(known)
         actions = [
             each.model_copy(update={"block_document_id": notification}) if isinstance(each, SendNotification) else each
             for each in core.actions
@@ -125,16 +127,14 @@ def save_automations(
         complete = AutomationCore.model_validate(fields)
         if not actions:
             left_out.append(core.name)
-        elif core.name not in ours:
+        elif known is None:
             client.create_automation(complete)
         # An update would start what the automation waits for anew.
-        elif any(getattr(ours[core.name], field) != getattr(complete, field) for field in fields):
-            client.update_automation(ours[core.name].id, complete)
-    kept = {ours[core.name].id for core in wanted if core.name in ours}
-    for each in saved:
-        # One that left the file, or that was also created by hand.
-        if each.name.startswith(NAME_PREFIX) and each.id not in kept:
-            client.delete_automation(each.id)
+        elif any(getattr(known, field) != getattr(complete, field) for field in fields):
+            client.update_automation(known.id, complete)
+    # Those that left the file, or that were also created by hand.
+    for each in ours:
+        client.delete_automation(each.id)
     return left_out
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from types import TracebackType
-from typing import ClassVar, Literal, Self, cast
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Literal, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -29,93 +28,83 @@ from nyc_tlc.settings import read_settings
 log = logging.getLogger(__name__)
 
 
-class Bar:
-    """A progress bar on a terminal, and in the Prefect UI if it takes longer than ``INTERVAL``.
+#: Seconds between two updates in the UI.
+INTERVAL = 2.0
+#: The bar that is shown, if there is one: a terminal has room for one, and months are fetched side by side.
+_shown: list[Progress] = []
 
-    Inside a ``with`` block. Without a terminal, or while another bar is shown, the terminal gets none.
+
+@contextmanager
+def bar(
+    label: str, unit: Literal["bytes", "months"], *, instead_of_log: bool = False
+) -> Iterator[Callable[[int, int | None], None]]:
+    """Show a progress bar on a terminal, and one in the Prefect UI if it takes longer than ``INTERVAL``.
+
+    Args:
+        label: What is done.
+        unit: What is counted.
+        instead_of_log: Whether to hide the log lines that repeat the bar, unless ``TLC_VERBOSE`` is set.
+
+    Yields:
+        A function that takes what is done so far, and the total; None if that is unknown.
     """
+    columns = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
+    lines = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *columns,
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=bool(_shown) or not sys.stderr.isatty() or (instead_of_log and read_settings().verbose),
+    )
+    task, artifact, next_update = lines.add_task(label, total=None), None, time.monotonic() + INTERVAL
 
-    #: Seconds between two updates in the UI.
-    INTERVAL = 2.0
-    _shown: ClassVar[Bar | None] = None
-
-    def __init__(self, label: str, unit: Literal["bytes", "months"], *, instead_of_log: bool = False) -> None:
-        """Create a bar; ``instead_of_log`` hides the log lines that repeat it, unless ``TLC_VERBOSE`` is set."""
-        self._label, self._unit, self._hides_log = label, unit, instead_of_log
-        columns = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
-        self._lines = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            *columns,
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            disable=bool(Bar._shown) or not sys.stderr.isatty() or (instead_of_log and read_settings().verbose),
-        )
-        self._task = self._lines.add_task(label, total=None)
-        self._next_update = time.monotonic() + self.INTERVAL
-        self._artifact: UUID | None = None
-
-    def __call__(self, done: int, total: int | None) -> None:
-        """Update the bar; ``total`` is None if it is unknown."""
-        self._lines.update(self._task, completed=done, total=total)
-        finished = done == total and self._artifact is not None
-        if not total or (time.monotonic() < self._next_update and not finished):
+    def update(done: int, total: int | None) -> None:
+        nonlocal artifact, next_update
+        lines.update(task, completed=done, total=total)
+        finished = done == total and artifact is not None
+        if not total or (time.monotonic() < next_update and not finished):
             return
-        self._next_update = time.monotonic() + self.INTERVAL
+        next_update = time.monotonic() + INTERVAL
         percent = 100 * done / total
-        if self._artifact is None:
-            description = f"{self._label}: {total:,} {self._unit}"
-            self._artifact = cast(UUID, create_progress_artifact(progress=percent, description=description))
+        if artifact is None:
+            description = f"{label}: {total:,} {unit}"
+            artifact = cast(UUID, create_progress_artifact(progress=percent, description=description))
         else:
-            update_progress_artifact(self._artifact, progress=percent)
+            update_progress_artifact(artifact, progress=percent)
 
-    def __enter__(self) -> Self:
-        """Show the bar."""
-        if not self._lines.disable:
-            Bar._shown = self
-            if self._hides_log:
-                for handler in logging.getLogger().handlers:
-                    handler.addFilter(_is_not_in_bars)
-        self._lines.start()
-        return self
+    with ExitStack() as stack:
+        if not lines.disable:
+            _shown.append(lines)
+            stack.callback(_shown.remove, lines)
+            for handler in logging.getLogger().handlers if instead_of_log else ():
+                handler.addFilter(_is_not_in_bars)
+                stack.callback(handler.removeFilter, _is_not_in_bars)
+        stack.enter_context(lines)
+        yield update
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove the bar, and show all log lines again."""
-        self._lines.stop()
-        if Bar._shown is self:
-            Bar._shown = None
-            for handler in logging.getLogger().handlers:
-                handler.removeFilter(_is_not_in_bars)
 
-    @classmethod
-    @contextmanager
-    def line(cls, name: str) -> Iterator[None]:
-        """Show a line below the bar that is shown, if there is one."""
-        if cls._shown is None:
-            yield
-            return
-        lines = cls._shown._lines
-        task = lines.add_task(name, total=None)
-        try:
-            yield
-        finally:
-            lines.remove_task(task)
+@contextmanager
+def line(name: str) -> Iterator[None]:
+    """Show a line below the bar that is shown, if there is one."""
+    with ExitStack() as stack:
+        if _shown:
+            stack.callback(_shown[0].remove_task, _shown[0].add_task(name, total=None))
+        yield
 
 
 def follow(months: Iterable[MonthRecord], total: int) -> list[MonthRecord]:
     """Return the records of a backfill's months; show and log each when its month has finished."""
     ended = []
-    with Bar("all months", "months", instead_of_log=True) as bar:
-        bar(0, total)
+    with bar("all months", "months", instead_of_log=True) as show:
+        show(0, total)
         for done, month in enumerate(months, 1):
             ended.append(month)
             level = logging.WARNING if month.result == "failed" else logging.INFO
             outcome = month.error if month.result == "failed" else f"{month.rows or 0:,} rows"
             log.log(level, "%s %s: %s, %s (%s of %s)", month.color, month.month, month.result, outcome, done, total)
-            bar(done, total)
+            show(done, total)
     return ended
 
 

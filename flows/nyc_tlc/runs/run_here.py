@@ -16,7 +16,7 @@ from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.record import MonthRecord, record_month
 from nyc_tlc.runs import tasks
 from nyc_tlc.runs.month import bring_to_lake
-from nyc_tlc.runs.progress import Bar
+from nyc_tlc.runs.progress import line
 
 
 def run_here(due: Sequence[MonthPlan], options: MonthOptions, at_once: int) -> Iterator[MonthRecord]:
@@ -43,7 +43,7 @@ def run_month(planned: MonthPlan, options: MonthOptions) -> MonthRecord:
     the month from the others.
     """
     began, failures = time.monotonic(), []
-    with Bar.line(planned.name):
+    with line(planned.name):
         month = bring_to_lake(planned.color, planned.month, options)
         if month.manifest is None:
             raise NotPublished(month.plan.why)

@@ -47,7 +47,7 @@ from nyc_tlc.profiles.connections import check_part
 from nyc_tlc.profiles.opening import open_lake, open_warehouse
 from nyc_tlc.runs.flow_runs import newest_allowed, rename_run
 from nyc_tlc.runs.month_report import format_answers_markdown, format_quality_report
-from nyc_tlc.runs.progress import Bar
+from nyc_tlc.runs.progress import bar
 from nyc_tlc.runs.run_logs import join_prefect
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import FetchedFile, fetch_month, scratch_folder
@@ -120,7 +120,7 @@ def fetch(plan: MonthPlan, options: MonthOptions, folder: Path) -> FetchedFile:
         return fetch_raw(plan.manifest, open_lake(options.profile), folder)
     assert plan.remote is not None
     host = urlsplit(plan.remote.url).hostname or "file"
-    with slot(f"taxi-source-{host}"), Bar(f"fetch {plan.name}", "bytes") as progress:
+    with slot(f"taxi-source-{host}"), bar(f"fetch {plan.name}", "bytes") as progress:
         return fetch_month(plan.remote, folder, progress)
 
 
@@ -223,10 +223,9 @@ check = step("check {part} of {profile}")(check_part)
 def plan(asked: list[tuple[Color, Month]], options: MonthOptions) -> list[MonthPlan]:
     """Plan many months, and write the plan as an artifact."""
     loads = {kind: open_warehouse(options.profile, kind).loads() for kind in options.warehouses}
-    with Bar("plan", "months") as bar:
-        plans = plan_months(
-            asked, options, open_lake(options.profile), loads, at_look=lambda done: bar(done, len(asked))
-        )
+    lake = open_lake(options.profile)
+    with bar("plan", "months") as show:
+        plans = plan_months(asked, options, lake, loads, at_look=lambda done: show(done, len(asked)))
     write_artifact("What each month needs", format_plan(plans), "backfill-plan")
     return plans
 
