@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -319,8 +319,11 @@ def _describe(error: BaseException) -> str:
     """Return an error's message; for values of a block that are not valid, which ones and why, without the values."""
     if isinstance(error.__cause__, ValidationError):
         mistakes = error.__cause__.errors(include_url=False, include_input=False)
-        whys = ((each, each.get("ctx", {}).get("error")) for each in mistakes)
-        parts = ([*map(str, each["loc"]), _describe(why) if why else each["msg"]] for each, why in whys)
-        return ", ".join(dict.fromkeys(f"{'.'.join(place)}: {why}" if place else why for *place, why in parts))
+        return ", ".join(dict.fromkeys(map(_describe_mistake, mistakes)))
     # The text of an InvalidValue is the value itself.
     return type(error).__name__ if isinstance(error, InvalidValue) else first_line(error)
+
+
+def _describe_mistake(mistake: Mapping[str, Any]) -> str:
+    place, why = ".".join(map(str, mistake["loc"])), mistake.get("ctx", {}).get("error")
+    return ": ".join(filter(None, (place, _describe(why) if why else mistake["msg"])))
