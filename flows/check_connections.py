@@ -1,4 +1,4 @@
-"""Check that a profile can use its lake and its warehouses."""
+"""Check that a profile can use its lake, its source and its warehouses."""
 
 from __future__ import annotations
 
@@ -8,28 +8,32 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from nyc_tlc.errors import ReportedError
-from nyc_tlc.profiles.connections import table
+from nyc_tlc.profiles.connections import Part, table
 from nyc_tlc.profiles.opening import list_warehouses
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.month_report import Outcome
-from nyc_tlc.runs.options import Profile, Warehouses
+from nyc_tlc.runs.options import Profile, Source, Warehouses
 from nyc_tlc.runs.run_names import profile_run_name
 from nyc_tlc.runs.run_options import RUN_OPTIONS
 from nyc_tlc.settings import read_settings
 
 
 @flow(flow_run_name=profile_run_name, **RUN_OPTIONS)
-def check_connections(*, warehouses: Warehouses = None, profile: Profile = None) -> Outcome:
-    """Check that a profile can use its lake and its warehouses.
+def check_connections(*, warehouses: Warehouses = None, profile: Profile = None, source: Source = None) -> Outcome:
+    """Check that a profile can use its lake, its source and its warehouses.
 
     In the lake, an object is written under a scratch key, read back and deleted. In a warehouse, SELECT 1 is run and
-    the permission to create tables is checked. BigQuery also loads one row from the bucket into a scratch table.
+    the permission to create tables is checked. BigQuery also loads one row from the bucket into a scratch table. The
+    source is asked for the newest month of each colour, without a download; one that is overdue is an error.
     """
-    profile = profile or read_settings().profile
+    profile, source = profile or read_settings().profile, source or read_settings().source
     kinds = list_warehouses(profile) if warehouses is None else warehouses
-    findings = [tasks.check("lake", profile), *(tasks.check(kind, profile) for kind in kinds)]
+    parts: list[Part] = ["lake", "source", *kinds]
+    findings = [tasks.check(part, profile, source) for part in parts]
     text = table(findings)
-    create_markdown_artifact(key="connections", markdown=f"```\n{text}\n```\n", description=f"Profile {profile}")
+    create_markdown_artifact(
+        key=tasks.artifact_key("connections", profile), markdown=f"```\n{text}\n```\n", description=f"Profile {profile}"
+    )
     if not all(finding.fine for finding in findings):
         raise ReportedError(f"the profile {profile} can't be used: see the lines with FAIL", text)
     return Outcome(text)

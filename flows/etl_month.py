@@ -50,7 +50,7 @@ def etl_month(
     kinds = list_warehouses(options.profile) if warehouses is None else warehouses
     loads = {kind: tasks.load(made.manifest, options, kind) for kind in kinds}
     answers = [tasks.query(made.manifest, options, kind, loaded) for kind, loaded in loads.items()]
-    tasks.report_load(made.manifest, answers)
+    tasks.report_load(made.manifest, options.profile, answers)
     if made.is_new or any(answer.new for answer in answers):
         tasks.list_months(options.profile, [color], kinds)
     report = "\n".join(

@@ -11,17 +11,17 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.settings import PREFECT_UI_URL
 
 from nyc_tlc.descriptions.catalog import write_catalog
-from nyc_tlc.errors import TlcError
+from nyc_tlc.errors import OverdueError, TlcError
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
-from nyc_tlc.pages.coverage import Loads, read_coverage
+from nyc_tlc.pages.coverage import Loads, find_newest_months, read_coverage
 from nyc_tlc.pages.coverage_page import write_coverage_page
 from nyc_tlc.pages.trips_page import write_trips_page
 from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.plan import list_months, plan_months
-from nyc_tlc.profiles.opening import list_warehouses, open_lake, open_warehouse
-from nyc_tlc.runs import command_line
+from nyc_tlc.profiles.opening import list_warehouses, name_lake, open_lake, open_warehouse
+from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.month_report import Outcome
 from nyc_tlc.runs.options import Profile
 from nyc_tlc.runs.run_names import profile_run_name
@@ -52,11 +52,17 @@ def report(*, profile: Profile = None, source: str | None = None, offline: bool 
     trips = [page for color in COLORS if (page := write_trips_page(lake, color))]
     catalog = write_catalog(lake)
 
-    lines = [*notes, *(f"page        {place}" for place in (coverage, *trips)), f"catalog     {catalog}"]
+    written = {"page": [coverage, *trips], "catalog": [catalog]}
+    lines = [f"{what:<12}{place}" for what, places in written.items() for place in places]
+    links = [f"* {what} [{place}]({tasks.link_to(place)})" for what, places in written.items() for place in places]
     create_markdown_artifact(
-        key="reports", markdown="\n".join(f"* `{line}`" for line in lines), description="The pages in the lake"
+        key=tasks.artifact_key("reports", name_lake(profile)),
+        markdown="\n".join([*(f"* {note}" for note in notes), *links]),
+        description="The pages in the lake",
     )
-    return Outcome("\n".join(lines))
+    for newest in find_newest_months(months, list(loads)):
+        tasks.tell_age(newest, profile)
+    return Outcome("\n".join([*notes, *lines]))
 
 
 def _read_loads(profile: str, kinds: Sequence[Kind], notes: list[str]) -> Loads:
@@ -71,11 +77,17 @@ def _read_loads(profile: str, kinds: Sequence[Kind], notes: list[str]) -> Loads:
 
 
 def _look_at_source(source: str, lake: Lake, notes: list[str]) -> list[MonthPlan]:
-    """Plan every month from the source; empty, with a note, if the source does not answer."""
+    """Plan every month of the colours that the source has; empty, with a note, if the source does not answer."""
+    colors = list[Color]()
     try:
         # Without this, a source that does not answer would be asked once for each month.
-        find_newest(source, "yellow", Month.current())
-        asked = list_months(COLORS, None, None, 1, None, Month.current())
+        for color in COLORS:
+            try:
+                find_newest(source, color)
+                colors.append(color)
+            except OverdueError as error:
+                notes.append(f"New and changed months of {color} are unknown: {error}")
+        asked = list_months(colors, None, None, 1, None, Month.current()) if colors else []
         return plan_months(asked, MonthOptions.of(source, None), lake, {})
     except TlcError as error:
         notes.append(f"New and changed months are unknown: {error}")

@@ -66,6 +66,10 @@ class SourceError(TlcError):
     """The source refused, or its file is not the month: incomplete, corrupt or something else."""
 
 
+class OverdueError(SourceError):
+    """The source does not have a month that has been published, or must be by now."""
+
+
 class ContractError(TlcError):
     """The file breaks the contract: a required column is missing, or one is unknown in strict mode."""
 

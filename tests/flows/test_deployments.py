@@ -56,15 +56,16 @@ FREQUENCY = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
 PREFECT_YAML = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS = {f"{flow}/{color}" for flow in ("etl-web-to-gcs", "etl-month") for color in COLORS} | {
     "backfill/backfill",
-    "etl-gcs-to-bq/any-color",
-    "etl-gcs-to-postgres/any-color",
+    "etl-gcs-to-bq/lake-to-bigquery",
+    "etl-gcs-to-postgres/lake-to-postgres",
+    "etl-gcs-to-duckdb/lake-to-duckdb",
     "transform/models",
 }
 SCHEDULED = {
     "backfill/catch-up",
     "load-lookups/zones-and-codes",
-    "check-connections/before-catch-up",
-    "report/after-catch-up",
+    "check-connections/connections-check",
+    "report/coverage-and-trips-pages",
 }
 DEPLOYMENTS |= SCHEDULED
 FAILURES = f"{NAME_PREFIX}failed or crashed -> notification"

@@ -23,8 +23,9 @@ from nyc_tlc.warehouse.protocol import Kind
 #: What a month needs. ``ingest``: it is not in the lake. ``reload``: its source changed, or its raw file is not in the
 #: lake. ``clean again``: the source is the same, and the lake's raw file would give another result today. ``load``: it
 #: is current in the lake and not in a warehouse. ``kept``: it is in the lake from another kind of source, and only
-#: ``force`` replaces it. ``unknown``: the source or the lake gave an error.
-Need = Literal["ingest", "reload", "clean again", "load", "current", "kept", "unpublished", "unknown"]
+#: ``force`` replaces it. ``overdue``: the source lacks it and must have it by now. ``unknown``: the source or the lake
+#: gave an error.
+Need = Literal["ingest", "reload", "clean again", "load", "current", "kept", "unpublished", "overdue", "unknown"]
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def plan_month(
 
     Raises:
         TransientError: when the source does not answer, and the month does not only need to be cleaned again.
-        SourceError: when it refuses a month that was published before.
+        OverdueError: when it lacks a month that was published before, or must be by now.
     """
     try:
         remote = look_at(options.source, color, month) if month else find_newest(options.source, color, newest)

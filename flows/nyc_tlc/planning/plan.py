@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from nyc_tlc.contract.dataset import read_contract
-from nyc_tlc.errors import ArgumentError, TlcError
+from nyc_tlc.errors import ArgumentError, OverdueError, TlcError
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.planning.month_plan import MonthPlan, plan_month
 from nyc_tlc.planning.options import MonthOptions
+from nyc_tlc.source.location import redact_url
 from nyc_tlc.source.published import PUBLICATION_LAG
 from nyc_tlc.threads import ContextPool
 from nyc_tlc.warehouse.protocol import Kind, Load
@@ -95,11 +96,16 @@ def plan_months(
         lake: The lake.
         loads: Warehouse -> its loads.
         at_look: Called with the number of months looked at so far.
+
+    Raises:
+        OverdueError: when the source has none of several months, of which it must have some by now.
     """
 
     def look(which: tuple[Color, Month]) -> MonthPlan:
         try:
             return add_loads(plan_month(*which, options, lake), loads, force=options.force)
+        except OverdueError as error:
+            return MonthPlan(*which, "overdue", str(error))
         except TlcError as error:
             return MonthPlan(*which, "unknown", str(error))
 
@@ -108,6 +114,14 @@ def plan_months(
         for plan in pool.map(look, asked):
             plans.append(plan)
             at_look(len(plans))
+    needs = {plan.need for plan in plans}
+    if len(plans) > 1 and "overdue" in needs and needs <= {"overdue", "unpublished"}:
+        first, last = min(plan.month for plan in plans), max(plan.month for plan in plans)
+        raise OverdueError(
+            f"the source {redact_url(options.source)} has none of the {len(plans)} months from {first} to {last}",
+            expected="a source that has at least one of them",
+            fix="check --source and TLC_SOURCE",
+        )
     return plans
 
 

@@ -1,4 +1,4 @@
-"""Check that a profile can reach its lake and its warehouses, each in the way a run uses it."""
+"""Check that a profile can reach its lake, its warehouses and its source, each in the way a run uses it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nyc_tlc.errors import LakeError, TlcError
+from nyc_tlc.errors import LakeError, OverdueError, TlcError
 from nyc_tlc.lake.store import Lake, SwapRefusedError
+from nyc_tlc.month import COLORS, Color
 from nyc_tlc.profiles.opening import LOCAL, open_lake, open_warehouse
+from nyc_tlc.source.http import describe_route
+from nyc_tlc.source.location import RemoteFile, redact_url
+from nyc_tlc.source.published import find_newest, is_overdue
 from nyc_tlc.warehouse.protocol import Kind
+
+Part = Literal["lake", "source"] | Kind
 
 
 @dataclass(frozen=True)
@@ -19,26 +25,28 @@ class Finding:
     """The result of checking one part of a profile.
 
     Attributes:
-        part: The lake, or a kind of warehouse.
+        part: The lake, the source, or a kind of warehouse.
         fine: Whether it can be used.
         message: What works, or what is wrong.
         fix: What to do about it.
     """
 
-    part: str
+    part: Part
     fine: bool
     message: str
     fix: str = ""
 
 
-def check_part(part: Literal["lake"] | Kind, profile: str) -> Finding:
-    """Check one part of a profile."""
+def check_part(part: Part, profile: str, source: str) -> Finding:
+    """Check one part of a profile, or the source."""
     try:
+        if part == "source":
+            return Finding(part, True, _check_source(source))
         return Finding(part, True, _check_lake(profile) if part == "lake" else _check_warehouse(part, profile))
     except TlcError as error:
         evidence = {"expected": error.expected, "got": error.got}
         message = "; ".join([error.what, *(f"{word} {what}" for word, what in evidence.items() if what)])
-        return Finding(part, False, message, error.fix or _suggest_fix(profile))
+        return Finding(part, False, message, error.fix or ("" if part == "source" else _suggest_fix(profile)))
 
 
 def _suggest_fix(profile: str) -> str:
@@ -74,6 +82,30 @@ def _check_condition(lake: Lake, key: str) -> None:
             f"the lake {lake.url('')} ignores the condition of a conditional write",
             fix="use a store that keeps it (docs/lakes.md), or two runs of one month can lose each other's files",
         )
+
+
+def _check_source(source: str) -> str:
+    """Find the newest month of each colour, without a download.
+
+    Raises:
+        OverdueError: when the source has no colour, or one whose next month must be published by now.
+        TransientError: when it does not answer.
+    """
+    newest, absent = dict[Color, RemoteFile](), list[Color]()
+    for color in COLORS:
+        try:
+            newest[color] = find_newest(source, color)
+        except OverdueError:
+            absent.append(color)
+    found = [f"{color} {remote.month}" for color, remote in newest.items()] + [f"no {color}" for color in absent]
+    shown = f"{redact_url(source)}: {', '.join(found)}"
+    if not newest:
+        raise OverdueError(f"{redact_url(source)} has no month of the last two years", fix="check TLC_SOURCE")
+    if late := [
+        f"{color} {remote.month.plus(1)}" for color, remote in newest.items() if is_overdue(remote.month.plus(1))
+    ]:
+        raise OverdueError(f"{shown}; overdue: {', '.join(late)}", fix="check TLC_SOURCE; TLC may publish late")
+    return f"{shown}; {describe_route(next(iter(newest.values())).url)}"
 
 
 def _check_warehouse(kind: Kind, profile: str) -> str:

@@ -33,6 +33,12 @@ LOCK_FILES = {"prefect_aws": "requirements-aws.lock", "prefect_azure": "requirem
 WAREHOUSE_BLOCKS: dict[Kind, str] = {"postgres": "sqlalchemy-connector", "bigquery": "bigquery-warehouse"}
 
 
+def name_lake(profile: str) -> str:
+    """Return a lake's name, for artifacts: its profile, and a TLC_HOME other than ``data``, like ``local-sample``."""
+    home = read_settings().home.name
+    return profile if profile != LOCAL or home == "data" else f"{profile}-{home}"
+
+
 def open_lake(profile: str) -> Lake:
     """Open the profile's lake: a bucket of Google, Amazon or Azure, else the folder of ``local-file-system/taxi-…``.
 

@@ -6,20 +6,26 @@ Retry-After.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import random
 import re
 import time
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
+from urllib.parse import quote
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.context import TaskRunContext
+from prefect.events import emit_event
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
 
@@ -33,13 +39,13 @@ from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.publication import remove_leftovers
 from nyc_tlc.month import Color, Month
 from nyc_tlc.pages.anomalies import find_anomalies
-from nyc_tlc.pages.coverage import format_coverage, read_coverage
+from nyc_tlc.pages.coverage import CoveredMonth, NewestMonth, find_gaps, format_coverage, read_coverage
 from nyc_tlc.planning.month_plan import MonthPlan, plan_month
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.plan import plan_months
 from nyc_tlc.planning.report import format_plan
-from nyc_tlc.profiles.connections import Finding, check_part
-from nyc_tlc.profiles.opening import open_lake, open_warehouse
+from nyc_tlc.profiles.connections import Finding, Part, check_part
+from nyc_tlc.profiles.opening import name_lake, open_lake, open_warehouse
 from nyc_tlc.runs.limits import source_slot, warehouse_slot
 from nyc_tlc.runs.month_report import format_answers_markdown, format_quality_report
 from nyc_tlc.runs.progress import Bar, DownloadProgress
@@ -128,12 +134,12 @@ def publish(cleaned: CleanedMonth, plan: MonthPlan, options: MonthOptions) -> Ma
 
 @step("report {manifest.name}")
 def report(manifest: Manifest, profile: str) -> None:
-    """Write the quality report as an artifact, one key for each month, and log a warning for each anomaly."""
+    """Write the quality report as an artifact, one key for each lake and month, and log a warning for each anomaly."""
     lake = open_lake(profile)
     for anomaly in find_anomalies(manifest, read_trailing(lake, manifest)):
         log.warning("%s", anomaly)
     create_markdown_artifact(
-        key=f"{manifest.color}-{manifest.month}-quality",
+        key=artifact_key(manifest.color, manifest.month, "quality", name_lake(profile)),
         markdown=format_quality_report(manifest, lake) + _link_to_months(manifest.color, profile),
         description=f"Quality report of {manifest.name}",
     )
@@ -201,9 +207,9 @@ def load_lookups(zones: bytes | None, profile: str, kind: Kind) -> str:
 
 
 @step("check {part} of {profile}")
-def check(part: Literal["lake"] | Kind, profile: str) -> Finding:
-    """Check one part of a profile by using it as a run does."""
-    return check_part(part, profile)
+def check(part: Part, profile: str, source: str) -> Finding:
+    """Check one part of a profile, or the source, by using it as a run does."""
+    return check_part(part, profile, source)
 
 
 @step("plan")
@@ -214,12 +220,16 @@ def plan(asked: list[tuple[Color, Month]], options: MonthOptions) -> list[MonthP
         plans = plan_months(
             asked, options, open_lake(options.profile), loads, at_look=lambda done: bar(done, len(asked))
         )
-    create_markdown_artifact(key="backfill-plan", markdown=format_plan(plans), description="What each month needs")
+    create_markdown_artifact(
+        key=artifact_key("backfill-plan", name_lake(options.profile)),
+        markdown=format_plan(plans),
+        description="What each month needs",
+    )
     return plans
 
 
 def report_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) -> str:
-    """Write the tables of months in the lake and the warehouses as artifacts, one key for each profile and colour.
+    """Write the tables of months in the lake and the warehouses as artifacts, one key for each lake and colour.
 
     Returns:
         One table of all colours, as Markdown.
@@ -229,10 +239,12 @@ def report_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) 
     """
     loads = {kind: open_warehouse(profile, kind).loads() for kind in kinds}
     months = read_coverage(open_lake(profile), loads, colors=colors)
-    for color, its_months in groupby(months, key=lambda month: month.color):
+    for color, of_color in groupby(months, key=lambda month: month.color):
+        its_months = list(of_color)
         create_markdown_artifact(
-            key=artifact_key("months", profile, color),
-            markdown=format_coverage(list(its_months), kinds),
+            key=artifact_key("months", name_lake(profile), color),
+            markdown=format_coverage(its_months, kinds, partial(_link_to_quality, profile))
+            + _link_to_run_forms(color, find_gaps(its_months)),
             description=f"The months of {color} in the profile {profile}",
         )
     return format_coverage(months, kinds)
@@ -247,6 +259,29 @@ def list_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) ->
         log.warning("%s: the table of months was not written: %s", ", ".join(colors), error)
 
 
+def link_to(address: str) -> str:
+    """Return what a browser opens for an object of a lake: its file, or its page in the cloud's console."""
+    scheme, _, rest = address.partition("://")
+    if scheme == "gs":
+        return f"https://storage.cloud.google.com/{rest}"
+    if scheme == "s3":
+        bucket, _, key = rest.partition("/")
+        return f"https://s3.console.aws.amazon.com/s3/object/{bucket}?prefix={key}"
+    return address if rest else Path(address).absolute().as_uri()
+
+
+def tell_age(newest: NewestMonth, profile: str) -> None:
+    """Emit an event about a colour's newest month, for automations: ``nyc-tlc.newest-month.usual`` or ``….overdue``."""
+    emit_event(
+        f"nyc-tlc.newest-month.{'overdue' if newest.is_overdue else 'usual'}",
+        {
+            "prefect.resource.id": f"nyc-tlc.newest-month.{name_lake(profile)}.{newest.place}.{newest.color}",
+            "prefect.resource.name": f"{newest.color} in {newest.place} of {name_lake(profile)}",
+        },
+        payload={"month": str(newest.month), "age": newest.age, "text": f"{newest.color}: {newest}"},
+    )
+
+
 def report_backfill(name: str, text: str) -> None:
     """Write a backfill's report as an artifact, one key for each backfill."""
     create_markdown_artifact(
@@ -256,10 +291,33 @@ def report_backfill(name: str, text: str) -> None:
     )
 
 
+def _link_to_quality(profile: str, month: CoveredMonth) -> str:
+    """Return a month's name as a Markdown link to its quality report; without a UI only the name."""
+    ui, key = PREFECT_UI_URL.value(), artifact_key(month.id, "quality", name_lake(profile))
+    return f"[{month.name}]({ui}/artifacts/key/{key})" if ui and month.manifest else month.name
+
+
+def _link_to_run_forms(color: Color, gaps: Sequence[Month]) -> str:
+    """Return a line of the missing months, each a Markdown link to the run form of ``etl-month``, if it is deployed."""
+    if not gaps:
+        return ""
+    links = [str(month) for month in gaps]
+    with contextlib.suppress(ObjectNotFound), get_client(sync_client=True) as client:
+        id = client.read_deployment_by_name(f"etl-month/{color}").id
+        form = f"{PREFECT_UI_URL.value()}/deployments/deployment/{id}/run?parameters="
+        asked = [json.dumps({"color": color, "year": month.year, "month": month.month}) for month in gaps]
+        links = [f"[{month}]({form}{quote(parameters)})" for month, parameters in zip(gaps, asked, strict=True)]
+    return f"\n\nMissing: {', '.join(links)}\n"
+
+
 def _link_to_months(color: Color, profile: str) -> str:
     """Return a Markdown link to the table of a colour's months; empty if the run's server has no UI."""
     ui = PREFECT_UI_URL.value()
-    return f"\n[All months of {color}]({ui}/artifacts/key/{artifact_key('months', profile, color)})\n" if ui else ""
+    return (
+        f"\n[All months of {color}]({ui}/artifacts/key/{artifact_key('months', name_lake(profile), color)})\n"
+        if ui
+        else ""
+    )
 
 
 def artifact_key(*parts: str) -> str:
@@ -267,10 +325,10 @@ def artifact_key(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
-def report_load(manifest: Manifest, answers: Sequence[Answer]) -> None:
-    """Write the month's loads, with an example query, as an artifact, one key for each month."""
+def report_load(manifest: Manifest, profile: str, answers: Sequence[Answer]) -> None:
+    """Write the month's loads, with an example query, as an artifact, one key for each lake and month."""
     create_markdown_artifact(
-        key=f"{manifest.color}-{manifest.month}-queryable",
+        key=artifact_key(manifest.color, manifest.month, "queryable", name_lake(profile)),
         markdown=format_answers_markdown(manifest, answers),
         description=f"Where {manifest.name} can be queried",
     )

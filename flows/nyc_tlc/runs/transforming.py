@@ -9,7 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from nyc_tlc.errors import ConfigurationError, ReportedError
-from nyc_tlc.profiles.opening import open_warehouse
+from nyc_tlc.profiles.opening import name_lake, open_warehouse
 from nyc_tlc.runs.dbt import NodeResult, find_failed, format_results, run_dbt
 from nyc_tlc.runs.limits import models_slot, warehouse_slot
 from nyc_tlc.runs.tasks import artifact_key
@@ -72,5 +72,7 @@ def dbt(command: str, profile: str, kind: Kind, options: list[str]) -> list[Node
 def report_models(profile: str, kind: Kind, results: list[NodeResult]) -> None:
     """Write the results as an artifact."""
     create_markdown_artifact(
-        key=artifact_key("models", profile, kind), markdown=format_results(results), description=f"Models in {kind}"
+        key=artifact_key("models", name_lake(profile), kind),
+        markdown=format_results(results),
+        description=f"Models in {kind}",
     )
