@@ -452,7 +452,7 @@ def test_each_kind_of_notification_is_registered_once_and_used(
     assert SECRET not in str(shown.data)
     assert "left out" not in apply("--profile", "kind").out
     notifying = [each for each in deployed.read_automations() if each.actions[0].type == "send-notification"]
-    assert [each.actions[0].block_document_id for each in notifying] == [shown.id] * 2
+    assert [each.actions[0].block_document_id for each in notifying] == [shown.id] * 3
     deployed.delete_block_document(shown.id)
     for automation in notifying:
         deployed.delete_automation(automation.id)
