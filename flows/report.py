@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import nyc_tlc.runs.script  # noqa: F401
 
-from collections.abc import Mapping, Sequence
-
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.settings import PREFECT_UI_URL
@@ -14,13 +12,14 @@ from nyc_tlc.descriptions.catalog import write_catalog
 from nyc_tlc.errors import OverdueError, TlcError
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
-from nyc_tlc.pages.coverage import Loads, find_newest_months, read_coverage
+from nyc_tlc.pages.coverage import find_newest_months, read_coverage
 from nyc_tlc.pages.coverage_page import write_coverage_page
 from nyc_tlc.pages.trips_page import write_trips_page
 from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.plan import list_months, plan_months
-from nyc_tlc.profiles.opening import list_warehouses, name_lake, open_lake, open_warehouse
+from nyc_tlc.planning.troubles import read_troubles
+from nyc_tlc.profiles.opening import list_warehouses, name_lake, open_lake
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.month_report import Outcome
 from nyc_tlc.runs.options import Profile
@@ -28,7 +27,6 @@ from nyc_tlc.runs.run_names import profile_run_name
 from nyc_tlc.runs.run_options import RUN_OPTIONS
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.published import find_newest
-from nyc_tlc.warehouse.protocol import Kind, Load
 
 
 @flow(flow_run_name=profile_run_name, **RUN_OPTIONS)
@@ -42,9 +40,11 @@ def report(*, profile: Profile = None, source: str | None = None, offline: bool 
         offline: Ask no source: the coverage page then shows only the lake and the warehouses.
     """
     profile, source = profile or read_settings().profile, source or read_settings().source
-    lake, kinds, notes = open_lake(profile), list_warehouses(profile), list[str]()
+    lake, kinds = open_lake(profile), list_warehouses(profile)
 
-    loads = _read_loads(profile, kinds, notes)
+    loads, away = tasks.read_loads(profile, kinds)
+    notes = [f"{kind} is left out: {why}" for kind, why in away.items()]
+    notes += [f"{each.kind} since {each.since:%Y-%m-%d}: {each.text}" for each in read_troubles(lake)]
     plans = [] if offline else _look_at_source(source, lake, notes)
     months = read_coverage(lake, loads, plans)
     ui = PREFECT_UI_URL.value()
@@ -63,17 +63,6 @@ def report(*, profile: Profile = None, source: str | None = None, offline: bool 
     for newest in find_newest_months(months, list(loads)):
         tasks.tell_age(newest, profile)
     return Outcome("\n".join([*notes, *lines]))
-
-
-def _read_loads(profile: str, kinds: Sequence[Kind], notes: list[str]) -> Loads:
-    """Return the loads of each warehouse. A warehouse that does not answer is left out, with a note."""
-    loads: dict[Kind, Mapping[tuple[Color, Month], Load]] = {}
-    for kind in kinds:
-        try:
-            loads[kind] = open_warehouse(profile, kind).loads()
-        except TlcError as error:
-            notes.append(f"{kind} is left out: {error}")
-    return loads
 
 
 def _look_at_source(source: str, lake: Lake, notes: list[str]) -> list[MonthPlan]:

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     publication_lag: int = Field(
         4, ge=0, description="Months after a month's end in which a source may not have it yet; later it is overdue"
     )
+    source_patience: float = Field(
+        2, ge=0, description="Days for which a catch-up waits for a source that is down before it says so"
+    )
     source_schemes: str = Field(
         "https,http,file,sample", description="Schemes of URLs that months may come from, separated by commas"
     )

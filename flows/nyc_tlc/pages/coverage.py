@@ -15,10 +15,7 @@ from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.source.location import source_kind
 from nyc_tlc.source.published import is_overdue
 from nyc_tlc.text_tables import format_table
-from nyc_tlc.warehouse.protocol import Kind, Load
-
-#: Warehouse -> month -> its row of ``loads``.
-Loads = Mapping[Kind, Mapping[tuple[Color, Month], Load]]
+from nyc_tlc.warehouse.protocol import Kind, Load, Loads
 
 #: ``changed``: in the lake, but a run would give another result today. ``missing``: published, not in the lake.
 State = Literal["in lake", "changed", "missing", "unpublished", "overdue", "unknown"]

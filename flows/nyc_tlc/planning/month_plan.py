@@ -42,6 +42,7 @@ class MonthPlan:
         manifest: The month's manifest in the lake; None when there is none or it can't be read.
         manifest_version: The version of the manifest that a publication replaces; None when there is none.
         warehouses: The warehouses to load it into.
+        recount: Those of them whose rows are not as many as their table ``loads`` says.
         planned_at: When work on the month began.
     """
 
@@ -53,6 +54,7 @@ class MonthPlan:
     manifest: Manifest | None = None
     manifest_version: str | None = None
     warehouses: tuple[Kind, ...] = ()
+    recount: tuple[Kind, ...] = ()
     planned_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -123,7 +125,7 @@ def _plan_without_source(color: Color, month: Month, options: MonthOptions, lake
     manifest = None if found.content is None else lake.parse(found.content, keys)
     if manifest is None or _is_damaged(manifest.source, lake, verify=False):
         return None
-    why = _find_outdated(manifest, options)
+    why = find_outdated(manifest, options)
     remote = describe_source(manifest)
     return MonthPlan(color, month, "clean again", why, remote, manifest, found.version) if why else None
 
@@ -137,7 +139,7 @@ def _decide(manifest: Manifest, remote: RemoteFile, lake: Lake, options: MonthOp
     change = _find_source_change(manifest, remote)
     if change and change != SOURCE_IS_SILENT:
         return "reload", change
-    outdated = _find_outdated(manifest, options)
+    outdated = find_outdated(manifest, options)
     if options.force:
         return "reload", outdated or "it was asked for"
     if _is_damaged(manifest.source, lake, options.verify):
@@ -160,7 +162,7 @@ def _find_source_change(manifest: Manifest, remote: RemoteFile) -> str | None:
     return None if same else "the source changed"
 
 
-def _find_outdated(manifest: Manifest, options: MonthOptions) -> str | None:
+def find_outdated(manifest: Manifest, options: MonthOptions) -> str | None:
     """Return why the raw file would give other clean files today."""
     contract = read_contract(manifest.color)
     if manifest.contract_version != contract.contract_version:

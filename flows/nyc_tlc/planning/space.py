@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from nyc_tlc.errors import ConfigurationError
+from nyc_tlc.errors import DiskFullError
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.settings import read_settings
@@ -48,7 +48,7 @@ def check_space(plans: Sequence[MonthPlan], lake: Lake, kinds: Sequence[Kind]) -
     """Check that the months that are due fit on this machine's disk, if they are written to it.
 
     Raises:
-        ConfigurationError: when they don't.
+        DiskFullError: when they don't.
     """
     fetched, _ = _bytes_to_fetch(plans)
     folder = lake.local_path("")
@@ -56,7 +56,7 @@ def check_space(plans: Sequence[MonthPlan], lake: Lake, kinds: Sequence[Kind]) -
     place = _nearest_existing(folder or read_settings().home)
     free = shutil.disk_usage(place).free
     if needed * fetched > free:
-        raise ConfigurationError(
+        raise DiskFullError(
             f"the disk of {place} is too small for the months that are due",
             expected=f"about {_gigabytes(needed * fetched)} free",
             got=_gigabytes(free),

@@ -328,7 +328,10 @@ def _usable(name: str, *failures: type[Exception]) -> Iterator[None]:
 
 def _missing(profile: str, *slugs: str) -> ConfigurationError:
     names = " or ".join(f"{slug}/taxi-{profile}" for slug in slugs)
-    fix = "name another with --profile" if profile == LOCAL else _register(profile)
+    fix = _register(profile)
+    if profile == LOCAL:
+        other = "dev" if slugs == (WAREHOUSE_BLOCKS["postgres"],) else "gcp"
+        fix = f"flows/etl_gcs_to_duckdb.py loads its DuckDB file; or {_register(other)}, and add --profile {other}"
     return ConfigurationError(f"the profile {profile} has no block {names}", fix=fix)
 
 

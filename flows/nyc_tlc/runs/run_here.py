@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -15,6 +15,7 @@ from nyc_tlc.errors import NotPublished, TlcError
 from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.record import MonthRecord, record_month
+from nyc_tlc.planning.troubles import name_trouble
 from nyc_tlc.runs import tasks
 from nyc_tlc.runs.month import bring_to_lake
 from nyc_tlc.runs.progress import BackfillProgress
@@ -52,7 +53,8 @@ def run_here(plans: Sequence[MonthPlan], options: MonthOptions, at_once: int) ->
             elif isinstance(outcome, NotPublished):
                 progress(record_month(futures[future], "unpublished", error=str(outcome)))
             else:
-                progress(record_month(futures[future], "failed", error=str(outcome)))
+                failed = record_month(futures[future], "failed", error=str(outcome), trouble=name_trouble(outcome))
+                progress(failed)
     return progress.ended
 
 
@@ -70,7 +72,7 @@ def run_month(planned: MonthPlan, options: MonthOptions, progress: BackfillProgr
             raise NotPublished(month.plan.why)
         for kind in planned.warehouses:
             try:
-                tasks.load(month.manifest, options, kind)
+                tasks.load(month.manifest, replace(options, force=options.force or kind in planned.recount), kind)
             except TlcError as error:
                 failures.append(error)
     if failures:

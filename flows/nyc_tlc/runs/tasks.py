@@ -41,6 +41,7 @@ from nyc_tlc.month import Color, Month
 from nyc_tlc.pages.anomalies import find_anomalies
 from nyc_tlc.pages.coverage import CoveredMonth, NewestMonth, find_gaps, format_coverage, read_coverage
 from nyc_tlc.planning.month_plan import MonthPlan, plan_month
+from nyc_tlc.planning.older import WiderPlan
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.plan import plan_months
 from nyc_tlc.planning.report import format_plan
@@ -56,7 +57,7 @@ from nyc_tlc.source.fetch import FetchedFile, fetch_month, scratch_folder
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import Answer, ask_where_trips_began, find_published, load_month
 from nyc_tlc.warehouse.lookups import read_lookups
-from nyc_tlc.warehouse.protocol import Kind, Load
+from nyc_tlc.warehouse.protocol import Kind, Load, Loads
 from nyc_tlc.warehouse.tables import list_views, month_tables, trip_tables
 from nyc_tlc.warehouse.volume import read_trailing
 
@@ -212,20 +213,42 @@ def check(part: Part, profile: str, source: str) -> Finding:
     return check_part(part, profile, source)
 
 
+def read_loads(profile: str, kinds: Sequence[Kind]) -> tuple[Loads, dict[Kind, str]]:
+    """Return the loads of each warehouse that answers, and for each other one what is wrong."""
+    loads, away = dict[Kind, dict[tuple[Color, Month], Load]](), dict[Kind, str]()
+    for kind in kinds:
+        try:
+            loads[kind] = open_warehouse(profile, kind).loads()
+        except TransientError as error:
+            away[kind] = str(error)
+    return loads, away
+
+
 @step("plan")
-def plan(asked: list[tuple[Color, Month]], options: MonthOptions) -> list[MonthPlan]:
-    """Plan many months, and write the plan as an artifact."""
-    loads = {kind: open_warehouse(options.profile, kind).loads() for kind in options.warehouses}
+def plan(wider: WiderPlan, options: MonthOptions, loads: Loads) -> list[MonthPlan]:
+    """Plan many months, and write the plan as an artifact if anything is due."""
+    asked = wider.months
     with Bar("plan", "months") as bar:
         plans = plan_months(
-            asked, options, open_lake(options.profile), loads, at_look=lambda done: bar(done, len(asked))
+            asked,
+            options,
+            open_lake(options.profile),
+            loads,
+            verify=wider.verify,
+            wrong=wider.wrong,
+            at_look=lambda done: bar(done, len(asked)),
         )
+    if any(plan.is_due for plan in plans):
+        _report_plan(plans, options)
+    return plans
+
+
+def _report_plan(plans: Sequence[MonthPlan], options: MonthOptions) -> None:
     create_markdown_artifact(
         key=artifact_key("backfill-plan", name_lake(options.profile)),
         markdown=format_plan(plans),
         description="What each month needs",
     )
-    return plans
 
 
 def report_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) -> str:
