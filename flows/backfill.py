@@ -18,7 +18,7 @@ from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.planning.older import WiderPlan
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.plan import list_months, parse_months
-from nyc_tlc.planning.record import finish_run, read_runs, start_run, write_run
+from nyc_tlc.planning.record import finish_run, read_runs, start_run, write_last_catch_up, write_run
 from nyc_tlc.planning.report import format_plan, format_report
 from nyc_tlc.planning.space import check_space, describe_space
 from nyc_tlc.planning.troubles import find_failed, find_trouble, find_wrong, name_trouble
@@ -135,6 +135,7 @@ def backfill(
     if models and any(month.result in ("done", "current", "kept") for month in run.months):
         report = build_models(options.profile, kinds, before=report)
     if older:
+        write_last_catch_up(lake, run)
         found += [*find_failed(run), *find_wrong(wider.wrong), *find_in_lake(lake, colors)]
         if state := end_catch_up(lake, options.profile, found, report):
             return state

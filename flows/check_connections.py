@@ -20,7 +20,7 @@ from nyc_tlc.settings import read_settings
 
 @flow(flow_run_name=profile_run_name, **RUN_OPTIONS)
 def check_connections(*, warehouses: Warehouses = None, profile: Profile = None, source: Source = None) -> Outcome:
-    """Check that a profile can use its lake, its source and its warehouses.
+    """Check that a profile can use its lake, its source and its warehouses, and that the next months have room.
 
     In the lake, an object is written under a scratch key, read back and deleted. In a warehouse, SELECT 1 is run and
     the permission to create tables is checked. BigQuery also loads one row from the bucket into a scratch table. The
@@ -28,7 +28,7 @@ def check_connections(*, warehouses: Warehouses = None, profile: Profile = None,
     """
     profile, source = profile or read_settings().profile, source or read_settings().source
     kinds = list_warehouses(profile) if warehouses is None else warehouses
-    parts: list[Part] = ["lake", "source", *kinds]
+    parts: list[Part] = ["lake", "disk", "source", *kinds]
     findings = [tasks.check(part, profile, source) for part in parts]
     text = table(findings)
     create_markdown_artifact(

@@ -7,7 +7,8 @@ import nyc_tlc.runs.script  # noqa: F401
 from prefect import flow
 
 from nyc_tlc.month import COLORS, Color
-from nyc_tlc.profiles.opening import list_warehouses
+from nyc_tlc.planning.troubles import format_troubles, read_troubles
+from nyc_tlc.profiles.opening import list_warehouses, open_lake
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.month_report import Outcome
 from nyc_tlc.runs.options import Profile, Warehouses
@@ -23,14 +24,15 @@ def months(
     warehouses: Warehouses = None,
     profile: Profile = None,
 ) -> Outcome:
-    """List the months in the lake and the warehouses, with their rows and sources.
+    """List the months in the lake and the warehouses, with their rows and sources, and the open troubles.
 
     Args:
         colors: Which trip records.
     """
     profile = profile or read_settings().profile
     kinds = list_warehouses(profile) if warehouses is None else warehouses
-    return Outcome(tasks.report_months(profile, colors, kinds))
+    troubles = format_troubles(read_troubles(open_lake(profile)))
+    return Outcome("\n\n".join(filter(None, (tasks.report_months(profile, colors, kinds), troubles))))
 
 
 if __name__ == "__main__":

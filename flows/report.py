@@ -18,6 +18,7 @@ from nyc_tlc.pages.trips_page import write_trips_page
 from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.plan import list_months, plan_months
+from nyc_tlc.planning.record import read_last_catch_up
 from nyc_tlc.planning.troubles import read_troubles
 from nyc_tlc.profiles.opening import list_warehouses, name_lake, open_lake
 from nyc_tlc.runs import command_line, tasks
@@ -36,16 +37,18 @@ def report(*, profile: Profile = None, source: str | None = None, offline: bool 
     The pages are in the lake's folder reports/ and need only a browser, no network; the catalog is datapackage.json.
 
     Args:
-        source: The source to ask which months are published or changed; TLC_SOURCE or tlc if left out.
+        source: The source to ask which months are published or changed. If it is left out, what the last catch-up saw
+            is shown, or TLC_SOURCE is asked if there was none for two days.
         offline: Ask no source: the coverage page then shows only the lake and the warehouses.
     """
-    profile, source = profile or read_settings().profile, source or read_settings().source
+    profile = profile or read_settings().profile
     lake, kinds = open_lake(profile), list_warehouses(profile)
 
     loads, away = tasks.read_loads(profile, kinds)
     notes = [f"{kind} is left out: {why}" for kind, why in away.items()]
     notes += [f"{each.kind} since {each.since:%Y-%m-%d}: {each.text}" for each in read_troubles(lake)]
-    plans = [] if offline else _look_at_source(source, lake, notes)
+    plans = read_last_catch_up(lake) if source is None and not offline else []
+    plans = plans or ([] if offline else _look_at_source(source or read_settings().source, lake, notes))
     months = read_coverage(lake, loads, plans)
     ui = PREFECT_UI_URL.value()
     coverage = write_coverage_page(lake, months, list(loads), notes, f"{ui}/runs/flow-run/" if ui else "")

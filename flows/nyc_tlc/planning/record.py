@@ -13,7 +13,7 @@ from nyc_tlc.errors import LONGEST_PART, ArgumentError, LakeError
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.lake.manifest import Text
 from nyc_tlc.lake.store import Lake
-from nyc_tlc.month import Color
+from nyc_tlc.month import Color, Month
 from nyc_tlc.planning.month_plan import MonthPlan, Need
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.shown import shown
@@ -38,6 +38,7 @@ TroubleKind = Literal[
 ]
 
 
+LAST_CATCH_UP = "catch-up.json"
 #: How long the record of a catch-up stays in the lake.
 KEPT_DAYS = 60
 
@@ -117,6 +118,22 @@ def write_run(lake: Lake, name: str, earlier: Sequence[BackfillRun], run: Backfi
     """Write a run into the record, after the earlier ones."""
     record = BackfillRecord(name=name, runs=(*earlier, run))
     lake.write(record_key(name), record.model_dump_json(indent=2).encode() + b"\n")
+
+
+def write_last_catch_up(lake: Lake, run: BackfillRun) -> None:
+    """Keep what a catch-up saw, for the report."""
+    lake.write(LAST_CATCH_UP, run.model_dump_json(indent=2).encode() + b"\n")
+
+
+def read_last_catch_up(lake: Lake) -> list[MonthPlan]:
+    """Return what the last catch-up saw of its months, if it was in the last two days; without their files."""
+    try:
+        run = BackfillRun.model_validate_json(lake.read(LAST_CATCH_UP) or b"")
+    except ValidationError:
+        return []
+    if datetime.now(UTC) - run.started_at > timedelta(days=2):
+        return []
+    return [MonthPlan(each.color, Month.parse(each.month), each.need, each.why) for each in run.months]
 
 
 def remove_old_records(lake: Lake) -> None:

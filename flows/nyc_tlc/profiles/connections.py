@@ -11,13 +11,14 @@ from typing import Literal
 from nyc_tlc.errors import LakeError, OverdueError, TlcError
 from nyc_tlc.lake.store import Lake, SwapRefusedError
 from nyc_tlc.month import COLORS, Color
-from nyc_tlc.profiles.opening import LOCAL, open_lake, open_warehouse
+from nyc_tlc.planning.space import check_next_months
+from nyc_tlc.profiles.opening import LOCAL, list_warehouses, open_lake, open_warehouse
 from nyc_tlc.source.http import describe_route
 from nyc_tlc.source.location import RemoteFile, redact_url
 from nyc_tlc.source.published import find_newest, is_overdue
 from nyc_tlc.warehouse.protocol import Kind
 
-Part = Literal["lake", "source"] | Kind
+Part = Literal["lake", "source", "disk"] | Kind
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Finding:
     """The result of checking one part of a profile.
 
     Attributes:
-        part: The lake, the source, or a kind of warehouse.
+        part: The lake, the source, the disk of this machine, or a kind of warehouse.
         fine: Whether it can be used.
         message: What works, or what is wrong.
         fix: What to do about it.
@@ -42,6 +43,8 @@ def check_part(part: Part, profile: str, source: str) -> Finding:
     try:
         if part == "source":
             return Finding(part, True, _check_source(source))
+        if part == "disk":
+            return Finding(part, True, check_next_months(open_lake(profile), list_warehouses(profile)))
         return Finding(part, True, _check_lake(profile) if part == "lake" else _check_warehouse(part, profile))
     except TlcError as error:
         evidence = {"expected": error.expected, "got": error.got}
