@@ -36,6 +36,10 @@ test: $(VENV)/.dev ## The whole test suite
 .PHONY: dbt
 dbt: $(DBT_VENV)/.ready ## dbt in an environment of its own, for flows/transform.py
 
+.PHONY: dbt-docs
+dbt-docs: $(VENV)/.run $(DBT_VENV)/.ready ## The models' documentation as one page, dbt/static_index.html in TLC_HOME
+	@$(BIN)/python -m nyc_tlc.runs.dbt docs generate --static
+
 .PHONY: browser
 browser: ## Chromium for the tests of the pages, by apt where it is missing (Debian, as root)
 	@if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then \

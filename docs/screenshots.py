@@ -63,10 +63,10 @@ def main() -> None:
         # The timeline is drawn on a canvas and the log comes in pages, which no element tells of.
         time.sleep(6)
         browser.save_screenshot(str(DOCS / "run.png"))
-        key = ArtifactFilterKey(any_=["green-2024-01-quality"])
+        key = ArtifactFilterKey(any_=["green-2024-01-quality-local"])
         reports = client.read_artifacts(artifact_filter=ArtifactFilter(key=key), sort=ArtifactSort.CREATED_DESC)
         browser.get(f"{UI}/artifacts/artifact/{reports[0].id}")
-        find(browser, "//*[contains(text(), 'green-2024-01-quality')]")
+        find(browser, "//*[contains(text(), 'green-2024-01-quality-local')]")
         time.sleep(6)
         browser.save_screenshot(str(DOCS / "quality.png"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import nyc_tlc.runs.script  # noqa: F401
 
 import logging
+from dataclasses import replace
 from typing import Annotated
 
 from prefect import flow
@@ -12,21 +13,25 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from nyc_tlc.errors import ArgumentError, ReportedError
+from nyc_tlc.errors import ArgumentError, DiskFullError, ReportedError, TransientError
 from nyc_tlc.month import COLORS, Color, Month
+from nyc_tlc.planning.older import WiderPlan
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.plan import list_months, parse_months
-from nyc_tlc.planning.record import finish_run, read_runs, start_run, write_run
+from nyc_tlc.planning.record import finish_run, read_runs, start_run, write_last_catch_up, write_run
 from nyc_tlc.planning.report import format_plan, format_report
 from nyc_tlc.planning.space import check_space, describe_space
+from nyc_tlc.planning.troubles import find_failed, find_trouble, find_wrong, name_trouble
 from nyc_tlc.profiles.opening import choose_warehouses, open_lake
 from nyc_tlc.runs import command_line, tasks
+from nyc_tlc.runs.catch_up import count_rows, end_catch_up, find_in_lake, widen
 from nyc_tlc.runs.dbt import build_models, find_dbt
 from nyc_tlc.runs.flow_runs import RUN_OPTIONS, Outcome, backfill_name, not_published, scheduled_month
 from nyc_tlc.runs.options import Force, Layout, Models, Profile, Source, Verify, Warehouses
 from nyc_tlc.runs.progress import follow
 from nyc_tlc.runs.run_here import run_here
 from nyc_tlc.runs.run_on_workers import run_on_workers
+from nyc_tlc.source.location import redact_url
 
 log = logging.getLogger("nyc_tlc.backfill")
 
@@ -38,6 +43,7 @@ def backfill(
     end: Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")] | None = None,
     *,
     last: Annotated[int, Field(ge=1)] | None = None,
+    older: bool = False,
     months: list[str] | None = None,
     all_months: bool = False,
     every: Annotated[int, Field(ge=1)] = 1,
@@ -65,6 +71,9 @@ def backfill(
         start: The first month, YYYY-MM.
         end: The last month, YYYY-MM; the newest that can be published if left out.
         last: Instead of start and end, the number of months up to the newest that can be published.
+        older: Also the months before these that failed, are missing in the lake after its first, are outdated or are
+            not in a warehouse; each day a share of all others, to see whether their source or their files changed.
+            The troubles that are found are kept in the lake's troubles.json and told once.
         months: Instead of colors, start and end, single months like green-2024-01.
         all_months: All months since each colour's first one; with all colours 604 months, some 65 GB to download.
         every: Take only every n-th month, counted from the first.
@@ -88,26 +97,48 @@ def backfill(
     asked = parse_months(months) if months else list_months(colors, start, end, every, last, now)
     earlier = read_runs(lake, name)
 
-    plans = tasks.plan(asked, options)
-    log.info("%s", describe_space(plans, lake, kinds))
-    if plan_only:
-        return Outcome(f"{format_plan(plans)}\n\n{describe_space(plans, lake, kinds)}")
-    check_space(plans, lake, kinds)
+    loads, away = tasks.read_loads(profile, kinds)
+    options, kinds = replace(options, warehouses=tuple(loads)), tuple(loads)
+    found = [find_trouble("warehouse away", why, place=kind) for kind, why in away.items()]
+    wider = widen(asked, lake, loads, options) if older else WiderPlan(asked)
+    if verify and not older:
+        wider = replace(wider, wrong=count_rows(profile, loads))
+    try:
+        plans = tasks.plan(wider, options, loads)
+        log.info("%s", describe_space(plans, lake, kinds))
+        if plan_only:
+            return Outcome(f"{format_plan(plans)}\n\n{describe_space(plans, lake, kinds)}")
+        check_space(plans, lake, kinds)
+    except (TransientError, DiskFullError) as error:
+        if not older:
+            raise
+        found.append(find_trouble(name_trouble(error), str(error), place=redact_url(options.source)))
+        return end_catch_up(lake, profile, found)
     run = start_run(plans, options, via, reason, flow_run.id)
-    write_run(lake, name, earlier, run)
+    # A catch-up without anything to do leaves nothing behind.
     due = [plan for plan in plans if plan.is_due]
+    is_quiet = older and not due
+    if not is_quiet:
+        write_run(lake, name, earlier, run)
     months_done = run_on_workers(due, options, via, at_once) if via else run_here(due, options, at_once)
     run = finish_run(run, follow(months_done, len(due)))
-    write_run(lake, name, earlier, run)
-
     report = format_report(name, run)
-    tasks.write_artifact(f"The result of each month of the backfill {name}", report, "backfill", name)
-    tasks.list_months(profile, sorted({plan.color for plan in plans}, key=COLORS.index), kinds)
+    if not is_quiet:
+        write_run(lake, name, earlier, run)
+        tasks.write_artifact(f"The result of each month of the backfill {name}", report, profile, "backfill", name)
+        tasks.list_months(profile, sorted({plan.color for plan in plans}, key=COLORS.index), kinds)
     # Also when some months failed: the loaded months get their models.
     if models and any(month.result in ("done", "current", "kept") for month in run.months):
         report = build_models(profile, kinds, before=report)
+    if older:
+        write_last_catch_up(lake, run)
+        found += [*find_failed(run), *find_wrong(wider.wrong), *find_in_lake(lake, colors)]
+        if state := end_catch_up(lake, profile, found, report):
+            return state
     if failed := [month for month in run.months if month.result == "failed"]:
         raise ReportedError(f"backfill {name}: {len(failed)} of {len(run.months)} months failed", report)
+    if away:
+        raise ReportedError(f"backfill {name}: {', '.join(away)} did not answer; the lake is up to date", report)
     if all(month.result == "unpublished" for month in run.months):
         return not_published(report)
     return Outcome(report)

@@ -48,7 +48,7 @@ def etl_month(
         return not_published(made.plan.why)
     loads = {kind: tasks.load(made.manifest, options, kind) for kind in kinds}
     answers = [tasks.query(made.manifest, options, kind, loaded) for kind, loaded in loads.items()]
-    tasks.report_load(made.manifest, answers)
+    tasks.report_load(made.manifest, options.profile, answers)
     if made.is_new or any(answer.new for answer in answers):
         tasks.list_months(profile, [color], kinds)
     report = "\n".join(filter(None, (format_month(made, lake, profile), format_answers(made.manifest, answers))))

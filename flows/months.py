@@ -7,7 +7,8 @@ import nyc_tlc.runs.script  # noqa: F401
 from prefect import flow
 
 from nyc_tlc.month import COLORS, Color
-from nyc_tlc.profiles.opening import choose_warehouses
+from nyc_tlc.planning.troubles import format_troubles, read_troubles
+from nyc_tlc.profiles.opening import choose_warehouses, open_lake
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.flow_runs import RUN_OPTIONS, Outcome, profile_run_name
 from nyc_tlc.runs.options import Profile, Warehouses
@@ -20,13 +21,14 @@ def months(
     warehouses: Warehouses = None,
     profile: Profile = None,
 ) -> Outcome:
-    """List the months in the lake and the warehouses, with their rows and sources.
+    """List the months in the lake and the warehouses, with their rows and sources, and the open troubles.
 
     Args:
         colors: Which trip records.
     """
     profile, kinds = choose_warehouses(profile, warehouses)
-    return Outcome(tasks.report_months(profile, colors, kinds))
+    troubles = format_troubles(read_troubles(open_lake(profile)))
+    return Outcome("\n\n".join(filter(None, (tasks.report_months(profile, colors, kinds), troubles))))
 
 
 if __name__ == "__main__":

@@ -46,16 +46,28 @@ class ConfigurationError(TlcError):
     """A setting, profile or source can't be used."""
 
 
+class DiskFullError(ConfigurationError):
+    """The disk is too small for what is due."""
+
+
 class TransientError(TlcError):
     """A later attempt can succeed: time-outs, resets, 429 and 5xx, after all retries."""
 
 
-class BusyError(TransientError):
+class WarehouseAwayError(TransientError):
+    """A warehouse does not answer, or cut a load off; nothing was changed there."""
+
+
+class BusyError(WarehouseAwayError):
     """Others kept a warehouse busy for as long as TLC_WAREHOUSE_WAIT says, so it is not tried again at once."""
 
 
 class SourceError(TlcError):
     """The source refused, or its file is not the month: incomplete, corrupt or something else."""
+
+
+class OverdueError(SourceError):
+    """The source does not have a month that has been published, or must be by now."""
 
 
 class ContractError(TlcError):

@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     http_retries: int = Field(6, ge=0, description="Retries in a row, without any progress between them")
     http_backoff: float = Field(1, ge=0, description="Seconds before the second attempt; doubles, with jitter")
     http_deadline: float = Field(21_600, gt=0, description="Seconds after which a request or a download fails")
+    publication_lag: int = Field(
+        4, ge=0, description="Months after a month's end in which a source may not have it yet; later it is overdue"
+    )
+    source_patience: float = Field(
+        2, ge=0, description="Days for which a catch-up waits for a source that is down before it says so"
+    )
     source_schemes: str = Field(
         "https,http,file,sample", description="Schemes of URLs that months may come from, separated by commas"
     )

@@ -83,7 +83,7 @@ def test_a_backfill_brings_what_is_published_and_reports_the_rest(
     with temporary_settings({PREFECT_API_URL: prefect_server.url}), get_client(sync_client=True) as client:
         key = ArtifactFilterKey(any_=["backfill-spring"])
         reports = client.read_artifacts(artifact_filter=ArtifactFilter(key=key))
-        key = ArtifactFilterKey(any_=["months-local-green"])
+        key = ArtifactFilterKey(any_=["months-green-local-home"])
         tables = client.read_artifacts(artifact_filter=ArtifactFilter(key=key), sort=ArtifactSort.CREATED_DESC)
     assert any("2 current, 1 done" in str(artifact.data) for artifact in reports)
     rows = re.findall(r"\| (green \S+) +\| +5 .*\| (\w+) +\|\n", f"{tables[0].data}\n")

@@ -56,15 +56,16 @@ FREQUENCY = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
 PREFECT_YAML = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS = {f"{flow}/{color}" for flow in ("etl-web-to-gcs", "etl-month") for color in COLORS} | {
     "backfill/backfill",
-    "etl-gcs-to-bq/any-color",
-    "etl-gcs-to-postgres/any-color",
+    "etl-gcs-to-bq/lake-to-bigquery",
+    "etl-gcs-to-postgres/lake-to-postgres",
+    "etl-gcs-to-duckdb/lake-to-duckdb",
     "transform/models",
 }
 SCHEDULED = {
     "backfill/catch-up",
     "load-lookups/zones-and-codes",
-    "check-connections/before-catch-up",
-    "report/after-catch-up",
+    "check-connections/connections-check",
+    "report/coverage-and-trips-pages",
 }
 DEPLOYMENTS |= SCHEDULED
 FAILURES = f"{NAME_PREFIX}failed or crashed -> notification"
@@ -451,7 +452,7 @@ def test_each_kind_of_notification_is_registered_once_and_used(
     assert SECRET not in str(shown.data)
     assert "left out" not in apply("--profile", "kind").out
     notifying = [each for each in deployed.read_automations() if each.actions[0].type == "send-notification"]
-    assert [each.actions[0].block_document_id for each in notifying] == [shown.id] * 2
+    assert [each.actions[0].block_document_id for each in notifying] == [shown.id] * 3
     deployed.delete_block_document(shown.id)
     for automation in notifying:
         deployed.delete_automation(automation.id)

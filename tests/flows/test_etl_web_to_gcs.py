@@ -75,13 +75,13 @@ def test_a_month_is_a_run_with_its_name_tasks_report_and_log(
     names = {task.name for task in tasks if task.flow_run_id == run.id}
     steps = {f"{step} green 2024-01" for step in ("look for", "fetch", "clean", "publish", "report")}
     assert names == {*steps, "list months"}
-    key = ArtifactFilterKey(any_=["green-2024-01-quality"])
+    key = ArtifactFilterKey(any_=["green-2024-01-quality-local-home"])
     (artifact,) = (a for a in client.read_artifacts(artifact_filter=ArtifactFilter(key=key)) if a.flow_run_id == run.id)
     assert "**21** rows in, **20** clean, **1** quarantined" in str(artifact.data)
     assert "| `zero_passengers` | reject | 1 | A trip without passengers" in str(artifact.data)
     assert "raw/green/green_tripdata_2024-01.parquet" in without_version(str(artifact.data))
-    assert "/artifacts/key/months-local-green)" in str(artifact.data)
-    key = ArtifactFilterKey(any_=["months-local-green"])
+    assert "/artifacts/key/months-green-local-home)" in str(artifact.data)
+    key = ArtifactFilterKey(any_=["months-green-local-home"])
     (table,) = (a for a in client.read_artifacts(artifact_filter=ArtifactFilter(key=key)) if a.flow_run_id == run.id)
     assert re.search(r"\| green 2024-01 +\| +20 \| +4\.76% \|", str(table.data))
     manifest = state.result().manifest

@@ -418,7 +418,7 @@ def test_a_refusal_is_not_published_only_for_a_new_month_that_the_lake_lacks(htt
     require_unpublished(refusal.value, new, known=False)
     with pytest.raises(SourceError, match=f"green {new}.*the lake has it.*HTTP 403"):
         require_unpublished(refusal.value, new, known=True)
-    with pytest.raises(SourceError, match="more than 6 months old"):
+    with pytest.raises(SourceError, match="it is overdue: it ended 4 or more months ago"):
         require_unpublished(refusal.value, JANUARY, known=False)
 
 
@@ -430,7 +430,7 @@ def test_a_missing_local_file_of_an_old_month_is_an_error(tmp_path: Path) -> Non
     with pytest.raises(NotPublished) as refusal:
         look_at(template, "green", JANUARY)
     with pytest.raises(
-        SourceError, match=f"no file at {tmp_path}/2024-1; it is more than 6 months old; check the path"
+        SourceError, match=f"no file at {tmp_path}/2024-1; it is overdue: it ended 4 or more months ago"
     ):
         require_unpublished(refusal.value, JANUARY, known=False)
 

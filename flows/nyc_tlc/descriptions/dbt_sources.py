@@ -13,6 +13,12 @@ from nyc_tlc.warehouse.tables import LOADS, SCHEMA, Table, quarantine_table, tri
 
 HEADER = "# Written by `make docs` from flows/nyc_tlc/contract/; change the contracts, not this file.\n"
 
+#: A catch-up loads new months each month; a month is published some two months after its end.
+FRESHNESS = {
+    "loaded_at_field": "loaded_at",
+    "freshness": {"warn_after": {"count": 45, "period": "day"}, "error_after": {"count": 75, "period": "day"}},
+}
+
 
 def describe_sources() -> str:
     """Return the file's text."""
@@ -23,7 +29,9 @@ def describe_sources() -> str:
         *(lookup.table for lookup in read_lookups()),
         LOADS,
     ]
-    source = {"name": SCHEMA, "schema": SCHEMA, "tables": [_describe(table) for table in tables]}
+    described = [_describe(table) for table in tables]
+    described[-1]["config"] = FRESHNESS
+    source = {"name": SCHEMA, "schema": SCHEMA, "tables": described}
     text = yaml.safe_dump({"version": 2, "sources": [source]}, sort_keys=False, allow_unicode=True, width=116)
     return HEADER + text
 

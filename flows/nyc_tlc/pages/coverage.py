@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count, takewhile
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -12,14 +13,12 @@ from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.source.location import source_kind
+from nyc_tlc.source.published import is_overdue
 from nyc_tlc.text_tables import format_table
-from nyc_tlc.warehouse.protocol import Kind, Load
-
-#: Warehouse -> month -> its row of ``loads``.
-Loads = Mapping[Kind, Mapping[tuple[Color, Month], Load]]
+from nyc_tlc.warehouse.protocol import Kind, Load, Loads
 
 #: ``changed``: in the lake, but a run would give another result today. ``missing``: published, not in the lake.
-State = Literal["in lake", "changed", "missing", "unpublished", "unknown"]
+State = Literal["in lake", "changed", "missing", "unpublished", "overdue", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ class CoveredMonth:
         need = self.plan.need if self.plan else None
         if self.manifest:
             return "changed" if need in ("reload", "clean again") and self._same_source else "in lake"
-        if need == "unpublished":
-            return "unpublished"
+        if need in ("unpublished", "overdue"):
+            return need
         return "missing" if need == "ingest" else "unknown"
 
     @property
@@ -100,22 +99,82 @@ def read_coverage(
     ]
 
 
-def format_coverage(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> str:
-    """Format the months as a Markdown table, also for a terminal, with a column for each warehouse."""
+@dataclass(frozen=True)
+class NewestMonth:
+    """The newest month of a colour in one place.
+
+    Attributes:
+        place: ``lake``, or a kind of warehouse.
+        age: Whole months since the month's end.
+        is_overdue: Whether the month after it must be published by now. Never for generated months and for ``dtc``,
+            which publishes no more.
+    """
+
+    color: Color
+    place: str
+    month: Month
+    age: int
+    is_overdue: bool
+
+    def __str__(self) -> str:
+        age = f"ended {self.age} months ago" if self.age else "ended this month"
+        return f"{self.place} {self.month} ({age}{', overdue' if self.is_overdue else ''})"
+
+
+def find_newest_months(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> list[NewestMonth]:
+    """Return the newest month of each colour in the lake and in each warehouse that has any, by colour and place."""
+    now, found = Month.current(), list[NewestMonth]()
+    for color in COLORS:
+        for place in ("lake", *kinds):
+            there = [
+                each
+                for each in months
+                if each.color == color and (each.manifest if place == "lake" else place in each.loads)
+            ]
+            if there:
+                newest = max(there, key=lambda each: each.month)
+                month, goes_on = newest.month, newest.source not in ("sample", "dtc")
+                age = max(0, (now.year - month.year) * 12 + now.month - month.month - 1)
+                found.append(NewestMonth(color, place, month, age, goes_on and is_overdue(month.plus(1))))
+    return found
+
+
+def find_gaps(months: Sequence[CoveredMonth]) -> list[Month]:
+    """Return the months of one colour that the lake lacks between its first and its newest."""
+    made = {each.month for each in months if each.manifest}
+    every = takewhile(lambda month: month < max(made), (min(made).plus(later) for later in count())) if made else ()
+    return [month for month in every if month not in made]
+
+
+def format_coverage(
+    months: Sequence[CoveredMonth],
+    kinds: Sequence[Kind],
+    name: Callable[[CoveredMonth], str] = lambda month: month.name,
+) -> str:
+    """Format the months as a Markdown table, also for a terminal, with a column for each warehouse.
+
+    Args:
+        months: By colour and month.
+        kinds: The warehouses.
+        name: What the first column says of a month.
+    """
     found = [each for each in months if each.manifest or each.loads]
     header = ("Month", "Rows", "Rejected", "Source", "Made (UTC)", *kinds)
-    table = format_table(header, [_cells(each, kinds) for each in found], right=("Rows", "Rejected"), pad=True)
-    return "\n".join([*_counts(found), "", *table])
+    table = format_table(
+        header, [(name(each), *_cells(each, kinds)) for each in found], right=("Rows", "Rejected"), pad=True
+    )
+    return "\n".join([*_counts(found, kinds), "", *table])
 
 
-def _counts(months: Sequence[CoveredMonth]) -> list[str]:
-    """Return a line for each colour: its months and its number of rows."""
-    lines = []
+def _counts(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> list[str]:
+    """Return two lines for each colour: its months and its number of rows; its newest month in each place."""
+    newest, lines = find_newest_months(months, kinds), list[str]()
     for color in COLORS:
         made = [each.manifest for each in months if each.color == color and each.manifest]
         if made:
             rows = sum(each.clean.rows for each in made)
             lines.append(f"{color}: {len(made)} months from {made[0].month} to {made[-1].month}, {rows:,} rows  ")
+            lines.append(f"newest {color}: {', '.join(str(each) for each in newest if each.color == color)}  ")
     return lines or ["The lake has no months yet."]
 
 
@@ -123,5 +182,5 @@ def _cells(month: CoveredMonth, kinds: Sequence[Kind]) -> tuple[str, ...]:
     loads = (month.describe_load(kind) for kind in kinds)
     if manifest := month.manifest:
         made = f"{manifest.finished_at:%Y-%m-%d %H:%M}"
-        return (month.name, f"{manifest.clean.rows:,}", f"{manifest.rejected_share:.2%}", month.source, made, *loads)
-    return (month.name, "", "", "not in the lake", "", *loads)
+        return (f"{manifest.clean.rows:,}", f"{manifest.rejected_share:.2%}", month.source, made, *loads)
+    return ("", "", "not in the lake", "", *loads)

@@ -16,7 +16,7 @@ from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.pages.anomalies import find_anomalies
 from nyc_tlc.pages.charts import shorten
-from nyc_tlc.pages.coverage import CoveredMonth
+from nyc_tlc.pages.coverage import CoveredMonth, find_newest_months
 from nyc_tlc.pages.rendering import COVERAGE_PAGE, Card, to_json, write_page
 from nyc_tlc.pages.summary import read_summaries
 from nyc_tlc.warehouse.protocol import Kind
@@ -31,6 +31,7 @@ STATES = {
     "changed": "in the lake, but the source has another file now",
     "missing": "published, but not in the lake",
     "unpublished": "not published yet",
+    "overdue": "not at the source, which must have it by now",
     "unknown": "not in the lake; whether it is published is not known",
 }
 
@@ -106,12 +107,11 @@ def _cards(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> list[Card]:
     for kind in kinds:
         current = sum(each.describe_load(kind) == "current" for each in months)
         cards.append(Card(f"In {kind}", f"{current:,} months", "as they are in the lake"))
-    now = Month.current()
-    for color in COLORS:
-        newest = max((each.month for each in months if each.manifest and each.color == color), default=None)
-        if newest:
-            age = (now.year - newest.year) * 12 + now.month - newest.month
-            cards.append(Card(f"Newest {color}", str(newest), f"{age} months ago"))
+    newest = find_newest_months(months, kinds)
+    for lake in (each for each in newest if each.place == "lake"):
+        age = f"ended {lake.age} months ago{': the next is overdue' if lake.is_overdue else ''}"
+        behind = [str(each) for each in newest if each.color == lake.color and each.month != lake.month]
+        cards.append(Card(f"Newest {lake.color}", str(lake.month), ", ".join([age, *behind])))
     return cards
 
 
@@ -131,7 +131,7 @@ def _calendar(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> dict[Col
 def _cell(month: CoveredMonth, kinds: Sequence[Kind]) -> Cell:
     manifest = month.manifest
     title, classes = f"{month.name}: {STATES[month.state]}", month.state.replace(" ", "-")
-    text, marks = {"missing": "+", "unpublished": "-"}.get(month.state, "?"), []
+    text, marks = {"missing": "+", "unpublished": "-", "overdue": "!"}.get(month.state, "?"), []
     if manifest:
         shade = sum(manifest.rejected_share > limit for limit in SHADES)
         classes, text = f"{classes} shade{shade}", shorten(manifest.clean.rows)

@@ -23,8 +23,9 @@ from nyc_tlc.warehouse.protocol import Kind
 #: What a month needs. ``ingest``: it is not in the lake. ``reload``: its source changed, or its raw file is not in the
 #: lake. ``clean again``: the source is the same, and the lake's raw file would give another result today. ``load``: it
 #: is current in the lake and not in a warehouse. ``kept``: it is in the lake from another kind of source, and only
-#: ``force`` replaces it. ``unknown``: the source or the lake gave an error.
-Need = Literal["ingest", "reload", "clean again", "load", "current", "kept", "unpublished", "unknown"]
+#: ``force`` replaces it. ``overdue``: the source lacks it and must have it by now. ``unknown``: the source or the lake
+#: gave an error.
+Need = Literal["ingest", "reload", "clean again", "load", "current", "kept", "unpublished", "overdue", "unknown"]
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class MonthPlan:
         manifest: The month's manifest in the lake; None when there is none or it can't be read.
         manifest_version: The version of the manifest that a publication replaces; None when there is none.
         warehouses: The warehouses to load it into.
+        recount: Those of them whose rows are not as many as their table ``loads`` says.
         planned_at: When work on the month began.
     """
 
@@ -52,6 +54,7 @@ class MonthPlan:
     manifest: Manifest | None = None
     manifest_version: str | None = None
     warehouses: tuple[Kind, ...] = ()
+    recount: tuple[Kind, ...] = ()
     planned_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -110,7 +113,7 @@ def plan_month(
 
     Raises:
         TransientError: when the source does not answer, and the month does not only need to be cleaned again.
-        SourceError: when it refuses a month that was published before.
+        OverdueError: when it lacks a month that was published before, or must be by now.
     """
     try:
         remote = look_at(options.source, color, month) if month else find_newest(options.source, color, newest)
@@ -160,7 +163,7 @@ def _plan_without_source(color: Color, month: Month, options: MonthOptions, lake
     manifest = None if found.content is None else lake.parse(found.content, keys)
     if manifest is None or _is_damaged(manifest.source, lake, verify=False):
         return None
-    why = _find_outdated(manifest, options)
+    why = find_outdated(manifest, options)
     remote = describe_source(manifest)
     return MonthPlan(color, month, "clean again", why, remote, manifest, found.version) if why else None
 
@@ -174,7 +177,7 @@ def _decide(manifest: Manifest, remote: RemoteFile, lake: Lake, options: MonthOp
     change = _find_source_change(manifest, remote)
     if change and change != SOURCE_IS_SILENT:
         return "reload", change
-    outdated = _find_outdated(manifest, options)
+    outdated = find_outdated(manifest, options)
     if options.force:
         return "reload", outdated or "it was asked for"
     if _is_damaged(manifest.source, lake, options.verify):
@@ -197,7 +200,7 @@ def _find_source_change(manifest: Manifest, remote: RemoteFile) -> str | None:
     return None if same else "the source changed"
 
 
-def _find_outdated(manifest: Manifest, options: MonthOptions) -> str | None:
+def find_outdated(manifest: Manifest, options: MonthOptions) -> str | None:
     """Return why the raw file would give other clean files today."""
     contract = read_contract(manifest.color)
     if manifest.contract_version != contract.contract_version:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from nyc_tlc.contract.dataset import read_contract
-from nyc_tlc.errors import ArgumentError, TlcError
+from nyc_tlc.errors import ArgumentError, OverdueError, TlcError, TransientError
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.planning.month_plan import MonthPlan, plan_month
 from nyc_tlc.planning.options import MonthOptions
+from nyc_tlc.source.location import redact_url
 from nyc_tlc.source.published import PUBLICATION_LAG
 from nyc_tlc.threads import ContextPool
-from nyc_tlc.warehouse.protocol import Kind, Load
+from nyc_tlc.warehouse.counts import Wrong
+from nyc_tlc.warehouse.protocol import Kind, Loads
 
 log = logging.getLogger(__name__)
 
 #: How many months are looked at in parallel: no more connections than a browser opens to the source.
 PARALLEL_LOOKS = 6
+#: After so many months in a row without an answer the source is down, and is not asked for the others.
+SILENT_MONTHS = 3
 
 
 def list_months(
@@ -79,18 +84,37 @@ def plan_months(
     asked: Sequence[tuple[Color, Month]],
     options: MonthOptions,
     lake: Lake,
-    loads: Mapping[Kind, Mapping[tuple[Color, Month], Load]],
+    loads: Loads,
     *,
+    verify: Container[tuple[Color, Month]] = (),
+    wrong: Wrong = MappingProxyType({}),
     at_look: Callable[[int], None] = lambda _: None,
 ) -> list[MonthPlan]:
     """Decide what each month needs in the lake and the warehouses; the months are looked at in parallel.
 
-    ``at_look`` is called with the number of months looked at so far.
+    Args:
+        verify: Months whose files in the lake are read and compared with their digests.
+        wrong: Months whose rows in a warehouse are not as many as ``loads`` says.
+        at_look: Called with the number of months looked at so far.
+
+    Raises:
+        TransientError: when the source does not answer for several months in a row.
+        OverdueError: when the source has none of several months, of which it must have some by now.
     """
+    silent = list[TransientError]()
 
     def look(which: tuple[Color, Month]) -> MonthPlan:
+        if len(silent) >= SILENT_MONTHS:
+            return MonthPlan(*which, "unknown", str(silent[0]))
         try:
-            return add_loads(plan_month(*which, options, lake), loads, force=options.force)
+            plan = plan_month(*which, replace(options, verify=options.verify or which in verify), lake)
+            silent.clear()
+            return add_loads(plan, loads, wrong, force=options.force)
+        except TransientError as error:
+            silent.append(error)
+            return MonthPlan(*which, "unknown", str(error))
+        except OverdueError as error:
+            return MonthPlan(*which, "overdue", str(error))
         except TlcError as error:
             return MonthPlan(*which, "unknown", str(error))
 
@@ -99,18 +123,40 @@ def plan_months(
         for plan in pool.map(look, asked):
             plans.append(plan)
             at_look(len(plans))
+    if len(silent) >= SILENT_MONTHS:
+        what = f"the source {redact_url(options.source)} is down: no answer for {len(silent)} months in a row"
+        raise TransientError(what, got=silent[0].what, fix="nothing is lost; run this again later")
+    needs = {plan.need for plan in plans}
+    if len(plans) > 1 and "overdue" in needs and needs <= {"overdue", "unpublished"}:
+        first, last = min(plan.month for plan in plans), max(plan.month for plan in plans)
+        raise OverdueError(
+            f"the source {redact_url(options.source)} has none of the {len(plans)} months from {first} to {last}",
+            expected="a source that has at least one of them",
+            fix="check --source and TLC_SOURCE",
+        )
     return plans
 
 
-def add_loads(plan: MonthPlan, loads: Mapping[Kind, Mapping[tuple[Color, Month], Load]], *, force: bool) -> MonthPlan:
+def add_loads(
+    plan: MonthPlan,
+    loads: Loads,
+    wrong: Wrong = MappingProxyType({}),
+    *,
+    force: bool,
+) -> MonthPlan:
     """Add to the plan for the lake which warehouses the month has to be loaded into."""
     if plan.is_due_in_lake:
         return replace(plan, warehouses=tuple(loads))
     if plan.need != "current" or plan.manifest is None:
         return plan
-    behind: dict[Kind, str] = {}
+    which, behind = (plan.color, plan.month), dict[Kind, str]()
+    recount = tuple(kind for kind in loads if which in wrong.get(kind, ()))
     for kind, there in loads.items():
-        load = there.get((plan.color, plan.month))
-        if force or load is None or not load.is_of(plan.manifest):
+        load = there.get(which)
+        if kind in recount:
+            behind[kind] = wrong[kind][which]
+        elif force or load is None or not load.is_of(plan.manifest):
             behind[kind] = f"not in {kind}" if load is None else f"another file of it is in {kind}"
-    return replace(plan, need="load", why="; ".join(behind.values()), warehouses=tuple(behind)) if behind else plan
+    if not behind:
+        return plan
+    return replace(plan, need="load", why="; ".join(behind.values()), warehouses=tuple(behind), recount=recount)

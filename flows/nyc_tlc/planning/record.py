@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -13,7 +13,7 @@ from nyc_tlc.errors import LONGEST_PART, ArgumentError, LakeError
 from nyc_tlc.lake.keys import Layout
 from nyc_tlc.lake.manifest import Text
 from nyc_tlc.lake.store import Lake
-from nyc_tlc.month import Color
+from nyc_tlc.month import Color, Month
 from nyc_tlc.planning.month_plan import MonthPlan, Need
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.shown import shown
@@ -24,7 +24,23 @@ from nyc_tlc.warehouse.protocol import Kind
 Why = Annotated[str, AfterValidator(lambda text: shown(text, LONGEST_PART))]
 #: The result of a month.
 Result = Literal["done", "current", "kept", "unpublished", "failed"]
+#: What is wrong, in a word or two; ``failed`` is for what has no kind of its own.
+TroubleKind = Literal[
+    "source down",
+    "overdue",
+    "broken file",
+    "unknown column",
+    "odd volume",
+    "warehouse away",
+    "rows missing",
+    "disk low",
+    "failed",
+]
 
+
+LAST_CATCH_UP = "catch-up.json"
+#: How long the record of a catch-up stays in the lake.
+KEPT_DAYS = 60
 
 BACKFILL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -42,6 +58,7 @@ class MonthRecord(BaseModel):
     rows: int | None = None
     seconds: float | None = None
     error: Why | None = None
+    trouble: TroubleKind | None = None
 
 
 class BackfillRun(BaseModel):
@@ -103,12 +120,38 @@ def write_run(lake: Lake, name: str, earlier: Sequence[BackfillRun], run: Backfi
     lake.write(record_key(name), record.model_dump_json(indent=2).encode() + b"\n")
 
 
+def write_last_catch_up(lake: Lake, run: BackfillRun) -> None:
+    """Keep what a catch-up saw, for the report."""
+    lake.write(LAST_CATCH_UP, run.model_dump_json(indent=2).encode() + b"\n")
+
+
+def read_last_catch_up(lake: Lake) -> list[MonthPlan]:
+    """Return what the last catch-up saw of its months, if it was in the last two days; without their files."""
+    try:
+        run = BackfillRun.model_validate_json(lake.read(LAST_CATCH_UP) or b"")
+    except ValidationError:
+        return []
+    if datetime.now(UTC) - run.started_at > timedelta(days=2):
+        return []
+    return [MonthPlan(each.color, Month.parse(each.month), each.need, each.why) for each in run.months]
+
+
+def remove_old_records(lake: Lake) -> None:
+    """Remove the records of catch-ups, which have the default name of ``last``, after KEPT_DAYS."""
+    oldest = f"{datetime.now(UTC) - timedelta(days=KEPT_DAYS):%Y%m%dT%H%M%S}"
+    for key in lake.list_keys("backfills/"):
+        named = re.search(r"-last-\d+-(\d{8}T\d{6})\.json$", key)
+        if named and named[1] < oldest:
+            lake.remove(key)
+
+
 def record_month(
     plan: MonthPlan,
     result: Result | None = None,
     rows: int | None = None,
     seconds: float | None = None,
     error: str | None = None,
+    trouble: TroubleKind | None = None,
 ) -> MonthRecord:
     """Return the record of a month. If nothing is due, its result is known already."""
     if not plan.is_due:
@@ -123,6 +166,7 @@ def record_month(
         rows=rows,
         seconds=None if seconds is None else round(seconds, 2),
         error=error,
+        trouble=trouble,
     )
 
 

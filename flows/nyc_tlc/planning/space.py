@@ -6,8 +6,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from nyc_tlc.errors import ConfigurationError
+from nyc_tlc.errors import DiskFullError
+from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.store import Lake
+from nyc_tlc.month import COLORS
 from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.protocol import Kind
@@ -42,20 +44,38 @@ def check_space(plans: Sequence[MonthPlan], lake: Lake, kinds: Sequence[Kind]) -
     """Check that the months that are due fit on this machine's disk, if they are written to it.
 
     Raises:
-        ConfigurationError: when they don't.
+        DiskFullError: when they don't.
     """
-    fetched, _ = _bytes_to_fetch(plans)
+    _require_space(_bytes_to_fetch(plans)[0], lake, kinds, "the months that are due")
+
+
+def check_next_months(lake: Lake, kinds: Sequence[Kind]) -> str:
+    """Check that a month of each colour, as large as the newest in the lake, fits on this machine's disk.
+
+    Returns:
+        A message about the free space.
+
+    Raises:
+        DiskFullError: when they don't.
+    """
+    newest = [Keys(color, max(months)) for color in COLORS if (months := lake.months(color))]
+    fetched = sum(manifest.source.bytes for manifest in lake.read_manifests(newest))
+    return _require_space(fetched, lake, kinds, "the next months")
+
+
+def _require_space(fetched: int, lake: Lake, kinds: Sequence[Kind], what: str) -> str:
     folder = lake.local_path("")
     needed = (LAKE_RATIO if folder else 0) + (WAREHOUSE_RATIOS["duckdb"] if "duckdb" in kinds else 0)
     place = _nearest_existing(folder or read_settings().home)
     free = shutil.disk_usage(place).free
     if needed * fetched > free:
-        raise ConfigurationError(
-            f"the disk of {place} is too small for the months that are due",
+        raise DiskFullError(
+            f"the disk of {place} is too small for {what}",
             expected=f"about {_gigabytes(needed * fetched)} free",
             got=_gigabytes(free),
             fix="make room, set TLC_HOME to another disk, or ask for fewer months",
         )
+    return f"{_gigabytes(free)} are free at {place}; {what} need about {_gigabytes(needed * fetched)}"
 
 
 def _bytes_to_fetch(plans: Sequence[MonthPlan]) -> tuple[int, int]:

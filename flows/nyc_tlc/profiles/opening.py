@@ -35,6 +35,12 @@ REGISTER = "register it: .venv/bin/python blocks/register.py {}"
 WAREHOUSE_BLOCKS: dict[Kind, str] = {"postgres": "sqlalchemy-connector", "bigquery": "bigquery-warehouse"}
 
 
+def name_lake(profile: str) -> str:
+    """Return a lake's name, for artifacts: its profile, and a TLC_HOME other than ``data``, like ``local-sample``."""
+    home = read_settings().home.name
+    return profile if profile != LOCAL or home == "data" else f"{profile}-{home}"
+
+
 def open_lake(profile: str) -> Lake:
     """Open the profile's lake: a bucket of Google, Amazon or Azure, else the folder of ``local-file-system/taxi-…``.
 
@@ -311,7 +317,11 @@ def _usable(name: str, *failures: type[Exception]) -> Iterator[None]:
 
 def _missing(profile: str, *slugs: str) -> ConfigurationError:
     names = " or ".join(f"{slug}/taxi-{profile}" for slug in slugs)
-    fix = "name another with --profile" if profile == LOCAL else REGISTER.format(profile)
+    fix = REGISTER.format(profile)
+    if profile == LOCAL:
+        other = "dev" if slugs == (WAREHOUSE_BLOCKS["postgres"],) else "gcp"
+        register = REGISTER.format(other)
+        fix = f"flows/etl_gcs_to_duckdb.py loads its DuckDB file; or {register}, and add --profile {other}"
     return ConfigurationError(f"the profile {profile} has no block {names}", fix=fix)
 
 

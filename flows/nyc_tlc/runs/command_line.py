@@ -33,6 +33,7 @@ from nyc_tlc.errors import ArgumentError, ConfigurationError, NotPublished, Repo
 from nyc_tlc.month import Month
 from nyc_tlc.planning.month_plan import read_requested_month
 from nyc_tlc.profiles.opening import LOCAL
+from nyc_tlc.runs.catch_up import TROUBLED
 from nyc_tlc.runs.interruption import end_if_interrupted, exit_with
 from nyc_tlc.runs.own_server import own_password
 from nyc_tlc.runs.run_logs import RUN_LOGGERS, is_expected_failure, join_prefect
@@ -109,6 +110,8 @@ def _run_flow(flow: Flow[..., Any]) -> int:
         return _fail(outcome)
     if state.name == NotPublished.__name__:
         return _fail(NotPublished((state.message or "").partition("\n")[0]))
+    if state.name == TROUBLED:
+        return _fail(ReportedError(*(state.message or "").split("\n\n", 1)))
     if not state.is_completed():
         return _fail(TlcError(state.message or f"the run ended as {state.name}"))
     sys.stdout.write(f"{outcome.text if outcome else state.name}\n")

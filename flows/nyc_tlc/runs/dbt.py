@@ -1,24 +1,29 @@
 """Build and test the models with dbt, in a subprocess: its dependencies conflict with Prefect's.
 
 dbt gets the profile's credentials as environment variables; the temporary ``profiles.yml`` only names the variables.
+``python -m nyc_tlc.runs.dbt show --inline "select …"`` runs a command of dbt's by hand, on the first warehouse of
+``TLC_PROFILE``; what it writes is in the folder ``dbt`` of ``TLC_HOME``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nyc_tlc.errors import ConfigurationError, ReportedError
-from nyc_tlc.profiles.opening import open_dbt_target, open_warehouse
+from nyc_tlc.errors import ConfigurationError, ReportedError, TlcError
+from nyc_tlc.profiles.opening import list_warehouses, open_dbt_target, open_warehouse
 from nyc_tlc.runs.tasks import slot, step, write_artifact
+from nyc_tlc.settings import read_settings
 from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.protocol import Kind
 
@@ -100,7 +105,7 @@ def _build(profile: str, kind: Kind, force: bool) -> str:
         results = dbt(profile, kind, "run", *["--full-refresh"] * force)
         if not find_failed(results):
             results += dbt(profile, kind, "test")
-    write_artifact(f"Models in {kind}", format_results(results), "models", profile, kind)
+    write_artifact(f"Models in {kind}", format_results(results), profile, "models", kind)
     models = [result for result in results if result.kind == "model"]
     if failed := find_failed(results):
         names = ", ".join(result.name for result in failed)
@@ -117,24 +122,11 @@ def run_dbt(profile: str, kind: Kind, command: str, *options: str) -> list[NodeR
         ConfigurationError: when dbt is not installed.
         ReportedError: when dbt ends without results.
     """
-    output, secrets = open_dbt_target(profile, kind)
-    output |= {"schema": MODELS_SCHEMA, "threads": 2}
-    with tempfile.TemporaryDirectory(prefix="nyc-tlc-dbt-") as name:
-        folder = Path(name)
-        target = {"nyc_tlc": {"target": kind, "outputs": {kind: output}}}
-        (folder / "profiles.yml").write_text(yaml.safe_dump(target), encoding="utf-8")
+    with _environment(profile, kind) as (folder, secrets, variables):
         done = subprocess.run(  # noqa: S603  a fixed command, without a shell
             [str(find_dbt()), "--no-use-colors", command, *options],
             cwd=PROJECT,
-            env=os.environ
-            | secrets
-            | {
-                "DBT_PROFILES_DIR": name,
-                "DBT_PROJECT_DIR": str(PROJECT),
-                "DBT_TARGET_PATH": str(folder / "target"),
-                "DBT_LOG_PATH": str(folder / "logs"),
-                "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
-            },
+            env=variables | {"DBT_TARGET_PATH": str(folder / "target")},
             capture_output=True,
             text=True,
             check=False,
@@ -144,6 +136,28 @@ def run_dbt(profile: str, kind: Kind, command: str, *options: str) -> list[NodeR
             printed = _remove_secrets(secrets, done.stdout + done.stderr)
             raise ReportedError(f"{kind}: dbt {command} failed: {_find_error(printed)}", printed)
         return [_read_result(result) for result in json.loads(results.read_bytes())["results"]]
+
+
+@contextlib.contextmanager
+def _environment(profile: str, kind: Kind) -> Iterator[tuple[Path, dict[str, str], dict[str, str]]]:
+    """Return a temporary folder with ``profiles.yml``, the variables with secrets, and all variables for dbt."""
+    output, secrets = open_dbt_target(profile, kind)
+    output |= {"schema": MODELS_SCHEMA, "threads": 2}
+    with tempfile.TemporaryDirectory(prefix="nyc-tlc-dbt-") as name:
+        target = {"nyc_tlc": {"target": kind, "outputs": {kind: output}}}
+        (Path(name) / "profiles.yml").write_text(yaml.safe_dump(target), encoding="utf-8")
+        folders = {"DBT_PROFILES_DIR": name, "DBT_PROJECT_DIR": str(PROJECT), "DBT_LOG_PATH": f"{name}/logs"}
+        yield Path(name), secrets, {**os.environ, **secrets, **folders, "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
+
+
+def run_by_hand(arguments: Sequence[str]) -> int:
+    """Run a command of dbt's on the first warehouse of ``TLC_PROFILE``, at this terminal; return its exit status."""
+    settings = read_settings()
+    kind = list_warehouses(settings.profile)[0]
+    with _environment(settings.profile, kind) as (_, _, variables):
+        target = {"DBT_TARGET_PATH": str(settings.home.absolute() / "dbt")}
+        command = [str(find_dbt()), *arguments]
+        return subprocess.run(command, cwd=PROJECT, env=variables | target, check=False).returncode  # noqa: S603
 
 
 def _read_result(result: dict[str, Any]) -> NodeResult:
@@ -193,3 +207,10 @@ def _remove_secrets(secrets: dict[str, str], text: str) -> str:
         if len(secret) > 3:
             text = text.replace(secret, "***")
     return text
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(run_by_hand(sys.argv[1:]))
+    except TlcError as error:
+        sys.exit(f"error: {error}")

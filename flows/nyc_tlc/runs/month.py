@@ -54,5 +54,5 @@ def load_from_lake(
     options = MonthOptions.of(None, profile, force=force)
     manifest = tasks.find(color, read_requested_month(color, year, month), options.profile)
     answer = tasks.query(manifest, options, kind, tasks.load(manifest, options, kind))
-    tasks.report_load(manifest, [answer])
+    tasks.report_load(manifest, options.profile, [answer])
     return Outcome(format_answers(manifest, [answer]), manifest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -14,6 +15,7 @@ from nyc_tlc.errors import NotPublished, TlcError
 from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.record import MonthRecord, record_month
+from nyc_tlc.planning.troubles import name_trouble
 from nyc_tlc.runs import tasks
 from nyc_tlc.runs.month import bring_to_lake
 from nyc_tlc.runs.progress import line
@@ -31,8 +33,10 @@ def run_here(due: Sequence[MonthPlan], options: MonthOptions, at_once: int) -> I
             if isinstance(outcome, MonthRecord):
                 yield outcome
             else:
-                result = "unpublished" if isinstance(outcome, NotPublished) else "failed"
-                yield record_month(futures[future], result, error=str(outcome))
+                is_failed = not isinstance(outcome, NotPublished)
+                trouble = name_trouble(outcome) if is_failed else None
+                result = "failed" if is_failed else "unpublished"
+                yield record_month(futures[future], result, error=str(outcome), trouble=trouble)
 
 
 @task(task_run_name="{planned.name}", cache_policy=NO_CACHE, persist_result=False)
@@ -49,7 +53,7 @@ def run_month(planned: MonthPlan, options: MonthOptions) -> MonthRecord:
             raise NotPublished(month.plan.why)
         for kind in planned.warehouses:
             try:
-                tasks.load(month.manifest, options, kind)
+                tasks.load(month.manifest, replace(options, force=options.force or kind in planned.recount), kind)
             except TlcError as error:
                 failures.append(error)
     if failures:

@@ -6,17 +6,19 @@ Retry-After.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import random
 import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from functools import partial, wraps
 from itertools import groupby
 from pathlib import Path
 from typing import ParamSpec, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
@@ -24,6 +26,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.context import TaskRunContext
+from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
@@ -38,13 +41,14 @@ from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.publication import remove_leftovers
 from nyc_tlc.month import Color, Month
 from nyc_tlc.pages.anomalies import find_anomalies
-from nyc_tlc.pages.coverage import format_coverage, read_coverage
+from nyc_tlc.pages.coverage import CoveredMonth, NewestMonth, find_gaps, format_coverage, read_coverage
 from nyc_tlc.planning.month_plan import MonthPlan, find_published, plan_month
+from nyc_tlc.planning.older import WiderPlan
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.plan import plan_months
 from nyc_tlc.planning.report import format_plan
 from nyc_tlc.profiles.connections import check_part
-from nyc_tlc.profiles.opening import open_lake, open_warehouse
+from nyc_tlc.profiles.opening import name_lake, open_lake, open_warehouse
 from nyc_tlc.runs.flow_runs import newest_allowed, rename_run
 from nyc_tlc.runs.month_report import format_answers_markdown, format_quality_report
 from nyc_tlc.runs.progress import bar
@@ -54,7 +58,7 @@ from nyc_tlc.source.fetch import FetchedFile, fetch_month, scratch_folder
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import Answer, ask_where_trips_began, load_month
 from nyc_tlc.warehouse.lookups import read_lookups
-from nyc_tlc.warehouse.protocol import Kind, Load
+from nyc_tlc.warehouse.protocol import Kind, Load, Loads
 from nyc_tlc.warehouse.tables import list_views, month_tables, trip_tables
 from nyc_tlc.warehouse.volume import read_trailing
 
@@ -147,12 +151,12 @@ def publish(cleaned: CleanedMonth, plan: MonthPlan, options: MonthOptions) -> Ma
 
 @step("report {manifest.name}")
 def report(manifest: Manifest, profile: str) -> None:
-    """Write the quality report as an artifact, one key for each month, and log a warning for each anomaly."""
+    """Write the quality report as an artifact, one key for each lake and month, and log a warning for each anomaly."""
     lake = open_lake(profile)
     for anomaly in find_anomalies(manifest, read_trailing(lake, manifest)):
         log.warning("%s", anomaly)
     markdown = format_quality_report(manifest, lake) + _link_to_months(manifest.color, profile)
-    write_artifact(f"Quality report of {manifest.name}", markdown, manifest.color, manifest.month, "quality")
+    write_artifact(f"Quality report of {manifest.name}", markdown, profile, manifest.color, manifest.month, "quality")
 
 
 @step("load {manifest.name} into {kind}")
@@ -219,28 +223,49 @@ def load_lookups(zones: bytes | None, profile: str, kind: Kind) -> str:
 check = step("check {part} of {profile}")(check_part)
 
 
+def read_loads(profile: str, kinds: Sequence[Kind]) -> tuple[Loads, dict[Kind, str]]:
+    """Return the loads of each warehouse that answers, and for each other one what is wrong."""
+    loads, away = dict[Kind, dict[tuple[Color, Month], Load]](), dict[Kind, str]()
+    for kind in kinds:
+        try:
+            loads[kind] = open_warehouse(profile, kind).loads()
+        except TransientError as error:
+            away[kind] = str(error)
+    return loads, away
+
+
 @step("plan")
-def plan(asked: list[tuple[Color, Month]], options: MonthOptions) -> list[MonthPlan]:
-    """Plan many months, and write the plan as an artifact."""
-    loads = {kind: open_warehouse(options.profile, kind).loads() for kind in options.warehouses}
-    lake = open_lake(options.profile)
+def plan(wider: WiderPlan, options: MonthOptions, loads: Loads) -> list[MonthPlan]:
+    """Plan many months, and write the plan as an artifact if anything is due."""
+    asked, lake = wider.months, open_lake(options.profile)
     with bar("plan", "months") as show:
-        plans = plan_months(asked, options, lake, loads, at_look=lambda done: show(done, len(asked)))
-    write_artifact("What each month needs", format_plan(plans), "backfill-plan")
+        plans = plan_months(
+            asked,
+            options,
+            lake,
+            loads,
+            verify=wider.verify,
+            wrong=wider.wrong,
+            at_look=lambda done: show(done, len(asked)),
+        )
+    if any(plan.is_due for plan in plans):
+        write_artifact("What each month needs", format_plan(plans), options.profile, "backfill-plan")
     return plans
 
 
 def report_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) -> str:
-    """Write the tables of months in the lake and the warehouses as artifacts, one key for each profile and colour.
+    """Write the tables of months in the lake and the warehouses as artifacts, one key for each lake and colour.
 
     Returns:
         One table of all colours, as Markdown.
     """
     loads = {kind: open_warehouse(profile, kind).loads() for kind in kinds}
     months = read_coverage(open_lake(profile), loads, colors=colors)
-    for color, its_months in groupby(months, key=lambda month: month.color):
-        table = format_coverage(list(its_months), kinds)
-        write_artifact(f"The months of {color} in the profile {profile}", table, "months", profile, color)
+    for color, of_color in groupby(months, key=lambda month: month.color):
+        its_months = list(of_color)
+        table = format_coverage(its_months, kinds, partial(_link_to_quality, profile))
+        table += _link_to_run_forms(color, find_gaps(its_months))
+        write_artifact(f"The months of {color} in the profile {profile}", table, profile, "months", color)
     return format_coverage(months, kinds)
 
 
@@ -253,10 +278,56 @@ def list_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) ->
         log.warning("%s: the table of months was not written: %s", ", ".join(colors), error)
 
 
+def link_to(address: str) -> str:
+    """Return what a browser opens for an object of a lake: its file, or its page in the cloud's console."""
+    scheme, _, rest = address.partition("://")
+    if scheme == "gs":
+        return f"https://storage.cloud.google.com/{rest}"
+    if scheme == "s3":
+        bucket, _, key = rest.partition("/")
+        return f"https://s3.console.aws.amazon.com/s3/object/{bucket}?prefix={key}"
+    return address if rest else Path(address).absolute().as_uri()
+
+
+def tell_age(newest: NewestMonth, profile: str) -> None:
+    """Emit an event about a colour's newest month, for automations: ``nyc-tlc.newest-month.usual`` or ``….overdue``."""
+    emit_event(
+        f"nyc-tlc.newest-month.{'overdue' if newest.is_overdue else 'usual'}",
+        {
+            "prefect.resource.id": f"nyc-tlc.newest-month.{name_lake(profile)}.{newest.place}.{newest.color}",
+            "prefect.resource.name": f"{newest.color} in {newest.place} of {name_lake(profile)}",
+        },
+        payload={"month": str(newest.month), "age": newest.age, "text": f"{newest.color}: {newest}"},
+    )
+
+
+def _link_to_quality(profile: str, month: CoveredMonth) -> str:
+    """Return a month's name as a Markdown link to its quality report; without a UI only the name."""
+    ui, key = PREFECT_UI_URL.value(), artifact_key(month.id, "quality", name_lake(profile))
+    return f"[{month.name}]({ui}/artifacts/key/{key})" if ui and month.manifest else month.name
+
+
+def _link_to_run_forms(color: Color, gaps: Sequence[Month]) -> str:
+    """Return a line of the missing months, each a Markdown link to the run form of ``etl-month``, if it is deployed."""
+    if not gaps:
+        return ""
+    links = [str(month) for month in gaps]
+    with contextlib.suppress(ObjectNotFound), get_client(sync_client=True) as client:
+        id = client.read_deployment_by_name(f"etl-month/{color}").id
+        form = f"{PREFECT_UI_URL.value()}/deployments/deployment/{id}/run?parameters="
+        asked = [json.dumps({"color": color, "year": month.year, "month": month.month}) for month in gaps]
+        links = [f"[{month}]({form}{quote(parameters)})" for month, parameters in zip(gaps, asked, strict=True)]
+    return f"\n\nMissing: {', '.join(links)}\n"
+
+
 def _link_to_months(color: Color, profile: str) -> str:
     """Return a Markdown link to the table of a colour's months; empty if the run's server has no UI."""
     ui = PREFECT_UI_URL.value()
-    return f"\n[All months of {color}]({ui}/artifacts/key/{artifact_key('months', profile, color)})\n" if ui else ""
+    return (
+        f"\n[All months of {color}]({ui}/artifacts/key/{artifact_key('months', color, name_lake(profile))})\n"
+        if ui
+        else ""
+    )
 
 
 def artifact_key(*parts: str) -> str:
@@ -264,15 +335,16 @@ def artifact_key(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
-def write_artifact(description: str, markdown: str, *key: str) -> None:
-    """Write an artifact whose key has these parts; with the same key it is a new version of it."""
-    create_markdown_artifact(key=artifact_key(*key), markdown=markdown, description=description)
+def write_artifact(description: str, markdown: str, profile: str, *key: str) -> None:
+    """Write an artifact whose key has these parts and the lake's name; with the same key it is a new version of it."""
+    create_markdown_artifact(key=artifact_key(*key, name_lake(profile)), markdown=markdown, description=description)
 
 
-def report_load(manifest: Manifest, answers: Sequence[Answer]) -> None:
-    """Write the month's loads, with an example query, as an artifact, one key for each month."""
+def report_load(manifest: Manifest, profile: str, answers: Sequence[Answer]) -> None:
+    """Write the month's loads, with an example query, as an artifact, one key for each lake and month."""
     markdown = format_answers_markdown(manifest, answers)
-    write_artifact(f"Where {manifest.name} can be queried", markdown, manifest.color, manifest.month, "queryable")
+    key = (manifest.color, manifest.month, "queryable")
+    write_artifact(f"Where {manifest.name} can be queried", markdown, profile, *key)
 
 
 join_prefect()

@@ -18,6 +18,8 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
@@ -97,6 +99,16 @@ def read_certificates() -> ssl.SSLContext:
     context = httpx.create_ssl_context()
     context.load_default_certs()
     return context
+
+
+def describe_route(url: str) -> str:
+    """Return how a URL is reached, for people: over TLS or not, and through which proxy."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("https", "http"):
+        return "on this machine"
+    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    tls = "over TLS" if parts.scheme == "https" else "without TLS"
+    return f"{tls}, {f'through the proxy {redact_url(proxy)}' if proxy else 'without a proxy'}"
 
 
 class Attempts:

@@ -8,7 +8,7 @@ import stat
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-from nyc_tlc.errors import NotPublished, SourceError
+from nyc_tlc.errors import NotPublished, OverdueError, SourceError
 from nyc_tlc.month import Color, Month
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.http import look
@@ -19,9 +19,6 @@ log = logging.getLogger(__name__)
 
 #: TLC publishes a month after about this many months, sometimes after one or two more.
 PUBLICATION_LAG = 2
-
-#: A month that is more than this many months old was published: a refusal of it is an outage or a block.
-MAY_BE_UNPUBLISHED = 6
 
 #: The number of months in which to look for the newest published one.
 NEWEST_WITHIN = 24
@@ -52,14 +49,20 @@ def require_unpublished(refusal: NotPublished, month: Month, *, known: bool) -> 
         known: Whether the lake has the month.
 
     Raises:
-        SourceError: when the lake has the month, or it is too old to be unpublished.
+        OverdueError: when the lake has the month, or it is too old to be unpublished.
     """
-    if not known and month >= Month.current().plus(-MAY_BE_UNPUBLISHED):
+    if not known and not is_overdue(month):
         return
-    why = "the lake has it, so it has been published" if known else f"it is more than {MAY_BE_UNPUBLISHED} months old"
+    overdue = f"it is overdue: it ended {read_settings().publication_lag} or more months ago (TLC_PUBLICATION_LAG)"
+    why = "the lake has it, so it has been published" if known else overdue
     what = refusal.what.replace(" is not published at ", ": no file at ")
     outage = "this is an outage, a block or a signature that expired: check the URL in a browser"
-    raise SourceError(f"{what}; {why}", got=refusal.got, fix=outage if refusal.got else "check the path")
+    raise OverdueError(f"{what}; {why}", got=refusal.got, fix=outage if refusal.got else "check the path")
+
+
+def is_overdue(month: Month) -> bool:
+    """Return whether a month ended so long ago that a source must have it by now: ``TLC_PUBLICATION_LAG`` months."""
+    return month.plus(1 + read_settings().publication_lag) <= Month.current()
 
 
 def find_newest(source: str, color: Color, latest: Month | None = None) -> RemoteFile:
@@ -69,7 +72,7 @@ def find_newest(source: str, color: Color, latest: Month | None = None) -> Remot
         latest: The latest month to look for; the current one if left out.
 
     Raises:
-        SourceError: when it has none of the last two years.
+        OverdueError: when it has none of the last two years.
     """
     if source == "sample":
         return look_at(source, color, latest or Month.current().plus(-PUBLICATION_LAG))

@@ -6,7 +6,7 @@ import requests
 from google.api_core import exceptions as api
 from google.auth import exceptions as auth
 
-from nyc_tlc.errors import ConfigurationError, TlcError, TransientError, first_line
+from nyc_tlc.errors import ConfigurationError, TlcError, WarehouseAwayError, first_line
 from nyc_tlc.warehouse.tables import SCHEMA
 
 FAILURES = (api.GoogleAPIError, auth.GoogleAuthError, requests.RequestException)
@@ -34,17 +34,17 @@ def explain(error: Exception, what: str, place: str, outcome: str, in_doubt: str
     reasons = {each.get("reason") for each in getattr(error, "errors", []) if isinstance(each, dict)}
     refused, unanswered = (f"; {state}" if state else "" for state in (outcome, in_doubt))
     if "quotaExceeded" in reasons:
-        return TransientError(
+        return WarehouseAwayError(
             f"{what}: {place}: a quota is used up{refused}",
             got=message,
             fix="run this again when the quota is reset, after a day at the latest, or ask Google to raise it",
         )
     if "rateLimitExceeded" in reasons:
-        return TransientError(
+        return WarehouseAwayError(
             f"{what}: too many requests to {place} at once{refused}", got=message, fix="try again later"
         )
     if isinstance(error, TRANSIENT):
-        return TransientError(f"{what}: {place} did not answer{unanswered}", got=message, fix="try again later")
+        return WarehouseAwayError(f"{what}: {place} did not answer{unanswered}", got=message, fix="try again later")
     if isinstance(error, auth.GoogleAuthError | api.Unauthorized):
         fix = "renew the profile's gcp-credentials and register it again: python blocks/register.py"
         return ConfigurationError(f"{what}: the credentials for {place} are refused", got=message, fix=fix)

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
-from nyc_tlc.errors import ConfigurationError, TlcError, TransientError, first_line
+from nyc_tlc.errors import ConfigurationError, TlcError, WarehouseAwayError, first_line
 from nyc_tlc.warehouse.tables import SCHEMA
 
 #: How fast a connection notices that the server is gone. Values in the profile's block override these.
@@ -88,7 +88,7 @@ def connect(parameters: Mapping[str, Any], place: str, what: str) -> extensions.
                 got=first_line(error),
                 fix="check POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB, and register the profile again",
             ) from error
-        raise TransientError(
+        raise WarehouseAwayError(
             f"{what}: no connection to {place}",
             got=first_line(error),
             fix="check that the server runs, POSTGRES_HOST and POSTGRES_PORT, or try again later",
@@ -134,9 +134,11 @@ def explain(error: psycopg2.Error, what: str, place: str, kept: str, *, lost: bo
     """
     state, got, kept_or_not = error.pgcode or "", first_line(error), f"; {kept}" if kept else ""
     if state == "53100":
-        return TransientError(f"{what}: {place} has no space left{kept_or_not}", got=got, fix="make room on the server")
+        return WarehouseAwayError(
+            f"{what}: {place} has no space left{kept_or_not}", got=got, fix="make room on the server"
+        )
     if lost or state.startswith(TRANSIENT_STATES):
-        return TransientError(f"{what}: {place}: interrupted{kept_or_not}", got=got)
+        return WarehouseAwayError(f"{what}: {place}: interrupted{kept_or_not}", got=got)
     for beginning, why, fix in REASONS_IN_A_LOAD * bool(kept) + REASONS:
         if state.startswith(beginning):
             detail = f"{got}: {error.diag.message_detail}" if error.diag.message_detail else got

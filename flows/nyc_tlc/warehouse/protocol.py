@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, get_args
@@ -137,6 +137,10 @@ class Warehouse(Protocol):
         Raises:
             ConfigurationError: when something is missing; it says what to do.
         """
+
+
+#: Warehouse -> month -> its row of ``loads``.
+Loads = Mapping[Kind, Mapping[tuple[Color, Month], Load]]
 
 
 class Patience:
