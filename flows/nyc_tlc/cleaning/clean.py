@@ -6,16 +6,14 @@ While one row group is encoded and written, the next is read and checked. The li
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
 import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +21,17 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nyc_tlc import __version__
 from nyc_tlc.cleaning.read import READ_BATCH_ROWS, MonthReader
 from nyc_tlc.cleaning.rules import BAD_VALUE, CheckedBatch, RuleCheck
 from nyc_tlc.cleaning.times import TIME_FORM
 from nyc_tlc.contract.dataset import Contract
 from nyc_tlc.errors import ConfigurationError, ContractError
 from nyc_tlc.lake.keys import FileKeys, Keys, Layout
-from nyc_tlc.lake.manifest import CleanRecord, F, FileRecord, QuarantineRecord, SourceRecord
+from nyc_tlc.lake.manifest import CleanRecord, F, FileRecord, Manifest, QuarantineRecord, SourceRecord
 from nyc_tlc.lake.store import NewFile
 from nyc_tlc.shown import shown
-from nyc_tlc.source.fetch import FetchedFile
+from nyc_tlc.source.fetch import FetchedFile, digest_file
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +40,6 @@ _cleaning_lock = threading.Lock()
 
 #: The number of a day's rows to collect before they are written: the rows of a month can be in any order.
 DAY_ROWS = 1 << 14
-
-#: The bytes to collect before they are written to a file.
-WRITE_BYTES = 1 << 20
 
 #: Columns, besides times, whose values rarely repeat. A dictionary of them would cost much time and save little space.
 DISTINCT_COLUMNS = frozenset(
@@ -56,23 +52,15 @@ STATISTICS_COLUMNS = frozenset({"pickup_location_id", "dropoff_location_id", "fi
 
 @dataclass(frozen=True)
 class CleanedMonth:
-    """A cleaned month, in files on this machine. Its other fields are those of the manifest.
+    """A cleaned month.
 
     Attributes:
+        manifest: Its manifest, without the run that makes it and the time when that began.
         files: The files to publish: the source file, unless the lake has it already, and those with its rows.
-        seconds: How long the cleaning took.
     """
 
-    fetched: FetchedFile
+    manifest: Manifest
     files: tuple[NewFile, ...]
-    source: SourceRecord
-    clean: CleanRecord
-    quarantine: QuarantineRecord
-    daily: tuple[FileRecord, ...]
-    warnings: dict[str, int]
-    drift: tuple[str, ...]
-    missing: tuple[str, ...]
-    seconds: float
 
 
 def clean_month(
@@ -122,71 +110,38 @@ def clean_month(
     counts = (f"{rows:,}" for rows in (reader.rows, clean.rows, quarantine.rows))
     log.info("%s: %s rows read, %s clean, %s quarantined", keys.name, *counts)
     raw = NewFile(file_keys.raw(fetched.format), fetched.path, fetched.bytes, fetched.sha256)
-    source = SourceRecord(
-        url=fetched.remote.shown,
-        etag=fetched.remote.etag,
-        last_modified=fetched.remote.last_modified,
-        bytes=fetched.bytes,
-        sha256=fetched.sha256,
-        format=fetched.format,
-        rows=reader.rows,
-        columns=tuple(reader.columns),
-        key=fetched.key or raw.key,
-        verified_by=fetched.verified_by,
-    )
-    return CleanedMonth(
-        fetched=fetched,
-        files=(*(() if fetched.key else (raw,)), *(sink.file for sink in (clean, quarantine, *days.values()))),
-        source=source,
+    finished = datetime.now(UTC)
+    manifest = Manifest(
+        color=contract.color,
+        month=str(keys.month),
+        source=SourceRecord(
+            url=fetched.remote.shown,
+            etag=fetched.remote.etag,
+            last_modified=fetched.remote.last_modified,
+            bytes=fetched.bytes,
+            sha256=fetched.sha256,
+            format=fetched.format,
+            rows=reader.rows,
+            columns=tuple(reader.columns),
+            key=fetched.key or raw.key,
+            verified_by=fetched.verified_by,
+        ),
         clean=clean.describe(CleanRecord),
         quarantine=quarantine.describe(QuarantineRecord, rules=check.rejected),
         daily=tuple(days[day].describe(FileRecord) for day in sorted(days)),
         warnings=dict(check.warned),
         drift=reader.column_map.drift,
         missing=reader.column_map.missing,
-        seconds=time.monotonic() - began,
+        contract_version=contract.contract_version,
+        rules_version=contract.rules_version,
+        code_version=__version__,
+        flow_run_id=None,
+        seconds={"fetch": round(fetched.seconds, 3), "clean": round(time.monotonic() - began, 3)},
+        started_at=finished,
+        finished_at=finished,
     )
-
-
-class DigestedFile(io.BufferedIOBase):
-    """A file that is written from start to end, and counts and digests its bytes.
-
-    Attributes:
-        path: Its path.
-        bytes: The number of bytes written so far.
-        sha256: Its digest, after it is closed.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Create the file and its folder."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.bytes, self.sha256 = path, 0, ""
-        self._file, self._digest = path.open("wb"), hashlib.sha256()
-        self._abandoned = False
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
-
-    def write(self, data: object) -> int:
-        """Write all of ``data``."""
-        view = memoryview(data)  # type: ignore[arg-type]
-        if not self._abandoned:
-            self._file.write(view)
-            self._digest.update(view)
-            self.bytes += view.nbytes
-        return view.nbytes
-
-    def abandon(self) -> None:
-        """Ignore later writes: the file has failed, but its writer must still be closed."""
-        self._abandoned = True
-
-    def close(self) -> None:
-        """Close the file and set its digest."""
-        if not self.closed:
-            self._file.close()
-            self.sha256 = self._digest.hexdigest()
-            super().close()
+    made = (sink.file for sink in (clean, quarantine, *days.values()))
+    return CleanedMonth(manifest, (*made,) if fetched.key else (raw, *made))
 
 
 class ParquetSink:
@@ -208,16 +163,13 @@ class ParquetSink:
             labels: Its key-value metadata.
             gather: The number of rows to collect before they are written as a row group.
         """
-        self._key, self._file = key, DigestedFile(folder.joinpath(*key.split("/")))
-        self._schema, self._gather = schema, gather
+        self._key, self._path, self._schema, self._gather = key, folder / key, schema, gather
         self._gathered: list[pl.DataFrame] = []
-        self._footer: list[pq.FileMetaData] = []
-        # A call from the writer's thread into Python waits for the other threads, so there are few calls.
-        self._buffer = pa.BufferedOutputStream(pa.PythonFile(self._file, mode="w"), WRITE_BYTES)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         times = {field.name for field in schema if pa.types.is_timestamp(field.type)}
-        # These are the oldest encodings, which every reader knows, also BigQuery.
+        # These are encodings of Parquet's first version, which every reader knows, also BigQuery.
         self._writer = pq.ParquetWriter(
-            self._buffer,
+            self._path,
             schema,
             compression="zstd",
             compression_level=1,
@@ -225,7 +177,6 @@ class ParquetSink:
             # Every row group has extreme amounts, so their minimum and maximum would not let a reader skip any.
             write_statistics=[name for name in schema.names if name in times | STATISTICS_COLUMNS],
             store_schema=False,
-            metadata_collector=self._footer,
         )
         self._writer.add_key_value_metadata({f"nyc_tlc.{name}": label for name, label in labels.items()})
 
@@ -247,17 +198,13 @@ class ParquetSink:
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         """Write the remaining rows and the footer, and close the file."""
         if failure:
-            self._file.abandon()
-            # After a failed write there is no footer to collect.
-            with suppress(RuntimeError):
-                self._writer.close()
-        else:
-            self._flush()
-            self._writer.close()
-            self._buffer.close()
-            self.rows = self._footer[0].num_rows
-        self._file.close()
-        self.file = NewFile(self._key, self._file.path, self._file.bytes, self._file.sha256)
+            # After a failed write its footer can't be written either; the destructor would try to.
+            self._writer.is_open = False
+            return
+        self._flush()
+        self._writer.close()
+        self.rows = pq.read_metadata(self._path).num_rows
+        self.file = NewFile(self._key, self._path, self._path.stat().st_size, digest_file(self._path))
 
     def describe(self, kind: type[F], **more: Any) -> F:
         """Return the closed file's record for the manifest."""
