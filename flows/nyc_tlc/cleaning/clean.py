@@ -28,7 +28,7 @@ from nyc_tlc.cleaning.times import TIME_FORM
 from nyc_tlc.contract.dataset import Contract
 from nyc_tlc.errors import ConfigurationError, ContractError
 from nyc_tlc.lake.keys import FileKeys, Keys, Layout
-from nyc_tlc.lake.manifest import CleanRecord, F, FileRecord, Manifest, QuarantineRecord, SourceRecord
+from nyc_tlc.lake.manifest import F, FileRecord, Manifest, QuarantineRecord, SourceRecord
 from nyc_tlc.lake.store import NewFile
 from nyc_tlc.shown import shown
 from nyc_tlc.source.fetch import FetchedFile, digest_file
@@ -126,7 +126,7 @@ def clean_month(
             key=fetched.key or raw.key,
             verified_by=fetched.verified_by,
         ),
-        clean=clean.describe(CleanRecord),
+        clean=clean.describe(FileRecord),
         quarantine=quarantine.describe(QuarantineRecord, rules=check.rejected),
         daily=tuple(days[day].describe(FileRecord) for day in sorted(days)),
         warnings=dict(check.warned),

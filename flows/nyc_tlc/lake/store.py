@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from nyc_tlc.errors import ArgumentError, LakeError, ReconciliationError
 from nyc_tlc.lake.keys import Keys
-from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.manifest import FileRecord, Manifest
 from nyc_tlc.month import Color, Month
 from nyc_tlc.shown import shown
 
@@ -122,10 +122,25 @@ class Lake(ABC):
 
     def digest(self, key: str) -> str | None:
         """Read a whole object and return its SHA-256; None if it does not exist."""
-        return None if self.size(key) is None else self.download(key, Path(os.devnull))
+        return None if self.size(key) is None else self._copy(key, Path(os.devnull))
 
-    def download(self, key: str, path: Path) -> str:
-        """Copy an existing object to a file on this machine. Return its SHA-256."""
+    def download(self, file: FileRecord, name: str, path: Path) -> None:
+        """Copy a month's file to this machine. ``name`` is the month's.
+
+        Raises:
+            LakeError: when it is not the file in the manifest.
+        """
+        size = self.size(file.key)
+        digest = self._copy(file.key, path) if size == file.bytes else "not read"
+        if digest != file.sha256:
+            raise LakeError(
+                f"{name}: {self.url(file.key)} is not the file in the manifest",
+                expected=f"{file.bytes:,} bytes with SHA-256 {file.sha256}",
+                got="no file" if size is None else f"{size:,} bytes, {digest}",
+                fix="make the month again with --force",
+            )
+
+    def _copy(self, key: str, path: Path) -> str:
         digest = hashlib.sha256()
         with self.open(key) as file, path.open("wb") as copy:
             while chunk := file.read(CHUNK_BYTES):

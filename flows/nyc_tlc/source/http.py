@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
-import math
 import random
 import re
 import socket
@@ -24,7 +23,7 @@ import httpx
 from nyc_tlc.errors import ConfigurationError, NotPublished, SourceError, TlcError, TransientError
 from nyc_tlc.settings import read_settings
 from nyc_tlc.shown import shown
-from nyc_tlc.source.location import NamedFile, RemoteFile, redact_url, require_scheme
+from nyc_tlc.source.location import RemoteFile, redact_url, require_scheme
 
 log = logging.getLogger(__name__)
 
@@ -102,9 +101,9 @@ def read_certificates() -> ssl.SSLContext:
 class Attempts:
     """Limits the attempts and the time of one look or one transfer; to be closed at its end."""
 
-    def __init__(self, remote: RemoteFile | NamedFile, seconds: float = math.inf) -> None:
+    def __init__(self, remote: RemoteFile) -> None:
         self._remote, self._settings = remote, read_settings()
-        self._seconds = min(seconds, self._settings.http_deadline)
+        self._seconds = self._settings.http_deadline
         self._ends = time.monotonic() + self._seconds
         self._failed = 0
         # httpx limits the time of each read, but not the number of reads.
@@ -208,7 +207,7 @@ def iso_date(modified: str) -> str:
 
 
 def request(
-    remote: RemoteFile | NamedFile, method: str, attempts: Attempts, headers: dict[str, str] | None = None
+    remote: RemoteFile, method: str, attempts: Attempts, headers: dict[str, str] | None = None
 ) -> httpx.Response:
     """Send a request, and retry it after transient errors. The caller reads the body of a GET and closes it.
 
@@ -236,9 +235,7 @@ def request(
         attempts.pause(f"HTTP {response.status_code}", retry_after=_read_retry_after(response))
 
 
-def _send(
-    remote: RemoteFile | NamedFile, method: str, headers: dict[str, str], timeout: httpx.Timeout
-) -> httpx.Response:
+def _send(remote: RemoteFile, method: str, headers: dict[str, str], timeout: httpx.Timeout) -> httpx.Response:
     """Send a request once, and follow its redirects without reading their bodies."""
     connections = own_connections()
     trace = {"trace": connections.watch}
@@ -302,7 +299,7 @@ def describe_error(error: Exception) -> str:
     return redact_url(reason) if "://" in reason else reason
 
 
-def make_refusal(remote: RemoteFile | NamedFile, response: httpx.Response) -> TlcError:
+def make_refusal(remote: RemoteFile, response: httpx.Response) -> TlcError:
     """Return the error for an answer without the file."""
     answer = f"HTTP {response.status_code}"
     if response.status_code in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):

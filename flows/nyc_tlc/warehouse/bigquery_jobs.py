@@ -20,7 +20,6 @@ from google.api_core import retry
 from google.cloud import bigquery
 
 from nyc_tlc.contract import types
-from nyc_tlc.errors import LakeError
 from nyc_tlc.month import Month
 from nyc_tlc.warehouse.bigquery_errors import TRANSIENT
 from nyc_tlc.warehouse.lake_file import LakeFile
@@ -46,10 +45,7 @@ class ParquetFile:
     @classmethod
     def of_month(cls, file: LakeFile) -> ParquetFile:
         """Return a month's file in the lake."""
-        size = file.record.bytes or file.lake.size(file.record.key)
-        if size is None:
-            raise LakeError(f"{file.name}: there is no {file.url}", fix="make the month again with --force")
-        return cls(file.url, size, file.open)
+        return cls(file.url, file.record.bytes, file.open)
 
     @classmethod
     def of_row(cls, table: Table, row: Sequence[object]) -> ParquetFile:

@@ -90,11 +90,12 @@ class LakeFile:
             ReconciliationError: when it has another number of rows.
         """
         again, size = "make the month again with --force", self.lake.size(self.record.key)
-        if size is None or self.record.bytes not in (None, size):
-            got = "no file" if size is None else f"{size:,} bytes"
-            expected = f"{self.record.bytes:,} bytes" if self.record.bytes else "a file"
+        if size != self.record.bytes:
             raise LakeError(
-                f"{self.name}: {self.url} is not the file in the manifest", expected=expected, got=got, fix=again
+                f"{self.name}: {self.url} is not the file in the manifest",
+                expected=f"{self.record.bytes:,} bytes",
+                got="no file" if size is None else f"{size:,} bytes",
+                fix=again,
             )
         with self.open() as source, pq.ParquetFile(source) as file:
             footer = file.metadata
