@@ -168,7 +168,7 @@ def test_views_in_a_warehouse_file_read_no_file_of_this_machine(lake: FolderLake
     manifest = lake.manifest(KEYS)
     assert manifest
     with pytest.raises(ConfigurationError, match=r"ny_taxi\.zones is a view and not a table"):
-        load_month(LakeFile(manifest, lake, read_contract("green")), warehouse)
+        load_month(LakeFile(manifest, lake), warehouse)
     with duckdb.connect(path) as connection:
         connection.execute("CREATE VIEW ny_taxi.loads AS SELECT 1")
     with pytest.raises(ConfigurationError, match=r"ny_taxi\.loads is a view and not a table"):
@@ -188,7 +188,7 @@ def test_a_function_of_another_role_does_not_run_as_the_loader(
         cursor.execute(f"ALTER DATABASE {postgres['dbname']} SET search_path = public, pg_catalog")
     manifest = make_month(lake, BODY, tmp_path)
     warehouse = PostgresWarehouse(postgres)
-    load_month(LakeFile(manifest, lake, read_contract("green")), warehouse)
+    load_month(LakeFile(manifest, lake), warehouse)
     assert warehouse.query("SELECT count(*) FROM public.stolen") == [(0,)]
     assert warehouse.query("SHOW search_path") == [("pg_catalog, pg_temp",)]
 

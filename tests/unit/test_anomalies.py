@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from factories import JANUARY, green_parquet, make_month, trip
-from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import FileKeys, Keys
 from nyc_tlc.lake.manifest import CleanRecord, Manifest, QuarantineRecord, SourceRecord
@@ -100,7 +99,7 @@ def test_a_load_refuses_a_month_that_is_far_too_small_without_force(tmp_path: Pa
     lake, warehouse = FolderLake(tmp_path / "lake"), DuckDbWarehouse(tmp_path / "warehouse.duckdb")
     for before in year():
         lake.write(f"manifest/green/{before.month}.json", before.to_json())
-    file = LakeFile(make_month(lake, green_parquet(trip()), tmp_path), lake, read_contract("green"))
+    file = LakeFile(make_month(lake, green_parquet(trip()), tmp_path), lake)
     with pytest.raises(VolumeError, match="got 1 rows"):
         load_month(file, warehouse)
     assert warehouse.loads() == {}

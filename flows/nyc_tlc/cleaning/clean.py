@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 #: A process cleans one month at a time, because each one can use all cores and much memory.
 _cleaning_lock = threading.Lock()
 
+#: A row group has at least so many rows: a block of CSV with an odd line is read in many small batches.
+GROUP_ROWS = READ_BATCH_ROWS // 2
+
 #: The number of a day's rows to collect before they are written: the rows of a month can be in any order.
 DAY_ROWS = 1 << 14
 
@@ -70,7 +73,6 @@ def clean_month(
 
     Args:
         layout: ``day`` also writes a file for each pick-up date.
-        strict: Whether a column unknown to the contract is an error.
 
     Raises:
         ContractError: when the file breaks the contract.
@@ -160,7 +162,6 @@ class ParquetSink:
 
         Args:
             key: Its key in the lake, which is also its path in the folder.
-            labels: Its key-value metadata.
             gather: The number of rows to collect before they are written as a row group.
         """
         self._key, self._path, self._schema, self._gather = key, folder / key, schema, gather
@@ -222,7 +223,7 @@ def _write_files(
         def open_sink(key: str, schema: pa.Schema, gather: int = 0) -> ParquetSink:
             return files.enter_context(ParquetSink(folder, key, schema, labels, gather))
 
-        clean = open_sink(keys.clean, clean_schema)
+        clean = open_sink(keys.clean, clean_schema, GROUP_ROWS)
         quarantine = open_sink(keys.quarantine, reader.contract.quarantine_schema, READ_BATCH_ROWS)
 
         def encode(batch: CheckedBatch) -> None:

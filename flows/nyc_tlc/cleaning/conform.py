@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -68,30 +67,6 @@ class Batch:
     null_texts: dict[str, int] = field(default_factory=dict)
 
 
-def join_batches(batches: Sequence[Batch]) -> Batch:
-    """Join consecutive batches into one."""
-    if len(batches) == 1:
-        return batches[0]
-
-    def join(parts: list[pl.Series | None], filler: bool | None, kind: type[pl.DataType]) -> pl.Series | None:
-        if all(part is None for part in parts):
-            return None
-        return pl.concat(
-            pl.repeat(filler, len(batch.frame), dtype=kind, eager=True) if part is None else part
-            for part, batch in zip(parts, batches, strict=True)
-        )
-
-    names = dict.fromkeys(name for batch in batches for name in batch.bad_values)
-    masks = {name: join([batch.bad_values.get(name) for batch in batches], False, pl.Boolean) for name in names}
-    return Batch(
-        pl.concat(batch.frame for batch in batches),
-        {name: mask for name, mask in masks.items() if mask is not None},
-        join([batch.raw for batch in batches], None, pl.String),
-        join([batch.bad_texts for batch in batches], None, pl.String),
-        dict(sum((Counter(batch.null_texts) for batch in batches), Counter())),
-    )
-
-
 class Conformer:
     """Casts the batches of one file to the contract: created for a file, called for each batch."""
 
@@ -101,7 +76,6 @@ class Conformer:
         """Check the types of the file's columns.
 
         Args:
-            schema: The file's own schema.
             find_day_first: Reads the file for the order of day and month.
 
         Raises:
@@ -228,7 +202,6 @@ def _is_simple(kind: pa.DataType) -> bool:
 
 
 def _is_readable(kind: pa.DataType, column: Column) -> bool:
-    """Return whether values of an Arrow type can be read as those of a column."""
     if pa.types.is_null(kind) or is_text(kind) or is_stored_text(kind):
         return True
     if column.type == "timestamp":
@@ -278,7 +251,6 @@ def _to_series(array: pa.Array | pa.ChunkedArray) -> pl.Series:
 
 
 def _strip_text(name: str) -> pl.Expr:
-    """Return a text column without blanks around its values; a value of only blanks is null."""
     text = pl.col(name).str.strip_chars(BLANKS)
     return pl.when(text != "").then(text)
 
@@ -333,7 +305,6 @@ def _to_integer(value: pl.Expr, wanted: pl.DataType) -> pl.Expr:
 
 
 def _to_texts(values: pa.Array | pa.ChunkedArray) -> list[str | None]:
-    """Return values as texts, null if missing."""
     if pa.types.is_timestamp(values.type):
         # A time that can't be a value may have no text form either.
         values = values.cast(pa.int64())

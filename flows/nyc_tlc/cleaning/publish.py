@@ -32,7 +32,6 @@ def publish_month(
 
     Args:
         old_version: The version of the month's manifest when the run began; None if there was no manifest.
-        started_at: When work on the month began.
         force: Whether to publish a month that has no rows, more rejected rows than are allowed, or may be incomplete.
 
     Raises:

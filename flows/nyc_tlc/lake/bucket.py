@@ -124,12 +124,7 @@ class BucketLake(Lake):
 
     @classmethod
     def explain(cls, error: Exception, name: str, url: str) -> TlcError:
-        """Return the error to raise for an error of the client.
-
-        Args:
-            name: What was read or written.
-            url: The lake's URL.
-        """
+        """Return the error to raise for an error of the client."""
         failure = cls._describe(error)
         if failure.transient or failure.status in TRANSIENT_STATUSES:
             return TransientError(f"{name}: {url} did not answer", got=failure.text, fix="try again later")

@@ -23,7 +23,6 @@ def copy_month(source: Lake, target: Lake, color: Color, month: Month, scratch: 
     A month that the target already has is not copied.
 
     Args:
-        scratch: The folder for the files during the copy.
         force: Whether to replace another version of the month in the target.
 
     Raises:
@@ -37,8 +36,8 @@ def copy_month(source: Lake, target: Lake, color: Color, month: Month, scratch: 
     found = target.find_manifest(keys)
     if found.content is not None and not force:
         there = target.parse(found.content, keys)
-        same = there.content == manifest.content and there.contract_version == manifest.contract_version
-        return "was there already" if same else "another version is there"
+        one, other = ((each.contract_version, *(file.sha256 for file in each.files)) for each in (there, manifest))
+        return "was there already" if one == other else "another version is there"
     copy, files = manifest.of_version(keys.of_new_version()), []
     for number, (old, new) in enumerate(zip(manifest.files, copy.files, strict=True)):
         path = scratch / str(number)

@@ -104,11 +104,6 @@ class Manifest(Part):
         return (self.source, self.clean, self.quarantine, *self.daily)
 
     @property
-    def content(self) -> tuple[str, ...]:
-        """The digests of the month's files, without their keys."""
-        return tuple(file.sha256 for file in self.files)
-
-    @property
     def labels(self) -> dict[str, str]:
         """What a file of the month says about itself, in its Parquet metadata and as an object of a bucket."""
         return {

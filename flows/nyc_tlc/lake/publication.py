@@ -29,7 +29,6 @@ def publish_files(lake: Lake, manifest: Manifest, files: Sequence[NewFile], old_
     Args:
         manifest: The new manifest; it names every file.
         files: The files that are not in the lake yet.
-        old_version: The version of the month's manifest when the run began; None when there was none.
 
     Raises:
         ConflictError: when another run published the month since this one began. The lake has that run's month.
@@ -58,7 +57,7 @@ def remove_leftovers(lake: Lake, manifest: Manifest, version: str) -> None:
     """Remove the files of a current month that a killed run left. ``version`` is the version of its manifest."""
     keys = manifest.month_keys
     # A quarantine file is the first that a run writes and the last that it removes, so with any leftover there is one.
-    if not any(keys.owns(key) for key in lake.list_keys(keys.quarantine_folder) - manifest.file_keys):
+    if not any(keys.owns(key) for key in lake.list_keys(keys.partition("quarantine")) - manifest.file_keys):
         return
     leftovers = _list_files(lake, keys) - manifest.file_keys
     # The manifest is replaced by itself: a run that is still at work then has an old version of it and is refused.

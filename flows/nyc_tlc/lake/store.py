@@ -97,7 +97,6 @@ class Lake(ABC):
 
         Args:
             expected: The version to replace; None if the object must not exist.
-            labels: The object's metadata, in stores that have metadata.
 
         Raises:
             SwapRefusedError: when the object has another version.

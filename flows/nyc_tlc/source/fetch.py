@@ -190,7 +190,6 @@ def _download(remote: RemoteFile, path: Path, progress: Progress) -> tuple[Remot
 
 
 def _unpack(path: Path, name: str) -> None:
-    """Undo the compression that was applied on the way."""
     packed = path.rename(path.with_suffix(".gz"))
     allowed = max(HARMLESS_BYTES, read_settings().max_expansion * packed.stat().st_size)
     try:

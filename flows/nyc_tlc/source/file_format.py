@@ -35,7 +35,6 @@ def identify(path: Path, name: str, *, quote: bool = True) -> SourceFormat:
     """Return a file's format, found from its content.
 
     Args:
-        name: The month's name in messages.
         quote: Whether the message may quote the file's first bytes; see ``RemoteFile.may_be_quoted``.
 
     Raises:
@@ -97,7 +96,6 @@ def _name_other(head: bytes) -> str | None:
 
 
 def _refuse(name: str, head: bytes, size: int, quote: bool) -> SourceFormat:
-    """Raise an error that says what the file is."""
     text = head.decode("utf-8", "replace").strip()
     if match := re.match(r"version https://git-lfs\S*.*?^size (\d+)", text, re.DOTALL | re.MULTILINE):
         actual = f"a Git-LFS pointer to a file of {int(match[1]):,} bytes"

@@ -13,7 +13,7 @@ from nyc_tlc.month import Color, Month
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.protocol import Load, Warehouse
-from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables, trip_tables
+from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables
 from nyc_tlc.warehouse.volume import check_volume, read_trailing
 
 log = logging.getLogger(__name__)
@@ -23,10 +23,7 @@ def find_published(lake: Lake, color: Color, month: Month | None, profile: str) 
     """Return the manifest of a month in the lake.
 
     Args:
-        lake: The lake.
-        color: The colour.
         month: None for the newest in the lake.
-        profile: For the command in the error.
 
     Raises:
         LakeError: when the month is not in the lake.
@@ -63,7 +60,7 @@ def load_month(
     try:
         file.check()
         file.quarantine.check()
-        warehouse.prepare(month_tables(file.contract), read_lookups(), list_views(trip_tables(file.contract)))
+        warehouse.prepare(month_tables(), read_lookups(), list_views())
         load, new = warehouse.replace_month(file, flow_run_id, force=force)
     except TlcError as error:
         if file.lake.manifest(file.manifest.month_keys) == file.manifest:
@@ -82,14 +79,9 @@ def load_month(
 
 @dataclass(frozen=True)
 class Answer:
-    """A loaded month, and an example query on it with its result.
+    """A loaded month, and an example query on it with its result: borough, zone and number of trips.
 
-    Attributes:
-        place: The warehouse.
-        load: The month's row of ``loads``.
-        new: Whether this run loaded it.
-        sql: The zones where most trips began.
-        rows: Borough, zone, trips.
+    ``new`` is whether this run loaded it.
     """
 
     place: str
