@@ -19,6 +19,7 @@ from google.api_core import exceptions as api
 from google.cloud import bigquery
 from google.cloud.bigquery.table import PrimaryKey, TableConstraints
 
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ConfigurationError, TlcError
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
@@ -28,7 +29,7 @@ from nyc_tlc.warehouse.bigquery_jobs import TYPES, MonthJobs, ParquetFile, job_c
 from nyc_tlc.warehouse.bigquery_locations import can_load, list_places
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.protocol import Kind, Load, Lookup, reconcile
-from nyc_tlc.warehouse.tables import LOADS, SCHEMA, TRIP_KEY, Field, Table, View, missing_fields, to_arrow
+from nyc_tlc.warehouse.tables import LOADS, SCHEMA, TRIP_KEY, Table, View, missing_fields, to_arrow, trip_table
 
 log = logging.getLogger(__name__)
 
@@ -141,12 +142,14 @@ class BigQueryWarehouse:
         with self._translate_errors("a check"), contextlib.ExitStack() as scratch:
             self._client.query_and_wait("SELECT 1")
             location, made = self._prepare_dataset(scratch)
-            ledger, trips = replace(LEDGERS["green"], name=f"{name}_loads"), _scratch_table(name)
+            trips = replace(trip_table(read_contract("green")), name=name)
+            ledger = replace(LEDGERS["green"], name=f"{name}_loads")
             for table in (ledger, trips):
                 scratch.callback(self._client.delete_table, self._dataset.table(table.name), not_found_ok=True)
                 self._prepare(table)
             month = Month(2024, 1)
-            row = ParquetFile.of_rows(to_arrow([(month.first_day, 0, month.start)], trips))
+            nulls = [None] * (len(trips.fields) - len(TRIP_KEY))
+            row = ParquetFile.of_rows(to_arrow([(*nulls, month.first_day, 0)], trips))
             key, content = f"scratch/{name}.parquet", row.open().read()
             scratch.callback(lake.remove, key)
             lake.write(key, content)
@@ -296,13 +299,3 @@ def _name_type(field: bigquery.SchemaField) -> str:
     """Return GoogleSQL's name of a column's type; the API uses older ones."""
     kind = {"INTEGER": "INT64", "FLOAT": "FLOAT64"}.get(field.field_type, field.field_type)
     return f"ARRAY<{kind}>" if field.mode == "REPEATED" else kind
-
-
-def _scratch_table(name: str) -> Table:
-    """Return a table that is partitioned and clustered like the tables of trips."""
-    fields = (
-        Field("file_month", "date", "First day of the month", required=True),
-        Field("source_row", "int32", "Its number", required=True),
-        Field("pickup_datetime", "timestamp", "A time"),
-    )
-    return Table(name, "A check of the connection; it may be dropped", fields, TRIP_KEY)
