@@ -33,7 +33,6 @@ from nyc_tlc.errors import (
 from nyc_tlc.lake.copying import copy_month
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
-from nyc_tlc.lake.store import NewFile
 from nyc_tlc.profiles.opening import open_warehouse
 from nyc_tlc.runs.month_report import Outcome, format_quality_report, format_summary
 from nyc_tlc.source import http
@@ -143,7 +142,7 @@ def test_a_link_in_a_draft_s_place_is_not_written_through(lake: FolderLake, tmp_
     lake.write("manifest/green/2024-01.json", b"new")
     lake.local_path("manifest/green/.new.part").symlink_to(victim)
     with pytest.raises(LakeError, match="File exists"):
-        lake.upload(NewFile("manifest/green/new", file, 7, ""), {})
+        lake.upload("manifest/green/new", file, "", {})
     assert victim.read_text() == "mine"
     assert lake.read("manifest/green/2024-01.json") == b"new"
 

@@ -29,7 +29,6 @@ from nyc_tlc.contract.dataset import Contract
 from nyc_tlc.errors import ConfigurationError, ContractError
 from nyc_tlc.lake.keys import FileKeys, Keys, Layout
 from nyc_tlc.lake.manifest import F, FileRecord, Manifest, QuarantineRecord, SourceRecord
-from nyc_tlc.lake.store import NewFile
 from nyc_tlc.shown import shown
 from nyc_tlc.source.fetch import FetchedFile, digest_file
 
@@ -59,11 +58,11 @@ class CleanedMonth:
 
     Attributes:
         manifest: Its manifest, without the run that makes it and the time when that began.
-        files: The files to publish: the source file, unless the lake has it already, and those with its rows.
+        files: Key -> path of the files to publish: the source file, unless the lake has it, and those with its rows.
     """
 
     manifest: Manifest
-    files: tuple[NewFile, ...]
+    files: dict[str, Path]
 
 
 def clean_month(
@@ -104,14 +103,14 @@ def clean_month(
     times = [column.name for column in contract.columns if column.type == "timestamp"]
     unread = sum(check.rejected.get(f"{BAD_VALUE}{name}", 0) for name in times)
     if not clean.rows and 2 * unread > reader.rows:
-        examples = pq.read_table(quarantine.file.path, columns=["raw"])["raw"].drop_null()
+        examples = pq.read_table(quarantine.path, columns=["raw"])["raw"].drop_null()
         raise ContractError(
             f"{keys.name}: no trip has times that can be read: {TIME_FORM}",
             got=shown(examples[0].as_py()) if fetched.remote.may_be_quoted else "",
         )
     counts = (f"{rows:,}" for rows in (reader.rows, clean.rows, quarantine.rows))
     log.info("%s: %s rows read, %s clean, %s quarantined", keys.name, *counts)
-    raw = NewFile(file_keys.raw(fetched.format), fetched.path, fetched.bytes, fetched.sha256)
+    raw = file_keys.raw(fetched.format)
     finished = datetime.now(UTC)
     manifest = Manifest(
         color=contract.color,
@@ -125,7 +124,7 @@ def clean_month(
             format=fetched.format,
             rows=reader.rows,
             columns=tuple(reader.columns),
-            key=fetched.key or raw.key,
+            key=fetched.key or raw,
             verified_by=fetched.verified_by,
         ),
         clean=clean.describe(FileRecord),
@@ -142,35 +141,34 @@ def clean_month(
         started_at=finished,
         finished_at=finished,
     )
-    made = (sink.file for sink in (clean, quarantine, *days.values()))
-    return CleanedMonth(manifest, (*made,) if fetched.key else (raw, *made))
+    files = {sink.key: sink.path for sink in (clean, quarantine, *days.values())}
+    return CleanedMonth(manifest, files if fetched.key else {raw: fetched.path, **files})
 
 
 class ParquetSink:
     """Writes data frames of one schema to a Parquet file; the end of its ``with`` block closes the file.
 
     Attributes:
-        file: The closed file.
-        rows: The number of rows in its footer.
+        key: Its key in the lake.
+        path: Its path, which is the key in a folder.
+        rows: The number of rows in the closed file.
     """
 
-    file: NewFile
     rows: int
 
     def __init__(self, folder: Path, key: str, schema: pa.Schema, labels: Mapping[str, str], gather: int = 0) -> None:
         """Create the file.
 
         Args:
-            key: Its key in the lake, which is also its path in the folder.
             gather: The number of rows to collect before they are written as a row group.
         """
-        self._key, self._path, self._schema, self._gather = key, folder / key, schema, gather
+        self.key, self.path, self._schema, self._gather = key, folder / key, schema, gather
         self._gathered: list[pl.DataFrame] = []
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         times = {field.name for field in schema if pa.types.is_timestamp(field.type)}
         # These are encodings of Parquet's first version, which every reader knows, also BigQuery.
         self._writer = pq.ParquetWriter(
-            self._path,
+            self.path,
             schema,
             compression="zstd",
             compression_level=1,
@@ -204,12 +202,12 @@ class ParquetSink:
             return
         self._flush()
         self._writer.close()
-        self.rows = pq.read_metadata(self._path).num_rows
-        self.file = NewFile(self._key, self._path, self._path.stat().st_size, digest_file(self._path))
+        self.rows = pq.read_metadata(self.path).num_rows
 
     def describe(self, kind: type[F], **more: Any) -> F:
         """Return the closed file's record for the manifest."""
-        return kind(key=self._key, rows=self.rows, bytes=self.file.size, sha256=self.file.sha256, **more)
+        size, digest = self.path.stat().st_size, digest_file(self.path)
+        return kind(key=self.key, rows=self.rows, bytes=size, sha256=digest, **more)
 
 
 def _write_files(

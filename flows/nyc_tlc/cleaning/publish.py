@@ -65,7 +65,7 @@ def _check_rows(cleaned: CleanedMonth, contract: Contract) -> None:
     share = 100 * quarantine.rows / rows
     if share > allowed:
         counts = ", ".join(f"{rule} {count:,}" for rule, count in quarantine.rules.items() if count)
-        path = next(file.path for file in cleaned.files if file.key == quarantine.key)
+        path = cleaned.files[quarantine.key]
         example = pl.scan_parquet(path, glob=False).head(1).drop("rejection_rules").collect().to_dicts()[0]
         values = ", ".join(f"{column}={value}" for column, value in example.items() if value is not None)
         raise SourceError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from azure.core import MatchConditions
@@ -10,7 +11,7 @@ from azure.core import exceptions as azure
 from azure.storage.blob import ContainerClient, ContentSettings, ExponentialRetry
 
 from nyc_tlc.lake.bucket import BAD_CREDENTIALS, LOCKED, NO_BUCKET, NO_PERMISSION, BucketLake, Failure, Refusal
-from nyc_tlc.lake.store import Found, NewFile, content_type
+from nyc_tlc.lake.store import Found, content_type
 from nyc_tlc.settings import read_settings
 
 #: Bytes of an upload's block, which are in memory while they are sent; a smaller file is sent in one request.
@@ -101,9 +102,9 @@ class AzureLake(BucketLake):
     def _delete(self, name: str) -> None:
         self._container.delete_blob(name)
 
-    def _send(self, name: str, file: NewFile, metadata: Mapping[str, str]) -> None:
-        with file.path.open("rb") as content:
-            self._put(name, content, metadata, length=file.size)
+    def _send(self, name: str, path: Path, metadata: Mapping[str, str]) -> None:
+        with path.open("rb") as content:
+            self._put(name, content, metadata, length=path.stat().st_size)
 
 
 def _code(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 from nyc_tlc.errors import LakeError
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.publication import publish_files
-from nyc_tlc.lake.store import Lake, NewFile
+from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import Color, Month
 
 log = logging.getLogger(__name__)
@@ -38,11 +38,10 @@ def copy_month(source: Lake, target: Lake, color: Color, month: Month, scratch: 
         there = target.parse(found.content, keys)
         one, other = ((each.contract_version, *(file.sha256 for file in each.files)) for each in (there, manifest))
         return "was there already" if one == other else "another version is there"
-    copy, files = manifest.of_version(keys.of_new_version()), []
-    for number, (old, new) in enumerate(zip(manifest.files, copy.files, strict=True)):
-        path = scratch / str(number)
+    copy = manifest.of_version(keys.of_new_version())
+    files = {new.key: scratch / str(number) for number, new in enumerate(copy.files)}
+    for old, path in zip(manifest.files, files.values(), strict=True):
         source.download(old, manifest.name, path)
-        files.append(NewFile(new.key, path, new.bytes, new.sha256))
     publish_files(target, copy, files, found.version)
     log.info("%s: copied from %s to %s", keys.name, source.url(""), target.url(""))
     return "copied"

@@ -7,6 +7,7 @@ one's ETag.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
@@ -14,7 +15,7 @@ from botocore import exceptions as boto
 from botocore.config import Config
 
 from nyc_tlc.lake.bucket import BAD_CREDENTIALS, NO_BUCKET, NO_PERMISSION, BucketLake, Failure, Refusal
-from nyc_tlc.lake.store import Found, NewFile, content_type
+from nyc_tlc.lake.store import Found, content_type
 from nyc_tlc.settings import read_settings
 
 if TYPE_CHECKING:
@@ -120,11 +121,11 @@ class S3Lake(BucketLake):
     def _delete(self, name: str) -> None:
         self._client.delete_object(Bucket=self._bucket, Key=name)
 
-    def _send(self, name: str, file: NewFile, metadata: Mapping[str, str]) -> None:
+    def _send(self, name: str, path: Path, metadata: Mapping[str, str]) -> None:
         # boto3's other client, which it takes where it is installed, has retries and errors of its own.
         config = TransferConfig(preferred_transfer_client="classic")
         with create_transfer_manager(self._client, config) as transfers:
-            transfers.upload(str(file.path), self._bucket, name, _describe_content(name, metadata)).result()
+            transfers.upload(str(path), self._bucket, name, _describe_content(name, metadata)).result()
 
 
 def _describe_content(name: str, metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -52,16 +51,6 @@ class Found(NamedTuple):
 
     content: bytes | None = None
     version: str | None = None
-
-
-@dataclass(frozen=True)
-class NewFile:
-    """A file on this machine that will be an object of a lake. The run made it, and nobody changes it."""
-
-    key: str
-    path: Path
-    size: int
-    sha256: str
 
 
 class Lake(ABC):
@@ -112,8 +101,11 @@ class Lake(ABC):
         """Delete an object. A missing one is no error."""
 
     @abstractmethod
-    def upload(self, file: NewFile, labels: Mapping[str, str]) -> None:
-        """Send a file under a key that no object has had. It becomes an object when all of it has arrived."""
+    def upload(self, key: str, path: Path, sha256: str, labels: Mapping[str, str]) -> None:
+        """Send a file under a key that no object has had. It becomes an object when all of it has arrived.
+
+        The run made the file, and nobody changes it: a lake on the same disk has it as a second name.
+        """
 
     def read(self, key: str) -> bytes | None:
         """Return a small object's content; None if it does not exist."""
