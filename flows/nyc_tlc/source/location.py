@@ -21,6 +21,9 @@ SOURCES = {
     "sample": "sample://{color}/{year:04d}-{month:02d}",
 }
 
+#: The schemes a source's URL can have.
+SCHEMES = ("https", "http", "file", "sample")
+
 #: Increase it when the sample's rows change, so that months made from older ones are made again.
 SAMPLE_VERSION = 1
 
@@ -121,7 +124,7 @@ def locate(source: str, color: Color, month: Month) -> str:
             usable = usable and "\0" not in unquote(url)
     except (ValueError, LookupError):
         raise ArgumentError(f"the source {shown!r} is not a usable template", fix=_TEMPLATE_HELP) from None
-    if not parts.scheme or not {"year", "month"} <= fields or not usable:
+    if parts.scheme not in SCHEMES or not {"year", "month"} <= fields or not usable:
         raise ArgumentError(f"the source {shown!r} is neither a name nor a template", fix=_TEMPLATE_HELP)
     if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
         raise ArgumentError(f"the source {shown!r} names a host", fix="write file:///, then the path from /")
