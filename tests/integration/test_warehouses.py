@@ -286,7 +286,7 @@ def test_two_loads_of_one_month_leave_one_copy(
     with ThreadPoolExecutor(1) as pool:
         with half_way(file, warehouse, stand_in):
             second = pool.submit(load_month, file, reopen())
-            met = "was already asked for" if stand_in else "waiting for up to"
+            met = "was already submitted" if stand_in else "waiting for up to"
             eventually(lambda: second.done() or met in caplog.text)
         load, new = second.result(60)
     assert fares(warehouse) == [float(number) for number in range(40)]

@@ -1,4 +1,4 @@
-"""Take a month's source file from the lake, to clean it again: nothing is asked of the source."""
+"""Take a month's source file from the lake, to clean it again without its source."""
 
 from __future__ import annotations
 

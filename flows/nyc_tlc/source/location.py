@@ -98,12 +98,12 @@ def read_requested_month(color: Color, year: int | None, month: int | None) -> M
         raise ArgumentError(
             "year and month go together", got=f"year={year}, month={month}", fix="leave both out for the newest month"
         )
-    asked, first, current = Month(year, month), read_contract(color).first_month, Month.current()
-    if asked < first:
-        raise ArgumentError(f"there is no {color} {asked}: the records begin in {first}")
-    if asked > current:
-        raise ArgumentError(f"there is no {color} {asked} yet: it is in the future", expected=f"{current} or before")
-    return asked
+    requested, first, current = Month(year, month), read_contract(color).first_month, Month.current()
+    if requested < first:
+        raise ArgumentError(f"there is no {color} {requested}: the records begin in {first}")
+    if requested > current:
+        raise ArgumentError(f"there is no {color} {requested} yet: it is in the future", expected=f"{current} or before")
+    return requested
 
 
 def locate(source: str, color: Color, month: Month) -> str:

@@ -101,10 +101,10 @@ class MonthJobs:
         return [self._load_once(table, source, turn)[0] for turn in turns][-1]
 
     def _load_once(self, table: Table, source: ParquetFile, turn: int) -> tuple[bigquery.LoadJob, bool]:
-        """Run the load job of a turn, or wait for the one that another run asked for; a failed one leaves the turn.
+        """Run the load job of a turn, or wait for the one that another run submitted; a failed one leaves the turn.
 
         Returns:
-            The job that succeeded, and whether this run asked for it.
+            The job that succeeded, and whether this run submitted it.
         """
         attempt = 0
         while True:
@@ -112,7 +112,7 @@ class MonthJobs:
             try:
                 job = self._submit(source, table, job_id)
             except api.Conflict:
-                log.info("%s %s: the load job %s was already asked for", table.name, self.month, job_id)
+                log.info("%s %s: the load job %s was already submitted", table.name, self.month, job_id)
             else:
                 job.result()
                 return job, True
