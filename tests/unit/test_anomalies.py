@@ -8,7 +8,7 @@ import pytest
 from factories import JANUARY, green_parquet, make_month, trip
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import FileKeys, Keys
-from nyc_tlc.lake.manifest import CleanRecord, Manifest, QuarantineRecord, SourceRecord
+from nyc_tlc.lake.manifest import FileRecord, Manifest, QuarantineRecord, SourceRecord
 from nyc_tlc.month import Month
 from nyc_tlc.pages.anomalies import compute_trends, find_anomalies, format_trend
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
@@ -38,8 +38,10 @@ def month(rows: int, rejected: int = 0, at: Month = JANUARY, url: str = "https:/
         color="green",
         month=str(at),
         source=source,
-        clean=CleanRecord(key=keys.clean, rows=rows - rejected, bytes=1, sha256="1" * 64),
-        quarantine=QuarantineRecord(key=keys.quarantine, rows=rejected, rules={"zero_passengers": rejected}),
+        clean=FileRecord(key=keys.clean, rows=rows - rejected, bytes=1, sha256="1" * 64),
+        quarantine=QuarantineRecord(
+            key=keys.quarantine, rows=rejected, bytes=1, sha256="2" * 64, rules={"zero_passengers": rejected}
+        ),
         warnings={"negative_fare": rows // 300},
         drift=(),
         contract_version="1-a",

@@ -92,7 +92,7 @@ class Conformer:
                         got=str(schema.field(name).type),
                     )
 
-    def __call__(self, data: pa.RecordBatch | pa.Table, first_row: int, raw: pl.Series | None = None) -> Batch:
+    def __call__(self, data: pa.Table, first_row: int, raw: pl.Series | None = None) -> Batch:
         """Cast a batch.
 
         Args:
@@ -117,7 +117,7 @@ class Conformer:
         bad_texts = self._collect_bad_texts(data, bad_values) if bad_values else None
         return Batch(clean, bad_values, raw, bad_texts, null_texts)
 
-    def _conform(self, arrays: list[pa.Array | pa.ChunkedArray], column: Column, rows: int) -> Values:
+    def _conform(self, arrays: list[pa.ChunkedArray], column: Column, rows: int) -> Values:
         """Return a clean column. Of several sources the first value is used."""
         if not arrays:
             return Values(pl.repeat(None, rows, dtype=TYPES[column.type].polars, eager=True).alias(column.name))
@@ -128,11 +128,11 @@ class Conformer:
             bad, null_texts = _join(bad, more.bad, values), _join(null_texts, more.null_texts, values)
         return Values(values.alias(column.name), bad, null_texts)
 
-    def _conform_array(self, array: pa.Array | pa.ChunkedArray, column: Column) -> Values:
+    def _conform_array(self, array: pa.ChunkedArray, column: Column) -> Values:
         if not pa.types.is_dictionary(array.type):
             return self._cast(array, column)
         # Only the few distinct texts are cast, not each row.
-        chunks = array.unify_dictionaries().chunks if isinstance(array, pa.ChunkedArray) else [array]
+        chunks = array.unify_dictionaries().chunks
         if not chunks:
             return self._cast(pa.array([], array.type.value_type), column)
         distinct = self._cast(chunks[0].dictionary, column)
@@ -155,7 +155,7 @@ class Conformer:
             return _mark(texts, read_times(texts.str.strip_chars(BLANKS), self._find_day_first))
         return _cast_all([(column, array)])[column.name]
 
-    def _collect_bad_texts(self, data: pa.RecordBatch | pa.Table, bad_values: dict[str, pl.Series]) -> pl.Series:
+    def _collect_bad_texts(self, data: pa.Table, bad_values: dict[str, pl.Series]) -> pl.Series:
         texts: dict[int, dict[str, str]] = {}
         for name, mask in bad_values.items():
             rows = mask.arg_true().to_list()
@@ -304,7 +304,7 @@ def _to_integer(value: pl.Expr, wanted: pl.DataType) -> pl.Expr:
     return pl.when(whole.cast(pl.Float64) == value.cast(pl.Float64)).then(whole)
 
 
-def _to_texts(values: pa.Array | pa.ChunkedArray) -> list[str | None]:
+def _to_texts(values: pa.ChunkedArray) -> list[str | None]:
     if pa.types.is_timestamp(values.type):
         # A time that can't be a value may have no text form either.
         values = values.cast(pa.int64())

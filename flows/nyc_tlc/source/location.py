@@ -98,12 +98,12 @@ def read_requested_month(color: Color, year: int | None, month: int | None) -> M
         raise ArgumentError(
             "year and month go together", got=f"year={year}, month={month}", fix="leave both out for the newest month"
         )
-    requested, first, current = Month(year, month), read_contract(color).first_month, Month.current()
-    if requested < first:
-        raise ArgumentError(f"there is no {color} {requested}: the records begin in {first}")
-    if requested > current:
-        raise ArgumentError(f"there is no {color} {requested} yet: it is in the future", expected=f"{current} or before")
-    return requested
+    wanted, first, current = Month(year, month), read_contract(color).first_month, Month.current()
+    if wanted < first:
+        raise ArgumentError(f"there is no {color} {wanted}: the records begin in {first}")
+    if wanted > current:
+        raise ArgumentError(f"there is no {color} {wanted} yet: it is in the future", expected=f"{current} or before")
+    return wanted
 
 
 def locate(source: str, color: Color, month: Month) -> str:

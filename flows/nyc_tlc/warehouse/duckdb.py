@@ -114,33 +114,21 @@ class DuckDbWarehouse(SqlWarehouse):
     @contextlib.contextmanager
     def _transaction(self, what: str, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open a transaction; one that writes, while no other thread of this process does."""
-        if read_only:
-            with self._connected(what, read_only=True) as connection:
-                yield connection
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with _write_locks[self._path], self._connected(what) as connection:
-            connection.begin()
+        if not read_only:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.nullcontext() if read_only else _write_locks[self._path]:
+            connection = self._patience.repeat(partial(self._connect, what, read_only), LOCK_PAUSE)
             try:
-                yield connection
+                connection.begin()
+                # An error's traceback keeps what its functions knew. A connection that it kept until the end of the
+                # process would make DuckDB print that it is leaked.
+                yield weakref.proxy(connection)
                 connection.commit()
-            except BaseException:
-                with contextlib.suppress(duckdb.Error):
-                    connection.rollback()
-                raise
-
-    @contextlib.contextmanager
-    def _connected(self, what: str, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        connection = self._patience.repeat(partial(self._connect, what, read_only), LOCK_PAUSE)
-        try:
-            # An error's traceback keeps what its functions knew. A connection that it kept until the end of the process
-            # would make DuckDB print that it is leaked.
-            yield weakref.proxy(connection)
-        except duckdb.Error as error:
-            raise TlcError(f"{what}: {self.place} failed", got=first_line(error)) from error
-        finally:
-            connection.close()
-            del connection
+            except duckdb.Error as error:
+                raise TlcError(f"{what}: {self.place} failed", got=first_line(error)) from error
+            finally:
+                connection.close()
+                del connection
 
     def _connect(self, what: str, read_only: bool) -> duckdb.DuckDBPyConnection:
         """Open the file.

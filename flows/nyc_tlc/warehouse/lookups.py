@@ -9,9 +9,10 @@ from pathlib import Path
 
 import httpx
 
-from nyc_tlc.contract.dataset import CodeTable, code_tables
+from nyc_tlc.contract.dataset import CodeTable, code_tables, read_contract
 from nyc_tlc.contract.types import Type
 from nyc_tlc.errors import SourceError, TlcError
+from nyc_tlc.month import COLORS
 from nyc_tlc.source.http import describe_error, own_connections
 from nyc_tlc.warehouse.protocol import Lookup
 from nyc_tlc.warehouse.tables import Field, Table, to_arrow
@@ -40,15 +41,6 @@ MOST_ZONE_BYTES = 1 << 20
 MOST_ZONES = 1_000
 #: Seconds without a byte until the embedded copy is used.
 ZONES_SECONDS = 20.0
-
-#: Code table -> its column of codes.
-CODE_COLUMNS = {
-    "vendors": "vendor_id",
-    "rate_codes": "rate_code",
-    "payment_types": "payment_type",
-    "trip_types": "trip_type",
-    "hvfhs_licenses": "hvfhs_license_num",
-}
 
 
 def read_lookups(zones_csv: bytes | None = None) -> tuple[Lookup, ...]:
@@ -100,7 +92,8 @@ def _zones(text: bytes) -> Lookup:
 
 
 def _codes(name: str, table: CodeTable) -> Lookup:
-    column = CODE_COLUMNS[name]
+    columns = (column for color in COLORS for column in read_contract(color).columns)
+    column = next(column.name for column in columns if column.codes == name)
     numbers = all(isinstance(code, int) for code in table.codes)
     kind: Type = "int16" if numbers else "string"
     fields = (
