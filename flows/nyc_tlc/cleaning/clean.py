@@ -196,13 +196,14 @@ class ParquetSink:
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         """Write the remaining rows and the footer, and close the file."""
-        if failure:
-            # After a failed write its footer can't be written either; the destructor would try to.
+        try:
+            if not failure:
+                self._flush()
+                self._writer.close()
+                self.rows = pq.read_metadata(self.path).num_rows
+        finally:
+            # After a failed write the footer can't be written either; the writer's destructor would try to.
             self._writer.is_open = False
-            return
-        self._flush()
-        self._writer.close()
-        self.rows = pq.read_metadata(self.path).num_rows
 
     def describe(self, kind: type[F], **more: Any) -> F:
         """Return the closed file's record for the manifest."""
