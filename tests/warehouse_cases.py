@@ -18,7 +18,6 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
 from factories import JANUARY, green_parquet, make_month, trip
-from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
@@ -45,7 +44,7 @@ def in_lake(lake: Lake, folder: Path, *trips: dict[str, Any], month: Month = JAN
 
 def ready(lake: Lake, manifest: Manifest) -> LakeFile:
     """Return a month of the lake for a load."""
-    return LakeFile(manifest, lake, read_contract(manifest.color))
+    return LakeFile(manifest, lake)
 
 
 def trips(count: int, **changes: Any) -> list[dict[str, Any]]:
@@ -97,7 +96,7 @@ class HalfOf(LakeFile):
 @contextmanager
 def half_way(file: LakeFile, warehouse: Warehouse, big_query: BigQuery | None) -> Iterator[None]:
     """Keep a load of the file halfway while the block runs; then let it finish."""
-    half = HalfOf(file.manifest, file.lake, file.contract)
+    half = HalfOf(file.manifest, file.lake)
     if big_query:
         big_query.pause = half.go_on
     with ThreadPoolExecutor(1) as loader:
@@ -148,7 +147,7 @@ warehouse = {
 }[kind]()
 lake = FolderLake(Path(root))
 file = ready(lake, lake.manifest(Keys("green", JANUARY)))
-load_month(HalfOf(file.manifest, file.lake, file.contract, reached=Said()), warehouse)
+load_month(HalfOf(file.manifest, file.lake, reached=Said()), warehouse)
 """
 
 

@@ -1,14 +1,15 @@
-"""A thread pool whose log lines are sent to the flow run that started it."""
+"""A thread pool whose log lines are sent to the flow run that started it, and a thread that works ahead."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class ContextPool(ThreadPoolExecutor):
@@ -17,3 +18,12 @@ class ContextPool(ThreadPoolExecutor):
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Run a call in a thread."""
         return super().submit(copy_context().run, fn, *args, **kwargs)  # type: ignore[arg-type]
+
+
+def prefetch(items: Iterator[T]) -> Generator[T, None, None]:
+    """Yield the items; another thread makes the next one while the caller uses the one before."""
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as worker:
+        coming: Future[T | None] = worker.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = worker.submit(next, items, None)
+            yield item

@@ -195,7 +195,7 @@ def month_in_lake(source: Path, color: Color) -> LakeFile:
     manifest = lake.manifest(Keys(color, JANUARY))
     if manifest is None:
         raise SystemExit(f"no month of {source} in {lake.root}")
-    return LakeFile(manifest, lake, read_contract(color))
+    return LakeFile(manifest, lake)
 
 
 def _make_month(source: Path, color: Color, lake: FolderLake) -> None:
@@ -334,11 +334,7 @@ FOUR_YEARS = [Month(2020, 1).plus(number) for number in range(48)]
 
 def plain_loop(source: Path, scratch: Path) -> Callable[[], object]:
     """The library in a loop: four years of green sample months into a lake and DuckDB, without Prefect."""
-    lake, warehouse, contract = (
-        FolderLake(scratch / "lake"),
-        DuckDbWarehouse(scratch / "w.duckdb"),
-        read_contract("green"),
-    )
+    lake, warehouse = FolderLake(scratch / "lake"), DuckDbWarehouse(scratch / "w.duckdb")
 
     def run() -> None:
         for month in FOUR_YEARS:
@@ -347,7 +343,7 @@ def plain_loop(source: Path, scratch: Path) -> Callable[[], object]:
                 raise SystemExit(plan.why)
             file = fetch_month(plan.remote, scratch)
             manifest = into_lake(lake, file, scratch)
-            load_month(LakeFile(manifest, lake, contract), warehouse)
+            load_month(LakeFile(manifest, lake), warehouse)
             file.path.unlink()
 
     return run

@@ -10,7 +10,6 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from conftest import PrefectServer
 from factories import JANUARY, green_parquet, make_month, publish_fetched, trip
-from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.month import Month
 from nyc_tlc.runs import tasks
@@ -31,7 +30,7 @@ def lake(own_environment: Path, tmp_path: Path) -> FolderLake:
     """Return the lake of the profile local: green 2024-01 in lake and warehouse, 2024-02 only in the lake."""
     lake = FolderLake(own_environment / "lake")
     january = make_month(lake, green_parquet(trip(), trip(), trip(passenger_count=0)), tmp_path)
-    file = LakeFile(january, lake, read_contract("green"))
+    file = LakeFile(january, lake)
     load_month(file, DuckDbWarehouse(own_environment / "warehouse.duckdb"))
     make_month(lake, green_parquet(trip(lpep_pickup_datetime=datetime(2024, 2, 3, 4))), tmp_path, JANUARY.plus(1))
     return lake

@@ -8,7 +8,6 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery, storage
 
 from factories import JANUARY, publish_fetched
-from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.publication import remove_leftovers
@@ -57,4 +56,4 @@ def bring_month(
             fetched = fetch_month(plan.remote, folder)
             manifest = publish_fetched(lake, fetched, folder, layout="day" if day else "month")
     if manifest and warehouse_at:
-        load_month(LakeFile(manifest, lake, read_contract("green")), open_warehouse(warehouse_at))
+        load_month(LakeFile(manifest, lake), open_warehouse(warehouse_at))

@@ -27,7 +27,7 @@ from nyc_tlc.lake.azure import AzureLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.s3 import S3Lake, client_config
-from nyc_tlc.lake.store import Found, NewFile, SwapRefusedError
+from nyc_tlc.lake.store import Found, Lake, SwapRefusedError
 from stand_ins.azure import Azure
 from stand_ins.gcs import Fault, Gcs
 from stand_ins.s3 import S3
@@ -65,10 +65,10 @@ def check_whole(store: BucketStore) -> None:
         assert store.stand_in.unfinished() == 0
 
 
-def new_file(folder: Path, content: bytes, key: str = "raw/file.parquet") -> NewFile:
+def upload(lake: Lake, folder: Path, content: bytes, labels: dict[str, str] | None = None) -> None:
     path = folder / "file"
     path.write_bytes(content)
-    return NewFile(key, path, len(content), hashlib.sha256(content).hexdigest())
+    lake.upload("raw/file.parquet", path, hashlib.sha256(content).hexdigest(), labels or {})
 
 
 def parts(store: BucketStore) -> int:
@@ -79,14 +79,14 @@ def parts(store: BucketStore) -> int:
 
 
 def test_a_large_file_is_sent_in_parts(store: BucketStore, tmp_path: Path) -> None:
-    store.open_lake().upload(new_file(tmp_path, LARGE), {"color": "green"})
+    upload(store.open_lake(), tmp_path, LARGE, {"color": "green"})
     assert store.read("raw/file.parquet") == LARGE
     assert parts(store) == 3
 
 
 @pytest.mark.parametrize("content", [b"", b"small"], ids=["empty", "small"])
 def test_a_small_file_is_sent_at_once(store: BucketStore, tmp_path: Path, content: bytes) -> None:
-    store.open_lake().upload(new_file(tmp_path, content), {})
+    upload(store.open_lake(), tmp_path, content)
     assert store.read("raw/file.parquet") == content
     assert parts(store) == 0
 
@@ -182,7 +182,7 @@ HEALED_PARTS: dict[Name, list[list[Fault]]] = {
 @pytest.mark.parametrize("number", range(2), ids=["a part", "the last step's answer is lost"])
 def test_an_upload_in_parts_survives(store: BucketStore, tmp_path: Path, number: int) -> None:
     store.stand_in.faults = list(HEALED_PARTS[name_of(store)][number])
-    store.open_lake().upload(new_file(tmp_path, LARGE), {})
+    upload(store.open_lake(), tmp_path, LARGE)
     assert store.stand_in.faults == []
     assert store.read("raw/file.parquet") == LARGE
 
@@ -420,7 +420,7 @@ def test_a_run_killed_in_an_upload_leaves_the_month_and_the_next_one_leaves_noth
 def test_stores_that_are_not_amazons_get_no_checksum_that_some_refuse(tls_s3: S3, tmp_path: Path) -> None:
     lake = S3Lake(tls_s3.client(own_endpoint=True), tls_s3.bucket, FOLDER)
     make_month(lake, SMALL, tmp_path)
-    lake.upload(new_file(tmp_path, LARGE), {})
+    upload(lake, tmp_path, LARGE)
     sent = [headers for call, headers in zip(tls_s3.calls, tls_s3.headers, strict=True) if call.method == "PUT"]
     assert len(sent) > 5
     for headers in sent:

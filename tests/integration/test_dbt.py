@@ -13,7 +13,6 @@ import psycopg2
 import pytest
 
 from factories import JANUARY, green_parquet, make_month, trip
-from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.month import Month
 from nyc_tlc.runs import dbt
@@ -54,7 +53,7 @@ def load(lake: FolderLake, warehouse: Warehouse, tmp_path: Path) -> Callable[...
         at = datetime(month.year, month.month, 15, 12)
         body = green_parquet(*(trip(lpep_pickup_datetime=at, total_amount=fare) for _ in range(trips)))
         manifest = make_month(lake, body, tmp_path, month)
-        load_month(LakeFile(manifest, lake, read_contract("green")), warehouse)
+        load_month(LakeFile(manifest, lake), warehouse)
 
     return run
 

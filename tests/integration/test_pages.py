@@ -19,7 +19,6 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 from factories import JANUARY, green_parquet, make_month, trip
-from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.month import COLORS, Color, Month
@@ -103,7 +102,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
     )
     body = green_parquet(*odd, types={HOSTILE: pa.string()})
     manifests["green-2024-02"] = make_month(lake, body, folder, JANUARY.plus(1))
-    made_of = [LakeFile(each, lake, read_contract(each.color)) for each in manifests.values()]
+    made_of = [LakeFile(each, lake) for each in manifests.values()]
     now = datetime.now(UTC)
     loads: dict[Kind, dict[tuple[Color, Month], Load]] = {
         "duckdb": {(file.manifest.color, file.month): Load.of(file, now, "a-flow-run") for file in made_of[::2]},

@@ -14,7 +14,6 @@ import pytest
 
 from conftest import ROOT
 from factories import publish_fetched
-from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.month import Month
 from nyc_tlc.source.fetch import fetch_month
@@ -24,7 +23,7 @@ from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.protocol import Kind, Warehouse
-from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables, trip_tables
+from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables
 from stand_ins.google_sql import analyze
 
 QUESTIONS = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
@@ -46,7 +45,7 @@ def months(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[La
         found = [*(real_data / "csv").glob(f"{name}.csv.gz"), *(real_data / "parquet").glob(f"{name}.parquet")]
         # The file that the document's command fetches: TLC's own for December 2020, which is there twice.
         source = fetch_month(RemoteFile("green", month, found[-1].as_uri()), folder)
-        cleaned.append(LakeFile(publish_fetched(lake, source, folder), lake, read_contract("green")))
+        cleaned.append(LakeFile(publish_fetched(lake, source, folder), lake))
     return cleaned
 
 
@@ -102,7 +101,7 @@ def test_googles_analyzer_takes_the_queries_that_are_for_bigquery_too() -> None:
         for table in (*month_tables(), *(lookup.table for lookup in read_lookups()))
     }
     types = {name: kind for columns in known.values() for name, kind in columns} | {"is_quarantined": "BOOLEAN"}
-    for view in list_views(trip_tables()):
+    for view in list_views():
         known[SCHEMA, view.name] = tuple((name, types[name]) for name in view.columns if name in types)
     asked = [sql for sql in re.findall(r"```sql\n(.*?)```", QUESTIONS, re.DOTALL) if "ny_taxi." in sql]
     # What the document names as different there.

@@ -232,7 +232,7 @@ def test_a_load_that_brings_fewer_rows_than_the_manifest_says_leaves_the_old_mon
     old, _ = load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
     file = in_lake(lake, tmp_path, *trips(9))
     with pytest.raises(ReconciliationError, match="green 2024-01"):
-        load_month(Cut(file.manifest, file.lake, file.contract), warehouse)
+        load_month(Cut(file.manifest, file.lake), warehouse)
     assert fares(warehouse) == [0, 1, 2]
     assert warehouse.loads() == {("green", JANUARY): old}
 
@@ -287,7 +287,7 @@ def test_two_loads_of_one_month_leave_one_copy(
     with ThreadPoolExecutor(1) as pool:
         with half_way(file, warehouse, stand_in):
             second = pool.submit(load_month, file, reopen())
-            met = "was already asked for" if stand_in else "waiting for another load"
+            met = "was already submitted" if stand_in else "waiting for up to"
             eventually(lambda: second.done() or met in caplog.text)
         load, new = second.result(60)
     assert fares(warehouse) == [float(number) for number in range(40)]

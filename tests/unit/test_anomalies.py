@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from factories import JANUARY, green_parquet, make_month, trip
-from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import FileKeys, Keys
-from nyc_tlc.lake.manifest import CleanRecord, Manifest, QuarantineRecord, SourceRecord
+from nyc_tlc.lake.manifest import FileRecord, Manifest, QuarantineRecord, SourceRecord
 from nyc_tlc.month import Month
 from nyc_tlc.pages.anomalies import compute_trends, find_anomalies, format_trend
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
@@ -39,8 +38,10 @@ def month(rows: int, rejected: int = 0, at: Month = JANUARY, url: str = "https:/
         color="green",
         month=str(at),
         source=source,
-        clean=CleanRecord(key=keys.clean, rows=rows - rejected, bytes=1, sha256="1" * 64),
-        quarantine=QuarantineRecord(key=keys.quarantine, rows=rejected, rules={"zero_passengers": rejected}),
+        clean=FileRecord(key=keys.clean, rows=rows - rejected, bytes=1, sha256="1" * 64),
+        quarantine=QuarantineRecord(
+            key=keys.quarantine, rows=rejected, bytes=1, sha256="2" * 64, rules={"zero_passengers": rejected}
+        ),
         warnings={"negative_fare": rows // 300},
         drift=(),
         contract_version="1-a",
@@ -100,7 +101,7 @@ def test_a_load_refuses_a_month_that_is_far_too_small_without_force(tmp_path: Pa
     lake, warehouse = FolderLake(tmp_path / "lake"), DuckDbWarehouse(tmp_path / "warehouse.duckdb")
     for before in year():
         lake.write(f"manifest/green/{before.month}.json", before.to_json())
-    file = LakeFile(make_month(lake, green_parquet(trip()), tmp_path), lake, read_contract("green"))
+    file = LakeFile(make_month(lake, green_parquet(trip()), tmp_path), lake)
     with pytest.raises(VolumeError, match="got 1 rows"):
         load_month(file, warehouse)
     assert warehouse.loads() == {}

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from factories import JANUARY, green_parquet, publish_fetched, trip
-from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ArgumentError, LakeError, TransientError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
@@ -104,14 +103,13 @@ def test_a_source_that_states_no_size_is_compared_by_its_time_of_change(
 def test_what_is_in_the_lake_but_not_or_otherwise_in_a_warehouse_is_to_be_loaded(tmp_path: Path) -> None:
     lake, warehouse = FolderLake(tmp_path / "lake"), DuckDbWarehouse(tmp_path / "w.duckdb")
     source = tmp_path / "green_tripdata_2024-01"
-    contract = read_contract("green")
     template = f"file://{tmp_path}/{{color}}_tripdata_{{year}}-{{month:02d}}"
 
     def ingest(body: bytes) -> LakeFile:
         source.write_bytes(body)
         fetched = fetch_month(look_at(template, "green", JANUARY), Path(tempfile.mkdtemp(dir=tmp_path)))
         manifest = publish_fetched(lake, fetched, tmp_path)
-        return LakeFile(manifest, lake, contract)
+        return LakeFile(manifest, lake)
 
     def plan(force: bool = False) -> tuple[str, str]:
         loads = {"duckdb": warehouse.loads()}

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import tracemalloc
+from collections import Counter
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,29 @@ from nyc_tlc.month import Color, Month
 
 
 def read(body: bytes | str, folder: Path, color: Color = "green", month: Month = JANUARY) -> Batch:
-    batches = list(MonthReader(fetched(body, folder, color, month), read_contract(color)))
-    assert len(batches) == 1
-    return batches[0]
+    """Read a month as one batch: the lines around an odd one are read in batches of their own."""
+    first, *others = MonthReader(fetched(body, folder, color, month), read_contract(color))
+    return join_batches([first, *others]) if others else first
+
+
+def join_batches(batches: list[Batch]) -> Batch:
+    def join(parts: list[pl.Series | None], filler: bool | None, kind: type[pl.DataType]) -> pl.Series | None:
+        if all(part is None for part in parts):
+            return None
+        return pl.concat(
+            pl.repeat(filler, len(batch.frame), dtype=kind, eager=True) if part is None else part
+            for part, batch in zip(parts, batches, strict=True)
+        )
+
+    names = dict.fromkeys(name for batch in batches for name in batch.bad_values)
+    masks = {name: join([batch.bad_values.get(name) for batch in batches], False, pl.Boolean) for name in names}
+    return Batch(
+        pl.concat(batch.frame for batch in batches),
+        {name: mask for name, mask in masks.items() if mask is not None},
+        join([batch.raw for batch in batches], None, pl.String),
+        join([batch.bad_texts for batch in batches], None, pl.String),
+        dict(sum((Counter(batch.null_texts) for batch in batches), Counter())),
+    )
 
 
 def rows(batch: Batch) -> list[dict[str, Any]]:

@@ -6,16 +6,14 @@ While one row group is encoded and written, the next is read and checked. The li
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
 import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +21,27 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nyc_tlc import __version__
 from nyc_tlc.cleaning.read import READ_BATCH_ROWS, MonthReader
 from nyc_tlc.cleaning.rules import BAD_VALUE, CheckedBatch, RuleCheck
 from nyc_tlc.cleaning.times import TIME_FORM
 from nyc_tlc.contract.dataset import Contract
 from nyc_tlc.errors import ConfigurationError, ContractError
 from nyc_tlc.lake.keys import FileKeys, Keys, Layout
-from nyc_tlc.lake.manifest import CleanRecord, F, FileRecord, QuarantineRecord, SourceRecord
-from nyc_tlc.lake.store import NewFile
+from nyc_tlc.lake.manifest import F, FileRecord, Manifest, QuarantineRecord, SourceRecord
 from nyc_tlc.shown import shown
-from nyc_tlc.source.fetch import FetchedFile
+from nyc_tlc.source.fetch import FetchedFile, digest_file
 
 log = logging.getLogger(__name__)
 
 #: A process cleans one month at a time, because each one can use all cores and much memory.
 _cleaning_lock = threading.Lock()
 
+#: A row group has at least so many rows: a block of CSV with an odd line is read in many small batches.
+GROUP_ROWS = READ_BATCH_ROWS // 2
+
 #: The number of a day's rows to collect before they are written: the rows of a month can be in any order.
 DAY_ROWS = 1 << 14
-
-#: The bytes to collect before they are written to a file.
-WRITE_BYTES = 1 << 20
 
 #: Columns, besides times, whose values rarely repeat. A dictionary of them would cost much time and save little space.
 DISTINCT_COLUMNS = frozenset(
@@ -56,23 +54,15 @@ STATISTICS_COLUMNS = frozenset({"pickup_location_id", "dropoff_location_id", "fi
 
 @dataclass(frozen=True)
 class CleanedMonth:
-    """A cleaned month, in files on this machine. Its other fields are those of the manifest.
+    """A cleaned month.
 
     Attributes:
-        files: The files to publish: the source file, unless the lake has it already, and those with its rows.
-        seconds: How long the cleaning took.
+        manifest: Its manifest, without the run that makes it and the time when that began.
+        files: Key -> path of the files to publish: the source file, unless the lake has it, and those with its rows.
     """
 
-    fetched: FetchedFile
-    files: tuple[NewFile, ...]
-    source: SourceRecord
-    clean: CleanRecord
-    quarantine: QuarantineRecord
-    daily: tuple[FileRecord, ...]
-    warnings: dict[str, int]
-    drift: tuple[str, ...]
-    missing: tuple[str, ...]
-    seconds: float
+    manifest: Manifest
+    files: dict[str, Path]
 
 
 def clean_month(
@@ -82,7 +72,6 @@ def clean_month(
 
     Args:
         layout: ``day`` also writes a file for each pick-up date.
-        strict: Whether a column unknown to the contract is an error.
 
     Raises:
         ContractError: when the file breaks the contract.
@@ -114,110 +103,72 @@ def clean_month(
     times = [column.name for column in contract.columns if column.type == "timestamp"]
     unread = sum(check.rejected.get(f"{BAD_VALUE}{name}", 0) for name in times)
     if not clean.rows and 2 * unread > reader.rows:
-        examples = pq.read_table(quarantine.file.path, columns=["raw"])["raw"].drop_null()
+        examples = pq.read_table(quarantine.path, columns=["raw"])["raw"].drop_null()
         raise ContractError(
             f"{keys.name}: no trip has times that can be read: {TIME_FORM}",
             got=shown(examples[0].as_py()) if fetched.remote.may_be_quoted else "",
         )
     counts = (f"{rows:,}" for rows in (reader.rows, clean.rows, quarantine.rows))
     log.info("%s: %s rows read, %s clean, %s quarantined", keys.name, *counts)
-    raw = NewFile(file_keys.raw(fetched.format), fetched.path, fetched.bytes, fetched.sha256)
-    source = SourceRecord(
-        url=fetched.remote.shown,
-        etag=fetched.remote.etag,
-        last_modified=fetched.remote.last_modified,
-        bytes=fetched.bytes,
-        sha256=fetched.sha256,
-        format=fetched.format,
-        rows=reader.rows,
-        columns=tuple(reader.columns),
-        key=fetched.key or raw.key,
-        verified_by=fetched.verified_by,
-    )
-    return CleanedMonth(
-        fetched=fetched,
-        files=(*(() if fetched.key else (raw,)), *(sink.file for sink in (clean, quarantine, *days.values()))),
-        source=source,
-        clean=clean.describe(CleanRecord),
+    raw = file_keys.raw(fetched.format)
+    finished = datetime.now(UTC)
+    manifest = Manifest(
+        color=contract.color,
+        month=str(keys.month),
+        source=SourceRecord(
+            url=fetched.remote.shown,
+            etag=fetched.remote.etag,
+            last_modified=fetched.remote.last_modified,
+            bytes=fetched.bytes,
+            sha256=fetched.sha256,
+            format=fetched.format,
+            rows=reader.rows,
+            columns=tuple(reader.columns),
+            key=fetched.key or raw,
+            verified_by=fetched.verified_by,
+        ),
+        clean=clean.describe(FileRecord),
         quarantine=quarantine.describe(QuarantineRecord, rules=check.rejected),
         daily=tuple(days[day].describe(FileRecord) for day in sorted(days)),
         warnings=dict(check.warned),
         drift=reader.column_map.drift,
         missing=reader.column_map.missing,
-        seconds=time.monotonic() - began,
+        contract_version=contract.contract_version,
+        rules_version=contract.rules_version,
+        code_version=__version__,
+        flow_run_id=None,
+        seconds={"fetch": round(fetched.seconds, 3), "clean": round(time.monotonic() - began, 3)},
+        started_at=finished,
+        finished_at=finished,
     )
-
-
-class DigestedFile(io.BufferedIOBase):
-    """A file that is written from start to end, and counts and digests its bytes.
-
-    Attributes:
-        path: Its path.
-        bytes: The number of bytes written so far.
-        sha256: Its digest, after it is closed.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Create the file and its folder."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.bytes, self.sha256 = path, 0, ""
-        self._file, self._digest = path.open("wb"), hashlib.sha256()
-        self._abandoned = False
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
-
-    def write(self, data: object) -> int:
-        """Write all of ``data``."""
-        view = memoryview(data)  # type: ignore[arg-type]
-        if not self._abandoned:
-            self._file.write(view)
-            self._digest.update(view)
-            self.bytes += view.nbytes
-        return view.nbytes
-
-    def abandon(self) -> None:
-        """Ignore later writes: the file has failed, but its writer must still be closed."""
-        self._abandoned = True
-
-    def close(self) -> None:
-        """Close the file and set its digest."""
-        if not self.closed:
-            self._file.close()
-            self.sha256 = self._digest.hexdigest()
-            super().close()
+    files = {sink.key: sink.path for sink in (clean, quarantine, *days.values())}
+    return CleanedMonth(manifest, files if fetched.key else {raw: fetched.path, **files})
 
 
 class ParquetSink:
     """Writes data frames of one schema to a Parquet file; the end of its ``with`` block closes the file.
 
     Attributes:
-        file: The closed file.
-        rows: The number of rows in its footer.
+        key: Its key in the lake.
+        path: Its path, which is the key in a folder.
+        rows: The number of rows in the closed file.
     """
 
-    file: NewFile
     rows: int
 
     def __init__(self, folder: Path, key: str, schema: pa.Schema, labels: Mapping[str, str], gather: int = 0) -> None:
         """Create the file.
 
         Args:
-            key: Its key in the lake, which is also its path in the folder.
-            labels: Its key-value metadata.
             gather: The number of rows to collect before they are written as a row group.
         """
-        self._key, self._file = key, DigestedFile(folder.joinpath(*key.split("/")))
-        self._schema, self._gather = schema, gather
+        self.key, self.path, self._schema, self._gather = key, folder / key, schema, gather
         self._gathered: list[pl.DataFrame] = []
-        self._footer: list[pq.FileMetaData] = []
-        # A call from the writer's thread into Python waits for the other threads, so there are few calls.
-        self._buffer = pa.BufferedOutputStream(pa.PythonFile(self._file, mode="w"), WRITE_BYTES)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         times = {field.name for field in schema if pa.types.is_timestamp(field.type)}
-        # These are the oldest encodings, which every reader knows, also BigQuery.
+        # These are encodings of Parquet's first version, which every reader knows, also BigQuery.
         self._writer = pq.ParquetWriter(
-            self._buffer,
+            self.path,
             schema,
             compression="zstd",
             compression_level=1,
@@ -225,7 +176,6 @@ class ParquetSink:
             # Every row group has extreme amounts, so their minimum and maximum would not let a reader skip any.
             write_statistics=[name for name in schema.names if name in times | STATISTICS_COLUMNS],
             store_schema=False,
-            metadata_collector=self._footer,
         )
         self._writer.add_key_value_metadata({f"nyc_tlc.{name}": label for name, label in labels.items()})
 
@@ -246,22 +196,19 @@ class ParquetSink:
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         """Write the remaining rows and the footer, and close the file."""
-        if failure:
-            self._file.abandon()
-            # After a failed write there is no footer to collect.
-            with suppress(RuntimeError):
+        try:
+            if not failure:
+                self._flush()
                 self._writer.close()
-        else:
-            self._flush()
-            self._writer.close()
-            self._buffer.close()
-            self.rows = self._footer[0].num_rows
-        self._file.close()
-        self.file = NewFile(self._key, self._file.path, self._file.bytes, self._file.sha256)
+                self.rows = pq.read_metadata(self.path).num_rows
+        finally:
+            # After a failed write the footer can't be written either; the writer's destructor would try to.
+            self._writer.is_open = False
 
     def describe(self, kind: type[F], **more: Any) -> F:
         """Return the closed file's record for the manifest."""
-        return kind(key=self._key, rows=self.rows, bytes=self.file.size, sha256=self.file.sha256, **more)
+        size, digest = self.path.stat().st_size, digest_file(self.path)
+        return kind(key=self.key, rows=self.rows, bytes=size, sha256=digest, **more)
 
 
 def _write_files(
@@ -275,7 +222,7 @@ def _write_files(
         def open_sink(key: str, schema: pa.Schema, gather: int = 0) -> ParquetSink:
             return files.enter_context(ParquetSink(folder, key, schema, labels, gather))
 
-        clean = open_sink(keys.clean, clean_schema)
+        clean = open_sink(keys.clean, clean_schema, GROUP_ROWS)
         quarantine = open_sink(keys.quarantine, reader.contract.quarantine_schema, READ_BATCH_ROWS)
 
         def encode(batch: CheckedBatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -68,30 +67,6 @@ class Batch:
     null_texts: dict[str, int] = field(default_factory=dict)
 
 
-def join_batches(batches: Sequence[Batch]) -> Batch:
-    """Join consecutive batches into one."""
-    if len(batches) == 1:
-        return batches[0]
-
-    def join(parts: list[pl.Series | None], filler: bool | None, kind: type[pl.DataType]) -> pl.Series | None:
-        if all(part is None for part in parts):
-            return None
-        return pl.concat(
-            pl.repeat(filler, len(batch.frame), dtype=kind, eager=True) if part is None else part
-            for part, batch in zip(parts, batches, strict=True)
-        )
-
-    names = dict.fromkeys(name for batch in batches for name in batch.bad_values)
-    masks = {name: join([batch.bad_values.get(name) for batch in batches], False, pl.Boolean) for name in names}
-    return Batch(
-        pl.concat(batch.frame for batch in batches),
-        {name: mask for name, mask in masks.items() if mask is not None},
-        join([batch.raw for batch in batches], None, pl.String),
-        join([batch.bad_texts for batch in batches], None, pl.String),
-        dict(sum((Counter(batch.null_texts) for batch in batches), Counter())),
-    )
-
-
 class Conformer:
     """Casts the batches of one file to the contract: created for a file, called for each batch."""
 
@@ -101,7 +76,6 @@ class Conformer:
         """Check the types of the file's columns.
 
         Args:
-            schema: The file's own schema.
             find_day_first: Reads the file for the order of day and month.
 
         Raises:
@@ -118,7 +92,7 @@ class Conformer:
                         got=str(schema.field(name).type),
                     )
 
-    def __call__(self, data: pa.RecordBatch | pa.Table, first_row: int, raw: pl.Series | None = None) -> Batch:
+    def __call__(self, data: pa.Table, first_row: int, raw: pl.Series | None = None) -> Batch:
         """Cast a batch.
 
         Args:
@@ -143,7 +117,7 @@ class Conformer:
         bad_texts = self._collect_bad_texts(data, bad_values) if bad_values else None
         return Batch(clean, bad_values, raw, bad_texts, null_texts)
 
-    def _conform(self, arrays: list[pa.Array | pa.ChunkedArray], column: Column, rows: int) -> Values:
+    def _conform(self, arrays: list[pa.ChunkedArray], column: Column, rows: int) -> Values:
         """Return a clean column. Of several sources the first value is used."""
         if not arrays:
             return Values(pl.repeat(None, rows, dtype=TYPES[column.type].polars, eager=True).alias(column.name))
@@ -154,11 +128,11 @@ class Conformer:
             bad, null_texts = _join(bad, more.bad, values), _join(null_texts, more.null_texts, values)
         return Values(values.alias(column.name), bad, null_texts)
 
-    def _conform_array(self, array: pa.Array | pa.ChunkedArray, column: Column) -> Values:
+    def _conform_array(self, array: pa.ChunkedArray, column: Column) -> Values:
         if not pa.types.is_dictionary(array.type):
             return self._cast(array, column)
         # Only the few distinct texts are cast, not each row.
-        chunks = array.unify_dictionaries().chunks if isinstance(array, pa.ChunkedArray) else [array]
+        chunks = array.unify_dictionaries().chunks
         if not chunks:
             return self._cast(pa.array([], array.type.value_type), column)
         distinct = self._cast(chunks[0].dictionary, column)
@@ -181,7 +155,7 @@ class Conformer:
             return _mark(texts, read_times(texts.str.strip_chars(BLANKS), self._find_day_first))
         return _cast_all([(column, array)])[column.name]
 
-    def _collect_bad_texts(self, data: pa.RecordBatch | pa.Table, bad_values: dict[str, pl.Series]) -> pl.Series:
+    def _collect_bad_texts(self, data: pa.Table, bad_values: dict[str, pl.Series]) -> pl.Series:
         texts: dict[int, dict[str, str]] = {}
         for name, mask in bad_values.items():
             rows = mask.arg_true().to_list()
@@ -228,7 +202,6 @@ def _is_simple(kind: pa.DataType) -> bool:
 
 
 def _is_readable(kind: pa.DataType, column: Column) -> bool:
-    """Return whether values of an Arrow type can be read as those of a column."""
     if pa.types.is_null(kind) or is_text(kind) or is_stored_text(kind):
         return True
     if column.type == "timestamp":
@@ -278,7 +251,6 @@ def _to_series(array: pa.Array | pa.ChunkedArray) -> pl.Series:
 
 
 def _strip_text(name: str) -> pl.Expr:
-    """Return a text column without blanks around its values; a value of only blanks is null."""
     text = pl.col(name).str.strip_chars(BLANKS)
     return pl.when(text != "").then(text)
 
@@ -332,8 +304,7 @@ def _to_integer(value: pl.Expr, wanted: pl.DataType) -> pl.Expr:
     return pl.when(whole.cast(pl.Float64) == value.cast(pl.Float64)).then(whole)
 
 
-def _to_texts(values: pa.Array | pa.ChunkedArray) -> list[str | None]:
-    """Return values as texts, null if missing."""
+def _to_texts(values: pa.ChunkedArray) -> list[str | None]:
     if pa.types.is_timestamp(values.type):
         # A time that can't be a value may have no text form either.
         values = values.cast(pa.int64())

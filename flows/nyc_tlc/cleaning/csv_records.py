@@ -63,12 +63,9 @@ class CsvRecords:
         """Use a file whose header line was read.
 
         Args:
-            file: The decompressed bytes.
-            columns: The header's names.
             types: The wanted columns -> their types: doubles, texts or ``DICTIONARY``. A table has texts instead of
                 doubles if one of them may not be a number.
             whole: Whether the file is known to be complete, so that a last line without a line end is complete.
-            most_bytes: The most bytes to read.
         """
         self._file, self._columns, self._types = file, list(columns), types
         self._texts = {name: pa.string() if kind == pa.float64() else kind for name, kind in types.items()}
@@ -205,7 +202,6 @@ def _remove_blank_lines(block: bytes) -> bytes:
 
 
 def _cut_into_parts(lines: bytes) -> Iterator[bytes]:
-    """Yield lines in parts of about the same size."""
     start = 0
     for part in range(1, PARTS + 1):
         end = lines.find(b"\n", max(start, len(lines) * part // PARTS - 1)) + 1 or len(lines)

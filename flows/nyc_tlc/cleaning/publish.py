@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from nyc_tlc import __version__
 from nyc_tlc.cleaning.clean import CleanedMonth
 from nyc_tlc.contract.dataset import Contract
 from nyc_tlc.errors import SourceError
@@ -33,7 +32,6 @@ def publish_month(
 
     Args:
         old_version: The version of the month's manifest when the run began; None if there was no manifest.
-        started_at: When work on the month began.
         force: Whether to publish a month that has no rows, more rejected rows than are allowed, or may be incomplete.
 
     Raises:
@@ -45,24 +43,8 @@ def publish_month(
     """
     if not force:
         _check_rows(cleaned, contract)
-    manifest = Manifest(
-        color=contract.color,
-        month=str(cleaned.fetched.remote.month),
-        source=cleaned.source,
-        clean=cleaned.clean,
-        quarantine=cleaned.quarantine,
-        daily=cleaned.daily,
-        warnings=cleaned.warnings,
-        drift=cleaned.drift,
-        missing=cleaned.missing,
-        contract_version=contract.contract_version,
-        rules_version=contract.rules_version,
-        code_version=__version__,
-        flow_run_id=flow_run_id,
-        seconds={"fetch": round(cleaned.fetched.seconds, 3), "clean": round(cleaned.seconds, 3)},
-        started_at=started_at,
-        finished_at=datetime.now(UTC),
-    )
+    made_by = {"flow_run_id": flow_run_id, "started_at": started_at, "finished_at": datetime.now(UTC)}
+    manifest = cleaned.manifest.model_copy(update=made_by)
     publish_files(lake, manifest, cleaned.files, old_version)
     log.info("%s: published to %s", manifest.name, lake.url(""))
     return manifest
@@ -70,9 +52,10 @@ def publish_month(
 
 def _check_rows(cleaned: CleanedMonth, contract: Contract) -> None:
     """Check that the file may be the whole month. If it is another month's, nearly all its rows are rejected."""
-    name, rows, quarantine = cleaned.fetched.remote.name, cleaned.source.rows, cleaned.quarantine
+    manifest = cleaned.manifest
+    name, rows, quarantine = manifest.name, manifest.source.rows, manifest.quarantine
     fix = "the lake is not changed; look at the file, and publish it with --force if it is right"
-    if cleaned.source.verified_by == "nothing":
+    if manifest.source.verified_by == "nothing":
         raise SourceError(f"{name}: nothing shows that the file is complete: its server states no size", fix=fix)
     if rows == 0:
         raise SourceError(f"{name}: the file has no rows", fix=fix)
@@ -82,7 +65,7 @@ def _check_rows(cleaned: CleanedMonth, contract: Contract) -> None:
     share = 100 * quarantine.rows / rows
     if share > allowed:
         counts = ", ".join(f"{rule} {count:,}" for rule, count in quarantine.rules.items() if count)
-        path = next(file.path for file in cleaned.files if file.key == quarantine.key)
+        path = cleaned.files[quarantine.key]
         example = pl.scan_parquet(path, glob=False).head(1).drop("rejection_rules").collect().to_dicts()[0]
         values = ", ".join(f"{column}={value}" for column, value in example.items() if value is not None)
         raise SourceError(

@@ -1,4 +1,4 @@
-"""Take a month's source file from the lake, to clean it again: nothing is asked of the source."""
+"""Take a month's source file from the lake, to clean it again without its source."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import cast
 
-from nyc_tlc.errors import LakeError
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.source.fetch import FetchedFile, VerifiedBy
@@ -26,17 +25,10 @@ def fetch_raw(manifest: Manifest, lake: Lake, folder: Path) -> FetchedFile:
     """Copy the month's raw file from the lake to a folder.
 
     Raises:
-        LakeError: when the file is missing, or its digest is not the manifest's.
+        LakeError: when it is not the file in the manifest.
     """
     began, source, path = time.monotonic(), manifest.source, folder / manifest.month_keys.file
-    digest = lake.download(source.key, path)
-    if digest != source.sha256:
-        raise LakeError(
-            f"{manifest.name}: {lake.url(source.key)} is not the file in the manifest",
-            expected=f"SHA-256 {source.sha256}",
-            got=digest,
-            fix="make the month again from its source with --force",
-        )
+    lake.download(source, manifest.name, path)
     seconds = time.monotonic() - began
     log.info("%s: read %s bytes from %s in %.1f s", manifest.name, f"{source.bytes:,}", lake.url(source.key), seconds)
     return FetchedFile(
@@ -44,7 +36,7 @@ def fetch_raw(manifest: Manifest, lake: Lake, folder: Path) -> FetchedFile:
         path,
         source.format,
         source.bytes,
-        digest,
+        source.sha256,
         seconds,
         cast(VerifiedBy, source.verified_by or "nothing"),
         source.key,

@@ -28,7 +28,6 @@ from nyc_tlc.cleaning.conform import (
     dictionary_columns,
     is_stored_text,
     is_text,
-    join_batches,
 )
 from nyc_tlc.cleaning.csv_records import DICTIONARY, CsvRecords, count_lines, read_header
 from nyc_tlc.cleaning.times import find_day_first
@@ -36,6 +35,7 @@ from nyc_tlc.contract.dataset import Contract, FileFormat
 from nyc_tlc.errors import ContractError, SourceError
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import FetchedFile
+from nyc_tlc.threads import prefetch
 
 #: The rows of a batch, which are read, checked and written together, as a row group of the clean file.
 READ_BATCH_ROWS = 1 << 17
@@ -74,9 +74,6 @@ class MonthReader:
 
     def __init__(self, fetched: FetchedFile, contract: Contract, *, strict: bool = False) -> None:
         """Read the names of the file's columns and map them.
-
-        Args:
-            strict: Whether a column unknown to the contract is an error.
 
         Raises:
             ContractError: when a required column is missing, or a column is unknown and ``strict`` is set.
@@ -211,7 +208,7 @@ class MonthReader:
                     yield lines, self.rows
                     self.rows += count_lines(lines)
 
-            def parse(block: tuple[bytes, int]) -> Batch:
+            def parse(block: tuple[bytes, int]) -> list[Batch]:
                 lines, row = block
                 batches = []
                 for part, table, raw in records.parse(lines):
@@ -221,9 +218,10 @@ class MonthReader:
                         batch = self._conform(records.parse_texts(part), row)
                     batches.append(batch)
                     row += table.num_rows
-                return join_batches(batches)
+                return batches
 
-            yield from _map_in_threads(parse, _prefetch(number_rows()))
+            for batches in _map_in_threads(parse, prefetch(number_rows())):
+                yield from batches
 
 
 def _open_text(path: Path) -> BinaryIO:
@@ -231,15 +229,6 @@ def _open_text(path: Path) -> BinaryIO:
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     return cast(BinaryIO, cast(Any, igzip).open(path)) if packed else path.open("rb")
-
-
-def _prefetch(items: Iterator[T]) -> Iterator[T]:
-    """Yield the items; another thread makes the next one while the caller uses the one before."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        coming: Future[T | None] = reader.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = reader.submit(next, items, None)
-            yield item
 
 
 def _map_in_threads(work: Callable[[T], Result], items: Iterable[T]) -> Iterator[Result]:

@@ -107,7 +107,7 @@ class FileLayout:
     """The layout of the files that TLC published from a month on.
 
     Attributes:
-        columns: Exact column name -> Arrow type (``string`` in CSV).
+        columns: Exact column name -> name of its Arrow type (``string`` in CSV).
         extra_fields: The number of empty fields that a CSV row has after those of the header.
         quoted: Whether all CSV fields are quoted.
         blank_line: Whether a blank line follows the CSV header.
@@ -118,6 +118,12 @@ class FileLayout:
     extra_fields: int = 0
     quoted: bool = False
     blank_line: bool = False
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The columns in Arrow's types."""
+        alias = {"timestamp": "timestamp[us]"}
+        return pa.schema([(name, pa.type_for_alias(alias.get(kind, kind))) for name, kind in self.columns.items()])
 
 
 @dataclass(frozen=True)

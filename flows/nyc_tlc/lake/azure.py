@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from azure.core import MatchConditions
-from azure.core.exceptions import (
-    AzureError,
-    ClientAuthenticationError,
-    HttpResponseError,
-    IncompleteReadError,
-    ResourceNotFoundError,
-    ServiceRequestError,
-    ServiceResponseError,
-)
+from azure.core import exceptions as azure
 from azure.storage.blob import ContainerClient, ContentSettings, ExponentialRetry
 
 from nyc_tlc.lake.bucket import BAD_CREDENTIALS, LOCKED, NO_BUCKET, NO_PERMISSION, BucketLake, Failure, Refusal
-from nyc_tlc.lake.store import Found, NewFile, content_type
+from nyc_tlc.lake.store import Found, content_type
 from nyc_tlc.settings import read_settings
 
 #: Bytes of an upload's block, which are in memory while they are sent; a smaller file is sent in one request.
@@ -44,7 +37,7 @@ def client_options() -> dict[str, Any]:
 class AzureLake(BucketLake):
     """A data lake in a folder of a container."""
 
-    failures = (AzureError,)
+    failures = (azure.AzureError,)
     refusals = (
         Refusal(404, "containernotfound", *NO_BUCKET),
         Refusal(409, "immutable", *LOCKED),
@@ -66,13 +59,15 @@ class AzureLake(BucketLake):
     @classmethod
     def _describe(cls, error: Exception) -> Failure:
         status, code = getattr(error, "status_code", None), _code(error)
-        if isinstance(error, ClientAuthenticationError):
+        if isinstance(error, azure.ClientAuthenticationError):
             status = status or 401
-        network = isinstance(error, (ServiceRequestError, ServiceResponseError))
+        network = isinstance(error, (azure.ServiceRequestError, azure.ServiceResponseError))
         # When a listing is cut off, the client raises an error without a status.
-        cut_off = isinstance(error, IncompleteReadError) or (isinstance(error, HttpResponseError) and not status)
+        cut_off = isinstance(error, azure.IncompleteReadError) or (
+            isinstance(error, azure.HttpResponseError) and not status
+        )
         text = f"HTTP {status}: {code}" if code else str(error).partition("\n")[0][:300]
-        missing = isinstance(error, ResourceNotFoundError) and code != "ContainerNotFound"
+        missing = isinstance(error, azure.ResourceNotFoundError) and code != "ContainerNotFound"
         return Failure(status, text, network or cut_off, cut_off, missing, code in CONDITION_REFUSED)
 
     def _head(self, name: str) -> tuple[int, Mapping[str, str]]:
@@ -107,9 +102,9 @@ class AzureLake(BucketLake):
     def _delete(self, name: str) -> None:
         self._container.delete_blob(name)
 
-    def _send(self, name: str, file: NewFile, metadata: Mapping[str, str]) -> None:
-        with file.path.open("rb") as content:
-            self._put(name, content, metadata, length=file.size)
+    def _send(self, name: str, path: Path, metadata: Mapping[str, str]) -> None:
+        with path.open("rb") as content:
+            self._put(name, content, metadata, length=path.stat().st_size)
 
 
 def _code(error: BaseException) -> str:

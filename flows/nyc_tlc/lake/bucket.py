@@ -11,12 +11,12 @@ import io
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, ClassVar, NamedTuple, TypeVar, cast
 
 from nyc_tlc.errors import ConfigurationError, LakeError, TlcError, TransientError
 from nyc_tlc.lake.keys import describe_key
-from nyc_tlc.lake.store import Found, Lake, NewFile, SwapRefusedError
+from nyc_tlc.lake.store import Found, Lake, SwapRefusedError
 
 T = TypeVar("T")
 
@@ -119,17 +119,12 @@ class BucketLake(Lake):
         """Delete an object."""
 
     @abstractmethod
-    def _send(self, name: str, file: NewFile, metadata: Mapping[str, str]) -> None:
+    def _send(self, name: str, path: Path, metadata: Mapping[str, str]) -> None:
         """Send a file by the client's managed transfer."""
 
     @classmethod
     def explain(cls, error: Exception, name: str, url: str) -> TlcError:
-        """Return the error to raise for an error of the client.
-
-        Args:
-            name: What was read or written.
-            url: The lake's URL.
-        """
+        """Return the error to raise for an error of the client."""
         failure = cls._describe(error)
         if failure.transient or failure.status in TRANSIENT_STATUSES:
             return TransientError(f"{name}: {url} did not answer", got=failure.text, fix="try again later")
@@ -175,14 +170,14 @@ class BucketLake(Lake):
     def remove(self, key: str) -> None:
         self._if_exists(key, self._delete)
 
-    def upload(self, file: NewFile, labels: Mapping[str, str]) -> None:
-        with self._translate_errors(file.key):
+    def upload(self, key: str, path: Path, sha256: str, labels: Mapping[str, str]) -> None:
+        with self._translate_errors(key):
             try:
-                self._send(self.name(file.key), file, {**labels, "sha256": file.sha256})
+                self._send(self.name(key), path, {**labels, "sha256": sha256})
             except self.failures:
                 # The client may have repeated a request that took effect and of which only the answer was lost.
-                there = self._if_exists(file.key, self._head)
-                if there is None or (there[0], there[1].get("sha256")) != (file.size, file.sha256):
+                there = self._if_exists(key, self._head)
+                if there is None or (there[0], there[1].get("sha256")) != (path.stat().st_size, sha256):
                     raise
 
     def _read(self, key: str, read: Callable[..., T], *arguments: object) -> T:

@@ -9,7 +9,7 @@ from typing import Literal
 from nyc_tlc.errors import LakeError
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.publication import publish_files
-from nyc_tlc.lake.store import Lake, NewFile
+from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import Color, Month
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,6 @@ def copy_month(source: Lake, target: Lake, color: Color, month: Month, scratch: 
     A month that the target already has is not copied.
 
     Args:
-        scratch: The folder for the files during the copy.
         force: Whether to replace another version of the month in the target.
 
     Raises:
@@ -37,24 +36,12 @@ def copy_month(source: Lake, target: Lake, color: Color, month: Month, scratch: 
     found = target.find_manifest(keys)
     if found.content is not None and not force:
         there = target.parse(found.content, keys)
-        same = there.content == manifest.content and there.contract_version == manifest.contract_version
-        return "was there already" if same else "another version is there"
-    copy, files = manifest.of_version(keys.of_new_version()), []
-    for number, (old, new) in enumerate(zip(manifest.files, copy.files, strict=True)):
-        path, size, digest = scratch / str(number), source.size(old.key), "not read"
-        if size is not None and size == old.bytes:
-            digest = source.download(old.key, path)
-        # Early manifests lack digests, and a file without one can be any file.
-        if digest != old.sha256:
-            raise LakeError(
-                f"{manifest.name}: {source.url(old.key)} is not the file in the manifest",
-                expected=f"{old.bytes:,} bytes with SHA-256 {old.sha256}"
-                if old.bytes and old.sha256
-                else "a digest there",
-                got="no file" if size is None else f"{size:,} bytes, {digest}",
-                fix="nothing of the month was copied; make the month again with --force",
-            )
-        files.append(NewFile(new.key, path, size or 0, digest))
+        one, other = ((each.contract_version, *(file.sha256 for file in each.files)) for each in (there, manifest))
+        return "was there already" if one == other else "another version is there"
+    copy = manifest.of_version(keys.of_new_version())
+    files = {new.key: scratch / str(number) for number, new in enumerate(copy.files)}
+    for old, path in zip(manifest.files, files.values(), strict=True):
+        source.download(old, manifest.name, path)
     publish_files(target, copy, files, found.version)
     log.info("%s: copied from %s to %s", keys.name, source.url(""), target.url(""))
     return "copied"

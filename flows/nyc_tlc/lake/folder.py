@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from nyc_tlc.errors import LakeError
 from nyc_tlc.lake.keys import describe_key
-from nyc_tlc.lake.store import Found, Lake, NewFile, SwapRefusedError
+from nyc_tlc.lake.store import Found, Lake, SwapRefusedError
 from nyc_tlc.workspace import exclusive, sync
 
 
@@ -81,15 +81,15 @@ class FolderLake(Lake):
                 for folder in path.relative_to(self.root).parents[:-1]:
                     self.root.joinpath(folder).rmdir()
 
-    def upload(self, file: NewFile, labels: Mapping[str, str]) -> None:
-        with self._translate_errors(file.key):
-            with self._locked(file.key) as target:
+    def upload(self, key: str, path: Path, sha256: str, labels: Mapping[str, str]) -> None:
+        with self._translate_errors(key):
+            with self._locked(key) as target:
                 draft = _draft(target)
                 # With a draft in it, the folder is not removed by another run.
-                copy = None if _link(file.path, draft) else draft.open("xb")
+                copy = None if _link(path, draft) else draft.open("xb")
             try:
                 if copy:
-                    with copy, file.path.open("rb") as content:
+                    with copy, path.open("rb") as content:
                         shutil.copyfileobj(content, copy)
                 sync(draft)
                 with exclusive(self.root):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -15,7 +16,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 
 from nyc_tlc.errors import first_line
 from nyc_tlc.lake.bucket import BAD_CREDENTIALS, LOCKED, NO_BUCKET, NO_PERMISSION, BucketLake, Failure, Refusal
-from nyc_tlc.lake.store import Found, NewFile, content_type
+from nyc_tlc.lake.store import Found, content_type
 from nyc_tlc.settings import read_settings
 
 #: Bytes of a chunk of an upload, which are in memory while they are sent.
@@ -96,11 +97,11 @@ class GcsLake(BucketLake):
         with contextlib.suppress(api.NotFound):
             self._bucket.blob(name).delete(**_call_options())
 
-    def _send(self, name: str, file: NewFile, metadata: Mapping[str, str]) -> None:
+    def _send(self, name: str, path: Path, metadata: Mapping[str, str]) -> None:
         blob = self._blob(name, metadata)
         blob.chunk_size = CHUNK_BYTES
         # No other run writes this name, so a request may be repeated without a condition.
-        blob.upload_from_filename(str(file.path), content_type=content_type(name), **_call_options())
+        blob.upload_from_filename(str(path), content_type=content_type(name), **_call_options())
 
     def _blob(self, name: str, metadata: Mapping[str, str]) -> Blob:
         blob = self._bucket.blob(name)

@@ -47,15 +47,9 @@ class Keys:
         """The manifest, which names the month's files."""
         return f"manifest/{self.color}/{self.month}.json"
 
-    @property
-    def clean_folder(self) -> str:
-        """The Hive partition of the clean rows."""
-        return f"clean/{self._partition}"
-
-    @property
-    def quarantine_folder(self) -> str:
-        """The Hive partition of the rejected rows."""
-        return f"quarantine/{self._partition}"
+    def partition(self, rows: Literal["clean", "quarantine"]) -> str:
+        """Return the Hive partition of the clean or of the rejected rows."""
+        return f"{rows}/{self.color}/year={self.month.year:04d}/month={self.month.month:02d}/"
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -64,8 +58,8 @@ class Keys:
         days = (f"{self.month}-", *(f"{day.isoformat()}/" for day in neighbours))
         return (
             f"raw/{self.color}/{self.file}.",
-            self.clean_folder,
-            self.quarantine_folder,
+            self.partition("clean"),
+            self.partition("quarantine"),
             *(f"{self.daily_folder}{day}" for day in days),
         )
 
@@ -94,10 +88,6 @@ class Keys:
         """Return the keys for the files of one publication. No other publication has the same ones."""
         return FileKeys(self, secrets.token_hex(6))
 
-    @property
-    def _partition(self) -> str:
-        return f"{self.color}/year={self.month.year:04d}/month={self.month.month:02d}/"
-
 
 @dataclass(frozen=True)
 class FileKeys:
@@ -113,12 +103,12 @@ class FileKeys:
     @property
     def clean(self) -> str:
         """The key of the clean rows."""
-        return f"{self.month.clean_folder}{self._name}.parquet"
+        return f"{self.month.partition('clean')}{self._name}.parquet"
 
     @property
     def quarantine(self) -> str:
         """The key of the rejected rows."""
-        return f"{self.month.quarantine_folder}{self._name}.parquet"
+        return f"{self.month.partition('quarantine')}{self._name}.parquet"
 
     def of(self, key: str) -> str:
         """Return the key that a file of another version has in this one."""

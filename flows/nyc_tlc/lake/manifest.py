@@ -24,12 +24,12 @@ class Part(BaseModel):
 
 
 class FileRecord(Part):
-    """One of the month's files in the lake. Early manifests lack sizes and digests of quarantined rows and days."""
+    """One of the month's files in the lake."""
 
     key: str
     rows: int
-    bytes: int | None = None
-    sha256: str | None = None
+    bytes: int
+    sha256: str
 
 
 F = TypeVar("F", bound=FileRecord)
@@ -45,18 +45,9 @@ class SourceRecord(FileRecord):
     url: str
     etag: str | None
     last_modified: Text | None
-    bytes: int
-    sha256: str
     format: SourceFormat
     columns: tuple[Text, ...]
     verified_by: Text | None = None
-
-
-class CleanRecord(FileRecord):
-    """The month's clean rows."""
-
-    bytes: int
-    sha256: str
 
 
 class QuarantineRecord(FileRecord):
@@ -78,7 +69,7 @@ class Manifest(Part):
     color: Color
     month: str
     source: SourceRecord
-    clean: CleanRecord
+    clean: FileRecord
     quarantine: QuarantineRecord
     daily: tuple[FileRecord, ...] = ()
     warnings: dict[Text, int]
@@ -111,11 +102,6 @@ class Manifest(Part):
     def files(self) -> tuple[FileRecord, ...]:
         """The month's files."""
         return (self.source, self.clean, self.quarantine, *self.daily)
-
-    @property
-    def content(self) -> tuple[str | None, ...]:
-        """The digests of the month's files, without their keys."""
-        return tuple(file.sha256 for file in self.files)
 
     @property
     def labels(self) -> dict[str, str]:

@@ -8,13 +8,14 @@ after it can be removed: a run that wrote such a file began before the swap, so 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import groupby
+from pathlib import Path
 
 from nyc_tlc.errors import ConflictError, TlcError, TransientError
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.store import Lake, NewFile, SwapRefusedError
+from nyc_tlc.lake.store import Lake, SwapRefusedError
 from nyc_tlc.threads import ContextPool
 
 log = logging.getLogger(__name__)
@@ -23,13 +24,12 @@ log = logging.getLogger(__name__)
 FILES_AT_ONCE = 4
 
 
-def publish_files(lake: Lake, manifest: Manifest, files: Sequence[NewFile], old_version: str | None) -> None:
+def publish_files(lake: Lake, manifest: Manifest, files: Mapping[str, Path], old_version: str | None) -> None:
     """Publish a month: upload its files and replace its manifest.
 
     Args:
         manifest: The new manifest; it names every file.
-        files: The files that are not in the lake yet.
-        old_version: The version of the month's manifest when the run began; None when there was none.
+        files: Key -> path of the files that are not in the lake yet.
 
     Raises:
         ConflictError: when another run published the month since this one began. The lake has that run's month.
@@ -40,16 +40,15 @@ def publish_files(lake: Lake, manifest: Manifest, files: Sequence[NewFile], old_
     if lake.find_manifest(keys).version != old_version:
         raise _conflict(keys)
     old = _list_files(lake, keys) - manifest.file_keys
-    ours = {file.key for file in files}
     try:
-        _upload(lake, files, manifest.labels)
+        _upload(lake, manifest, files)
     except TlcError:
-        _remove(lake, keys, ours)
+        _remove(lake, keys, files)
         raise
     try:
         _swap(lake, manifest, old_version)
     except SwapRefusedError as error:
-        _remove(lake, keys, ours)
+        _remove(lake, keys, files)
         raise _conflict(keys) from error
     _remove(lake, keys, old)
 
@@ -58,7 +57,7 @@ def remove_leftovers(lake: Lake, manifest: Manifest, version: str) -> None:
     """Remove the files of a current month that a killed run left. ``version`` is the version of its manifest."""
     keys = manifest.month_keys
     # A quarantine file is the first that a run writes and the last that it removes, so with any leftover there is one.
-    if not any(keys.owns(key) for key in lake.list_keys(keys.quarantine_folder) - manifest.file_keys):
+    if not any(keys.owns(key) for key in lake.list_keys(keys.partition("quarantine")) - manifest.file_keys):
         return
     leftovers = _list_files(lake, keys) - manifest.file_keys
     # The manifest is replaced by itself: a run that is still at work then has an old version of it and is refused.
@@ -70,12 +69,12 @@ def remove_leftovers(lake: Lake, manifest: Manifest, version: str) -> None:
     _remove(lake, keys, leftovers)
 
 
-def _upload(lake: Lake, files: Sequence[NewFile], labels: Mapping[str, str]) -> None:
+def _upload(lake: Lake, manifest: Manifest, files: Mapping[str, Path]) -> None:
     """Send the files: quarantine first, as ``remove_leftovers`` needs; clean last, so that a glob finds two briefly."""
-    by_key = {file.key: file for file in files}
-    for some in _order(by_key):
+    digests = {file.key: file.sha256 for file in manifest.files}
+    for some in _order(files):
         with ContextPool(FILES_AT_ONCE, thread_name_prefix="upload") as pool:
-            for sent in [pool.submit(lake.upload, by_key[key], labels) for key in some]:
+            for sent in [pool.submit(lake.upload, key, files[key], digests[key], manifest.labels) for key in some]:
                 sent.result()
 
 

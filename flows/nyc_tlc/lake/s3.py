@@ -7,24 +7,15 @@ one's ETag.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
+from botocore import exceptions as boto
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    FlexibleChecksumError,
-    HTTPClientError,
-    IncompleteReadError,
-    ReadTimeoutError,
-    ResponseStreamingError,
-    SSLError,
-)
 
 from nyc_tlc.lake.bucket import BAD_CREDENTIALS, NO_BUCKET, NO_PERMISSION, BucketLake, Failure, Refusal
-from nyc_tlc.lake.store import Found, NewFile, content_type
+from nyc_tlc.lake.store import Found, content_type
 from nyc_tlc.settings import read_settings
 
 if TYPE_CHECKING:
@@ -33,7 +24,7 @@ if TYPE_CHECKING:
 #: The codes for a missing object, of GET and of HEAD.
 NOT_THERE = frozenset({"NoSuchKey", "404"})
 #: The client's errors for a body that was cut off or changed on the way.
-CUT_OFF = (FlexibleChecksumError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
+CUT_OFF = (boto.FlexibleChecksumError, boto.IncompleteReadError, boto.ReadTimeoutError, boto.ResponseStreamingError)
 #: Parts of the texts of answers to bad credentials.
 BAD_CREDENTIALS_CODES = ("invalidaccesskeyid", "signaturedoesnotmatch", "token", "requesttimetooskewed", "401")
 NO_CREDENTIALS = (
@@ -65,7 +56,7 @@ def client_config(given: Config | None = None, endpoint_url: str | None = None) 
 class S3Lake(BucketLake):
     """A data lake in a folder of a bucket."""
 
-    failures = (BotoCoreError, ClientError)
+    failures = (boto.BotoCoreError, boto.ClientError)
     refusals = (
         *(Refusal(None, code, *BAD_CREDENTIALS) for code in BAD_CREDENTIALS_CODES),
         # The answer to a HEAD has no body; for an expired token its status is 400.
@@ -90,7 +81,7 @@ class S3Lake(BucketLake):
 
     @classmethod
     def _describe(cls, error: Exception) -> Failure:
-        if isinstance(error, ClientError):
+        if isinstance(error, boto.ClientError):
             status = int(error.response["ResponseMetadata"].get("HTTPStatusCode", 0))
             # Two conditional writes arrived at the same moment; S3 asks to try again.
             transient = _code(error) == "ConditionalRequestConflict"
@@ -99,7 +90,9 @@ class S3Lake(BucketLake):
             missing = _code(error) in NOT_THERE
             refused = missing or _code(error) == "PreconditionFailed"
             return Failure(status, text, transient, missing=missing, refused=refused)
-        transient = isinstance(error, (ConnectionError, HTTPClientError, *CUT_OFF)) and not isinstance(error, SSLError)
+        transient = isinstance(error, (boto.ConnectionError, boto.HTTPClientError, *CUT_OFF)) and not isinstance(
+            error, boto.SSLError
+        )
         return Failure(None, str(error).partition("\n")[0][:300], transient, isinstance(error, CUT_OFF))
 
     def _head(self, name: str) -> tuple[int, Mapping[str, str]]:
@@ -128,11 +121,11 @@ class S3Lake(BucketLake):
     def _delete(self, name: str) -> None:
         self._client.delete_object(Bucket=self._bucket, Key=name)
 
-    def _send(self, name: str, file: NewFile, metadata: Mapping[str, str]) -> None:
+    def _send(self, name: str, path: Path, metadata: Mapping[str, str]) -> None:
         # boto3's other client, which it takes where it is installed, has retries and errors of its own.
         config = TransferConfig(preferred_transfer_client="classic")
         with create_transfer_manager(self._client, config) as transfers:
-            transfers.upload(str(file.path), self._bucket, name, _describe_content(name, metadata)).result()
+            transfers.upload(str(path), self._bucket, name, _describe_content(name, metadata)).result()
 
 
 def _describe_content(name: str, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -143,5 +136,5 @@ def _describe_content(name: str, metadata: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _code(error: ClientError) -> str:
+def _code(error: boto.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))

@@ -11,7 +11,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -19,7 +18,7 @@ from pydantic import ValidationError
 
 from nyc_tlc.errors import ArgumentError, LakeError, ReconciliationError
 from nyc_tlc.lake.keys import Keys
-from nyc_tlc.lake.manifest import Manifest
+from nyc_tlc.lake.manifest import FileRecord, Manifest
 from nyc_tlc.month import Color, Month
 from nyc_tlc.shown import shown
 
@@ -52,16 +51,6 @@ class Found(NamedTuple):
 
     content: bytes | None = None
     version: str | None = None
-
-
-@dataclass(frozen=True)
-class NewFile:
-    """A file on this machine that will be an object of a lake. The run made it, and nobody changes it."""
-
-    key: str
-    path: Path
-    size: int
-    sha256: str
 
 
 class Lake(ABC):
@@ -97,7 +86,6 @@ class Lake(ABC):
 
         Args:
             expected: The version to replace; None if the object must not exist.
-            labels: The object's metadata, in stores that have metadata.
 
         Raises:
             SwapRefusedError: when the object has another version.
@@ -113,8 +101,11 @@ class Lake(ABC):
         """Delete an object. A missing one is no error."""
 
     @abstractmethod
-    def upload(self, file: NewFile, labels: Mapping[str, str]) -> None:
-        """Send a file under a key that no object has had. It becomes an object when all of it has arrived."""
+    def upload(self, key: str, path: Path, sha256: str, labels: Mapping[str, str]) -> None:
+        """Send a file under a key that no object has had. It becomes an object when all of it has arrived.
+
+        The run made the file, and nobody changes it: a lake on the same disk has it as a second name.
+        """
 
     def read(self, key: str) -> bytes | None:
         """Return a small object's content; None if it does not exist."""
@@ -122,10 +113,25 @@ class Lake(ABC):
 
     def digest(self, key: str) -> str | None:
         """Read a whole object and return its SHA-256; None if it does not exist."""
-        return None if self.size(key) is None else self.download(key, Path(os.devnull))
+        return None if self.size(key) is None else self._copy(key, Path(os.devnull))
 
-    def download(self, key: str, path: Path) -> str:
-        """Copy an existing object to a file on this machine. Return its SHA-256."""
+    def download(self, file: FileRecord, name: str, path: Path) -> None:
+        """Copy a month's file to this machine. ``name`` is the month's.
+
+        Raises:
+            LakeError: when it is not the file in the manifest.
+        """
+        size = self.size(file.key)
+        digest = self._copy(file.key, path) if size == file.bytes else "not read"
+        if digest != file.sha256:
+            raise LakeError(
+                f"{name}: {self.url(file.key)} is not the file in the manifest",
+                expected=f"{file.bytes:,} bytes with SHA-256 {file.sha256}",
+                got="no file" if size is None else f"{size:,} bytes, {digest}",
+                fix="make the month again with --force",
+            )
+
+    def _copy(self, key: str, path: Path) -> str:
         digest = hashlib.sha256()
         with self.open(key) as file, path.open("wb") as copy:
             while chunk := file.read(CHUNK_BYTES):

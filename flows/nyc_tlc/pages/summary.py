@@ -36,7 +36,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import LakeError, ReconciliationError, first_line
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import PARALLEL_READS, Lake
@@ -159,7 +158,7 @@ def count_month(lake: Lake, manifest: Manifest) -> pl.DataFrame:
         LakeError: when the clean file can't be read.
         ReconciliationError: when the clean file has another number of rows than the manifest says.
     """
-    counted = _count_clean_rows(LakeFile(manifest, lake, read_contract(manifest.color)))
+    counted = _count_clean_rows(LakeFile(manifest, lake))
     rows = counted.filter(pl.col("part") == "day")["trips"].sum()
     if rows != manifest.clean.rows:
         raise ReconciliationError(

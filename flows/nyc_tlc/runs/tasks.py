@@ -59,7 +59,7 @@ from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import Answer, ask_where_trips_began, load_month
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.protocol import Kind, Load, Loads
-from nyc_tlc.warehouse.tables import list_views, month_tables, trip_tables
+from nyc_tlc.warehouse.tables import list_views, month_tables
 from nyc_tlc.warehouse.volume import read_trailing
 
 P = ParamSpec("P")
@@ -167,7 +167,7 @@ def load(manifest: Manifest, options: MonthOptions, kind: Kind) -> tuple[Load, b
         The month's row of ``loads``, and whether it is new.
     """
     warehouse = open_warehouse(options.profile, kind)
-    file = LakeFile(manifest, open_lake(options.profile), read_contract(manifest.color))
+    file = LakeFile(manifest, open_lake(options.profile))
 
     def attempt() -> tuple[Load, bool]:
         with slot(f"taxi-warehouse-{kind}"):
@@ -215,7 +215,7 @@ def load_lookups(zones: bytes | None, profile: str, kind: Kind) -> str:
     """Replace the rows of the lookup tables. Return the warehouse's place."""
     warehouse = open_warehouse(profile, kind)
     rows = read_lookups(zones)
-    warehouse.prepare(month_tables(), rows, list_views(trip_tables()))
+    warehouse.prepare(month_tables(), rows, list_views())
     warehouse.replace_lookups(rows)
     return warehouse.place
 

@@ -103,7 +103,7 @@ def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda do
             write_sample(remote.color, remote.month, int(remote.url.rpartition("/")[2]), path)
         else:
             remote, transferred = _download(remote, path, progress)
-        size, digest = path.stat().st_size, _digest(path)
+        size, digest = path.stat().st_size, digest_file(path)
     except OSError as error:
         raise _explain_disk_error(path, remote, error) from None
     if remote.bytes is not None and size != remote.bytes:
@@ -114,7 +114,7 @@ def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda do
         verified_by = "size"
     elif transferred:
         verified_by = "transfer"
-    elif file_format == "csv" and remote.etag == f'"{_digest(path, "md5")}"':
+    elif file_format == "csv" and remote.etag == f'"{digest_file(path, "md5")}"':
         verified_by = "etag"
     fetched = FetchedFile(remote, path, file_format, size, digest, time.monotonic() - began, verified_by)
     log.info("%s: fetched %s bytes from %s in %.1f s", remote.name, f"{size:,}", remote.shown, fetched.seconds)
@@ -132,7 +132,8 @@ def _explain_disk_error(path: Path, remote: RemoteFile, error: OSError) -> Confi
     return SourceError(f"{remote.name}: cannot read or write {path}", got=reason)
 
 
-def _digest(path: Path, algorithm: str = "sha256") -> str:
+def digest_file(path: Path, algorithm: str = "sha256") -> str:
+    """Return the digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
@@ -189,7 +190,6 @@ def _download(remote: RemoteFile, path: Path, progress: Progress) -> tuple[Remot
 
 
 def _unpack(path: Path, name: str) -> None:
-    """Undo the compression that was applied on the way."""
     packed = path.rename(path.with_suffix(".gz"))
     allowed = max(HARMLESS_BYTES, read_settings().max_expansion * packed.stat().st_size)
     try:

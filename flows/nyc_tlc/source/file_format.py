@@ -35,7 +35,6 @@ def identify(path: Path, name: str, *, quote: bool = True) -> SourceFormat:
     """Return a file's format, found from its content.
 
     Args:
-        name: The month's name in messages.
         quote: Whether the message may quote the file's first bytes; see ``RemoteFile.may_be_quoted``.
 
     Raises:
@@ -44,20 +43,27 @@ def identify(path: Path, name: str, *, quote: bool = True) -> SourceFormat:
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(2048)
-    if head.startswith(b"PAR1"):
-        try:
+    packed = head.startswith(b"\x1f\x8b")
+    try:
+        if head.startswith(b"PAR1"):
             pq.read_metadata(path)
-        except (pa.ArrowException, OSError, UnicodeError) as error:
-            raise _not_a_month(name, f"an incomplete Parquet file ({size:,} bytes, no footer)") from error
-        return "parquet"
-    if head.startswith(b"\x1f\x8b"):
-        try:
+            return "parquet"
+        if packed:
             with gzip.open(path) as unpacked:
                 head = unpacked.read(2048)
-        except (EOFError, OSError, zlib.error) as error:
-            raise _not_a_month(name, f"a gzip file that can't be unpacked ({size:,} bytes: {error})") from error
-        return "csv.gz" if _is_csv(head) else _refuse(name, head, size, quote)
-    return "csv" if _is_csv(head) else _refuse(name, head, size, quote)
+        if _is_csv(head):
+            return "csv.gz" if packed else "csv"
+        what = _describe(head, size, quote)
+    except (pa.ArrowException, EOFError, OSError, UnicodeError, zlib.error) as error:
+        what = f"an incomplete Parquet file ({size:,} bytes, no footer)"
+        if packed:
+            what = f"a gzip file that can't be unpacked ({size:,} bytes: {error})"
+    raise SourceError(
+        f"{name}: the file is not a month of trip records",
+        expected="Parquet, or UTF-8 text with commas between the values (CSV)",
+        got=what,
+        fix="nothing was written to the lake",
+    )
 
 
 def _is_csv(head: bytes) -> bool:
@@ -96,32 +102,20 @@ def _name_other(head: bytes) -> str | None:
     return f"text with {OTHER_SEPARATORS[separator]} between the values" if separator != "," else None
 
 
-def _refuse(name: str, head: bytes, size: int, quote: bool) -> SourceFormat:
-    """Raise an error that says what the file is."""
+def _describe(head: bytes, size: int, quote: bool) -> str:
+    """Return what the file is, if it is not a month."""
     text = head.decode("utf-8", "replace").strip()
     if match := re.match(r"version https://git-lfs\S*.*?^size (\d+)", text, re.DOTALL | re.MULTILINE):
-        actual = f"a Git-LFS pointer to a file of {int(match[1]):,} bytes"
-    elif not text:
-        actual = f"an empty file ({size:,} bytes)"
-    elif other := _name_other(head):
+        return f"a Git-LFS pointer to a file of {int(match[1]):,} bytes"
+    if not text:
+        return f"an empty file ({size:,} bytes)"
+    if other := _name_other(head):
         # The text of a service's error is worth reading.
-        start = f" beginning with {text[:60]!r}" if quote and other == "JSON" else ""
-        actual = f"{other} ({size:,} bytes){start}"
-    elif not quote:
-        actual = f"{size:,} bytes of another format"
-    elif text[:1] == "<":
-        title = re.search(r"<(title|code|message)>(.*?)</\1>", text, re.IGNORECASE | re.DOTALL)
-        kind = "an HTML page" if re.search(r"<(!doctype )?html", text[:200], re.IGNORECASE) else "an XML document"
-        actual = kind + (f" ({html.unescape(title[2]).strip()})" if title else "")
-    else:
-        actual = f"{size:,} bytes beginning with {text[:60]!r}"
-    raise _not_a_month(name, actual)
-
-
-def _not_a_month(name: str, actual: str) -> SourceError:
-    return SourceError(
-        f"{name}: the file is not a month of trip records",
-        expected="Parquet, or UTF-8 text with commas between the values (CSV)",
-        got=actual,
-        fix="nothing was written to the lake",
-    )
+        return f"{other} ({size:,} bytes)" + (f" beginning with {text[:60]!r}" if quote and other == "JSON" else "")
+    if not quote:
+        return f"{size:,} bytes of another format"
+    if text[:1] != "<":
+        return f"{size:,} bytes beginning with {text[:60]!r}"
+    title = re.search(r"<(title|code|message)>(.*?)</\1>", text, re.IGNORECASE | re.DOTALL)
+    kind = "an HTML page" if re.search(r"<(!doctype )?html", text[:200], re.IGNORECASE) else "an XML document"
+    return kind + (f" ({html.unescape(title[2]).strip()})" if title else "")

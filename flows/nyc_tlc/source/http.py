@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
-import math
 import random
 import re
 import socket
@@ -26,7 +25,7 @@ import httpx
 from nyc_tlc.errors import ConfigurationError, NotPublished, SourceError, TlcError, TransientError
 from nyc_tlc.settings import read_settings
 from nyc_tlc.shown import shown
-from nyc_tlc.source.location import NamedFile, RemoteFile, redact_url, require_scheme
+from nyc_tlc.source.location import RemoteFile, redact_url, require_scheme
 
 log = logging.getLogger(__name__)
 
@@ -114,9 +113,9 @@ def describe_route(url: str) -> str:
 class Attempts:
     """Limits the attempts and the time of one look or one transfer; to be closed at its end."""
 
-    def __init__(self, remote: RemoteFile | NamedFile, seconds: float = math.inf) -> None:
+    def __init__(self, remote: RemoteFile) -> None:
         self._remote, self._settings = remote, read_settings()
-        self._seconds = min(seconds, self._settings.http_deadline)
+        self._seconds = self._settings.http_deadline
         self._ends = time.monotonic() + self._seconds
         self._failed = 0
         # httpx limits the time of each read, but not the number of reads.
@@ -220,7 +219,7 @@ def iso_date(modified: str) -> str:
 
 
 def request(
-    remote: RemoteFile | NamedFile, method: str, attempts: Attempts, headers: dict[str, str] | None = None
+    remote: RemoteFile, method: str, attempts: Attempts, headers: dict[str, str] | None = None
 ) -> httpx.Response:
     """Send a request, and retry it after transient errors. The caller reads the body of a GET and closes it.
 
@@ -228,19 +227,14 @@ def request(
         TransientError: when no attempt or no time is left.
         SourceError: when it can't be sent.
     """
-    was_closed = False
     while True:
         attempts.require_time()
         try:
             response = _send(remote, method, headers or {}, attempts.timeout)
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            if not was_closed and isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
-                # A server may close a connection at the moment it is reused; that does not count as a failed attempt.
-                was_closed = True
-            elif _is_permanent(error):
+            if _is_permanent(error):
                 raise SourceError(f"{remote.name}: cannot request {remote.shown}", got=describe_error(error)) from None
-            else:
-                attempts.pause(describe_error(error), unreachable=isinstance(error, httpx.ConnectError))
+            attempts.pause(describe_error(error), unreachable=isinstance(error, httpx.ConnectError))
             continue
         if response.status_code not in RETRIED_STATUSES:
             return response
@@ -248,9 +242,7 @@ def request(
         attempts.pause(f"HTTP {response.status_code}", retry_after=_read_retry_after(response))
 
 
-def _send(
-    remote: RemoteFile | NamedFile, method: str, headers: dict[str, str], timeout: httpx.Timeout
-) -> httpx.Response:
+def _send(remote: RemoteFile, method: str, headers: dict[str, str], timeout: httpx.Timeout) -> httpx.Response:
     """Send a request once, and follow its redirects without reading their bodies."""
     connections = own_connections()
     trace = {"trace": connections.watch}
@@ -296,7 +288,6 @@ def _find_cause(error: BaseException) -> BaseException:
 
 
 def _is_permanent(error: Exception) -> bool:
-    """Return whether all attempts would fail: the address or certificate is wrong, or the proxy refuses."""
     if isinstance(error, httpx.ProxyError):
         return str(error).startswith("4")
     wrong_certificate = isinstance(_find_cause(error), ssl.SSLCertVerificationError)
@@ -314,7 +305,7 @@ def describe_error(error: Exception) -> str:
     return redact_url(reason) if "://" in reason else reason
 
 
-def make_refusal(remote: RemoteFile | NamedFile, response: httpx.Response) -> TlcError:
+def make_refusal(remote: RemoteFile, response: httpx.Response) -> TlcError:
     """Return the error for an answer without the file."""
     answer = f"HTTP {response.status_code}"
     if response.status_code in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -42,7 +41,7 @@ class RemoteFile:
     color: Color
     month: Month
     # Debug logs show values by their repr, and a URL can have a signature.
-    url: str = dataclasses.field(repr=False)
+    url: str = field(repr=False)
     etag: str | None = None
     last_modified: str | None = None
     bytes: int | None = None
@@ -62,19 +61,6 @@ class RemoteFile:
     def may_be_quoted(self) -> bool:
         """Whether errors may quote the file: whoever names a URL may not read what only this machine can."""
         return not self.is_local and not self.redirected
-
-    @property
-    def shown(self) -> str:
-        """The URL without parts that can hold a secret."""
-        return redact_url(self.url)
-
-
-@dataclass(frozen=True)
-class NamedFile:
-    """A file at a URL that is no month's; its name is for messages."""
-
-    name: str
-    url: str
 
     @property
     def shown(self) -> str:
@@ -140,14 +126,13 @@ def name_source(source: str) -> str:
 
 
 def _read_fields(template: str) -> set[str]:
-    """Return the template's fields; their attributes, items and long widths are not allowed."""
     fields = set()
-    for _, field, spec, _ in string.Formatter().parse(template):
-        if field is None:
+    for _, name, spec, _ in string.Formatter().parse(template):
+        if name is None:
             continue
-        if field not in ("color", "year", "month") or not re.fullmatch(r"(0?\d?d?)?", spec or ""):
-            raise ValueError(field)
-        fields.add(field)
+        if name not in ("color", "year", "month") or not re.fullmatch(r"(0?\d?d?)?", spec or ""):
+            raise ValueError(name)
+        fields.add(name)
     return fields
 
 

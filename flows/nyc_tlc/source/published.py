@@ -45,9 +45,6 @@ def look_at(source: str, color: Color, month: Month) -> RemoteFile:
 def require_unpublished(refusal: NotPublished, month: Month, *, known: bool) -> None:
     """Check that a refused month may not be published yet.
 
-    Args:
-        known: Whether the lake has the month.
-
     Raises:
         OverdueError: when the lake has the month, or it is too old to be unpublished.
     """

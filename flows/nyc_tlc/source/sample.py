@@ -28,16 +28,6 @@ Values = tuple[Array, Array | None]
 
 CHUNK_ROWS = 1 << 20
 
-PUBLISHED_TYPES = {
-    "string": pa.string(),
-    "large_string": pa.large_string(),
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-    "double": pa.float64(),
-    "timestamp": pa.timestamp("us"),
-    "null": pa.null(),
-}
-
 #: Trips in each hour of the day, in percent of the busiest hour.
 HOURLY = np.array([40, 28, 19, 13, 10, 12, 25, 50, 65, 68, 70, 76, 82, 84, 88, 90, 88, 95, 100, 92, 84, 80, 74, 56])
 
@@ -60,8 +50,7 @@ SECOND = np.timedelta64(1, "s")
 
 def write_sample(color: Color, month: Month, rows: int, path: Path) -> None:
     """Write a month's Parquet file as TLC would have published it."""
-    columns = read_contract(color).layout(month, "parquet").columns
-    schema = pa.schema([(name, PUBLISHED_TYPES[kind]) for name, kind in columns.items()])
+    schema = read_contract(color).layout(month, "parquet").schema
     with pq.ParquetWriter(path, schema, compression="zstd", compression_level=1) as writer:
         for chunk in generate_rows(color, month, rows, "parquet"):
             writer.write_table(pa.table(chunk, schema=schema), row_group_size=CHUNK_ROWS)
@@ -70,45 +59,39 @@ def write_sample(color: Color, month: Month, rows: int, path: Path) -> None:
 def generate_rows(color: Color, month: Month, rows: int, file_format: FileFormat) -> Iterator[dict[str, pa.Array]]:
     """Yield chunks of rows with the columns of the month's layout."""
     contract = read_contract(color)
+    make = {"yellow": _make_taxi, "green": _make_taxi, "fhv": _make_fhv, "fhvhv": _make_fhvhv}[color]
     for start in range(0, max(rows, 1), CHUNK_ROWS):
-        yield _apply_layout(_generate(color, month, rows, start), contract, month, file_format)
+        rng = np.random.default_rng([zlib.crc32(color.encode()), month.year, month.month, rows, start])
+        clean = make(rng, color, month, rows, np.arange(start, min(start + CHUNK_ROWS, rows)))
+        yield _apply_layout(clean, contract, month, file_format)
 
 
 def _apply_layout(
     clean: dict[str, Values], contract: Contract, month: Month, file_format: FileFormat
 ) -> dict[str, pa.Array]:
     """Return clean columns with the names and types of the month's layout."""
-    layout = contract.layout(month, file_format)
+    schema = contract.layout(month, file_format).schema
     rows = len(clean["pickup_datetime"][0])
-    sources = contract.map_columns(list(layout.columns), month, file_format).sources
-    columns = {column.name: column for column in contract.columns}
-    clean_columns = {published[-1]: columns[name] for name, published in sources.items() if published}
+    sources = contract.map_columns(schema.names, month, file_format).sources
+    columns = {sources[column.name][-1]: column for column in contract.columns if sources.get(column.name)}
     # Until 2014 (CSV) or 2010 (Parquet, where the column is text) codes were abbreviations.
     as_texts = contract.color == "yellow" and month < Month(2015, 1)
     chunk = {}
-    for published, kind in layout.columns.items():
-        if published not in clean_columns or clean_columns[published].name not in clean or kind == "null":
-            filler = pa.array(np.arange(rows)) if kind == "int64" else pa.nulls(rows)
-            chunk[published] = filler.cast(PUBLISHED_TYPES[kind])
+    for published, kind in zip(schema.names, schema.types, strict=True):
+        column = columns.get(published)
+        if column is None or column.name not in clean or pa.types.is_null(kind):
+            filler = pa.array(np.arange(rows)) if pa.types.is_int64(kind) else pa.nulls(rows)
+            chunk[published] = filler.cast(kind)
             continue
-        column = clean_columns[published]
         values, null = clean[column.name]
-        if kind == "string" and as_texts and column.codes:
+        if pa.types.is_string(kind) and as_texts and column.codes:
             texts = {int(code): text for text, code in reversed(list(column.text_codes.items()))}
             values = np.array([texts.get(code, str(code)) for code in range(100)], object)[values]
         array = pa.array(values, mask=null)
-        if kind == "string" and file_format == "parquet" and pa.types.is_timestamp(array.type):
+        if pa.types.is_string(kind) and file_format == "parquet" and pa.types.is_timestamp(array.type):
             array = pc.strftime(array.cast(pa.timestamp("s")), "%Y-%m-%d %H:%M:%S")
-        chunk[published] = array if file_format == "csv" else array.cast(PUBLISHED_TYPES[kind], safe=False)
+        chunk[published] = array if file_format == "csv" else array.cast(kind, safe=False)
     return chunk
-
-
-def _generate(color: Color, month: Month, rows: int, start: int) -> dict[str, Values]:
-    """Generate the chunk of rows that begins with row ``start``, as clean columns."""
-    rng = np.random.default_rng([zlib.crc32(color.encode()), month.year, month.month, rows, start])
-    position = np.arange(start, min(start + CHUNK_ROWS, rows))
-    trips = {"yellow": _make_taxi, "green": _make_taxi, "fhv": _make_fhv, "fhvhv": _make_fhvhv}[color]
-    return trips(rng, color, month, rows, position)
 
 
 def _generate_times(rng: np.random.Generator, month: Month, progress: Array, jitter: int) -> tuple[Array, Array]:
@@ -177,12 +160,7 @@ def _draw_miles(rng: np.random.Generator, rows: int, free: Array, digits: int) -
     return miles
 
 
-def _round_cents(values: Array) -> Array:
-    return np.round(values, 2)
-
-
 def _make_taxi(rng: np.random.Generator, color: Color, month: Month, rows: int, position: Array) -> dict[str, Values]:
-    """Generate yellow or green trips."""
     yellow, count = color == "yellow", len(position)
     block_share = (0.05 if yellow else 0.10) if month >= NULL_BLOCK_SINCE else 0.0
     block_start = rows - round(rows * block_share)
@@ -204,8 +182,8 @@ def _make_taxi(rng: np.random.Generator, color: Color, month: Month, rows: int, 
         vendors = {1: 0.47, 2: 0.5, 3: 0.03}
     elif month >= Month(2025, 1):
         vendors = {1: 0.2, 2: 0.79, 5: 0.0005, 6: 0.0015, 7: 0.008}
-    fare = _round_cents(3.0 + 0.7 * np.floor(np.minimum(miles, 60) * 3.2 + duration / 90))
-    tip = np.where(payment == 1, _round_cents(fare * rng.integers(10, 31, count) / 100), 0.0)
+    fare = np.round(3.0 + 0.7 * np.floor(np.minimum(miles, 60) * 3.2 + duration / 90), 2)
+    tip = np.where(payment == 1, np.round(fare * rng.integers(10, 31, count) / 100, 2), 0.0)
     amounts = {
         "fare_amount": fare,
         "extra": _draw(rng, count, {0.0: 0.4, 0.5: 0.15, 1.0: 0.2, 2.5: 0.2, 5.0: 0.05}),
@@ -217,7 +195,7 @@ def _make_taxi(rng: np.random.Generator, color: Color, month: Month, rows: int, 
         "airport_fee": _draw(rng, count, {0.0: 0.91, 1.75: 0.09}),
         "cbd_congestion_fee": _draw(rng, count, {0.75: 0.74, 0.0: 0.26}),
     }
-    amounts["total_amount"] = _round_cents(sum(amounts.values(), np.zeros(count)))
+    amounts["total_amount"] = np.round(sum(amounts.values(), np.zeros(count)), 2)
     pickup_zone, dropoff_zone = _draw_zones(rng, count), _draw_zones(rng, count)
     vendor = _draw(rng, count, vendors)
     later = free & ~in_block
@@ -251,7 +229,6 @@ def _make_taxi(rng: np.random.Generator, color: Color, month: Month, rows: int, 
 
 
 def _make_fhv(rng: np.random.Generator, color: Color, month: Month, rows: int, position: Array) -> dict[str, Values]:
-    """Generate for-hire trips; a fifth of the zones is missing."""
     count = len(position)
     pickup, duration = _generate_times(rng, month, position / max(rows, 1), 6 * 3600)
     dropoff = _make_dropoffs(rng, month, pickup, duration, np.ones(count, bool))
@@ -280,7 +257,7 @@ def _make_fhvhv(rng: np.random.Generator, color: Color, month: Month, rows: int,
     base = np.where(uber, ubers[rng.integers(0, len(ubers), count)], "B02510")
     wait = rng.integers(60, 900, count)
     miles = _draw_miles(rng, count, free, 3)
-    fare = _round_cents(7.0 + np.minimum(miles, 60) * 1.6 + duration * 0.006 + rng.random(count))
+    fare = np.round(7.0 + np.minimum(miles, 60) * 1.6 + duration * 0.006 + rng.random(count), 2)
     refund = _choose_rows(rng, count, 1e-4, free)
     fare[refund] *= -1
     tolls = _draw(rng, count, {0.0: 0.92, 6.94: 0.08})
@@ -306,12 +283,12 @@ def _make_fhvhv(rng: np.random.Generator, color: Color, month: Month, rows: int,
         "trip_time": (duration, None),
         "base_passenger_fare": (fare, None),
         "tolls": (tolls, None),
-        "bcf": (_round_cents(fare * 0.0275), None),
-        "sales_tax": (_round_cents(fare * 0.08875), None),
+        "bcf": (np.round(fare * 0.0275, 2), None),
+        "sales_tax": (np.round(fare * 0.08875, 2), None),
         "congestion_surcharge": (_draw(rng, count, {2.75: 0.38, 0.0: 0.62}), None),
         "airport_fee": (_draw(rng, count, {0.0: 0.92, 2.5: 0.08}), None),
-        "tips": (np.where(rng.random(count) < 0.18, _round_cents(fare * 0.2), 0.0), None),
-        "driver_pay": (_round_cents(fare * 0.78), None),
+        "tips": (np.where(rng.random(count) < 0.18, np.round(fare * 0.2, 2), 0.0), None),
+        "driver_pay": (np.round(fare * 0.78, 2), None),
         "access_a_ride_flag": (np.where(uber, blank, "N"), None),
         **flags,
         "cbd_congestion_fee": (_draw(rng, count, {1.5: 0.35, 0.0: 0.65}), None),

@@ -6,8 +6,8 @@ No statement changes anything: BigQuery queues those, and needs billing for them
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
+import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,31 +15,21 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import pyarrow.parquet as pq
 from google.api_core import exceptions as api
 from google.cloud import bigquery
 from google.cloud.bigquery.table import PrimaryKey, TableConstraints
 
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ConfigurationError, TlcError
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.bigquery_errors import ENABLE_BILLING, FAILURES, explain
-from nyc_tlc.warehouse.bigquery_jobs import TYPES, MonthJobs, ParquetFile, next_turn, schema, set_partitions
+from nyc_tlc.warehouse.bigquery_jobs import TYPES, MonthJobs, ParquetFile, job_config, next_turn, schema, set_partitions
 from nyc_tlc.warehouse.bigquery_locations import can_load, list_places
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.protocol import Kind, Load, Lookup, reconcile
-from nyc_tlc.warehouse.tables import (
-    LOADS,
-    SCHEMA,
-    TRIP_KEY,
-    Field,
-    Table,
-    View,
-    missing_fields,
-    quarantine_table,
-    trip_table,
-)
+from nyc_tlc.warehouse.tables import LOADS, SCHEMA, TRIP_KEY, Table, View, missing_fields, to_arrow, trip_table
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +39,7 @@ LOADS_VIEW = View(
     LOADS.name,
     LOADS.description,
     LOADS.names,
-    lambda at: " UNION ALL ".join(f"SELECT {', '.join(LOADS.names)} FROM {at(each.name)}" for each in LEDGERS.values()),
+    " UNION ALL ".join(f"SELECT {', '.join(LOADS.names)} FROM {SCHEMA}.{each.name}" for each in LEDGERS.values()),
 )
 
 OLD_ROWS_STAY = "the old rows stay"
@@ -103,7 +93,7 @@ class BigQueryWarehouse:
         row of ``loads``, and the error says so; the next load of the month finds the finished job.
         """
         color, month = file.manifest.color, file.month
-        trips, quarantine, ledger = trip_table(file.contract), quarantine_table(file.contract), LEDGERS[color]
+        trips, quarantine, ledger = file.table, file.quarantine.table, LEDGERS[color]
         with self._translate_errors(file.name, OLD_ROWS_STAY):
             known = self._read_ledger(ledger.name, month).get((color, month))
             if known and known.is_of(file.manifest) and not force:
@@ -114,19 +104,19 @@ class BigQueryWarehouse:
         with self._translate_errors(file.name, OLD_ROWS_STAY, in_doubt=JOB_IS_IN_DOUBT):
             job, turn = jobs.load_trips(trips, file, first, partial(self._count, trips, month))
         with self._translate_errors(file.name, LEDGER_LACKS_ROWS):
-            self._reconcile(job, file, trips)
+            self._reconcile(job, file)
             turns, rejected = range(first, turn + 1), ParquetFile.of_month(file.quarantine)
-            self._reconcile(jobs.load_in_turn(quarantine, rejected, turns), file.quarantine, quarantine)
+            self._reconcile(jobs.load_in_turn(quarantine, rejected, turns), file.quarantine)
             load = Load.of(file, job.ended, flow_run_id, job.job_id)
-            jobs.load_in_turn(ledger, ParquetFile.of_row(ledger, load.to_row()), turns)
+            jobs.load_in_turn(ledger, ParquetFile.of_rows(to_arrow([load.to_row()], ledger)), turns)
         return load, True
 
-    def _reconcile(self, job: bigquery.LoadJob, file: LakeFile, table: Table) -> None:
-        counted = {"loaded": job.output_rows or 0, "found": self._count(table, file.month)}
+    def _reconcile(self, job: bigquery.LoadJob, file: LakeFile) -> None:
+        counted = {"loaded": job.output_rows or 0, "found": self._count(file.table, file.month)}
         if counted["found"] == 0 < file.rows == counted["loaded"]:
             raise ConfigurationError(
                 f"{file.name}: {self.place}: the rows vanished as they were loaded, because the partitions of"
-                f" {table.name} expire",
+                f" {file.table.name} expire",
                 expected=f"{file.rows:,}",
                 got="0",
                 fix=ENABLE_BILLING,
@@ -152,12 +142,14 @@ class BigQueryWarehouse:
         with self._translate_errors("a check"), contextlib.ExitStack() as scratch:
             self._client.query_and_wait("SELECT 1")
             location, made = self._prepare_dataset(scratch)
-            ledger, trips = replace(LEDGERS["green"], name=f"{name}_loads"), _scratch_table(name)
+            trips = replace(trip_table(read_contract("green")), name=name)
+            ledger = replace(LEDGERS["green"], name=f"{name}_loads")
             for table in (ledger, trips):
                 scratch.callback(self._client.delete_table, self._dataset.table(table.name), not_found_ok=True)
                 self._prepare(table)
             month = Month(2024, 1)
-            row = ParquetFile.of_row(trips, (month.first_day, 0, month.start))
+            nulls = [None] * (len(trips.fields) - len(TRIP_KEY))
+            row = ParquetFile.of_rows(to_arrow([(*nulls, month.first_day, 0)], trips))
             key, content = f"scratch/{name}.parquet", row.open().read()
             scratch.callback(lake.remove, key)
             lake.write(key, content)
@@ -166,7 +158,7 @@ class BigQueryWarehouse:
             load = Load(
                 "green", month, job.output_rows or 0, 1, 0, "none", "none", datetime.now(UTC), job_id=job.job_id
             )
-            jobs.load_in_turn(ledger, ParquetFile.of_row(ledger, load.to_row()), range(1))
+            jobs.load_in_turn(ledger, ParquetFile.of_rows(to_arrow([load.to_row()], ledger)), range(1))
             found = self._read_ledger(ledger.name, month)
             if (self._count(trips, month), found) != (1, {("green", month): load}):
                 raise TlcError(f"a check: {self.place} returned other rows than were written")
@@ -175,9 +167,6 @@ class BigQueryWarehouse:
 
     def _prepare_dataset(self, scratch: contextlib.ExitStack | None = None) -> tuple[str, bool]:
         """Create the dataset if it is missing, and check that loads into it are possible and stay.
-
-        Args:
-            scratch: Removes a dataset that was created here.
 
         Returns:
             Its location, and whether it was created.
@@ -211,8 +200,9 @@ class BigQueryWarehouse:
             )
         return location, made
 
-    def _qualify(self, name: str) -> str:
-        return f"`{self._dataset.project}.{SCHEMA}.{name}`"
+    def _qualify(self, sql: str) -> str:
+        """Add the project to the names of tables."""
+        return re.sub(rf"\b{SCHEMA}\.(\w+)", rf"`{self._dataset.project}.{SCHEMA}.\1`", sql)
 
     def _find_table(self, name: str) -> bigquery.Table | None:
         with contextlib.suppress(api.NotFound):
@@ -241,7 +231,7 @@ class BigQueryWarehouse:
         """Create or replace a view. It is never dropped first, because another load may be using it."""
         found = self._find_table(view.name)
         made = bigquery.Table(self._dataset.table(view.name))
-        made.view_query, made.description = view.sql(self._qualify), view.description
+        made.view_query, made.description = self._qualify(view.sql), view.description
         if found is None:
             self._client.create_table(made, exists_ok=True)
         elif anew or tuple(field.name for field in found.schema) != view.columns:
@@ -259,25 +249,23 @@ class BigQueryWarehouse:
         return MonthJobs(self._client, self._dataset, file.month, era, labels, str(there.location))
 
     def _count(self, table: Table, month: Month) -> int:
-        sql = f"SELECT COUNT(*) FROM {self._qualify(table.name)} WHERE file_month = DATE '{month.first_day}'"
-        return int(next(iter(self._client.query_and_wait(sql)))[0])
+        sql = f"SELECT COUNT(*) FROM {SCHEMA}.{table.name} WHERE file_month = DATE '{month.first_day}'"
+        return int(next(iter(self._client.query_and_wait(self._qualify(sql))))[0])
 
     def _read_ledger(self, name: str, month: Month | None = None) -> dict[tuple[Color, Month], Load]:
         """Return the loads of a month, or all."""
         only = f" WHERE file_month = DATE '{month.first_day}'" if month else ""
-        rows = self._client.query_and_wait(f"SELECT {', '.join(LOADS.names)} FROM {self._qualify(name)}{only}")
-        return {(load.color, load.month): load for load in (Load.from_row(row.values()) for row in rows)}
+        sql = self._qualify(f"SELECT {', '.join(LOADS.names)} FROM {SCHEMA}.{name}{only}")
+        return {
+            (load.color, load.month): load
+            for load in (Load.from_row(row.values()) for row in self._client.query_and_wait(sql))
+        }
 
     def _replace_lookup(self, lookup: Lookup) -> None:
         self._prepare(lookup.table)
-        content = io.BytesIO()
-        pq.write_table(lookup.rows, content)
-        config = bigquery.LoadJobConfig(
-            source_format=bigquery.SourceFormat.PARQUET,
-            schema=schema(lookup.table),
-            write_disposition=bigquery.WriteDisposition.WRITE_TRUNCATE,
-        )
+        content = ParquetFile.of_rows(lookup.rows).open()
         target = self._dataset.table(lookup.table.name)
+        config = job_config(lookup.table)
         self._client.load_table_from_file(content, target, rewind=True, job_config=config).result()
 
     @contextlib.contextmanager
@@ -285,7 +273,6 @@ class BigQueryWarehouse:
         """Translate the client's errors into errors that say what to do.
 
         Args:
-            what: What was being done.
             outcome: The state of the data if BigQuery refused it.
             in_doubt: The state of the data if BigQuery did not answer; ``outcome`` if left out.
         """
@@ -312,13 +299,3 @@ def _name_type(field: bigquery.SchemaField) -> str:
     """Return GoogleSQL's name of a column's type; the API uses older ones."""
     kind = {"INTEGER": "INT64", "FLOAT": "FLOAT64"}.get(field.field_type, field.field_type)
     return f"ARRAY<{kind}>" if field.mode == "REPEATED" else kind
-
-
-def _scratch_table(name: str) -> Table:
-    """Return a table that is partitioned and clustered like the tables of trips."""
-    fields = (
-        Field("file_month", "date", "First day of the month", required=True),
-        Field("source_row", "int32", "Its number", required=True),
-        Field("pickup_datetime", "timestamp", "A time"),
-    )
-    return Table(name, "A check of the connection; it may be dropped", fields, TRIP_KEY)

@@ -32,34 +32,24 @@ def explain(error: Exception, what: str, place: str, outcome: str, in_doubt: str
     """Return the error to raise for a client's error."""
     message = first_line(error) if isinstance(error, auth.GoogleAuthError) else str(error).partition("\n")[0][:300]
     reasons = {each.get("reason") for each in getattr(error, "errors", []) if isinstance(each, dict)}
-    refused, unanswered = (f"; {state}" if state else "" for state in (outcome, in_doubt))
+    kind: type[TlcError] = TlcError
+    why, fix, state = f"{place} failed", "", outcome
     if "quotaExceeded" in reasons:
-        return WarehouseAwayError(
-            f"{what}: {place}: a quota is used up{refused}",
-            got=message,
-            fix="run this again when the quota is reset, after a day at the latest, or ask Google to raise it",
-        )
-    if "rateLimitExceeded" in reasons:
-        return WarehouseAwayError(
-            f"{what}: too many requests to {place} at once{refused}", got=message, fix="try again later"
-        )
-    if isinstance(error, TRANSIENT):
-        return WarehouseAwayError(f"{what}: {place} did not answer{unanswered}", got=message, fix="try again later")
-    if isinstance(error, auth.GoogleAuthError | api.Unauthorized):
+        kind, why = WarehouseAwayError, f"{place}: a quota is used up"
+        fix = "run this again when the quota is reset, after a day at the latest, or ask Google to raise it"
+    elif "rateLimitExceeded" in reasons:
+        kind, why, fix = WarehouseAwayError, f"too many requests to {place} at once", "try again later"
+    elif isinstance(error, TRANSIENT):
+        kind, why, fix, state = WarehouseAwayError, f"{place} did not answer", "try again later", in_doubt
+    elif isinstance(error, auth.GoogleAuthError | api.Unauthorized):
+        kind, why, state = ConfigurationError, f"the credentials for {place} are refused", ""
         fix = "renew the profile's gcp-credentials and register it again: python blocks/register.py"
-        return ConfigurationError(f"{what}: the credentials for {place} are refused", got=message, fix=fix)
-    if "billingNotEnabled" in reasons:
-        return ConfigurationError(f"{what}: {place} has no billing{refused}", got=message, fix=ENABLE_BILLING)
-    if isinstance(error, api.Forbidden) and ("gs://" in message or "storage.objects" in message):
-        return ConfigurationError(
-            f"{what}: BigQuery may not read the lake's bucket{refused}",
-            got=message,
-            fix="grant the account of the loads roles/storage.objectUser and roles/storage.legacyBucketReader on it",
-        )
-    if isinstance(error, api.Forbidden):
-        return ConfigurationError(
-            f"{what}: a permission is missing in {place}{refused}",
-            got=message,
-            fix=f"grant roles/bigquery.jobUser on the project and roles/bigquery.dataEditor on the dataset {SCHEMA}",
-        )
-    return TlcError(f"{what}: {place} failed{refused}", got=message)
+    elif "billingNotEnabled" in reasons:
+        kind, why, fix = ConfigurationError, f"{place} has no billing", ENABLE_BILLING
+    elif isinstance(error, api.Forbidden) and ("gs://" in message or "storage.objects" in message):
+        kind, why = ConfigurationError, "BigQuery may not read the lake's bucket"
+        fix = "grant the account of the loads roles/storage.objectUser and roles/storage.legacyBucketReader on it"
+    elif isinstance(error, api.Forbidden):
+        kind, why = ConfigurationError, f"a permission is missing in {place}"
+        fix = f"grant roles/bigquery.jobUser on the project and roles/bigquery.dataEditor on the dataset {SCHEMA}"
+    return kind("; ".join(filter(None, [f"{what}: {why}", state])), got=message, fix=fix)

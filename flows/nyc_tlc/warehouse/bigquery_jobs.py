@@ -8,24 +8,23 @@ died continues from there.
 from __future__ import annotations
 
 import io
-import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from google.api_core import exceptions as api
 from google.api_core import retry
 from google.cloud import bigquery
 
 from nyc_tlc.contract import types
-from nyc_tlc.errors import LakeError
 from nyc_tlc.month import Month
 from nyc_tlc.warehouse.bigquery_errors import TRANSIENT
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.protocol import Load
-from nyc_tlc.warehouse.tables import Table, to_arrow
+from nyc_tlc.warehouse.tables import Table
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +45,13 @@ class ParquetFile:
     @classmethod
     def of_month(cls, file: LakeFile) -> ParquetFile:
         """Return a month's file in the lake."""
-        size = file.record.bytes or file.lake.size(file.record.key)
-        if size is None:
-            raise LakeError(f"{file.name}: there is no {file.url}", fix="make the month again with --force")
-        return cls(file.url, size, file.open)
+        return cls(file.url, file.record.bytes, file.open)
 
     @classmethod
-    def of_row(cls, table: Table, row: Sequence[object]) -> ParquetFile:
-        """Return a file with one row."""
+    def of_rows(cls, rows: pa.Table) -> ParquetFile:
+        """Return a file with a table's rows."""
         file = io.BytesIO()
-        pq.write_table(to_arrow([row], table), file)
+        pq.write_table(rows, file)
         return cls("", len(file.getvalue()), lambda: io.BytesIO(file.getvalue()))
 
 
@@ -87,21 +83,15 @@ class MonthJobs:
         The job of another run is accepted if it is the last one, loaded this very file, and the partition has the
         file's rows.
 
-        Args:
-            trips: The table.
-            file: The file in the lake.
-            first: The first turn that can be free.
-            count: Counts the rows of the partition.
-
         Returns:
             The job, and its turn.
         """
-        source = ParquetFile.of_month(file)
-        for turn in itertools.count(first):
+        source, turn = ParquetFile.of_month(file), first
+        while True:
             job, is_ours = self._load_once(trips, source, turn)
             if is_ours or (job.labels == self.labels and not self._is_taken(trips, turn + 1) and count() == file.rows):
                 return job, turn
-        raise AssertionError("unreachable: itertools.count() never ends")
+            turn += 1
 
     def load_in_turn(self, table: Table, source: ParquetFile, turns: Sequence[int]) -> bigquery.LoadJob:
         """Load the month's rows of another table in the turn of its trips, which is the last of the turns.
@@ -111,28 +101,29 @@ class MonthJobs:
         return [self._load_once(table, source, turn)[0] for turn in turns][-1]
 
     def _load_once(self, table: Table, source: ParquetFile, turn: int) -> tuple[bigquery.LoadJob, bool]:
-        """Run the load job of a turn, or wait for the one that another run asked for; a failed one leaves the turn.
+        """Run the load job of a turn, or wait for the one that another run submitted; a failed one leaves the turn.
 
         Returns:
-            The job that succeeded, and whether this run asked for it.
+            The job that succeeded, and whether this run submitted it.
         """
-        for job_id in (self._id(table, turn, attempt) for attempt in itertools.count()):
+        attempt = 0
+        while True:
+            job_id = self._id(table, turn, attempt)
             try:
                 job = self._submit(source, table, job_id)
             except api.Conflict:
-                log.info("%s %s: the load job %s was already asked for", table.name, self.month, job_id)
+                log.info("%s %s: the load job %s was already submitted", table.name, self.month, job_id)
             else:
                 job.result()
                 return job, True
             found = cast(bigquery.LoadJob, self.client.get_job(job_id, location=self.location, retry=NEW_JOB_RETRY))
             try:
                 found.result()
+                return found, False
             except api.GoogleAPICallError:
                 if not found.error_result:
                     raise
-            else:
-                return found, False
-        raise AssertionError("unreachable: itertools.count() never ends")
+            attempt += 1
 
     def _is_taken(self, table: Table, turn: int) -> bool:
         try:
@@ -148,18 +139,9 @@ class MonthJobs:
             Conflict: when a job with this id exists.
         """
         target = self.dataset.table(f"{table.name}${self.month.year:04d}{self.month.month:02d}")
-        parquet_options = bigquery.ParquetOptions()  # type: ignore[no-untyped-call]
-        parquet_options.enable_list_inference = True
-        config = bigquery.LoadJobConfig(
-            source_format=bigquery.SourceFormat.PARQUET,
-            schema=schema(table),
-            write_disposition=bigquery.WriteDisposition.WRITE_TRUNCATE,
-            create_disposition=bigquery.CreateDisposition.CREATE_NEVER,
-            labels=self.labels,
-        )
-        set_partitions(config, table)
-        # Without this, BigQuery would read a Parquet list as nested records and not as an array.
-        config.parquet_options = parquet_options
+        config = job_config(table)
+        config.create_disposition = bigquery.CreateDisposition.CREATE_NEVER
+        config.labels = self.labels
         if source.url.startswith("gs://"):
             return self.client.load_table_from_uri(
                 source.url, target, job_id=job_id, location=self.location, job_config=config
@@ -176,6 +158,21 @@ class MonthJobs:
 def next_turn(known: Load | None) -> int:
     """Return the turn after that of a load."""
     return int(known.job_id.split("_")[-2]) + 1 if known and known.job_id else 0
+
+
+def job_config(table: Table) -> bigquery.LoadJobConfig:
+    """Return the configuration of a job that replaces a table, or one of its partitions, by a Parquet file."""
+    parquet_options = bigquery.ParquetOptions()  # type: ignore[no-untyped-call]
+    # Without this, BigQuery would read a Parquet list as nested records and not as an array.
+    parquet_options.enable_list_inference = True
+    config = bigquery.LoadJobConfig(
+        source_format=bigquery.SourceFormat.PARQUET,
+        schema=schema(table),
+        write_disposition=bigquery.WriteDisposition.WRITE_TRUNCATE,
+    )
+    config.parquet_options = parquet_options
+    set_partitions(config, table)
+    return config
 
 
 def schema(table: Table) -> list[bigquery.SchemaField]:

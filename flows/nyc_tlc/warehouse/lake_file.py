@@ -10,11 +10,12 @@ from typing import BinaryIO, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nyc_tlc.contract.dataset import Contract
+from nyc_tlc.contract.dataset import Contract, read_contract
 from nyc_tlc.errors import LakeError, ReconciliationError
 from nyc_tlc.lake.manifest import FileRecord, Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import Month
+from nyc_tlc.warehouse.tables import Table, quarantine_table, trip_table
 
 #: Rows of a batch; a load keeps a few batches in memory.
 LOAD_BATCH_ROWS = 1 << 14
@@ -26,7 +27,6 @@ class LakeFile:
 
     manifest: Manifest
     lake: Lake
-    contract: Contract
     rows_of: Literal["clean", "quarantine"] = "clean"
 
     @property
@@ -40,14 +40,24 @@ class LakeFile:
         return Month.parse(self.manifest.month)
 
     @property
+    def contract(self) -> Contract:
+        """The contract of its colour."""
+        return read_contract(self.manifest.color)
+
+    @property
     def quarantine(self) -> LakeFile:
         """The month's rejected rows."""
-        return LakeFile(self.manifest, self.lake, self.contract, "quarantine")
+        return LakeFile(self.manifest, self.lake, "quarantine")
 
     @property
     def record(self) -> FileRecord:
         """The file's record in the manifest."""
         return self.manifest.clean if self.rows_of == "clean" else self.manifest.quarantine
+
+    @property
+    def table(self) -> Table:
+        """The table that has its rows."""
+        return trip_table(self.contract) if self.rows_of == "clean" else quarantine_table(self.contract)
 
     @property
     def schema(self) -> pa.Schema:
@@ -90,11 +100,12 @@ class LakeFile:
             ReconciliationError: when it has another number of rows.
         """
         again, size = "make the month again with --force", self.lake.size(self.record.key)
-        if size is None or self.record.bytes not in (None, size):
-            got = "no file" if size is None else f"{size:,} bytes"
-            expected = f"{self.record.bytes:,} bytes" if self.record.bytes else "a file"
+        if size != self.record.bytes:
             raise LakeError(
-                f"{self.name}: {self.url} is not the file in the manifest", expected=expected, got=got, fix=again
+                f"{self.name}: {self.url} is not the file in the manifest",
+                expected=f"{self.record.bytes:,} bytes",
+                got="no file" if size is None else f"{size:,} bytes",
+                fix=again,
             )
         with self.open() as source, pq.ParquetFile(source) as file:
             footer = file.metadata

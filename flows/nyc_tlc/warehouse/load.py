@@ -9,7 +9,7 @@ from nyc_tlc.errors import ConflictError, TlcError
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.protocol import Load, Warehouse
-from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables, trip_tables
+from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables
 from nyc_tlc.warehouse.volume import check_volume, read_trailing
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def load_month(
     try:
         file.check()
         file.quarantine.check()
-        warehouse.prepare(month_tables(file.contract), read_lookups(), list_views(trip_tables(file.contract)))
+        warehouse.prepare(month_tables(), read_lookups(), list_views())
         load, new = warehouse.replace_month(file, flow_run_id, force=force)
     except TlcError as error:
         if file.lake.manifest(file.manifest.month_keys) == file.manifest:
@@ -55,14 +55,9 @@ def load_month(
 
 @dataclass(frozen=True)
 class Answer:
-    """A loaded month, and an example query on it with its result.
+    """A loaded month, and an example query on it with its result: borough, zone and number of trips.
 
-    Attributes:
-        place: The warehouse.
-        load: The month's row of ``loads``.
-        new: Whether this run loaded it.
-        sql: The zones where most trips began.
-        rows: Borough, zone, trips.
+    ``new`` is whether this run loaded it.
     """
 
     place: str

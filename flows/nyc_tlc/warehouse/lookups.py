@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import logging
@@ -10,11 +9,11 @@ from pathlib import Path
 
 import httpx
 
-from nyc_tlc.contract.dataset import CodeTable, code_tables
+from nyc_tlc.contract.dataset import CodeTable, code_tables, read_contract
 from nyc_tlc.contract.types import Type
 from nyc_tlc.errors import SourceError, TlcError
-from nyc_tlc.source.http import Attempts, describe_error, make_refusal, request
-from nyc_tlc.source.location import NamedFile
+from nyc_tlc.month import COLORS
+from nyc_tlc.source.http import describe_error, own_connections
 from nyc_tlc.warehouse.protocol import Lookup
 from nyc_tlc.warehouse.tables import Field, Table, to_arrow
 
@@ -40,17 +39,8 @@ ZONE_HEADER = ["LocationID", "Borough", "Zone", "service_zone"]
 #: The bytes and rows that the file can have at most; TLC's has 12,331 bytes and 265 rows.
 MOST_ZONE_BYTES = 1 << 20
 MOST_ZONES = 1_000
-#: Seconds until the embedded copy is used.
-ZONES_SECONDS = 60.0
-
-#: Code table -> its column of codes.
-CODE_COLUMNS = {
-    "vendors": "vendor_id",
-    "rate_codes": "rate_code",
-    "payment_types": "payment_type",
-    "trip_types": "trip_type",
-    "hvfhs_licenses": "hvfhs_license_num",
-}
+#: Seconds without a byte until the embedded copy is used.
+ZONES_SECONDS = 20.0
 
 
 def read_lookups(zones_csv: bytes | None = None) -> tuple[Lookup, ...]:
@@ -68,31 +58,22 @@ def read_lookups(zones_csv: bytes | None = None) -> tuple[Lookup, ...]:
 
 def fetch_zones(url: str = ZONES_URL) -> bytes | None:
     """Fetch TLC's file of zones. Return None, and log why, when that fails or the file is another one."""
-    try:
-        content = _download(NamedFile("zones", url))
-        _zones(content)
-    except TlcError as error:
-        log.warning("%s; using the embedded copy", error)
-        return None
-    return content
-
-
-def _download(file: NamedFile) -> bytes:
     content = b""
-    with (
-        contextlib.closing(Attempts(file, ZONES_SECONDS)) as attempts,
-        contextlib.closing(request(file, "GET", attempts)) as response,
-    ):
-        if response.status_code != 200:
-            raise make_refusal(file, response)
-        try:
+    try:
+        with own_connections().client.stream("GET", url, timeout=ZONES_SECONDS) as response:
+            response.raise_for_status()
             for chunk in response.iter_raw():
                 content += chunk
                 if len(content) > MOST_ZONE_BYTES:
-                    raise SourceError(f"zones: {file.shown} sends more than {MOST_ZONE_BYTES:,} bytes")
-        except httpx.HTTPError as error:
-            raise SourceError(f"zones: {file.shown} broke off", got=describe_error(error)) from None
-    return content
+                    raise SourceError(f"zones: {url} sends more than {MOST_ZONE_BYTES:,} bytes")
+        _zones(content)
+    except httpx.HTTPError as error:
+        log.warning("zones: no answer from %s: %s; using the embedded copy", url, describe_error(error))
+    except TlcError as error:
+        log.warning("%s; using the embedded copy", error)
+    else:
+        return content
+    return None
 
 
 def _zones(text: bytes) -> Lookup:
@@ -111,7 +92,8 @@ def _zones(text: bytes) -> Lookup:
 
 
 def _codes(name: str, table: CodeTable) -> Lookup:
-    column = CODE_COLUMNS[name]
+    columns = (column for color in COLORS for column in read_contract(color).columns)
+    column = next(column.name for column in columns if column.codes == name)
     numbers = all(isinstance(code, int) for code in table.codes)
     kind: Type = "int16" if numbers else "string"
     fields = (

@@ -29,7 +29,11 @@ CONNECT_SECONDS = 60.0
 TRANSIENT_STATES = ("08", "40", "53", "55006", "55P03", "57014", "57P", "58")
 #: Beginnings of SQLSTATE, what each means, and what to do about it.
 REASONS = (
-    ("42501", "a permission is missing", "grant it, or use another user"),
+    (
+        "42501",
+        "a permission is missing",
+        f"grant it (to make tables: CREATE on the database, or on the schema {SCHEMA}), or use another user",
+    ),
     (
         "25006",
         "the database is read-only",
@@ -59,11 +63,6 @@ REASONS_IN_A_LOAD = (
 
 def connect(parameters: Mapping[str, Any], place: str, what: str) -> extensions.connection:
     """Connect to a database. Texts are sent and read as UTF-8, whatever the database or the environment says.
-
-    Args:
-        parameters: libpq's connection parameters.
-        place: The database, for messages.
-        what: What the connection is for; ``pg_stat_activity`` shows it.
 
     Raises:
         TransientError: when a later attempt can succeed.
@@ -126,11 +125,7 @@ def explain(error: psycopg2.Error, what: str, place: str, kept: str, *, lost: bo
     """Return the error to raise for one of a statement.
 
     Args:
-        error: The error.
-        what: What was being done.
-        place: The database, for messages.
         kept: The state of the data if a load failed; empty for all else.
-        lost: Whether the connection is lost.
     """
     state, got, kept_or_not = error.pgcode or "", first_line(error), f"; {kept}" if kept else ""
     if state == "53100":

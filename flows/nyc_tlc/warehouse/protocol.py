@@ -6,16 +6,17 @@ DuckDB and Postgres write it in one transaction with the rows, BigQuery after th
 
 from __future__ import annotations
 
-import contextlib
+import logging
+import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import pyarrow as pa
 
-from nyc_tlc.errors import ReconciliationError
+from nyc_tlc.errors import BusyError, ReconciliationError
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import Color, Month
@@ -23,6 +24,10 @@ from nyc_tlc.settings import read_settings
 from nyc_tlc.source.location import source_kind
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.tables import Table, View
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Kind = Literal["duckdb", "postgres", "bigquery"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -149,17 +154,30 @@ class Patience:
     def __init__(self) -> None:
         self._waited = 0.0
 
-    @property
-    def spent(self) -> str:
-        """What to say when it is at its end."""
-        return f"still so after {read_settings().warehouse_wait:g} seconds (TLC_WAREHOUSE_WAIT)"
+    def repeat(self, attempt: Callable[[], T], pauses: tuple[float, float]) -> T:
+        """Return what ``attempt`` returns. While it raises a BusyError, try again after a pause.
 
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[float]:
-        """Count the time of the ``with`` block, which is given the seconds that are left."""
-        began = time.monotonic()
+        Args:
+            pauses: The shortest and the longest pause, in seconds.
+
+        Raises:
+            BusyError: when no time is left.
+        """
+        began, seconds = time.monotonic(), read_settings().warehouse_wait - self._waited
+        warned = False
         try:
-            yield max(0.0, read_settings().warehouse_wait - self._waited)
+            while True:
+                try:
+                    return attempt()
+                except BusyError as error:
+                    pause = random.uniform(*pauses)  # noqa: S311  nothing secret
+                    if time.monotonic() + pause > began + seconds:
+                        spent = f"still so after {read_settings().warehouse_wait:g} seconds (TLC_WAREHOUSE_WAIT)"
+                        raise BusyError(error.what, got=spent, fix=error.fix) from error.__cause__
+                    if not warned:
+                        log.warning("%s; waiting for up to %.0f seconds", error.what, seconds)
+                    warned = True
+                    time.sleep(pause)
         finally:
             self._waited += time.monotonic() - began
 
@@ -173,8 +191,6 @@ def reconcile(file: LakeFile, place: str, *, outcome: str = "the month there sta
     """Check that every count equals the manifest's number of rows.
 
     Args:
-        file: The file in the lake.
-        place: The warehouse, for messages.
         outcome: The state of the month there if a count differs.
         **counted: How the rows were counted -> their number.
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import polars as pl
 import pyarrow as pa
@@ -102,101 +101,75 @@ def quarantine_table(contract: Contract) -> Table:
     return Table(f"{contract.color}_quarantine", description, fields, TRIP_KEY)
 
 
-def month_tables(contract: Contract | None = None) -> tuple[Table, ...]:
-    """Return all tables that are loaded month by month, and ``loads``.
-
-    Args:
-        contract: Used instead of the contract of its colour.
-    """
-    known = _read_contracts(contract)
-    return (*(make(each) for make in (trip_table, quarantine_table) for each in known.values()), LOADS)
+def trip_tables() -> dict[Color, Table]:
+    """Return the tables of all colours' trips."""
+    return {color: trip_table(read_contract(color)) for color in COLORS}
 
 
-def trip_tables(contract: Contract | None = None) -> dict[Color, Table]:
-    """Return the tables of all colours' trips.
-
-    Args:
-        contract: Used instead of the contract of its colour.
-    """
-    return {color: trip_table(each) for color, each in _read_contracts(contract).items()}
-
-
-def _read_contracts(own: Contract | None) -> dict[Color, Contract]:
-    return {color: read_contract(color) for color in COLORS} | ({own.color: own} if own else {})
+def month_tables() -> tuple[Table, ...]:
+    """Return all tables that are loaded month by month, and ``loads``."""
+    return (*trip_tables().values(), *(quarantine_table(read_contract(color)) for color in COLORS), LOADS)
 
 
 @dataclass(frozen=True)
 class View:
-    """A view. ``sql`` is the same for all warehouses, except how they write a table's name."""
+    """A view. Its SQL is the same for all warehouses; tables are ``ny_taxi.name`` in it."""
 
     name: str
     description: str
     columns: tuple[str, ...]
-    sql: Callable[[Callable[[str], str]], str]
+    sql: str
 
 
-def list_views(tables: Mapping[Color, Table]) -> tuple[View, ...]:
+def list_views() -> tuple[View, ...]:
     """Return the views on the trips; a view comes after those it uses."""
-    taxis: tuple[Color, ...] = ("yellow", "green")
-    merged = tuple(dict.fromkeys(name for color in taxis for name in tables[color].names))
-    zones = ("pickup_borough", "pickup_zone", "dropoff_borough", "dropoff_zone")
-
-    def trips(at: Callable[[str], str]) -> str:
-        def select(color: Color) -> str:
-            have = tables[color].names
-            columns = ", ".join(name if name in have else f"NULL AS {name}" for name in merged)
-            return f"SELECT '{color}' AS color, {columns} FROM {at(tables[color].name)}"
-
-        return " UNION ALL ".join(map(select, taxis))
-
-    def trips_by_zone(at: Callable[[str], str]) -> str:
-        columns = ", ".join(f"t.{name}" for name in ("color", *merged))
-        named = ", ".join(
-            f"{end}.{column} AS {way}_{column}" for end, way in _TRIP_ENDS for column in ("borough", "zone")
-        )
-        joins = " ".join(
-            f"LEFT JOIN {at('zones')} {end} ON {end}.location_id = t.{way}_location_id" for end, way in _TRIP_ENDS
-        )
-        return f"SELECT {columns}, {named} FROM {at('trips')} t {joins}"
-
-    def source(color: Color, at: Callable[[str], str]) -> str:
-        names = tables[color].names
-        columns = ", ".join(f"r.{name}" for name in names)
-        own = ", ".join(names)
-        return (
-            f"SELECT {columns}, r.is_quarantined, r.rejection_rule, l.source_kind, l.source_url FROM ("
-            f"SELECT {own}, TRUE AS is_quarantined, rejection_rule FROM {at(f'{color}_quarantine')}"
-            f" UNION ALL SELECT {own}, FALSE, NULL FROM {at(tables[color].name)}"
-            f") r LEFT JOIN {at(LOADS.name)} l ON l.color = '{color}' AND l.file_month = r.file_month"
-        )
-
-    of_source = ("is_quarantined", "rejection_rule", "source_kind", "source_url")
+    tables = trip_tables()
+    merged = tuple(dict.fromkeys((*tables["yellow"].names, *tables["green"].names)))
     return (
-        *(
-            View(
-                f"{color}_source",
-                f"All rows of the source files of {color}: trips and quarantined rows, and where they are from",
-                (*tables[color].names, *of_source),
-                partial(source, color),
-            )
-            for color in tables
+        *(_source_view(color, table) for color, table in tables.items()),
+        View(
+            "trips",
+            "The trips of yellow and green taxis",
+            ("color", *merged),
+            " UNION ALL ".join(_select_trips(color, tables[color], merged) for color in ("yellow", "green")),
         ),
-        View("trips", "The trips of yellow and green taxis", ("color", *merged), trips),
-        View("trips_by_zone", "The same with the names of their zones", ("color", *merged, *zones), trips_by_zone),
+        View(
+            "trips_by_zone",
+            "The same with the names of their zones",
+            ("color", *merged, "pickup_borough", "pickup_zone", "dropoff_borough", "dropoff_zone"),
+            f"SELECT {', '.join(f't.{name}' for name in ('color', *merged))},"
+            " p.borough AS pickup_borough, p.zone AS pickup_zone, d.borough AS dropoff_borough, d.zone AS dropoff_zone"
+            f" FROM {SCHEMA}.trips t"
+            f" LEFT JOIN {SCHEMA}.zones p ON p.location_id = t.pickup_location_id"
+            f" LEFT JOIN {SCHEMA}.zones d ON d.location_id = t.dropoff_location_id",
+        ),
     )
 
 
-_TRIP_ENDS = (("p", "pickup"), ("d", "dropoff"))
+def _select_trips(color: str, table: Table, names: Sequence[str]) -> str:
+    columns = ", ".join(name if name in table.names else f"NULL AS {name}" for name in names)
+    return f"SELECT '{color}' AS color, {columns} FROM {SCHEMA}.{table.name}"
+
+
+def _source_view(color: Color, table: Table) -> View:
+    columns, rows = ", ".join(table.names), ", ".join(f"r.{name}" for name in table.names)
+    return View(
+        f"{color}_source",
+        f"All rows of the source files of {color}: trips and quarantined rows, and where they are from",
+        (*table.names, "is_quarantined", "rejection_rule", "source_kind", "source_url"),
+        f"SELECT {rows}, r.is_quarantined, r.rejection_rule, l.source_kind, l.source_url FROM ("
+        f"SELECT {columns}, TRUE AS is_quarantined, rejection_rule FROM {SCHEMA}.{color}_quarantine"
+        f" UNION ALL SELECT {columns}, FALSE, NULL FROM {SCHEMA}.{table.name}"
+        f") r LEFT JOIN {SCHEMA}.{LOADS.name} l ON l.color = '{color}' AND l.file_month = r.file_month",
+    )
 
 
 def missing_fields(table: Table, found: Mapping[str, str], types: Mapping[Type, str], place: str) -> Sequence[Field]:
     """Return the columns that an existing table lacks.
 
     Args:
-        table: The table as it should be.
         found: Its columns and their types, as the warehouse names them.
         types: The warehouse's name for each type.
-        place: The warehouse, for messages.
 
     Raises:
         ContractError: when it has an unknown column or another type.
