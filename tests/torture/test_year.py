@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
 
 import backfill
 from conftest import PrefectServer
@@ -245,7 +245,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
 
 @pytest.fixture
 def server(prefect_server: PrefectServer) -> Iterator[None]:
-    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+    with temporary_settings({PREFECT_API_URL: prefect_server.url, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}):
         yield
 
 
