@@ -13,6 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --require-virtua
 UV := $(BIN)/uv
 INSTALL = $(UV) pip install --quiet --python $(BIN)/python --require-hashes -r
 AZURITE := $(VENV)/azurite/node_modules/.bin/azurite-blob
+AXE := $(VENV)/axe/node_modules/axe-core/axe.min.js
 ARGS ?=
 export PYTHONPATH := flows
 # Where PIP_USER is set (Gitpod), pip would install outside of the environment and refuse.
@@ -38,12 +39,13 @@ test: $(VENV)/.dev ## The whole test suite
 dbt: $(DBT_VENV)/.ready ## dbt in an environment of its own, for flows/transform.py
 
 .PHONY: browser
-browser: ## Chromium for the tests of the pages, by apt where it is missing (Debian, as root)
+browser: ## What the tests of the pages need: Chromium by apt where it is missing (Debian, as root), axe-core by npm
 	@if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; \
 		else echo "there is no Chromium with its driver, so the tests of the pages are skipped"; fi; \
 	fi
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(AXE); else echo "there is no npm"; fi
 
 .PHONY: azurite
 azurite: ## Microsoft's emulator for the tests of lakes on Azure, by npm; without it they are skipped
@@ -148,3 +150,6 @@ $(DBT_VENV)/.ready: requirements-dbt.lock $(UV)
 
 $(AZURITE):
 	@npm install --silent --no-audit --no-fund --prefix $(VENV)/azurite azurite@3.35.0
+
+$(AXE):
+	@npm install --silent --no-audit --no-fund --prefix $(VENV)/axe axe-core@4.10.3

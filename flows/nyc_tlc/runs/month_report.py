@@ -13,6 +13,7 @@ from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.pages.anomalies import format_trend
+from nyc_tlc.pages.coverage import describe_generated
 from nyc_tlc.shown import shown
 from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.load import Answer
@@ -42,7 +43,9 @@ class Outcome:
 def format_quality_report(manifest: Manifest, lake: Lake) -> str:
     """Format a month's quality report as Markdown."""
     source, clean, quarantine = manifest.source, manifest.clean, manifest.quarantine
+    generated = describe_generated([manifest])
     lines = [
+        *([f"**{generated}**", ""] if generated else []),
         f"# {manifest.name}",
         "",
         f"**{source.rows:,}** rows in, **{clean.rows:,}** clean, **{quarantine.rows:,}** quarantined"

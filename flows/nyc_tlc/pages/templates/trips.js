@@ -40,7 +40,7 @@ function table(header, rows, numbers = []) {
     make("thead", {}, make("tr", {}, ...header.map((text, index) => make("th", { scope: "col", ...kind(index) }, text)))),
     make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((text, index) => make("td", kind(index), text))))));
 }
-const bar = (share) => make("span", { class: "share", style: `width: ${percent(share)}` });
+const shareCell = (share, most) => make("div", {}, percent(share), make("span", { class: "share", style: `width: ${percent(share / most)}` }));
 
 // What is chosen
 
@@ -131,8 +131,8 @@ function drawLines(box, title, places, series, ticks, labelled) {
     if (labelled && known.length) {
       const last = known[known.length - 1];
       let height = y(last[1]);
-      while (taken.some((other) => Math.abs(height - other) < 12)) height += 4;
-      taken.push(height);
+      while (taken.some(([place, other]) => Math.abs(place - last[0]) * step < 40 && Math.abs(height - other) < 12)) height += 4;
+      taken.push([last[0], height]);
       svg.append(draw("text", { class: "label", x: x(last[0]) + 8, y: height + 4 }, label));
     }
   });
@@ -184,7 +184,7 @@ function showDays() {
   }
   drawLines(byId("days"), "Trips a day", places, [["", Array.from(series)]], ticks, false);
   byId("days-title").textContent = chosen.zone ? "Trips a day, average of each month" : "Trips a day";
-  byId("days-note").textContent = `By pick-up day. A gap is a month that is not in the lake, or a day without a trip.${spill && !chosen.zone ? ` Left out: ${fixed(spill)} trips that began on a day outside their file's month.` : ""}`;
+  byId("days-note").textContent = `${chosen.zone ? "A gap is a month" : "By pick-up day. A gap is a day without a trip, or a month"} that is not in the lake.${spill && !chosen.zone ? ` Left out: ${fixed(spill)} trips that began on a day outside their file's month.` : ""}`;
   const names = Object.keys(data.figures);
   byId("month-numbers").replaceChildren(table(
     ["Month", "Trips", "Trips a day", ...names.flatMap((name) => [data.figures[name], "Left out"])],
@@ -238,8 +238,8 @@ function showHistograms() {
   for (const [part, names] of Object.entries(data.codes)) {
     const counts = count(part), total = counts.reduce((all, trips) => all + trips, 0) || 1;
     const rows = data.keys[part].map((key, index) => [key, counts[index]]).filter(([, trips]) => trips).sort((a, b) => b[1] - a[1]);
-    byId(part).replaceChildren(table(["Code", "Meaning", "Trips", "Share", "\u00a0"],
-      rows.map(([key, trips]) => [key === "unknown" ? "" : key, names[key], fixed(trips), percent(trips / total), bar(trips / rows[0][1])]), [2, 3]));
+    byId(part).replaceChildren(table(["Code", "Meaning", "Trips", "Share"],
+      rows.map(([key, trips]) => [key === "unknown" ? "" : key, names[key], fixed(trips), shareCell(trips / total, rows[0][1] / total)]), [2]));
   }
   const known = detailed(), all = known.length === months.length;
   const text = known.length ? `Of one zone, this is known of the months ${known[0]} to ${known[known.length - 1]} only.` : "Of one zone, this is known of newer months only.";
@@ -249,11 +249,11 @@ function showHistograms() {
 function showZones() {
   const rows = Object.keys(data.zones).map((zone) => [zone, sum(months, zone)]).filter(([, total]) => total.trips).sort((a, b) => b[1].trips - a[1].trips);
   const all = sum(months).trips || 1;
-  byId("zones").replaceChildren(rows.length ? table(["#", "Zone", "Borough", "Trips", "Share", "\u00a0"], rows.slice(0, 20).map(([zone, total], index) => {
+  byId("zones").replaceChildren(rows.length ? table(["#", "Zone", "Borough", "Trips", "Share"], rows.slice(0, 20).map(([zone, total], index) => {
     const button = make("button", { type: "button", class: "plain", "aria-pressed": zone === chosen.zone }, data.zones[zone][0]);
     button.addEventListener("click", () => chooseZone(zone));
-    return [`${index + 1}`, button, data.zones[zone][1], fixed(total.trips), percent(total.trips / all), bar(total.trips / rows[0][1].trips)];
-  }), [0, 3, 4]) : "No trip of these months names its zone.");
+    return [`${index + 1}`, button, data.zones[zone][1], fixed(total.trips), shareCell(total.trips / all, rows[0][1].trips / all)];
+  }), [0, 3]) : "No trip of these months names its zone.");
 }
 
 // The map
@@ -344,6 +344,13 @@ function show() {
   for (const name of ["from", "to", "zone", "shade"]) byId(name).value = chosen[name];
   byId("shown").textContent = `Shown: ${months[0]} to ${months[months.length - 1]}, ${chosen.zone ? zoneName(chosen.zone) : "all zones"}.`;
   showCards(); showDays(); showYears(); showWeek(); showHistograms(); showZones(); showMap(); showSql();
+  makeReachable();
+}
+
+// With the keyboard, only what has the focus can be scrolled.
+function makeReachable() {
+  document.querySelectorAll(".wide").forEach((each) => each.toggleAttribute("tabindex", each.scrollWidth > each.clientWidth));
+  document.querySelectorAll(".wide[tabindex]").forEach((each) => each.setAttribute("tabindex", 0));
 }
 
 function chooseZone(zone) {
@@ -367,6 +374,7 @@ function open() {
   }
   byId("reset").addEventListener("click", () => { reset(); show(); });
   addEventListener("resize", show);
+  document.addEventListener("toggle", makeReachable, true);
   makeMap();
   reset();
   show();
