@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DBT_VENV := .venv-dbt
 DESCRIPTIONS := docs/data-dictionary.md docs/external-tables-bigquery.sql \
-	dbt/models/staging/sources.yml dbt/macros/plausible.sql
+	dbt/models/staging/sources.yml dbt/models/described.yml dbt/macros/plausible.sql
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --require-virtualenv
 UV := $(BIN)/uv
 INSTALL = $(UV) pip install --quiet --python $(BIN)/python --require-hashes -r

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -11,6 +12,18 @@ from nyc_tlc.month import COLORS
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.tables import LOADS, SCHEMA, Table, quarantine_table, trip_table
 
+#: Columns that the models call otherwise, that no model has, and those of all colours.
+RENAMED = {"rate_code": "rate_code_id"}
+LEFT_OUT = (
+    *(f"{end}_{axis}" for end in ("pickup", "dropoff") for axis in ("longitude", "latitude")),
+    *("access_a_ride_flag", "wav_request_flag", "wav_match_flag"),
+)
+COMMON = ("file_month", "pickup_datetime", "dropoff_datetime", "pickup_location_id")
+MEASURED = {
+    "trip_distance": "Distance (miles); null for fhv",
+    "total_amount": "What the passenger paid, all fees and the recorded tip included (USD); null for fhv",
+    "payment_type": "How the passenger paid; taxis only",
+}
 WRITTEN = "Written by `make docs` from flows/nyc_tlc/contract/; change the contracts, not this file."
 
 
@@ -29,6 +42,34 @@ def describe_plausible() -> str:
 """
 
 
+def describe_models() -> str:
+    """Return the text of ``dbt/models/described.yml``: the columns of the models that only pass trips on."""
+    of = {color: trip_table(read_contract(color)).comments for color in COLORS}
+    color = {"color": "The colour"}
+    taxi = color | {RENAMED.get(name, name): text for name, text in (of["yellow"] | of["green"]).items()}
+    common = {name: of["fhv"][name] for name in ("file_month", *of["fhv"]) if name in COMMON}
+    models = {
+        "stg_yellow_tripdata": ("Clean trips of yellow taxis", taxi),
+        "stg_green_tripdata": ("Clean trips of green taxis", taxi),
+        "stg_fhv_tripdata": ("Clean trips of for-hire vehicles", color | of["fhv"]),
+        "stg_fhvhv_tripdata": (
+            "Clean trips of high-volume for-hire vehicles",
+            color | {name: text for name, text in of["fhvhv"].items() if name != "sr_flag"},
+        ),
+        "int_trips_unioned": ("Clean trips of yellow and green taxis", {"service_type": "Yellow or Green"} | taxi),
+        "int_all_trips": ("What the clean trips of all four colours have in common", color | common | MEASURED),
+    }
+    described = [
+        {
+            "name": model,
+            "description": text,
+            "columns": _columns({name: holds for name, holds in columns.items() if name not in LEFT_OUT}),
+        }
+        for model, (text, columns) in models.items()
+    ]
+    return _write_yaml({"version": 2, "models": described})
+
+
 def describe_sources() -> str:
     """Return the text of ``dbt/models/staging/sources.yml``."""
     contracts = [read_contract(color) for color in COLORS]
@@ -39,10 +80,16 @@ def describe_sources() -> str:
         LOADS,
     ]
     source = {"name": SCHEMA, "schema": SCHEMA, "tables": [_describe(table) for table in tables]}
-    text = yaml.safe_dump({"version": 2, "sources": [source]}, sort_keys=False, allow_unicode=True, width=116)
-    return f"# {WRITTEN}\n{text}"
+    return _write_yaml({"version": 2, "sources": [source]})
 
 
 def _describe(table: Table) -> dict[str, Any]:
-    columns = [{"name": field.name, "description": field.description} for field in table.fields]
-    return {"name": table.name, "description": table.description, "columns": columns}
+    return {"name": table.name, "description": table.description, "columns": _columns(table.comments)}
+
+
+def _columns(comments: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "description": text} for name, text in comments.items()]
+
+
+def _write_yaml(content: object) -> str:
+    return f"# {WRITTEN}\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=116)}"

@@ -79,6 +79,8 @@ class DuckDbWarehouse:
                 if any(changed) or tuple(_columns(connection, view.name)) != view.columns:
                     connection.execute(f"CREATE OR REPLACE VIEW {_qualify(view.name)} AS {view.sql(_qualify)}")
                     connection.execute(f"COMMENT ON VIEW {_qualify(view.name)} IS {_quote(view.description)}")
+                    for column, comment in view.comments.items():
+                        connection.execute(f"COMMENT ON COLUMN {_qualify(view.name)}.{column} IS {_quote(comment)}")
 
     def replace_month(self, file: LakeFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
         """Replace the month's rows by those of the files."""

@@ -1,4 +1,4 @@
-"""The lookup tables: TLC's taxi zones, and what the codes of the trip records mean."""
+"""The lookup tables: TLC's taxi zones and their shapes, and what the codes of the trip records mean."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import httpx
 
 from nyc_tlc.contract.dataset import CodeTable, code_tables
 from nyc_tlc.contract.types import Type
+from nyc_tlc.contract.zone_shapes import read_polygons, read_zone_paths, write_text
 from nyc_tlc.errors import SourceError, TlcError
 from nyc_tlc.source.http import Attempts, describe_error, make_refusal, request
 from nyc_tlc.source.location import NamedFile
@@ -33,6 +34,15 @@ ZONES = Table(
         Field("borough", "string", "Its borough, EWR, Unknown or N/A"),
         Field("zone", "string", "Its name; the N/A of zone 264 is a text, not null"),
         Field("service_zone", "string", "Who may pick up there by hail: Yellow Zone, Boro Zone, Airports, EWR, N/A"),
+    ),
+    ("location_id",),
+)
+ZONE_SHAPES = Table(
+    "zone_shapes",
+    "The shapes of TLC's taxi zones, simplified to about 60 m; zones that TLC has no shape of are missing",
+    (
+        Field("location_id", "int16", "The zone's id, 1 to 263", required=True),
+        Field("shape", "geography", "Its shape as a multipolygon: longitudes and latitudes in degrees"),
     ),
     ("location_id",),
 )
@@ -63,7 +73,9 @@ def read_lookups(zones_csv: bytes | None = None) -> tuple[Lookup, ...]:
         SourceError: when ``zones_csv`` does not have the layout of TLC's file.
     """
     codes = (_codes(name, table) for name, table in code_tables().items())
-    return (_zones(EMBEDDED_ZONES.read_bytes() if zones_csv is None else zones_csv), *codes)
+    shapes = [(zone, write_text(read_polygons(path))) for zone, path in read_zone_paths().items()]
+    zones = _zones(EMBEDDED_ZONES.read_bytes() if zones_csv is None else zones_csv)
+    return (zones, *codes, Lookup(ZONE_SHAPES, to_arrow(shapes, ZONE_SHAPES)))
 
 
 def fetch_zones(url: str = ZONES_URL) -> bytes | None:

@@ -132,6 +132,8 @@ def _replace_views(cursor: extensions.cursor, views: Sequence[View], place: str)
     for view in changed:
         cursor.execute(f"CREATE OR REPLACE VIEW {qualify(view.name)} AS {view.sql(qualify)}")
         cursor.execute(f"COMMENT ON VIEW {qualify(view.name)} IS %s", [view.description])
+        for column, comment in view.comments.items():
+            cursor.execute(f"COMMENT ON COLUMN {qualify(view.name)}.{column} IS %s", [comment])
 
 
 def _drop_views(cursor: extensions.cursor, views: Sequence[str], place: str) -> None:

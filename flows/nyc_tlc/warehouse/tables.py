@@ -42,6 +42,11 @@ class Table:
         """The columns' names."""
         return tuple(field.name for field in self.fields)
 
+    @property
+    def comments(self) -> dict[str, str]:
+        """Column -> what it holds."""
+        return {field.name: field.description for field in self.fields}
+
 
 def to_arrow(rows: Sequence[Sequence[object]], table: Table) -> pa.Table:
     """Return rows as an Arrow table. They go through polars, because pyarrow would import pandas here."""
@@ -127,19 +132,32 @@ def _read_contracts(own: Contract | None) -> dict[Color, Contract]:
 
 @dataclass(frozen=True)
 class View:
-    """A view. ``sql`` is the same for all warehouses, except how they write a table's name."""
+    """A view. ``sql`` is the same for all warehouses, except how they write a table's name.
+
+    Attributes:
+        comments: Column -> what it holds.
+    """
 
     name: str
     description: str
-    columns: tuple[str, ...]
+    comments: Mapping[str, str]
     sql: Callable[[Callable[[str], str]], str]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns' names."""
+        return tuple(self.comments)
 
 
 def list_views(tables: Mapping[Color, Table]) -> tuple[View, ...]:
     """Return the views on the trips; a view comes after those it uses."""
     taxis: tuple[Color, ...] = ("yellow", "green")
-    merged = tuple(dict.fromkeys(name for color in taxis for name in tables[color].names))
-    zones = ("pickup_borough", "pickup_zone", "dropoff_borough", "dropoff_zone")
+    merged = tables["yellow"].comments | tables["green"].comments
+    zones = {
+        f"{way}_{column}": f"The {name} of the zone of the {end}"
+        for way, end in (("pickup", "pick-up"), ("dropoff", "drop-off"))
+        for column, name in (("borough", "borough"), ("zone", "name"))
+    }
 
     def trips(at: Callable[[str], str]) -> str:
         def select(color: Color) -> str:
@@ -170,19 +188,29 @@ def list_views(tables: Mapping[Color, Table]) -> tuple[View, ...]:
             f") r LEFT JOIN {at(LOADS.name)} l ON l.color = '{color}' AND l.file_month = r.file_month"
         )
 
-    of_source = ("is_quarantined", "rejection_rule", "source_kind", "source_url")
+    of_source = {
+        "is_quarantined": "Whether the row was rejected",
+        "rejection_rule": "The first rule that the row breaks; null for a trip",
+        **{name: LOADS.comments[name] for name in ("source_kind", "source_url")},
+    }
+    color_comment = {"color": "The colour of the taxi: yellow or green"}
     return (
         *(
             View(
                 f"{color}_source",
                 f"All rows of the source files of {color}: trips and quarantined rows, and where they are from",
-                (*tables[color].names, *of_source),
+                tables[color].comments | of_source,
                 partial(source, color),
             )
             for color in tables
         ),
-        View("trips", "The trips of yellow and green taxis", ("color", *merged), trips),
-        View("trips_by_zone", "The same with the names of their zones", ("color", *merged, *zones), trips_by_zone),
+        View("trips", "The trips of yellow and green taxis", color_comment | merged, trips),
+        View(
+            "trips_by_zone",
+            "The trips of yellow and green taxis, with the boroughs and names of their zones",
+            color_comment | merged | zones,
+            trips_by_zone,
+        ),
     )
 
 
