@@ -8,7 +8,7 @@ blocks and needs a Prefect server.
 from __future__ import annotations
 
 import contextlib
-import warnings
+import logging
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from typing import Any, Literal, get_args, overload
@@ -32,6 +32,8 @@ from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.protocol import Kind
 
+log = logging.getLogger(__name__)
+
 Shape = Literal["pandas", "arrow", "polars", "batches"]
 
 #: Rows of a batch: what a notebook that reads batch by batch holds at once.
@@ -52,7 +54,7 @@ def trips(
     """Read the clean trips of some months or days from the lake, in the order of months and source rows.
 
     Months are those of the files; a file has some trips of the days before and after its month. Days are those of the
-    pick-up, whatever file has the trip. Months that are this project's sample give a warning.
+    pick-up, whatever file has the trip. A log line names months that are this project's sample.
 
     Args:
         color: ``yellow``, ``green``, ``fhv`` or ``fhvhv``.
@@ -87,7 +89,7 @@ def trips(
         near = [lake.manifest(Keys(color, month)) for month in (first.plus(-1), last.plus(1))]
         manifests = [each for each in (near[0], *manifests, near[1]) if each]
     if generated := describe_generated(manifests):
-        warnings.warn(generated, stacklevel=2)
+        log.warning(generated)
     batches = _read(lake, manifests, schema, wanted, [each for each in (days, where) if each])
     if as_ == "batches":
         return batches

@@ -43,9 +43,8 @@ class Outcome:
 def format_quality_report(manifest: Manifest, lake: Lake) -> str:
     """Format a month's quality report as Markdown."""
     source, clean, quarantine = manifest.source, manifest.clean, manifest.quarantine
-    generated = describe_generated([manifest])
     lines = [
-        *([f"**{generated}**", ""] if generated else []),
+        *_generated(manifest),
         f"# {manifest.name}",
         "",
         f"**{source.rows:,}** rows in, **{clean.rows:,}** clean, **{quarantine.rows:,}** quarantined"
@@ -129,7 +128,7 @@ def format_answers(manifest: Manifest, answers: Sequence[Answer]) -> str:
 
 def format_answers_markdown(manifest: Manifest, answers: Sequence[Answer]) -> str:
     """Format the loads of a month, each with an example query and its rows, as Markdown."""
-    lines = [f"# {manifest.name} can be queried", ""]
+    lines = [*_generated(manifest), f"# {manifest.name} can be queried", ""]
     for answer in answers:
         done = "loaded" if answer.new else "already loaded"
         lines += [f"**{answer.load.row_count:,}** rows {done}: `{answer.place}`", "", "```sql", answer.sql, "```", ""]
@@ -152,6 +151,12 @@ def _shorten_path(path: Path) -> str:
     """Return a path, relative if it is below the working directory."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _generated(manifest: Manifest) -> list[str]:
+    """Return the head of an artifact about a generated month."""
+    generated = describe_generated([manifest])
+    return [f"**{generated}**", ""] if generated else []
 
 
 def _share(manifest: Manifest) -> str:
