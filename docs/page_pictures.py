@@ -53,7 +53,7 @@ def main() -> None:
                 month = month.plus(1)
             write_trips_page(lake, color)
         write_coverage_page(lake, read_coverage(lake, {"duckdb": warehouse.loads()}), ["duckdb"])
-        take_pictures(lake.path("reports"))
+        take_pictures(lake.local_path("reports"))
 
 
 def make_month(lake: FolderLake, color: Color, month: Month, folder: Path) -> None:

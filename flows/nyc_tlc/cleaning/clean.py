@@ -41,10 +41,8 @@ _cleaning_lock = threading.Lock()
 
 #: The number of a day's rows to collect before they are written: the rows of a month can be in any order.
 DAY_ROWS = 1 << 14
-
 #: The bytes to collect before they are written to a file.
 WRITE_BYTES = 1 << 20
-
 #: Columns, besides times, whose values rarely repeat. A dictionary of them would cost much time and save little space.
 DISTINCT_COLUMNS = frozenset(
     {"source_row", "pickup_longitude", "pickup_latitude", "dropoff_longitude", "dropoff_latitude"}

@@ -30,10 +30,8 @@ FileFormat = Literal["parquet", "csv"]
 SourceFormat = Literal["parquet", "csv.gz", "csv"]
 
 CONTRACT_FOLDER = Path(__file__).parent
-
 #: Increase it when a change of the reading code gives other clean rows from the same contract.
 READER_VERSION = 3
-
 #: Texts that other tools write for null, in upper case; a code table's own text comes first.
 NULL_TEXTS = ["NA", "N/A", "#N/A", "<NA>", "NAN", "NULL", "NONE", r"\N", "-"]
 

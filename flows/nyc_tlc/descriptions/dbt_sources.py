@@ -47,7 +47,7 @@ def describe_models() -> str:
     of = {color: trip_table(read_contract(color)).comments for color in COLORS}
     color = {"color": "The colour"}
     taxi = color | {RENAMED.get(name, name): text for name, text in (of["yellow"] | of["green"]).items()}
-    common = {name: of["fhv"][name] for name in ("file_month", *of["fhv"]) if name in COMMON}
+    common = {name: of["fhv"][name] for name in COMMON}
     models = {
         "stg_yellow_tripdata": ("Clean trips of yellow taxis", taxi),
         "stg_green_tripdata": ("Clean trips of green taxis", taxi),

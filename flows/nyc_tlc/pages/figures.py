@@ -65,33 +65,24 @@ HISTOGRAMS = {
 
 @dataclass(frozen=True)
 class Measures:
-    """The columns of a colour that its figures use; empty where the colour has none. ``tip``: where it is recorded."""
+    """The columns of a colour that its figures use; empty where the colour has none."""
 
     distance: str = ""
     fare: str = ""
     tip: str = ""
-    recorded_tip: str = ""
     revenue: tuple[str, ...] = ()
     payment: str = ""
     rate: str = ""
 
 
-TAXI = Measures(
-    "trip_distance",
-    "fare_amount",
-    "tip_amount",
-    "CASE WHEN payment_type = 1 THEN tip_amount END",
-    ("total_amount",),
-    "payment_type",
-    "rate_code",
-)
+TAXI = Measures("trip_distance", "fare_amount", "tip_amount", ("total_amount",), "payment_type", "rate_code")
 #: What passengers of high-volume services pay.
 FARE_AND_FEES = "base_passenger_fare tolls bcf sales_tax congestion_surcharge airport_fee tips cbd_congestion_fee"
 MEASURES: dict[Color, Measures] = {
     "yellow": TAXI,
     "green": TAXI,
     "fhv": Measures(),
-    "fhvhv": Measures("trip_miles", "base_passenger_fare", "tips", "tips", tuple(FARE_AND_FEES.split())),
+    "fhvhv": Measures("trip_miles", "base_passenger_fare", "tips", tuple(FARE_AND_FEES.split())),
 }
 
 
@@ -101,12 +92,14 @@ def figures_of(color: Color) -> dict[str, Figure]:
     figures = {"minutes": Figure("Duration", MINUTES, ranges["trip_duration_minutes"])}
     if measures.distance:
         speed = f"CASE WHEN dropoff_datetime > pickup_datetime THEN {measures.distance} / ({MINUTES}) * 60 END"
+        # Tips in cash are not recorded.
+        tip = f"CASE WHEN {measures.payment} = 1 THEN {measures.tip} END" if measures.payment else measures.tip
         revenue = " + ".join(f"coalesce({column}, 0)" for column in measures.revenue)
         figures |= {
             "revenue": Figure("Revenue", revenue, ranges["total_amount"]),
             "miles": Figure("Distance", measures.distance, ranges[measures.distance]),
             "mph": Figure("Speed", speed, ranges["trip_speed_mph"]),
-            "tip": Figure("Tip" if color == "fhvhv" else "Tip by card", measures.recorded_tip, ranges[measures.tip]),
+            "tip": Figure("Tip by card" if measures.payment else "Tip", tip, ranges[measures.tip]),
         }
     return {name: figures[name] for name in FIGURES if name in figures}
 

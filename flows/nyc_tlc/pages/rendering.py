@@ -23,11 +23,7 @@ _ENVIRONMENT = Environment(
 )
 
 
-def _format_percent(value: float, digits: int = 1) -> str:
-    return f"{value:.{digits}%}"
-
-
-_ENVIRONMENT.filters |= {"number": "{:,.0f}".format, "percent": _format_percent}
+_ENVIRONMENT.filters |= {"number": "{:,.0f}".format, "percent": "{:.2%}".format}
 
 
 class Card(NamedTuple):

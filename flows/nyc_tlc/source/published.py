@@ -19,10 +19,8 @@ log = logging.getLogger(__name__)
 
 #: TLC publishes a month after about this many months, sometimes after one or two more.
 PUBLICATION_LAG = 2
-
 #: A month that is more than this many months old was published: a refusal of it is an outage or a block.
 MAY_BE_UNPUBLISHED = 6
-
 #: The number of months in which to look for the newest published one.
 NEWEST_WITHIN = 24
 

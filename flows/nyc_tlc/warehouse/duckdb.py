@@ -38,7 +38,6 @@ from nyc_tlc.warehouse.tables import (
 log = logging.getLogger(__name__)
 
 TYPES = {kind: names.duckdb for kind, names in types.TYPES.items()}
-
 #: A view in a file from elsewhere could read the files of this machine: rows come as Arrow batches, and DuckDB opens
 #: nothing but its own file.
 CONFIGURATION: dict[str, Any] = {"enable_external_access": False, "autoinstall_known_extensions": False}

@@ -52,7 +52,6 @@ MOST_ZONE_BYTES = 1 << 20
 MOST_ZONES = 1_000
 #: Seconds until the embedded copy is used.
 ZONES_SECONDS = 60.0
-
 #: Code table -> its column of codes.
 CODE_COLUMNS = {
     "vendors": "vendor_id",
