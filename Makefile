@@ -7,11 +7,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DBT_VENV := .venv-dbt
-DESCRIPTIONS := docs/data-dictionary.md docs/external-tables-bigquery.sql dbt/models/staging/sources.yml
+DESCRIPTIONS := docs/data-dictionary.md docs/external-tables-bigquery.sql \
+	dbt/models/staging/sources.yml dbt/models/described.yml dbt/macros/plausible.sql
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --require-virtualenv
 UV := $(BIN)/uv
 INSTALL = $(UV) pip install --quiet --python $(BIN)/python --require-hashes -r
 AZURITE := $(VENV)/azurite/node_modules/.bin/azurite-blob
+AXE := $(VENV)/axe/node_modules/axe-core/axe.min.js
 ARGS ?=
 export PYTHONPATH := flows
 # Where PIP_USER is set (Gitpod), pip would install outside of the environment and refuse.
@@ -41,12 +43,13 @@ dbt-docs: $(VENV)/.run $(DBT_VENV)/.ready ## The models' documentation as one pa
 	@$(BIN)/python -m nyc_tlc.runs.dbt docs generate --static
 
 .PHONY: browser
-browser: ## Chromium for the tests of the pages, by apt where it is missing (Debian, as root)
+browser: ## What the tests of the pages need: Chromium by apt where it is missing (Debian, as root), axe-core by npm
 	@if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; \
 		else echo "there is no Chromium with its driver, so the tests of the pages are skipped"; fi; \
 	fi
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(AXE); else echo "there is no npm"; fi
 
 .PHONY: azurite
 azurite: ## Microsoft's emulator for the tests of lakes on Azure, by npm; without it they are skipped
@@ -151,3 +154,6 @@ $(DBT_VENV)/.ready: requirements-dbt.lock $(UV)
 
 $(AZURITE):
 	@npm install --silent --no-audit --no-fund --prefix $(VENV)/azurite azurite@3.35.0
+
+$(AXE):
+	@npm install --silent --no-audit --no-fund --prefix $(VENV)/axe axe-core@4.10.3

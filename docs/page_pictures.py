@@ -5,12 +5,15 @@ Needs Chromium with its driver (``make browser``). Run as ``python docs/page_pic
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
 from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
 
 from nyc_tlc.cleaning.clean import clean_month
 from nyc_tlc.cleaning.publish import publish_month
@@ -22,8 +25,7 @@ from nyc_tlc.pages.coverage import read_coverage
 from nyc_tlc.pages.coverage_page import write_coverage_page
 from nyc_tlc.pages.trips_page import write_trips_page
 from nyc_tlc.source.fetch import fetch_month
-from nyc_tlc.source.location import RemoteFile
-from nyc_tlc.source.sample import write_sample
+from nyc_tlc.source.published import look_at
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
@@ -51,16 +53,15 @@ def main() -> None:
                 month = month.plus(1)
             write_trips_page(lake, color)
         write_coverage_page(lake, read_coverage(lake, {"duckdb": warehouse.loads()}), ["duckdb"])
-        take_pictures(lake.path("reports"))
+        take_pictures(lake.local_path("reports"))
 
 
 def make_month(lake: FolderLake, color: Color, month: Month, folder: Path) -> None:
     """Bring a sample month into the lake."""
     season = 1 + ((month.month * 7 + month.year) % 5) / 10
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        path, terms = Path(scratch) / "sample.parquet", read_contract(color)
-        write_sample(color, month, int(ROWS[color] * season), path)
-        fetched = fetch_month(RemoteFile(color, month, path.as_uri()), Path(scratch))
+        os.environ["TLC_SAMPLE_ROWS"] = str(int(ROWS[color] * season))
+        terms, fetched = read_contract(color), fetch_month(look_at("sample", color, month), Path(scratch))
         cleaned = clean_month(fetched, terms, Path(scratch) / "cleaned")
         publish_month(cleaned, terms, lake, lake.find_manifest(Keys(color, month)).version, datetime.now(UTC))
 
@@ -75,6 +76,8 @@ def take_pictures(reports: Path) -> None:
         for picture, (page, height) in PICTURES.items():
             browser.set_window_size(1180, height)
             browser.get((reports / page).as_uri())
+            if page.startswith("trips"):
+                WebDriverWait(browser, 30).until(lambda _: browser.find_elements(By.CSS_SELECTOR, "body[data-ready]"))
             browser.save_screenshot(str(DOCS / picture))
 
 

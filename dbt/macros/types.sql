@@ -21,3 +21,18 @@
 {% macro share_where(condition) -%}
     cast(sum(case when {{ condition }} then 1 else 0 end) as {{ float_type() }}) / count(*)
 {%- endmacro %}
+
+{# The sum of a column over the rows in which a value is plausible. #}
+{% macro plausible_sum(name, value, column=none) -%}
+    cast(sum(case when {{ plausible(name, value) }} then {{ column or value }} end) as {{ float_type() }})
+{%- endmacro %}
+
+{# The average of a column's plausible values. #}
+{% macro plausible_avg(name, value) -%}
+    cast(avg(case when {{ plausible(name, value) }} then {{ value }} end) as {{ float_type() }})
+{%- endmacro %}
+
+{# The number of rows whose value is not plausible; an unknown value is not one of them. #}
+{% macro left_out(name, value) -%}
+    cast(sum(case when not ({{ plausible(name, value) }}) then 1 else 0 end) as {{ integer_type() }})
+{%- endmacro %}

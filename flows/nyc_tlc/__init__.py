@@ -2,11 +2,11 @@
 
 For notebooks::
 
-    from nyc_tlc import codes, months, trips, zones
+    from nyc_tlc import codes, months, plausible, trips, zones
 
     trips("green", "2023-01", "2023-12", columns=["trip_distance", "tip_amount"], where="trip_distance > 10")
 
-These four are imported when they are first used, and none of them imports Prefect for the profile ``local``.
+These five are imported when they are first used, and none of them imports Prefect for the profile ``local``.
 """
 
 import importlib
@@ -14,9 +14,9 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_FOR_NOTEBOOKS = ("codes", "months", "trips", "zones")
+_FOR_NOTEBOOKS = ("codes", "months", "plausible", "trips", "zones")
 
-__all__ = ["__version__", "codes", "months", "trips", "zones"]
+__all__ = ["__version__", "codes", "months", "plausible", "trips", "zones"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The functions for notebooks: ``from nyc_tlc import trips, zones, codes, months``.
+"""The functions for notebooks: ``from nyc_tlc import trips, plausible, zones, codes, months``.
 
 DuckDB passes the filter and the columns to the Parquet reader, so only the footers and the needed row groups and
 columns are read from a bucket. The profile ``local`` works without Prefect; any other profile is a set of Prefect
@@ -8,8 +8,10 @@ blocks and needs a Prefect server.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args
+from datetime import date, timedelta
+from typing import Any, Literal, get_args, overload
 
 import duckdb
 import pandas as pd
@@ -17,17 +19,20 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from nyc_tlc.contract.dataset import read_contract
+from nyc_tlc.contract.dataset import plausible_ranges, read_contract
+from nyc_tlc.contract.zone_shapes import read_polygons, read_zone_paths
 from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
-from nyc_tlc.pages.coverage import read_coverage
+from nyc_tlc.pages.coverage import describe_generated, read_coverage
 from nyc_tlc.profiles.opening import choose_warehouses, open_lake, open_warehouse
 from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.protocol import Kind
+
+log = logging.getLogger(__name__)
 
 Shape = Literal["pandas", "arrow", "polars", "batches"]
 
@@ -37,22 +42,27 @@ NOTEBOOK_BATCH_ROWS = 1 << 17
 
 def trips(
     color: Color,
-    start: str,
-    end: str | None = None,
+    start: str | date,
+    end: str | date | None = None,
     *,
     columns: Sequence[str] | None = None,
     where: str | None = None,
+    missing: Literal["error", "skip"] = "error",
     profile: str | None = None,
     as_: Shape = "pandas",
 ) -> Any:
-    """Read the clean trips of some months from the lake, in the order of months and source rows.
+    """Read the clean trips of some months or days from the lake, in the order of months and source rows.
+
+    Months are those of the files; a file has some trips of the days before and after its month. Days are those of the
+    pick-up, whatever file has the trip. A log line names months that are this project's sample.
 
     Args:
         color: ``yellow``, ``green``, ``fhv`` or ``fhvhv``.
-        start: The first month, ``2023-01``.
-        end: The last month; the first if left out.
+        start: The first month, ``2023-01``, or day, ``2023-01-15``.
+        end: The last month or day; the first if left out.
         columns: The columns wanted; all if left out. Only these are read.
         where: Which trips, as SQL: ``trip_distance > 10 AND payment_type = 1``.
+        missing: ``skip`` leaves out months that are not in the lake.
         profile: Where the lake is; TLC_PROFILE or local if left out.
         as_: ``pandas`` (with Arrow types), ``arrow``, ``polars``, or ``batches``: an iterator of Arrow batches, for
             what does not fit into memory.
@@ -73,7 +83,14 @@ def trips(
     if unknown := [name for name in columns or () if name not in schema.names]:
         raise ArgumentError(f"{color} trips have no column {', '.join(unknown)}", expected=", ".join(schema.names))
     wanted = pa.schema([schema.field(name) for name in columns]) if columns else schema
-    batches = _read(lake, _manifests(lake, color, start, end, profile), schema, wanted, where)
+    first, last, days = _read_span(start, end)
+    manifests = _manifests(lake, color, first, last, profile, missing == "skip")
+    if days:
+        near = [lake.manifest(Keys(color, month)) for month in (first.plus(-1), last.plus(1))]
+        manifests = [each for each in (near[0], *manifests, near[1]) if each]
+    if generated := describe_generated(manifests):
+        log.warning(generated)
+    batches = _read(lake, manifests, schema, wanted, [each for each in (days, where) if each])
     if as_ == "batches":
         return batches
     table = pa.Table.from_batches(batches, schema=wanted)
@@ -82,9 +99,46 @@ def trips(
     return table if as_ == "arrow" else table.to_pandas(types_mapper=pd.ArrowDtype)
 
 
-def zones() -> pd.DataFrame:
-    """Return TLC's taxi zones: ``location_id``, ``borough``, ``zone``, ``service_zone``. Join on a location id."""
-    return codes("zones")
+def plausible(values: pd.Series, name: str | None = None) -> pd.Series:
+    """Return a column without the values that a sum or an average can't bear: these are missing.
+
+    Args:
+        values: A column of trips, or ``trip_duration_minutes`` or ``trip_speed_mph`` computed from some.
+        name: What it is; the column's name if left out.
+
+    Raises:
+        ArgumentError: when the contract has no plausible values of that name.
+    """
+    ranges = plausible_ranges()
+    if (name := name or str(values.name)) not in ranges:
+        raise ArgumentError(f"there are no plausible values of {name}", expected=", ".join(ranges))
+    return values.where(values.between(ranges[name].min, ranges[name].max))
+
+
+@overload
+def zones(*, shapes: Literal[False] = False) -> pd.DataFrame: ...
+@overload
+def zones(*, shapes: Literal[True]) -> dict[str, Any]: ...
+def zones(*, shapes: bool = False) -> pd.DataFrame | dict[str, Any]:
+    """Return TLC's taxi zones: ``location_id``, ``borough``, ``zone``, ``service_zone``. Join on a location id.
+
+    Args:
+        shapes: Return them as GeoJSON: simplified shapes, whose id is the location id.
+    """
+    table = codes("zones")
+    if not shapes:
+        return table
+    names = {row["location_id"]: row for row in table.to_dict("records")}
+    features = [
+        {
+            "type": "Feature",
+            "id": zone,
+            "properties": names[zone],
+            "geometry": {"type": "MultiPolygon", "coordinates": read_polygons(path)},
+        }
+        for zone, path in read_zone_paths().items()
+    ]
+    return {"type": "FeatureCollection", "features": features}
 
 
 def codes(table: str) -> pd.DataFrame:
@@ -145,21 +199,39 @@ def months(
     return pl.DataFrame(rows, schema=schema).to_arrow().to_pandas(types_mapper=pd.ArrowDtype)
 
 
-def _manifests(lake: Lake, color: Color, start: str, end: str | None, profile: str) -> list[Manifest]:
-    """Read the manifests of all months from start to end.
+def _read_span(start: str | date, end: str | date | None) -> tuple[Month, Month, str]:
+    """Return the first and the last month asked for, and the SQL of the days if days are.
 
     Raises:
-        ArgumentError: when the months are not valid, or end is before start.
-        LakeError: when a month is not in the lake.
+        ArgumentError: when they are neither months nor days, or the end is before the start.
     """
-    first, last = Month.parse(start), Month.parse(end or start)
-    if last < first:
+    first, last = str(start), str(end or start)
+    try:
+        from_day = date.fromisoformat(first) if len(first) > 7 else Month.parse(first).first_day
+        to_day = date.fromisoformat(last) if len(last) > 7 else Month.parse(last).end.date() - timedelta(days=1)
+    except ValueError:
+        raise ArgumentError(f"{first} or {last} is no day", expected="2024-01-15, or a month: 2024-01") from None
+    if to_day < from_day:
         raise ArgumentError(f"there are no months from {first} to {last}")
+    months = Month(from_day.year, from_day.month), Month(to_day.year, to_day.month)
+    if len(first) == len(last) == len("2024-01"):
+        return *months, ""
+    until = to_day + timedelta(days=1)
+    return *months, f"pickup_datetime >= DATE '{from_day}' AND pickup_datetime < DATE '{until}'"
+
+
+def _manifests(lake: Lake, color: Color, first: Month, last: Month, profile: str, skip: bool) -> list[Manifest]:
+    """Read the manifests of all months from the first to the last.
+
+    Raises:
+        LakeError: when a month is not in the lake, and it is not to be skipped.
+    """
     found, month = {}, first
     while month <= last:
         found[month] = lake.manifest(Keys(color, month))
         month = month.plus(1)
-    if missing := [month for month, manifest in found.items() if manifest is None]:
+    missing = [month for month, manifest in found.items() if manifest is None]
+    if missing and not skip:
         named = ", ".join(map(str, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise LakeError(
             f"{color} {named}: not in the lake {lake.url('')}",
@@ -170,12 +242,12 @@ def _manifests(lake: Lake, color: Color, start: str, end: str | None, profile: s
 
 
 def _read(
-    lake: Lake, manifests: Sequence[Manifest], schema: pa.Schema, wanted: pa.Schema, where: str | None
+    lake: Lake, manifests: Sequence[Manifest], schema: pa.Schema, wanted: pa.Schema, where: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     """Read the rows, month by month.
 
     Raises:
-        ArgumentError: when ``where`` is not valid SQL or names an unknown column.
+        ArgumentError: when the last condition is not valid SQL or names an unknown column.
     """
     # Check the expression on an empty table, before the first file is read.
     _select(ds.dataset(schema.empty_table()), wanted, where).close()
@@ -192,12 +264,12 @@ def _read(
     return rows()
 
 
-def _select(dataset: ds.Dataset, wanted: pa.Schema, where: str | None) -> pa.RecordBatchReader:
+def _select(dataset: ds.Dataset, wanted: pa.Schema, where: Sequence[str]) -> pa.RecordBatchReader:
     relation = duckdb.connect().from_arrow(dataset)
     try:
-        if where:
-            relation = relation.filter(where)
+        for condition in where:
+            relation = relation.filter(condition)
         names = ", ".join(f'"{name}"' for name in wanted.names)
         return relation.project(names).to_arrow_reader(NOTEBOOK_BATCH_ROWS)
     except duckdb.Error as error:
-        raise ArgumentError(f"where={where!r} can't be used", got=str(error).partition("\n")[0]) from None
+        raise ArgumentError(f"where={where[-1]!r} can't be used", got=str(error).partition("\n")[0]) from None

@@ -244,6 +244,11 @@ def test_tables_and_columns_say_what_they_hold(
     assert (table.time_partitioning.field, table.clustering_fields) == ("file_month", ["pickup_datetime"])
     assert descriptions["trip_distance"] == "Distance the taximeter reported (miles)"
     assert descriptions["source_row"] == "The row's ordinal in the source file, from 0"
+    for each in google.list_tables("test.ny_taxi"):
+        table = google.get_table(each.reference)
+        assert [field.name for field in table.schema if not field.description] == [], table.table_id
+    shapes = google.get_table("test.ny_taxi.zone_shapes")
+    assert [field.field_type for field in shapes.schema] == ["INTEGER", "GEOGRAPHY"]
 
 
 @pytest.mark.parametrize("is_there", [False, True], ids=["no dataset yet", "a dataset"])

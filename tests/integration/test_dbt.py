@@ -69,6 +69,11 @@ def test_models_follow_what_is_loaded(
     load(JANUARY, 2)
     load(FEBRUARY, 3)
     assert not dbt.find_failed(build("run"))
+    if kind == "duckdb":
+        every = (
+            f"SELECT table_name, column_name FROM duckdb_columns() WHERE schema_name = '{MODELS}' AND comment IS NULL"
+        )
+        assert warehouse.query(every) == []
     first = [(JANUARY.first_day, 2, 29.0), (FEBRUARY.first_day, 3, 43.5)]
     assert warehouse.query(DAYS) == first
 

@@ -146,6 +146,8 @@ def test_tables_and_columns_say_what_they_hold(path: Path, lake: FolderLake, tmp
     load_month(in_lake(lake, tmp_path, *trips(1)), warehouse)
     sql = "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'green_trip_data'"
     comments = dict(warehouse.query(sql))
+    every = "SELECT table_name, column_name FROM duckdb_columns() WHERE schema_name = 'ny_taxi' AND comment IS NULL"
+    assert warehouse.query(every) == []
     assert comments["trip_distance"] == "Distance the taximeter reported (miles)"
     assert comments["source_row"] == "The row's ordinal in the source file, from 0"
 

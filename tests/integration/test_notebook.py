@@ -19,7 +19,9 @@ def test_the_notebook_runs_and_says_what_it_said(tmp_path: Path, monkeypatch: py
     kept, run = (nbformat.read(path, as_version=4) for path in (program["NOTEBOOK"], tmp_path / "run.ipynb"))
     plots = [kind for cell in run.cells for each in cell.get("outputs", ()) for kind in each.get("data", ())]
     assert plots.count("image/png") == 3
-    assert not [each for cell in run.cells for each in cell.get("outputs", ()) if each.get("name") == "stderr"]
+    logged = [each["text"] for cell in run.cells for each in cell.get("outputs", ()) if each.get("name") == "stderr"]
+    assert logged
+    assert all(text.startswith("GENERATED DATA. ") and text.count("\n") == 1 for text in logged)
     for before, now in zip(kept.cells, run.cells, strict=True):
         said, says = ([texts(each) for each in cell.get("outputs", ())] for cell in (before, now))
         assert said == says, "run make notebook"

@@ -1,11 +1,14 @@
 """The pages in a real browser: they open without errors or network requests, and work without a mouse."""
 
 import json
+import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,14 @@ import pyarrow as pa
 import pytest
 from markdown_it import MarkdownIt
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
-from factories import JANUARY, green_parquet, make_month, trip
+from factories import JANUARY, green_parquet, make_month, publish_fetched, trip
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.month import COLORS, Color, Month
@@ -29,12 +34,21 @@ from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.runs.flow_runs import Outcome
 from nyc_tlc.runs.month_report import format_quality_report, format_summary
 from nyc_tlc.shown import shown
+from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.location import RemoteFile
+from nyc_tlc.source.published import look_at
 from nyc_tlc.source.sample import write_sample
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.protocol import Kind, Load
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
+NINE_MONTHS = (
+    *((2020, number) for number in ("04", "08", "12")),
+    (2022, "01"),
+    *((2023, number) for number in ("01", "02")),
+    *((2024, number) for number in ("01", "10")),
+    (2025, "11"),
+)
 PAGES = ["coverage.html", *(f"trips-{color}.html" for color in COLORS)]
 OPTIONS = (
     "--headless=new",
@@ -98,6 +112,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
             manifests[f"{color}-{month}"] = made
     odd = (
         trip(**{HOSTILE: "x"}, store_and_fwd_flag=HOSTILE, passenger_count=0),
+        trip(lpep_pickup_datetime=datetime(2024, 2, 3, 7), passenger_count=0),
         *(trip(lpep_pickup_datetime=datetime(2024, 2, day, 7)) for day in (1, 2, 29)),
     )
     body = green_parquet(*odd, types={HOSTILE: pa.string()})
@@ -163,6 +178,19 @@ def open_page(driver: webdriver.Chrome, url: str) -> None:
     """Load a page again: for a URL with only another anchor the browser would not."""
     driver.get("about:blank")
     driver.get(url)
+    if "trips-" in url:
+        WebDriverWait(driver, 30).until(lambda _: driver.find_elements(By.CSS_SELECTOR, "body[data-ready]"))
+
+
+def choose(driver: webdriver.Chrome, name: str, value: str) -> None:
+    """Choose an entry of a list."""
+    Select(driver.find_element(By.ID, name)).select_by_value(value)
+
+
+def shown_trips(driver: webdriver.Chrome) -> int:
+    """Return the trips of the months and the zone that are chosen."""
+    card = driver.find_element(By.CSS_SELECTOR, "#cards li:nth-child(2) .faint")
+    return int(card.text.replace(",", ""))
 
 
 def press(driver: webdriver.Chrome, *keys: str) -> WebElement:
@@ -170,6 +198,10 @@ def press(driver: webdriver.Chrome, *keys: str) -> WebElement:
     for key in keys:
         driver.switch_to.active_element.send_keys(key)
     return driver.switch_to.active_element
+
+
+def texts_of_titles(driver: webdriver.Chrome, selector: str) -> list[str]:
+    return [str(each.get_attribute("textContent")) for each in driver.find_elements(By.CSS_SELECTOR, selector)]
 
 
 def texts(driver: webdriver.Chrome, selector: str) -> list[str]:
@@ -188,6 +220,21 @@ def test_a_page_opens_and_can_be_read_on_every_screen(
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.execute_script(PALE_TEXT) == []
     assert len(texts(browser, "h1")) == 1
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_fault(browser: webdriver.Chrome, reports: Reports, page: str, scheme: str) -> None:
+    axe = Path(os.environ.get("TLC_TEST_AXE", Path(sys.prefix, "axe", "node_modules", "axe-core", "axe.min.js")))
+    if not axe.exists():
+        pytest.skip("no axe-core (make browser; TLC_TEST_AXE names another axe.min.js)")
+    show(browser, 1200, scheme)
+    open_page(browser, reports.url(page + ("#green-2024-01" if page == "coverage.html" else "")))
+    browser.execute_script("document.querySelectorAll('details').forEach((each) => each.open = true)")
+    browser.execute_script(axe.read_text(encoding="utf-8"))
+    browser.set_script_timeout(60)
+    found = browser.execute_async_script("axe.run({resultTypes: ['violations']}).then(arguments[0])")
+    assert [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found["violations"]] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -267,11 +314,12 @@ def test_what_is_in_the_data_is_text_on_the_page(browser: webdriver.Chrome, repo
     assert HOSTILE in browser.find_element(By.CSS_SELECTOR, ".warning").text
     assert browser.find_elements(By.CSS_SELECTOR, "img") == []
     assert "is far from usual" in text
+    assert texts(browser, "#detail summary").count("zero_passengers") == 1
 
 
 def test_a_gap_in_the_months_is_a_gap_in_the_line(browser: webdriver.Chrome, reports: Reports) -> None:
     open_page(browser, reports.url("trips-yellow.html"))
-    line = browser.find_element(By.CSS_SELECTOR, "svg path.line").get_attribute("d")
+    line = browser.find_element(By.CSS_SELECTOR, "#days path.line").get_attribute("d")
     # 2023-09 is missing.
     assert line.count("M") == 2
 
@@ -281,11 +329,111 @@ def test_the_numbers_stand_beside_the_charts(browser: webdriver.Chrome, reports:
     browser.execute_script("document.querySelectorAll('details').forEach((each) => each.open = true)")
     clean = {month[-7:]: each.clean.rows for month, each in reports.manifests.items() if month.startswith("green")}
     rows: dict[str, Any] = {}
-    for line in texts(browser, "main > details tbody tr"):
+    for line in texts(browser, "#month-numbers tbody tr"):
         month, trips, *_ = line.split()
         rows[month] = int(trips.replace(",", ""))
     assert rows == clean
     assert datetime.now(UTC).strftime("%Y-%m-%d") in browser.find_element(By.TAG_NAME, "footer").text
+
+
+def test_what_is_shown_follows_the_months_and_the_zone(browser: webdriver.Chrome, reports: Reports) -> None:
+    open_page(browser, reports.url("trips-yellow.html"))
+    rows = {month[-7:]: each.clean.rows for month, each in reports.manifests.items() if month.startswith("yellow")}
+    assert shown_trips(browser) == sum(rows.values())
+    choose(browser, "from", "2023-11")
+    choose(browser, "to", "2023-12")
+    assert shown_trips(browser) == rows["2023-11"] + rows["2023-12"]
+    assert [line.split()[0] for line in texts(browser, "#years-numbers tbody tr")] == ["2023"]
+    where = "WHERE file_month BETWEEN DATE '2023-11-01' AND DATE '2023-12-01'"
+    sql = browser.find_element(By.CSS_SELECTOR, "[data-sql='fare']")
+    assert f"{where}\n" in (sql.get_attribute("textContent") or "")
+    bars = texts_of_titles(browser, "#fare rect title")
+
+    busiest = browser.find_element(By.CSS_SELECTOR, "#zones tbody button")
+    name, trips = busiest.text, texts(browser, "#zones tbody tr td:nth-child(4)")[0]
+    busiest.click()
+    assert shown_trips(browser) == int(trips)
+    assert name in browser.find_element(By.ID, "shown").text
+    assert texts_of_titles(browser, "#fare rect title") != bars
+    assert f"{where} AND coalesce(pickup_location_id, 0) = " in (sql.get_attribute("textContent") or "")
+    hours = browser.execute_script(
+        "return [...document.querySelectorAll('#hour td')].map((each) => parseInt(each.title))"
+    )
+    assert sum(hours) == int(trips)
+
+    browser.find_element(By.ID, "reset").click()
+    assert shown_trips(browser) == sum(rows.values())
+
+
+def test_of_a_zone_the_distributions_are_of_the_newest_months(
+    browser: webdriver.Chrome, reports: Reports, tmp_path: Path
+) -> None:
+    # Fourteen months of green; of a zone, twelve are in the page.
+    open_page(browser, reports.url("trips-green.html"))
+    assert texts(browser, "p.by-zone") == ["", "", ""]
+    choose(browser, "zone", "74")
+    assert texts(browser, "p.by-zone")[0] == "Of one zone, this is known of the months 2023-02 to 2024-02 only."
+
+
+def test_the_map_is_read_and_used_with_keys_and_pointer(browser: webdriver.Chrome, reports: Reports) -> None:
+    open_page(browser, reports.url("trips-green.html"))
+    zone = browser.find_element(By.CSS_SELECTOR, "[data-zone='74']")
+    browser.execute_script("arguments[0].focus()", zone)
+    pointed = browser.find_element(By.ID, "pointed")
+    assert pointed.text.startswith("East Harlem North (Manhattan): Pick-ups ")
+    assert press(browser, Keys.ARROW_DOWN).get_attribute("data-zone") != "74"
+    # Central Harlem or the Upper East Side: a neighbour in Manhattan.
+    assert "(Manhattan)" in pointed.text
+    chosen = press(browser, Keys.ENTER)
+    assert chosen.get_attribute("aria-pressed") == "true"
+    assert browser.find_element(By.ID, "zone").get_attribute("value") == chosen.get_attribute("data-zone")
+    choose(browser, "zone", "")
+    ActionChains(browser).move_to_element(zone).click().perform()
+    assert browser.find_element(By.ID, "zone").get_attribute("value") == "74"
+    choose(browser, "shade", "miles")
+    ActionChains(browser).move_to_element(browser.find_element(By.CSS_SELECTOR, "[data-zone='75']")).perform()
+    assert re.search(r"East Harlem South .*: (Distance, average \d+\.\d\d mi|no figure)", pointed.text)
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_labels_of_an_axis_do_not_overlap(browser: webdriver.Chrome, tmp_path: Path, width: int) -> None:
+    # Nine months in six years.
+    lake = FolderLake(tmp_path / "lake")
+    for month in (Month.parse(f"{year}-{number}") for year, number in NINE_MONTHS):
+        at = datetime(month.year, month.month, 15)
+        make_month(lake, green_parquet(trip(lpep_pickup_datetime=at), trip(lpep_pickup_datetime=at)), tmp_path, month)
+    show(browser, width, "light")
+    write_trips_page(lake, "green")
+    open_page(browser, lake.local_path("reports/trips-green.html").as_uri())
+    boxes = browser.execute_script(
+        "const edges = (text) => { const box = text.getBoundingClientRect(); return [box.left, box.right]; };"
+        "return [...document.querySelectorAll('main svg[role=img]')].map((svg) =>"
+        " [...svg.querySelectorAll('text[text-anchor=middle]')].map(edges))"
+    )
+    assert len(boxes) == 6
+    for chart in boxes:
+        assert len(chart) > 2
+        assert all(before[1] <= after[0] for before, after in pairwise(chart)), chart
+        assert all(left >= 0 and right <= width for left, right in chart)
+
+
+def test_pages_of_generated_months_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pages() -> list[str]:
+        write_coverage_page(lake, read_coverage(lake, {}), [])
+        write_trips_page(lake, "green")
+        return [lake.local_path(f"reports/{page}").read_text() for page in ("coverage.html", "trips-green.html")]
+
+    monkeypatch.setenv("TLC_SAMPLE_ROWS", "20")
+    lake = FolderLake(tmp_path / "lake")
+    made = publish_fetched(lake, fetch_month(look_at("sample", "green", JANUARY), tmp_path), tmp_path)
+    for html in pages():
+        assert "GENERATED DATA. All months here are made up" in html
+        assert "Taxi and Limousine Commission's" not in html
+    assert "**GENERATED DATA." in format_quality_report(made, lake).splitlines()[0]
+    real = make_month(lake, green_parquet(trip(lpep_pickup_datetime=datetime(2024, 2, 2))), tmp_path, JANUARY.plus(1))
+    for html in pages():
+        assert "GENERATED DATA. The months green 2024-01 here are made up" in html
+    assert "GENERATED DATA" not in format_quality_report(real, lake)
 
 
 @pytest.mark.parametrize(

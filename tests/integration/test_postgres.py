@@ -276,5 +276,11 @@ def test_tables_and_columns_say_what_they_hold(postgres: dict[str, str], lake: F
         " WHERE attrelid = 'ny_taxi.green_trip_data'::regclass AND attnum > 0"
     )
     comments = dict(warehouse.query(sql))
+    every = (
+        "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'ny_taxi'"
+        " AND NOT table_name ~ '_[0-9]{4}_?[0-9]{2}'"
+        " AND col_description(to_regclass('ny_taxi.' || table_name), ordinal_position::int) IS NULL"
+    )
+    assert warehouse.query(every) == []
     assert comments["trip_distance"] == "Distance the taximeter reported (miles)"
     assert comments["source_row"] == "The row's ordinal in the source file, from 0"

@@ -347,6 +347,9 @@ def test_zones_and_codes_can_be_joined_at_once(warehouse: Warehouse, lake: Folde
         ("Outside of NYC", "N/A")
     ]
     assert warehouse.query("SELECT name FROM ny_taxi.payment_types WHERE payment_type = 2") == [("Cash",)]
+    shapes = dict(warehouse.query("SELECT location_id, shape FROM ny_taxi.zone_shapes"))
+    assert len(shapes) == 260
+    assert shapes[74].startswith("MULTIPOLYGON (((-73.9")
     found = warehouse.query(
         "SELECT color, pickup_borough, pickup_zone, dropoff_zone FROM ny_taxi.trips_by_zone ORDER BY source_row"
     )

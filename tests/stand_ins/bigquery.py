@@ -3,8 +3,8 @@
 Implements, for one project:
 
 * datasets: insert, get, delete.
-* tables: insert, get, patch and delete. Flat schemas of STRING, INTEGER, FLOAT, BOOLEAN, DATE, DATETIME and TIMESTAMP;
-  partitioning by the MONTH of a column; clustering and descriptions, which are kept; views.
+* tables: insert, get, patch and delete. Flat schemas of STRING, GEOGRAPHY, INTEGER, FLOAT, BOOLEAN, DATE, DATETIME and
+  TIMESTAMP; partitioning by the MONTH of a column; clustering and descriptions, which are kept; views.
 * load jobs of one Parquet file that replace a table or a partition, from ``gs://`` or from multipart and resumable
   uploads of one part. A job runs in its own thread and takes effect in one transaction, or fails and changes nothing.
 * job ids of the client's choice: 409 when repeated, also when the tables are gone.

@@ -16,6 +16,7 @@ Resource = dict[str, Any]
 # BigQuery's type: DuckDB's, Arrow's.
 TYPES: dict[str, tuple[str, pa.DataType]] = {
     "STRING": ("VARCHAR", pa.string()),
+    "GEOGRAPHY": ("VARCHAR", pa.string()),
     "INTEGER": ("BIGINT", pa.int64()),
     "FLOAT": ("DOUBLE", pa.float64()),
     "BOOLEAN": ("BOOLEAN", pa.bool_()),
@@ -24,6 +25,9 @@ TYPES: dict[str, tuple[str, pa.DataType]] = {
     "TIMESTAMP": ("TIMESTAMPTZ", pa.timestamp("us", "UTC")),
 }
 
+
+#: A file's type, and the other type of a column that it can be loaded into.
+READABLE = {("DATETIME", "TIMESTAMP"), ("STRING", "GEOGRAPHY")}
 
 NEW_NAMES = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN"}
 
@@ -77,9 +81,9 @@ class ParquetSource:
                 raise self._unreadable(
                     f"Parquet column '{one['name']}' is a list where the schema has none, or not one."
                 )
-            # A time without a zone can be read as UTC; nothing else becomes another type.
+            # A time without a zone can be read as UTC, a text as a shape; nothing else becomes another type.
             kinds = one["type"] if i is None else self.fields[i]["type"], one["type"]
-            if i is not None and kinds[0] != kinds[1] and kinds != ("DATETIME", "TIMESTAMP"):
+            if i is not None and kinds[0] != kinds[1] and kinds not in READABLE:
                 raise self._unreadable(f"Parquet column '{one['name']}' is {kinds[0]} and not {kinds[1]}.")
             if one["mode"] == "REQUIRED" and column.null_count:
                 raise self._unreadable(f"Required field {one['name']} cannot be null.")

@@ -3,7 +3,7 @@
 import io
 import subprocess
 import sys
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -14,11 +14,13 @@ import pytest
 
 import nyc_tlc.notebooks as tables
 from conftest import ROOT, bucket
-from factories import JANUARY, green_parquet, make_month, trip
-from nyc_tlc import codes, months, trips, zones
+from factories import JANUARY, green_parquet, make_month, publish_fetched, trip
+from nyc_tlc import codes, months, plausible, trips, zones
 from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
+from nyc_tlc.source.fetch import fetch_month
+from nyc_tlc.source.published import look_at
 from nyc_tlc.source.sample import write_sample
 from stand_ins.gcs import Gcs
 
@@ -89,6 +91,52 @@ def test_a_missing_month_names_the_command_that_brings_it(lake: FolderLake) -> N
     assert "python flows/backfill.py --colors green --start 2023-11 --end 2024-03 --profile local" in str(caught.value)
 
 
+def test_months_that_are_missing_can_be_skipped(lake: FolderLake) -> None:
+    assert len(trips("green", "2023-11", "2024-03", missing="skip")) == 4
+    assert len(trips("green", "2023-11", missing="skip")) == 0
+
+
+def test_days_are_those_of_the_pick_up_whatever_file_has_the_trip(lake: FolderLake, tmp_path: Path) -> None:
+    at = [datetime(2024, 3, 31, 23), datetime(2024, 4, 1, 1), datetime(2024, 4, 2, 1)]
+    make_month(lake, green_parquet(trip(lpep_pickup_datetime=at[1])), tmp_path, JANUARY.plus(2))
+    april = green_parquet(*(trip(lpep_pickup_datetime=each) for each in (at[0], at[2])))
+    make_month(lake, april, tmp_path, JANUARY.plus(3))
+    assert trips("green", "2024-03-31")["pickup_datetime"].tolist() == at[:1]
+    assert trips("green", date(2024, 3, 1), "2024-04-01")["pickup_datetime"].tolist() == [at[1], at[0]]
+    assert trips("green", "2024-04-02", "2024-04")["pickup_datetime"].tolist() == at[2:]
+    assert len(trips("green", "2024-01-15", where="tip_amount > 5")) == 1
+
+
+def test_generated_months_say_so(
+    own_environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TLC_SAMPLE_ROWS", "10")
+    lake = FolderLake(own_environment / "lake")
+    publish_fetched(lake, fetch_month(look_at("sample", "green", FEBRUARY), tmp_path), tmp_path)
+    make_month(lake, green_parquet(trip()), tmp_path)
+    caplog.clear()
+    assert len(trips("green", "2024-01")) == 1
+    assert caplog.text == ""
+    trips("green", "2024-02")
+    assert "GENERATED DATA. All months here are made up" in caplog.text
+    trips("green", "2024-01", "2024-02")
+    assert "GENERATED DATA. The months green 2024-02 here are made up" in caplog.text
+
+
+def test_a_mean_of_plausible_values_leaves_out_what_it_cannot_bear(lake: FolderLake, tmp_path: Path) -> None:
+    march = [datetime(2024, 3, 3, 4)] * 3
+    body = [
+        trip(lpep_pickup_datetime=at, trip_distance=far) for at, far in zip(march, (2.0, 4.0, 259777.0), strict=True)
+    ]
+    make_month(lake, green_parquet(*body), tmp_path, JANUARY.plus(2))
+    found = trips("green", "2024-03")
+    assert found["trip_distance"].max() == 259777.0
+    assert plausible(found["trip_distance"]).mean() == 3.0
+    assert plausible(found["trip_distance"] / 1000, "trip_distance").isna().sum() == 1
+    with pytest.raises(ArgumentError, match="no plausible values of vendor_id; expected trip_distance"):
+        plausible(found["vendor_id"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -96,6 +144,7 @@ def test_a_missing_month_names_the_command_that_brings_it(lake: FolderLake) -> N
         ({"where": "fare > 1"}, "where='fare \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} 1' can't be used"),
         ({"where": "1; DROP"}, "can't be used"),
         ({"end": "2023-12"}, "no months from 2024-01 to 2023-12"),
+        ({"end": "2024-02-30"}, "2024-01 or 2024-02-30 is no day"),
         ({"as_": "list"}, "as_ can't be 'list'"),
     ],
 )
@@ -112,6 +161,20 @@ def test_zones_and_codes_join(lake: FolderLake) -> None:
     assert codes("payment_types").set_index("payment_type")["name"][1] == "Credit card"
     with pytest.raises(ArgumentError, match="payment_types"):
         codes("payments")
+
+
+def test_zones_have_shapes_as_geojson() -> None:
+    features = {each["id"]: each for each in zones(shapes=True)["features"]}
+    assert set(features) == set(range(1, 264)) - {57, 104, 105}
+    assert features[74]["properties"]["zone"] == "East Harlem North"
+    longitudes = [x for polygon in features[74]["geometry"]["coordinates"] for x, _ in polygon[0]]
+    latitudes = [y for polygon in features[74]["geometry"]["coordinates"] for _, y in polygon[0]]
+    # 125th Street and Lexington Avenue is in it.
+    assert min(longitudes) < -73.9376 < max(longitudes)
+    assert min(latitudes) < 40.8041 < max(latitudes)
+    assert all(
+        polygon[0][0] == polygon[0][-1] for each in features.values() for polygon in each["geometry"]["coordinates"]
+    )
 
 
 def test_months_say_what_there_is(lake: FolderLake) -> None:

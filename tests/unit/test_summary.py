@@ -14,7 +14,8 @@ from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.month import COLORS, Color
-from nyc_tlc.pages.summary import HISTOGRAMS, count_month, read_summaries, read_summary, summary_key
+from nyc_tlc.pages.figures import FIGURES, HISTOGRAMS
+from nyc_tlc.pages.summary import count_month, read_summaries, read_summary, summary_key
 from nyc_tlc.source.sample import write_sample
 from stand_ins.gcs import Gcs
 
@@ -25,7 +26,9 @@ def lake(tmp_path: Path) -> FolderLake:
 
 
 def counts(table: pl.DataFrame, part: str) -> dict[str, int]:
-    return dict(table.filter(pl.col("part") == part).select("key", "trips").iter_rows())
+    key = pl.col("zone").cast(str) if part == "zone" else pl.col("key")
+    counted = table.filter(pl.col("part") == part).group_by(key.alias("key")).agg(pl.col("trips").sum())
+    return dict(counted.iter_rows())
 
 
 def test_a_small_month_is_counted_as_by_hand(lake: FolderLake, tmp_path: Path) -> None:
@@ -43,17 +46,37 @@ def test_a_small_month_is_counted_as_by_hand(lake: FolderLake, tmp_path: Path) -
     assert counts(table, "zone") == {"74": 2, "265": 1}
     assert counts(table, "distance") == {"0": 1, "1": 1, "20+": 1}
     assert counts(table, "duration") == {"10": 3}
+    assert counts(table, "dropoff") == {"75": 3}
     assert counts(table, "fare") == {"10": 2, "<0": 1}
     assert counts(table, "tip_share") == {"20": 1, "0": 1, "unknown": 1}
     assert counts(table, "payment") == {"1": 2, "2": 1}
     assert counts(table, "rate") == {"1": 2, "unknown": 1}
     assert {rule: rows for rule, rows in counts(table, "rejected").items() if rows} == {"zero_passengers": 2}
     assert counts(table, "warned")["negative_fare"] == 1
-    first_day = table.row(by_predicate=(pl.col("part") == "day") & (pl.col("key") == "2024-01-15"), named=True)
-    assert (first_day["revenue"], first_day["distance"]) == (29.0, 25.5)
+    zone = table.row(by_predicate=(pl.col("part") == "zone") & (pl.col("zone") == 74), named=True)
+    assert (zone["revenue_sum"], zone["miles_sum"], zone["minutes_sum"]) == (11.0, 2.0, 20.0)
     examples = [json.loads(text) for text in table.filter(pl.col("part") == "example")["text"]]
     assert [each["source_row"] for each in examples] == [3, 4]
     assert examples[1]["rejection_rules"] == ["zero_passengers", "negative_distance"]
+
+
+def test_what_no_mean_can_bear_is_counted_and_left_out_of_sums(lake: FolderLake, tmp_path: Path) -> None:
+    noon = datetime(2024, 1, 15, 12)
+    body = green_parquet(
+        trip(trip_distance=100.0, total_amount=2000.0, tip_amount=500.0),
+        trip(trip_distance=259777.0, total_amount=401_092.32, tip_amount=500.01),
+        trip(lpep_dropoff_datetime=datetime(2024, 1, 16, 11, 59)),
+        trip(lpep_pickup_datetime=noon, lpep_dropoff_datetime=noon, trip_distance=7.0, tip_amount=3.0, payment_type=2),
+    )
+    table = read_summary(lake, make_month(lake, body, tmp_path))
+    zone = table.row(by_predicate=pl.col("part") == "zone", named=True)
+    found = {name: tuple(zone[f"{name}_{part}"] for part in ("sum", "trips", "left_out")) for name in FIGURES}
+    assert found["miles"] == (108.5, 3, 1)
+    assert found["revenue"] == (2029.0, 3, 1)
+    assert found["minutes"] == (20.0, 3, 1)
+    # Tips in cash are not recorded, and who took no time had no speed.
+    assert found["tip"] == (502.0, 2, 1)
+    assert found["mph"] == (pytest.approx(1.5 / (23 + 59 / 60)), 1, 2)
 
 
 def test_a_tip_of_15_percent_is_counted_where_15_begins(lake: FolderLake, tmp_path: Path) -> None:
@@ -72,7 +95,7 @@ def test_every_part_of_every_color_counts_all_trips(color: Color, lake: FolderLa
     assert set(parts.values()) == {manifest.clean.rows}
     for name, histogram in HISTOGRAMS.items():
         assert set(counts(table, name)) <= {*histogram.labels, "unknown"}
-    revenue = table.filter(pl.col("part") == "day")["revenue"]
+    revenue = table.filter(pl.col("part") == "zone")["revenue_sum"]
     assert revenue.null_count() == (len(revenue) if color == "fhv" else 0)
 
 
@@ -114,4 +137,4 @@ def test_a_summary_is_kept_until_the_clean_file_is_another(lake: FolderLake, tmp
 def test_a_month_without_rows_has_a_summary(lake: FolderLake, tmp_path: Path) -> None:
     manifest: Manifest = make_month(lake, green_parquet(), tmp_path)
     assert counts(read_summary(lake, manifest), "day") == {}
-    assert read_summaries(lake, []).height == 0
+    assert read_summaries(lake, [manifest], lambda month, table: (month, table.height > 0)) == [(manifest, True)]

@@ -1,4 +1,5 @@
 {{ monthly_config() }}
+{%- set minutes = minutes_between('trip.pickup_datetime', 'trip.dropoff_datetime') %}
 {#- A file has trips of the day before and after its month too: a day can have a row in two files. #}
 select
     trip.color,
@@ -6,10 +7,12 @@ select
     loads.clean_sha256,
     cast(trip.pickup_datetime as date) as pickup_date,
     cast(count(*) as {{ integer_type() }}) as trips,
-    cast(sum(trip.total_amount) as {{ float_type() }}) as total_amount,
-    cast(sum(trip.trip_distance) as {{ float_type() }}) as trip_distance,
-    cast(sum({{ minutes_between('trip.pickup_datetime', 'trip.dropoff_datetime') }}) as {{ float_type() }})
-        as trip_duration_minutes,
+    {{ plausible_sum('total_amount', 'trip.total_amount') }} as total_amount,
+    {{ left_out('total_amount', 'trip.total_amount') }} as total_amount_left_out,
+    {{ plausible_sum('trip_distance', 'trip.trip_distance') }} as trip_distance,
+    {{ left_out('trip_distance', 'trip.trip_distance') }} as trip_distance_left_out,
+    {{ plausible_sum('trip_duration_minutes', minutes) }} as trip_duration_minutes,
+    {{ left_out('trip_duration_minutes', minutes) }} as trip_duration_minutes_left_out,
     {{ share_where('trip.payment_type = 1') }} as share_credit_card,
     {{ share_where('trip.payment_type = 2') }} as share_cash
 from {{ ref('int_all_trips') }} as trip

@@ -1,5 +1,6 @@
 {{ monthly_config() }}
-{#- The month is the file's. A trip whose zone is not known counts under zone 0. #}
+{#- The month is the file's. A trip whose zone is not known counts under zone 0. A trip whose total is not plausible adds
+    no revenue. #}
 select
     trip.color,
     trip.file_month,
@@ -11,11 +12,14 @@ select
     {%- for name, column in {'fare': 'fare_amount', 'extra': 'extra', 'mta_tax': 'mta_tax', 'tip_amount': 'tip_amount',
             'tolls_amount': 'tolls_amount', 'ehail_fee': 'ehail_fee', 'improvement_surcharge': 'improvement_surcharge',
             'total_amount': 'total_amount'}.items() %}
-    cast(sum(trip.{{ column }}) as {{ float_type() }}) as revenue_monthly_{{ name }},
+    {{ plausible_sum('total_amount', 'trip.total_amount', 'trip.' ~ column) }} as revenue_monthly_{{ name }},
     {%- endfor %}
+    {{ left_out('total_amount', 'trip.total_amount') }} as total_amount_left_out,
     cast(count(*) as {{ integer_type() }}) as total_monthly_trips,
-    cast(avg(trip.passenger_count) as {{ float_type() }}) as avg_monthly_passenger_count,
-    cast(avg(trip.trip_distance) as {{ float_type() }}) as avg_monthly_trip_distance
+    {{ plausible_avg('passenger_count', 'trip.passenger_count') }} as avg_monthly_passenger_count,
+    {{ left_out('passenger_count', 'trip.passenger_count') }} as passenger_count_left_out,
+    {{ plausible_avg('trip_distance', 'trip.trip_distance') }} as avg_monthly_trip_distance,
+    {{ left_out('trip_distance', 'trip.trip_distance') }} as trip_distance_left_out
 from {{ ref('int_trips_unioned') }} as trip
 inner join {{ due_loads() }} as loads
     on loads.color = trip.color and loads.file_month = trip.file_month

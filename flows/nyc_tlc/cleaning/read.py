@@ -47,7 +47,6 @@ READ_BUFFER = 1 << 16
 HARMLESS_BYTES: dict[FileFormat, int] = {"parquet": 1 << 26, "csv": 1 << 22}
 #: The number of blocks that are parsed at the same time, and of those that may wait to be checked.
 PARSE_THREADS = 2
-
 #: The errors of reading a damaged file. UnicodeError is raised for a flipped bit in a column's name.
 DAMAGE_ERRORS: tuple[type[Exception], ...] = (
     pa.ArrowException,

@@ -15,11 +15,9 @@ from nyc_tlc.month import NEW_YORK
 TIME_FORM = "times must be New York wall-clock, like 2024-01-31 23:59:59"
 #: Zones of New York's times in Parquet files; their wall-clock times are used.
 NEW_YORK_ZONES = (NEW_YORK.key, "US/Eastern")
-
 #: The first and the last second of the years 1 to 9999, counted from 1970.
 FIRST_SECOND = int(datetime(1, 1, 1, tzinfo=UTC).timestamp())
 LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
-
 #: A time as TLC writes it or with ISO's T, with or without seconds, a fraction, and an offset of New York. There is no
 #: year 0.
 ISO_TIME = (

@@ -1,9 +1,9 @@
 """The contract: a colour's clean columns and rules, and how the columns of each published file map onto them.
 
 Each colour has a YAML file in ``datasets/`` with its columns, the layouts that TLC published, and its rules.
-``datasets/common.yaml`` has the rules that colours share, ``codes.yaml`` the code tables. This module reads them once
-and derives the Arrow schemas, the mapping of a file's columns, and the versions. A month that was cleaned with the same
-versions would have the same rows today.
+``datasets/common.yaml`` has the rules that colours share and the plausible values, ``codes.yaml`` the code tables. This
+module reads them once and derives the Arrow schemas, the mapping of a file's columns, and the versions. A month that
+was cleaned with the same versions would have the same rows today.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ FileFormat = Literal["parquet", "csv"]
 SourceFormat = Literal["parquet", "csv.gz", "csv"]
 
 CONTRACT_FOLDER = Path(__file__).parent
-
 #: Increase it when a change of the reading code gives other clean rows from the same contract.
 READER_VERSION = 3
-
 #: Texts that other tools write for null, in upper case; a code table's own text comes first.
 NULL_TEXTS = ["NA", "N/A", "#N/A", "<NA>", "NAN", "NULL", "NONE", r"\N", "-"]
 
@@ -102,6 +100,19 @@ class Rule(ContractModel):
     months: tuple[Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")], ...] = ()
 
 
+class Plausible(ContractModel):
+    """The values that a sum or an average can bear, both ends included, and why others can't be right."""
+
+    min: float
+    max: float
+    unit: str
+    because: str
+
+    def sql(self, value: str) -> str:
+        """Return the SQL condition that a value is plausible."""
+        return f"{value} BETWEEN {self.min:g} AND {self.max:g}"
+
+
 @dataclass(frozen=True)
 class FileLayout:
     """The layout of the files that TLC published from a month on.
@@ -160,7 +171,8 @@ class Contract:
 
     Attributes:
         source: Where these facts were published.
-        notes: What a user of the data should know.
+        about: What the trips are, for people.
+        notes: What a user of the data should know about the files.
         max_rejected: Percent of a month's rows that may be rejected; None means ``TLC_MAX_REJECTED``.
         columns: The clean columns in order; the last ones are OUR_COLUMNS.
         rules: The rules in order of precedence.
@@ -172,6 +184,7 @@ class Contract:
     color: Color
     title: str
     source: str
+    about: str
     notes: str
     first_month: Month
     max_rejected: float | None
@@ -243,6 +256,12 @@ def code_tables() -> dict[str, CodeTable]:
 
 
 @cache
+def plausible_ranges() -> dict[str, Plausible]:
+    """Return the plausible values of columns, and of what dbt's models compute, by name."""
+    return {name: Plausible(**entry) for name, entry in _read_yaml("datasets/common.yaml")["plausible"].items()}
+
+
+@cache
 def read_contract(color: Color) -> Contract:
     """Read the contract of a colour."""
     data = _read_yaml(f"datasets/{color}.yaml")
@@ -255,7 +274,8 @@ def read_contract(color: Color) -> Contract:
         color=color,
         title=data["title"],
         source=data["source"],
-        notes=data["notes"],
+        about=data["about"].strip(),
+        notes=data["notes"].strip(),
         first_month=Month.parse(data["first_month"]),
         max_rejected=data.get("max_rejected"),
         columns=columns + OUR_COLUMNS,

@@ -9,8 +9,9 @@ import pyarrow as pa
 
 #: The types of the contract's columns.
 ContractType = Literal["int8", "int16", "int32", "float64", "string", "timestamp", "date"]
-#: The contract's types, and ``int64``, ``instant`` (a time in UTC) and ``strings`` (an array), which other tables have.
-Type = ContractType | Literal["int64", "instant", "strings"]
+#: The contract's types, and those that other tables have: ``instant`` (a time in UTC), ``strings`` (an array) and
+#: ``geography`` (well-known text in degrees).
+Type = ContractType | Literal["int64", "instant", "strings", "geography"]
 
 
 class Names(NamedTuple):
@@ -41,6 +42,7 @@ TYPES: dict[Type, Names] = {
     "float64": Names(pa.float64(), pl.Float64(), "DOUBLE", "double precision", "FLOAT64", "number"),
     "string": Names(pa.string(), pl.Categorical(), "VARCHAR", "text", "STRING", "string"),
     "strings": Names(pa.list_(pa.string()), pl.List(pl.String()), "VARCHAR[]", "text[]", "ARRAY<STRING>", "array"),
+    "geography": Names(pa.string(), pl.String(), "VARCHAR", "text", "GEOGRAPHY", "string"),
     "date": Names(pa.date32(), pl.Date(), "DATE", "date", "DATE", "date"),
     "timestamp": Names(
         pa.timestamp("us"), pl.Datetime("us"), "TIMESTAMP", "timestamp without time zone", "DATETIME", "datetime"

@@ -15,6 +15,7 @@ from nyc_tlc.contract.types import TYPES
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color
+from nyc_tlc.pages.coverage import describe_generated
 
 CATALOG = "datapackage.json"
 PACKAGE_PROFILE = "https://datapackage.org/profiles/2.0/datapackage.json"
@@ -39,11 +40,12 @@ def write_catalog(lake: Lake) -> str:
 
 def describe_lake(manifests: list[Manifest]) -> dict[str, Any]:
     """Return the Data Package: all months as resources."""
+    about = "Clean trip records of New York's taxis and for-hire vehicles, one file per colour and month."
     return {
         "$schema": PACKAGE_PROFILE,
         "name": "nyc-tlc-trip-records",
         "title": "New York taxi trip records",
-        "description": "Clean trip records of New York's taxis and for-hire vehicles, one file per colour and month.",
+        "description": f"{describe_generated(manifests)} {about}".lstrip(),
         "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "sources": [
             {
@@ -66,6 +68,7 @@ def describe_schema(contract: Contract) -> dict[str, Any]:
 
 def _describe_month(manifest: Manifest) -> dict[str, Any]:
     contract, clean = read_contract(manifest.color), manifest.clean
+    origin = "Generated data" if describe_generated([manifest]) else "TLC's file"
     return {
         "name": f"{manifest.color}-{manifest.month}",
         "title": f"{contract.title}, {manifest.month}",
@@ -77,7 +80,7 @@ def _describe_month(manifest: Manifest) -> dict[str, Any]:
         "hash": f"sha256:{clean.sha256}",
         "rows": clean.rows,
         "schema": _schema_key(manifest.color),
-        "sources": [{"title": f"TLC's file of {manifest.month}", "path": manifest.source.url}],
+        "sources": [{"title": f"{origin} of {manifest.month}", "path": manifest.source.url}],
     }
 
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from nyc_tlc.contract.dataset import NULL_TEXTS, OUR_COLUMNS, Column, Contract, FileFormat, code_tables, read_contract
+from nyc_tlc.contract.dataset import (
+    NULL_TEXTS,
+    OUR_COLUMNS,
+    Column,
+    Contract,
+    FileFormat,
+    code_tables,
+    plausible_ranges,
+    read_contract,
+)
 from nyc_tlc.contract.types import TYPES
 from nyc_tlc.month import COLORS, Month
 from nyc_tlc.text_tables import format_table
@@ -43,7 +52,22 @@ def make_dictionary() -> str:
     ]
     for color in COLORS:
         lines += _describe_color(read_contract(color))
-    lines += ["## Codes", ""]
+    ranges = [
+        (f"`{name}`", f"{each.min:g}", f"{each.max:g}", each.unit, each.because)
+        for name, each in plausible_ranges().items()
+    ]
+    lines += [
+        "## Plausible values",
+        "",
+        "The tables keep every value as published. Sums and averages on the pages, in dbt's models and in the",
+        "[questions](questions.md) are of plausible values only, and the number of trips left out stands beside them.",
+        "In a notebook, `plausible(trips['trip_distance'])` makes other values missing.",
+        "",
+        *format_table(("Value", "From", "To", "Unit", "Why"), ranges),
+        "",
+        "## Codes",
+        "",
+    ]
     for name, table in code_tables().items():
         codes = [
             (str(code), entry.name + (f". {entry.note.strip()}" if entry.note else ""), ", ".join(entry.texts))
@@ -77,7 +101,7 @@ def _describe_color(contract: Contract) -> list[str]:
     return [
         f"## {contract.color}: {contract.title}",
         "",
-        contract.notes.strip(),
+        f"{contract.about} {contract.notes}",
         "",
         f"First month: {contract.first_month}.",
         f"Source: {contract.source.strip()}",

@@ -19,7 +19,6 @@ from nyc_tlc.lake.keys import describe_key
 from nyc_tlc.lake.store import Found, Lake, SwapRefusedError
 
 T = TypeVar("T")
-
 #: How often a read is done before a cut-off answer is an error.
 READ_ATTEMPTS = 4
 #: The HTTP statuses after which a later attempt can succeed.

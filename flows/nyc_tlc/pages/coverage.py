@@ -146,6 +146,16 @@ def find_gaps(months: Sequence[CoveredMonth]) -> list[Month]:
     return [month for month in every if month not in made]
 
 
+def describe_generated(manifests: Sequence[Manifest]) -> str:
+    """Return a line that says which months are this project's sample and not TLC's data; empty if none is."""
+    generated = [f"{each.color} {each.month}" for each in manifests if source_kind(each.source.url) == "sample"]
+    if not generated:
+        return ""
+    named = ", ".join(generated[:12]) + (f" and {len(generated) - 12} more" if len(generated) > 12 else "")
+    which = "All months" if len(generated) == len(manifests) else f"The months {named}"
+    return f"GENERATED DATA. {which} here are made up by this project (source sample). They are not TLC's."
+
+
 def format_coverage(
     months: Sequence[CoveredMonth],
     kinds: Sequence[Kind],

@@ -15,9 +15,8 @@ from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.pages.anomalies import find_anomalies
-from nyc_tlc.pages.charts import shorten
 from nyc_tlc.pages.coverage import CoveredMonth, find_newest_months
-from nyc_tlc.pages.rendering import COVERAGE_PAGE, Card, to_json, write_page
+from nyc_tlc.pages.rendering import COVERAGE_PAGE, Card, shorten, to_json, write_page
 from nyc_tlc.pages.summary import read_summaries
 from nyc_tlc.warehouse.protocol import Kind
 from nyc_tlc.warehouse.volume import TRAILING_MONTHS, is_comparable
@@ -62,7 +61,8 @@ def write_coverage_page(
         The address of the page, for people.
     """
     odd = _find_odd(months)
-    examples = _examples(read_summaries(lake, [each.manifest for each in months if each.manifest]))
+    manifests = [each.manifest for each in months if each.manifest]
+    examples = dict(read_summaries(lake, manifests, _take_examples))
     lines = [(each.id, line) for each in reversed(months) for line in odd.get(each.name, ())]
     lines.sort(key=lambda line: line[0][-7:], reverse=True)
     rules = {color: {rule.name: rule.why for rule in read_contract(color).rules} for color in COLORS}
@@ -79,6 +79,7 @@ def write_coverage_page(
         COVERAGE_PAGE,
         "coverage.html",
         "New York taxi trips: which months there are",
+        manifests,
         cards=_cards(months, kinds),
         notes=notes,
         shades=[f"up to {limit:.1%}" for limit in SHADES] + [f"more than {SHADES[-1]:.0%} quarantined"],
@@ -163,13 +164,9 @@ def _find_odd(months: Sequence[CoveredMonth]) -> dict[str, list[str]]:
     return odd
 
 
-def _examples(summaries: pl.DataFrame) -> dict[str, list[tuple[str, str]]]:
-    """Return month -> the rejected rows in its summary: rule and JSON."""
-    examples: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-    rows = summaries.filter(pl.col("part") == "example").select("color", "month", "key", "text")
-    for color, month, rule, text in rows.iter_rows():
-        examples[f"{color} {month}"].append((rule, text))
-    return examples
+def _take_examples(manifest: Manifest, summary: pl.DataFrame) -> tuple[str, list[tuple[str, str]]]:
+    """Return a month's name, and the rejected rows in its summary: rule and JSON."""
+    return manifest.name, summary.filter(pl.col("part") == "example").select("key", "text").rows()
 
 
 def _detail(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color
+from nyc_tlc.pages.coverage import describe_generated
 
 COVERAGE_PAGE = "coverage.html"
 MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -20,11 +23,7 @@ _ENVIRONMENT = Environment(
 )
 
 
-def _format_percent(value: float, digits: int = 1) -> str:
-    return f"{value:.{digits}%}"
-
-
-_ENVIRONMENT.filters |= {"number": "{:,.0f}".format, "percent": _format_percent}
+_ENVIRONMENT.filters |= {"number": "{:,.0f}".format, "percent": "{:.2%}".format}
 
 
 class Card(NamedTuple):
@@ -40,8 +39,20 @@ def trips_page(color: Color) -> str:
     return f"trips-{color}.html"
 
 
-def write_page(lake: Lake, name: str, template: str, title: str, **content: Any) -> str:
+def shorten(value: float) -> str:
+    """Format a number briefly: ``950``, ``56.6k``, ``3.1M``."""
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            scaled = value / limit
+            return f"{scaled:.0f}{unit}" if scaled >= 100 or scaled == int(scaled) else f"{scaled:.1f}{unit}"
+    return f"{value:.0f}" if value == int(value) else f"{value:.1f}"
+
+
+def write_page(lake: Lake, name: str, template: str, title: str, manifests: Sequence[Manifest], **content: Any) -> str:
     """Render a template with its variables, and write the page into the lake's folder ``reports/``.
+
+    Args:
+        manifests: Of the months that the page is about: it says which of them are generated.
 
     Returns:
         The address of the page, for people.
@@ -53,6 +64,7 @@ def write_page(lake: Lake, name: str, template: str, title: str, **content: Any)
             ("Coverage", COVERAGE_PAGE),
             *(("Trips: " + color, trips_page(color)) for color in COLORS if lake.months(color)),
         ],
+        generated=describe_generated(manifests),
         lake=lake.url("").rstrip("/"),
         written_at=datetime.now(UTC),
         month_names=MONTH_NAMES,

@@ -1,4 +1,4 @@
-"""A month's summary: a Parquet file of a few kilobytes that the pages read instead of the trips.
+"""A month's summary: a small Parquet file that the pages read instead of the trips.
 
 It is in the lake under ``summary/{color}/{YYYY-MM}.parquet`` and has the digest of the clean file that it was counted
 from; if the clean file has changed, the month is counted again when the summary is next read. It is a long table:
@@ -6,18 +6,18 @@ from; if the clean file has changed, the month is counted again when the summary
 ========== =================================== =================================================================
 part       key                                 the row counts
 ========== =================================== =================================================================
-day        ``2024-01-15``                      trips by pick-up day, with their revenue and distance
-hour       ``1 08``: Monday, 8 o'clock         trips by weekday (1 is Monday) and hour
-zone       ``74``                              trips by pick-up zone
-distance   a bin of HISTOGRAMS                 trips by distance, and the same for duration, fare and tip_share
-payment    a payment type                      trips by payment type, and the same for rate
+zone                                           trips by pick-up zone, with the sums of their figures
+dropoff    ``74``                              trips by drop-off zone
+day        ``2024-01-15``                      trips by pick-up day
+hour       ``1 08``: Monday, 8 o'clock         trips by pick-up zone, weekday (1 is Monday) and hour
+distance   a bin of HISTOGRAMS                 trips by zone and distance; also duration, fare and tip_share
+payment    a payment type                      trips by zone and payment type, and the same for rate
 rejected   a rule                              rejected rows by the first rule they break
 warned     a rule                              rows of the source that a warning counts
 example    a rule                              ``text`` is a rejected row as JSON
 ========== =================================== =================================================================
 
-Revenue is all that passengers paid, in US dollars. Distance is in miles, without trips longer than LONGEST_TRIP: the
-one of 259,777 miles that a sensor reported would outweigh a month of others. A colour without them has nulls.
+A figure has three columns: the sum of its plausible values, their number, and the number of values left out.
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import polars as pl
@@ -40,79 +38,25 @@ from nyc_tlc.errors import LakeError, ReconciliationError, first_line
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import PARALLEL_READS, Lake
 from nyc_tlc.month import Color
+from nyc_tlc.pages.figures import FIGURES, NOT_BY_ZONE, ZONE, keys_of, select_sums, select_values
 from nyc_tlc.warehouse.duckdb import read_rows
 from nyc_tlc.warehouse.lake_file import LakeFile
 
 #: Increase it when the same clean file would give another summary.
-SUMMARY_VERSION = "2"
-#: Miles; a longer trip is counted, but adds no distance (the rule long_distance warns of it).
-LONGEST_TRIP = 100
+SUMMARY_VERSION = "3"
 #: Rejected rows kept for each rule as examples.
 EXAMPLES_PER_RULE = 2
 
+T = TypeVar("T")
+
+SUMS = {
+    f"{figure}_{column}": kind
+    for figure in FIGURES
+    for column, kind in (("sum", pl.Float64()), ("trips", pl.Int64()), ("left_out", pl.Int64()))
+}
 SCHEMA = pl.Schema(
-    {
-        "part": pl.String(),
-        "key": pl.String(),
-        "trips": pl.Int64(),
-        "revenue": pl.Float64(),
-        "distance": pl.Float64(),
-        "text": pl.String(),
-    }
+    {"part": pl.String(), "zone": pl.Int16(), "key": pl.String(), "trips": pl.Int64(), **SUMS, "text": pl.String()}
 )
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Bins of equal width from 0 up, one bin for smaller and one for larger values."""
-
-    title: str
-    unit: str
-    width: int
-    bins: int
-
-    @property
-    def labels(self) -> list[str]:
-        """The keys in order: ``<0``, ``0``, ``5``, … and ``60+`` for larger values."""
-        edges = [str(self.width * index) for index in range(self.bins)]
-        return ["<0", *edges, f"{self.width * self.bins}+"]
-
-    def bin_of(self, value: str) -> str:
-        """Return the SQL of a value's bin, from -1 for a negative value to the number of bins."""
-        scaled = f"({value}) / {self.width}"
-        index = f"CASE WHEN {scaled} < 0 THEN -1 WHEN {scaled} >= {self.bins} THEN {self.bins} ELSE floor({scaled}) END"
-        return f"CAST({index} AS TINYINT)"
-
-
-HISTOGRAMS = {
-    "distance": Histogram("Distance", "miles", 1, 20),
-    "duration": Histogram("Duration", "minutes", 5, 12),
-    "fare": Histogram("Fare", "dollars", 5, 16),
-    "tip_share": Histogram("Tip as a share of the fare", "percent", 5, 10),
-}
-
-
-@dataclass(frozen=True)
-class Measures:
-    """The columns of a colour that a summary uses; empty where the colour has none."""
-
-    distance: str = ""
-    fare: str = ""
-    tip: str = ""
-    revenue: tuple[str, ...] = ()
-    payment: str = ""
-    rate: str = ""
-
-
-TAXI = Measures("trip_distance", "fare_amount", "tip_amount", ("total_amount",), "payment_type", "rate_code")
-#: What passengers of high-volume services pay.
-FARE_AND_FEES = "base_passenger_fare tolls bcf sales_tax congestion_surcharge airport_fee tips cbd_congestion_fee"
-MEASURES: dict[Color, Measures] = {
-    "yellow": TAXI,
-    "green": TAXI,
-    "fhv": Measures(),
-    "fhvhv": Measures("trip_miles", "base_passenger_fare", "tips", tuple(FARE_AND_FEES.split())),
-}
 
 
 def summary_key(manifest: Manifest) -> str:
@@ -140,15 +84,10 @@ def read_summary(lake: Lake, manifest: Manifest) -> pl.DataFrame:
     return summary
 
 
-def read_summaries(lake: Lake, manifests: Sequence[Manifest]) -> pl.DataFrame:
-    """Read the summaries of many months as one table, with the columns ``color`` and ``month`` in front."""
+def read_summaries(lake: Lake, manifests: Sequence[Manifest], take: Callable[[Manifest, pl.DataFrame], T]) -> list[T]:
+    """Read the summaries of many months at the same time, and return what is taken of each."""
     with ThreadPoolExecutor(PARALLEL_READS, thread_name_prefix="summary") as pool:
-        tables = list(pool.map(partial(read_summary, lake), manifests))
-    named = [
-        table.select(pl.lit(manifest.color).alias("color"), pl.lit(manifest.month).alias("month"), pl.all())
-        for manifest, table in zip(manifests, tables, strict=True)
-    ]
-    return pl.concat(named) if named else pl.DataFrame(schema={"color": pl.String, "month": pl.String, **SCHEMA})
+        return list(pool.map(lambda manifest: take(manifest, read_summary(lake, manifest)), manifests))
 
 
 def count_month(lake: Lake, manifest: Manifest) -> pl.DataFrame:
@@ -172,64 +111,50 @@ def count_month(lake: Lake, manifest: Manifest) -> pl.DataFrame:
         for part, counts in (("rejected", manifest.quarantine.rules), ("warned", manifest.warnings))
         for rule, rows in counts.items()
     ]
-    return pl.concat([counted, pl.DataFrame([*rules, *_examples(lake, manifest)], schema=SCHEMA, orient="row")])
+    return pl.concat([counted, pl.DataFrame([*rules, *_examples(lake, manifest)], schema=SCHEMA)])
 
 
 def _count_clean_rows(file: LakeFile) -> pl.DataFrame:
-    """Group the clean rows by every part's key, in one pass."""
+    """Group the clean rows by every part's key in one pass, and sum their figures by zone in another."""
+    color = file.manifest.color
     try:
         with duckdb.connect() as connection:
-            connection.register("clean_rows", read_rows(file))
-            sql = _select_counts(MEASURES[file.manifest.color], "clean_rows")
-            return pl.DataFrame(connection.sql(sql).to_arrow_table(), SCHEMA)
+            tables = [SCHEMA.to_frame()]
+            for select in (_select_counts, _select_sums):
+                connection.register("clean_rows", read_rows(file))
+                tables.append(pl.DataFrame(connection.sql(select(color)).to_arrow_table()))
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise LakeError(f"{file.name}: {file.url} can't be counted", got=first_line(error)) from error
+    return pl.concat(tables, how="diagonal_relaxed").cast(SCHEMA)
 
 
-def _select_counts(measures: Measures, source: str) -> str:
-    """Return the SQL that counts a colour's trips; a null key is ``unknown``."""
-    keys = _keys_of(measures)
-    # A sum is null where all values are: a colour without amounts has no revenue, not 0.
-    revenue = " + ".join(f"coalesce({column}, 0)" for column in measures.revenue) or "CAST(NULL AS DOUBLE)"
-    miles = measures.distance or "CAST(NULL AS DOUBLE)"
+def _select_counts(color: Color) -> str:
+    """Return the SQL that counts a colour's trips; a null key is ``unknown``, a null zone 0."""
+    keys = keys_of(color)
+    sets = [f"({part})" if part in NOT_BY_ZONE else f"(zone, {part})" for part in keys]
     return f"""
         SELECT
             CASE {" ".join(f"WHEN GROUPING({part}) = 0 THEN '{part}'" for part in keys)} END AS part,
+            CASE WHEN GROUPING(zone) = 0 THEN zone END AS zone,
             coalesce(CASE {" ".join(f"WHEN GROUPING({part}) = 0 THEN {text}" for part, (_, text) in keys.items())} END,
                 'unknown') AS key,
-            count(*) AS trips, sum(revenue) AS revenue, sum(miles) AS distance, NULL AS text
+            count(*) AS trips
         FROM (
-            SELECT {", ".join(f"{key} AS {part}" for part, (key, _) in keys.items())},
-                {revenue} AS revenue, CASE WHEN {miles} <= {LONGEST_TRIP} THEN {miles} END AS miles
-            FROM {source}
+            SELECT {ZONE} AS zone, {", ".join(f"{key} AS {part}" for part, (key, _) in keys.items())} FROM clean_rows
         )
-        GROUP BY GROUPING SETS ({", ".join(f"({part})" for part in keys)})
-        ORDER BY part, key
+        GROUP BY GROUPING SETS ({", ".join(sets)})
+        ORDER BY part, zone, key
     """
 
 
-def _keys_of(measures: Measures) -> dict[str, tuple[str, str]]:
-    """Return part -> the SQL of its key, a number or a date because these group fast, and of the key as text."""
-    fare = measures.fare
-    keys = {
-        "day": ("CAST(pickup_datetime AS DATE)", "CAST(day AS VARCHAR)"),
-        "hour": ("100 * isodow(pickup_datetime) + hour(pickup_datetime)", "printf('%d %02d', hour // 100, hour % 100)"),
-    }
-    codes = {"zone": "pickup_location_id", "payment": measures.payment, "rate": measures.rate}
-    keys |= {part: (column, f"CAST({part} AS VARCHAR)") for part, column in codes.items() if column}
-    values = {
-        "distance": measures.distance,
-        "duration": "epoch(dropoff_datetime - pickup_datetime) / 60",
-        "fare": fare,
-        # Rounded, because 2.55 of 17 dollars are 14.999999999999998 percent.
-        "tip_share": f"CASE WHEN {fare} > 0 THEN round(100 * {measures.tip} / {fare}, 6) END" if fare else "",
-    }
-    for part, value in values.items():
-        if value:
-            histogram = HISTOGRAMS[part]
-            # The list's first element has the index 1.
-            keys[part] = (histogram.bin_of(value), f"{histogram.labels}[{part} + 2]")
-    return keys
+def _select_sums(color: Color) -> str:
+    """Return the SQL that sums the figures of a colour's trips by zone."""
+    return f"""
+        SELECT 'zone' AS part, zone, count(*) AS trips, {select_sums(color)}
+        FROM (SELECT {ZONE} AS zone, {select_values(color)} FROM clean_rows)
+        GROUP BY zone
+        ORDER BY zone
+    """
 
 
 def _examples(lake: Lake, manifest: Manifest) -> list[dict[str, Any]]:

@@ -1,32 +1,36 @@
-"""Write a page about each colour's trips from the months' summaries: charts without script, and their numbers."""
+"""Write a page about each colour's trips: the months' summaries, and the script that draws them.
+
+The numbers of all months are in the page, those of the newest ZONE_MONTHS by zone too. Whoever reads it chooses months
+and a zone, and the script adds the numbers up. Beside each chart is the SQL that gives its figures in a warehouse.
+"""
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, timedelta
+from collections.abc import Iterable, Mapping
+from datetime import date
+from functools import partial
 from typing import Any
 
 import polars as pl
 
 from nyc_tlc.contract.dataset import code_tables, read_contract
+from nyc_tlc.contract.zone_shapes import read_zone_paths
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import Color, Month
-from nyc_tlc.pages.charts import DASHES, Line, draw_bars, draw_lines, shorten
-from nyc_tlc.pages.rendering import MONTH_NAMES, Card, trips_page, write_page
-from nyc_tlc.pages.summary import HISTOGRAMS, read_summaries
+from nyc_tlc.pages.figures import HISTOGRAMS, ZONE, figures_of, keys_of, select_sums, select_values
+from nyc_tlc.pages.rendering import to_json, trips_page, write_page
+from nyc_tlc.pages.summary import SUMS, read_summaries
 from nyc_tlc.warehouse.lookups import read_lookups
+from nyc_tlc.warehouse.tables import SCHEMA
 
-#: The number of newest months that distributions, zones and shares cover.
-RECENT_MONTHS = 12
-#: The number of zones listed.
-ZONES_SHOWN = 20
-#: The number of days without a trip that are listed.
-EMPTY_DAYS_NAMED = 10
-#: From this share of the busiest hour on, a heat map cell is dark and its text has the page's colour.
-STRONG_FROM = 0.6
-WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+#: The number of newest months whose distributions the page has by zone; those of all would make it too large to mail.
+ZONE_MONTHS = 12
+CODE_TABLES = {"payment": "payment_types", "rate": "rate_codes"}
 
 
 def write_trips_page(lake: Lake, color: Color) -> str | None:
@@ -38,183 +42,127 @@ def write_trips_page(lake: Lake, color: Color) -> str | None:
     manifests = lake.read_all_manifests([color])
     if not manifests:
         return None
-    contract, summaries = read_contract(color), read_summaries(lake, manifests)
-    recent = [each.month for each in manifests[-RECENT_MONTHS:]]
-    latest = summaries.filter(pl.col("month").is_in(recent))
-    days, by_month = _days(summaries, manifests), _by_month(summaries)
-    per_day = {month: row["per_day"] for month, row in by_month.items()}
+    by_zone = {each.month for each in manifests[-ZONE_MONTHS:]}
+    summaries = read_summaries(lake, manifests, partial(_reduce, by_zone=by_zone))
+    keys = _list_keys(color, summaries)
+    data = {
+        "color": color,
+        "figures": {name: figure.title for name, figure in figures_of(color).items()},
+        "keys": keys,
+        "histograms": {
+            part: {"title": each.title, "unit": each.unit, "width": each.width}
+            for part, each in HISTOGRAMS.items()
+            if part in keys
+        },
+        "codes": _list_codes(keys),
+        "zones": _list_zones(),
+        "shapes": read_zone_paths(),
+        "by_zone": sorted(by_zone),
+        "months": {
+            each.month: _describe_month(each, table, keys) for each, table in zip(manifests, summaries, strict=True)
+        },
+    }
+    packed = gzip.compress(json.dumps(data, separators=(",", ":")).encode(), mtime=0)
     return write_page(
         lake,
         trips_page(color),
         "trips.html",
-        contract.title,
-        contract=contract,
-        cards=_cards(manifests, by_month),
-        days_chart=_days_chart(color, days),
-        empty_days=_empty_days(days, manifests),
-        by_month=by_month,
-        years_chart=_years_chart(color, per_day),
-        by_year=_by_year(per_day),
-        recent=recent,
-        heat=_heat(latest, recent),
-        histograms=list(_histograms(latest)),
-        zones=_zones(latest),
-        code_shares=_code_shares(latest),
+        read_contract(color).title,
+        manifests,
+        about=read_contract(color).about,
+        histograms=data["histograms"],
+        codes={part: code_tables()[table].title for part, table in CODE_TABLES.items() if part in keys},
+        figures=figures_of(color),
+        queries=to_json(chart_queries(color)),
+        data=base64.b64encode(packed).decode(),
     )
 
 
-def _days_in(month: str) -> int:
-    return (Month.parse(month).end - Month.parse(month).start).days
+def chart_queries(color: Color) -> dict[str, str]:
+    """Return part -> the SQL that gives its figures. ``{where}`` stands for the months and the zone that are chosen."""
+    trips = f"{SCHEMA}.{color}_trip_data"
 
+    def sums(key: str, name: str) -> str:
+        return (
+            f"SELECT {name}, count(*) AS trips,\n    {select_sums(color)}\n"
+            f"FROM (\n    SELECT {key} AS {name}, {select_values(color)}\n    FROM {trips}\n    WHERE {{where}}\n"
+            f") AS trip\nGROUP BY {name}\nORDER BY {name};"
+        )
 
-def _counts(summaries: pl.DataFrame, part: str) -> dict[str, int]:
-    """Return key -> trips, over all months."""
-    counted = summaries.filter(pl.col("part") == part).group_by("key", maintain_order=True).agg(pl.col("trips").sum())
-    return dict(counted.iter_rows())
-
-
-def _by_month(summaries: pl.DataFrame) -> dict[str, dict[str, float]]:
-    """Return month -> its trips, trips a day, revenue and distance; these two are 0 for a colour without them."""
-    sums = pl.col("trips", "revenue", "distance").sum()
-    counted = summaries.filter(pl.col("part") == "day").group_by("month", maintain_order=True).agg(sums)
-    return {
-        row["month"]: row | {"per_day": row["trips"] / _days_in(row["month"])} for row in counted.iter_rows(named=True)
+    queries = {
+        part: f"SELECT {key} AS {part}, count(*) AS trips\nFROM {trips}\nWHERE {{where}}\nGROUP BY 1\nORDER BY 1;"
+        for part, (key, _) in keys_of(color).items()
     }
+    queries["day"] = queries["day"].replace(
+        "{where}",
+        "{where}\n    AND pickup_datetime >= file_month AND pickup_datetime < file_month + INTERVAL '1 month'",
+    )
+    return queries | {"month": sums("file_month", "file_month"), "zone": sums(ZONE, "zone")}
 
 
-def _cards(manifests: Sequence[Manifest], by_month: Mapping[str, Mapping[str, float]]) -> list[Card]:
-    trips, days = sum(each.clean.rows for each in manifests), sum(_days_in(each.month) for each in manifests)
-    cards = [
-        Card("Months in the lake", f"{len(manifests)}", f"{manifests[0].month} to {manifests[-1].month}"),
-        Card("Trips", shorten(trips), f"{trips:,}"),
-        Card("Trips a day", shorten(trips / days), f"over {days:,} days"),
-    ]
-    for title, column, unit in (("Revenue a trip", "revenue", "$"), ("Distance a trip", "distance", "mi")):
-        total = sum(row[column] for row in by_month.values())
-        if total and trips:
-            cards.append(Card(title, f"{total / trips:.2f} {unit}", f"{shorten(total)} {unit} in all"))
-    return cards
+def _reduce(manifest: Manifest, table: pl.DataFrame, by_zone: Iterable[str]) -> pl.DataFrame:
+    """Return the counts of trips; of a month that is not shown by zone, the distributions of all zones together."""
+    table = table.filter(~pl.col("part").is_in(["rejected", "warned", "example"]))
+    if manifest.month in by_zone:
+        return table
+    zones = table.filter(pl.col("part") == "zone")
+    rest = (
+        table.filter(pl.col("part") != "zone").group_by("part", "key", maintain_order=True).agg(pl.col("trips").sum())
+    )
+    return pl.concat([zones, rest], how="diagonal")
 
 
-def _days(summaries: pl.DataFrame, manifests: Sequence[Manifest]) -> dict[date, int | None]:
-    """Return each day from the first month to the last -> its trips; None if its month is not in the lake."""
-    known = {each.month for each in manifests}
-    counted = {date.fromisoformat(day): trips for day, trips in _counts(summaries, "day").items() if day != "unknown"}
-    day, end = Month.parse(manifests[0].month).first_day, Month.parse(manifests[-1].month).end.date()
-    days: dict[date, int | None] = {}
-    while day < end:
-        days[day] = counted.get(day, 0) if f"{day:%Y-%m}" in known else None
-        day += timedelta(days=1)
-    return days
+def _list_keys(color: Color, summaries: Iterable[pl.DataFrame]) -> dict[str, list[str]]:
+    """Return part -> its keys in the order of its chart."""
+    keys = {"hour": [f"{day} {hour:02d}" for day in range(1, 8) for hour in range(24)]}
+    keys |= {part: [*each.labels, "unknown"] for part, each in HISTOGRAMS.items() if part in keys_of(color)}
+    for part in CODE_TABLES.keys() & keys_of(color).keys():
+        keys[part] = sorted({key for table in summaries for key in table.filter(pl.col("part") == part)["key"]})
+    return keys
 
 
-def _days_chart(color: Color, days: dict[date, int | None]) -> str:
-    places = list(days)
-    many = len(places) > 3 * 366
-    starts = [(place, day) for place, day in enumerate(places) if day.day == 1 and (day.month == 1 or not many)]
-    every = max(1, -(-len(starts) // 12))
-    ticks = [(place, f"{day.year}" if many else f"{day:%Y-%m}") for place, day in starts[::every]]
-    return draw_lines(f"{color}: trips a day", [Line("trips a day", [trips or None for trips in days.values()])], ticks)
+def _describe_month(manifest: Manifest, table: pl.DataFrame, keys: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Return a month's numbers for the page's script.
+
+    ``days`` are the trips of each day of the month, ``spill`` those of other days. ``zones`` has for each zone its
+    trips and the columns of its figures, ``dropoffs`` its drop-offs. ``parts`` has for each part and zone (0 for all)
+    a flat list of positions in ``keys`` and trips.
+    """
+    places = {part: {key: place for place, key in enumerate(each)} for part, each in keys.items()}
+    month = Month.parse(manifest.month)
+    days, spill = [0] * (month.end - month.start).days, 0
+    zones: dict[int, list[float]] = {}
+    dropoffs: dict[str, int] = {}
+    parts: defaultdict[str, defaultdict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    sums = [name for name in SUMS if name.partition("_")[0] in figures_of(manifest.color)]
+    for part, zone, key, trips, *values in table.select("part", "zone", "key", "trips", *sums).iter_rows():
+        if part == "zone":
+            zones[zone] = [trips, *(round(value or 0, 2) for value in values)]
+        elif part == "dropoff":
+            dropoffs["0" if key == "unknown" else key] = trips
+        elif part == "day":
+            day = date.fromisoformat(key)
+            if day.replace(day=1) == month.first_day:
+                days[day.day - 1] = trips
+            else:
+                spill += trips
+        else:
+            parts[part][zone or 0] += [places[part][key], trips]
+    return {"days": days, "spill": spill, "zones": zones, "dropoffs": dropoffs, "parts": parts}
 
 
-def _empty_days(days: dict[date, int | None], manifests: Sequence[Manifest]) -> str:
-    with_rows = {each.month for each in manifests if each.clean.rows}
-    empty = [str(day) for day, trips in days.items() if trips == 0 and f"{day:%Y-%m}" in with_rows]
-    more = f" and {len(empty) - EMPTY_DAYS_NAMED} more" if len(empty) > EMPTY_DAYS_NAMED else ""
-    return ", ".join(empty[:EMPTY_DAYS_NAMED]) + more
-
-
-def _years_chart(color: Color, per_day: dict[str, float]) -> str:
-    years = sorted({month[:4] for month in per_day})[-len(DASHES) :]
-    lines = []
-    for year in years:
-        values = [per_day.get(f"{year}-{number:02d}") for number in range(1, 13)]
-        titles = [
-            f"{name} {year}: {value:,.0f}" if value else "" for name, value in zip(MONTH_NAMES, values, strict=True)
-        ]
-        lines.append(Line(year, values, titles))
-    title = f"{color}: trips a day, month by month"
-    return draw_lines(title, lines, list(enumerate(MONTH_NAMES)), labelled=True)
-
-
-def _by_year(per_day: Mapping[str, float]) -> dict[str, list[tuple[float | None, str]]]:
-    """Return year -> its months: trips a day, and the change from the year before; the newest year first."""
-    rows: defaultdict[str, list[tuple[float | None, str]]] = defaultdict(list)
-    for year in sorted({month[:4] for month in per_day}, reverse=True):
-        for number in range(1, 13):
-            now, before = (per_day.get(f"{each:04d}-{number:02d}") for each in (int(year), int(year) - 1))
-            rows[year].append((now, f"{now / before - 1:+.0%}" if now is not None and before else ""))
-    return rows
-
-
-def _heat(latest: pl.DataFrame, months: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return weekday -> 24 cells: average trips an hour, and the strength of the colour."""
-    weekdays = [0] * 7
-    for month in months:
-        for day in range(_days_in(month)):
-            weekdays[(Month.parse(month).first_day + timedelta(days=day)).weekday()] += 1
-    counted = _counts(latest, "hour")
-    averages = {
-        name: [counted.get(f"{index + 1} {hour:02d}", 0) / weekdays[index] for hour in range(24)]
-        for index, name in enumerate(WEEKDAYS)
-    }
-    top = max(max(row) for row in averages.values()) or 1
-    return {
-        name: [
-            # From 0 to 0.3, then from 0.8 to 1: text can't be read well on a colour between.
-            {
-                "text": f"{value:.1f}" if top < 100 else f"{value:,.0f}" if top < 10_000 else shorten(value),
-                "alpha": f"{(value / top + 1) / 2 if value >= STRONG_FROM * top else value / top / 2:.2f}",
-                "strong": value >= STRONG_FROM * top,
-            }
-            for value in row
-        ]
-        for name, row in averages.items()
-    }
-
-
-def _histograms(latest: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    for name, histogram in HISTOGRAMS.items():
-        counted = _counts(latest, name)
-        # Trips without a value, such as the tip share without a fare, are not on the axis.
-        total = sum(counted.get(label, 0) for label in histogram.labels)
-        if not total:
-            continue
-        shown = [label for label in histogram.labels if label != "<0" or counted.get(label)]
-        values = [counted.get(label, 0) for label in shown]
-        names = [label if not label.isdigit() else f"{label} to {int(label) + histogram.width}" for label in shown]
-        yield {
-            "histogram": histogram,
-            "chart": draw_bars(f"{histogram.title}, {histogram.unit}", shown, values),
-            "rows": [(name, trips, trips / total) for name, trips in zip(names, values, strict=True)],
+def _list_codes(keys: Mapping[str, list[str]]) -> dict[str, dict[str, str]]:
+    """Return part -> code -> its meaning."""
+    codes = {}
+    for part in CODE_TABLES.keys() & keys.keys():
+        known = {str(code): entry.name for code, entry in code_tables()[CODE_TABLES[part]].codes.items()}
+        codes[part] = {key: known.get(key, "Not in TLC's data dictionary") for key in keys[part]} | {
+            "unknown": "Not given"
         }
+    return codes
 
 
-def _rank(summaries: pl.DataFrame, part: str) -> list[tuple[str, int, float]]:
-    """Return the keys of a part with their trips and their share of all trips, 0 to 1; the most frequent first."""
-    counted = _counts(summaries, part)
-    ranked = sorted(((trips, key) for key, trips in counted.items()), reverse=True)
-    return [(key, trips, trips / sum(counted.values())) for trips, key in ranked]
-
-
-def _zones(latest: pl.DataFrame) -> list[tuple[Mapping[str, str], int, float]]:
-    """Return the busiest zones, each as its row of the lookup table, with its trips and its share."""
+def _list_zones() -> dict[int, tuple[str, str]]:
+    """Return location id -> the zone's name and borough."""
     (zones,) = (lookup.rows for lookup in read_lookups() if lookup.table.name == "zones")
-    named = {str(row["location_id"]): row for row in zones.to_pylist()}
-    return [(named[zone], trips, share) for zone, trips, share in _rank(latest, "zone") if zone in named][:ZONES_SHOWN]
-
-
-def _code_shares(latest: pl.DataFrame) -> dict[str, list[tuple[str, str, int, float]]]:
-    """Return the title of a code table -> its codes, each with its meaning, trips and share."""
-    shares = {}
-    for part, table in (("payment", "payment_types"), ("rate", "rate_codes")):
-        names = {str(code): entry.name for code, entry in code_tables()[table].codes.items()}
-        rows = [
-            ("", "Not given", trips, share)
-            if code == "unknown"
-            else (code, names.get(code, "Not in TLC's data dictionary"), trips, share)
-            for code, trips, share in _rank(latest, part)
-        ]
-        if rows:
-            shares[code_tables()[table].title] = rows
-    return shares
+    return {row["location_id"]: (row["zone"], row["borough"]) for row in zones.to_pylist()}

@@ -12,6 +12,7 @@ from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.pages.anomalies import format_trend
+from nyc_tlc.pages.coverage import describe_generated
 from nyc_tlc.shown import shown
 from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.load import Answer
@@ -25,6 +26,7 @@ def format_quality_report(manifest: Manifest, lake: Lake) -> str:
     """Format a month's quality report as Markdown."""
     source, clean, quarantine = manifest.source, manifest.clean, manifest.quarantine
     lines = [
+        *_generated(manifest),
         f"# {manifest.name}",
         "",
         f"**{source.rows:,}** rows in, **{clean.rows:,}** clean, **{quarantine.rows:,}** quarantined"
@@ -109,7 +111,7 @@ def format_answers(manifest: Manifest, answers: Sequence[Answer]) -> str:
 
 def format_answers_markdown(manifest: Manifest, answers: Sequence[Answer]) -> str:
     """Format the loads of a month, each with an example query and its rows, as Markdown."""
-    lines = [f"# {manifest.name} can be queried", ""]
+    lines = [*_generated(manifest), f"# {manifest.name} can be queried", ""]
     for answer in answers:
         done = "loaded" if answer.new else "already loaded"
         lines += [f"**{answer.load.row_count:,}** rows {done}: `{answer.place}`", "", "```sql", answer.sql, "```", ""]
@@ -122,6 +124,12 @@ def _shorten_path(path: Path) -> str:
     """Return a path, relative if it is below the working directory."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _generated(manifest: Manifest) -> list[str]:
+    """Return the head of an artifact about a generated month."""
+    generated = describe_generated([manifest])
+    return [f"**{generated}**", ""] if generated else []
 
 
 def _share(manifest: Manifest) -> str:

@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int | None], None]
 
 CHUNK_BYTES = 1 << 20
-
 #: The bytes that an answer of any size may unpack to.
 HARMLESS_BYTES = 1 << 26
 

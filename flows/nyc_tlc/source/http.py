@@ -34,12 +34,10 @@ for _name in ("httpx", "httpcore"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 MAX_REDIRECTS = 10
-
 #: The statuses after which a later attempt can succeed.
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 #: The statuses of servers that answer GET but not HEAD; for HEAD, a pre-signed URL answers 403.
 HEAD_REFUSED = frozenset({403, 405, 501})
-
 #: Seconds to wait for a connection, and the number of retries if the name does not resolve or the port refuses.
 CONNECT_SECONDS = 10.0
 UNREACHABLE_RETRIES = 3

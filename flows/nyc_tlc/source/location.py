@@ -22,7 +22,6 @@ SOURCES = {
 
 #: The schemes a source's URL can have.
 SCHEMES = ("https", "http", "file", "sample")
-
 #: Increase it when the sample's rows change, so that months made from older ones are made again.
 SAMPLE_VERSION = 1
 

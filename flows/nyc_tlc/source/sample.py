@@ -30,13 +30,10 @@ CHUNK_ROWS = 1 << 20
 
 #: Trips in each hour of the day, in percent of the busiest hour.
 HOURLY = np.array([40, 28, 19, 13, 10, 12, 25, 50, 65, 68, 70, 76, 82, 84, 88, 90, 88, 95, 100, 92, 84, 80, 74, 56])
-
 #: The first month in which a block of rows at the end of the taxi files lacks passenger_count and other fields.
 NULL_BLOCK_SINCE = Month(2018, 7)
-
 #: Two default times of meter clocks that lost the time, and the time of one that is ahead.
 LOST_CLOCKS = np.array(["2008-12-31T23:05:12", "2009-01-01T00:02:37", "2041-08-17T16:20:41"], "datetime64[us]")
-
 #: Column -> mean and standard deviation in degrees.
 COORDINATES = {
     "pickup_longitude": (-73.975, 0.03),

@@ -38,7 +38,7 @@ LEDGERS: dict[Color, Table] = {color: replace(LOADS, name=f"{color}_loads", key=
 LOADS_VIEW = View(
     LOADS.name,
     LOADS.description,
-    LOADS.names,
+    LOADS.comments,
     " UNION ALL ".join(f"SELECT {', '.join(LOADS.names)} FROM {SCHEMA}.{each.name}" for each in LEDGERS.values()),
 )
 
@@ -233,9 +233,15 @@ class BigQueryWarehouse:
         made = bigquery.Table(self._dataset.table(view.name))
         made.view_query, made.description = self._qualify(view.sql), view.description
         if found is None:
-            self._client.create_table(made, exists_ok=True)
+            made = self._client.create_table(made, exists_ok=True)
         elif anew or tuple(field.name for field in found.schema) != view.columns:
-            self._client.update_table(made, ["view_query", "description"])
+            made = self._client.update_table(made, ["view_query", "description"])
+        else:
+            return
+        # Only a view that is there has columns that can be described.
+        described = [field.to_api_repr() | {"description": view.comments[field.name]} for field in made.schema]
+        made.schema = [bigquery.SchemaField.from_api_repr(field) for field in described]
+        self._client.update_table(made, ["schema"])
 
     def _month_jobs(self, file: LakeFile, ledger: Table) -> MonthJobs:
         manifest, there = file.manifest, self._client.get_table(self._dataset.table(ledger.name))

@@ -29,7 +29,6 @@ from nyc_tlc.warehouse.tables import Table
 log = logging.getLogger(__name__)
 
 TYPES = {kind: names.bigquery for kind, names in types.TYPES.items()}
-
 #: Right after a job id was refused as taken, BigQuery may not find that job yet (python-bigquery #2134).
 NEW_JOB_RETRY = retry.Retry(retry.if_exception_type(api.NotFound, *TRANSIENT), initial=0.1, maximum=5, timeout=30)
 

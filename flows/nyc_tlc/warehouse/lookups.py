@@ -1,4 +1,4 @@
-"""The lookup tables: TLC's taxi zones, and what the codes of the trip records mean."""
+"""The lookup tables: TLC's taxi zones and their shapes, and what the codes of the trip records mean."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import httpx
 
 from nyc_tlc.contract.dataset import CodeTable, code_tables, read_contract
 from nyc_tlc.contract.types import Type
+from nyc_tlc.contract.zone_shapes import read_polygons, read_zone_paths, write_text
 from nyc_tlc.errors import SourceError, TlcError
 from nyc_tlc.month import COLORS
 from nyc_tlc.source.http import describe_error, own_connections
@@ -35,12 +36,29 @@ ZONES = Table(
     ),
     ("location_id",),
 )
+ZONE_SHAPES = Table(
+    "zone_shapes",
+    "The shapes of TLC's taxi zones, simplified to about 60 m; zones that TLC has no shape of are missing",
+    (
+        Field("location_id", "int16", "The zone's id, 1 to 263", required=True),
+        Field("shape", "geography", "Its shape as a multipolygon: longitudes and latitudes in degrees"),
+    ),
+    ("location_id",),
+)
 ZONE_HEADER = ["LocationID", "Borough", "Zone", "service_zone"]
 #: The bytes and rows that the file can have at most; TLC's has 12,331 bytes and 265 rows.
 MOST_ZONE_BYTES = 1 << 20
 MOST_ZONES = 1_000
 #: Seconds without a byte until the embedded copy is used.
 ZONES_SECONDS = 20.0
+#: Code table -> its column of codes.
+CODE_COLUMNS = {
+    "vendors": "vendor_id",
+    "rate_codes": "rate_code",
+    "payment_types": "payment_type",
+    "trip_types": "trip_type",
+    "hvfhs_licenses": "hvfhs_license_num",
+}
 
 
 def read_lookups(zones_csv: bytes | None = None) -> tuple[Lookup, ...]:
@@ -53,7 +71,9 @@ def read_lookups(zones_csv: bytes | None = None) -> tuple[Lookup, ...]:
         SourceError: when ``zones_csv`` does not have the layout of TLC's file.
     """
     codes = (_codes(name, table) for name, table in code_tables().items())
-    return (_zones(EMBEDDED_ZONES.read_bytes() if zones_csv is None else zones_csv), *codes)
+    shapes = [(zone, write_text(read_polygons(path))) for zone, path in read_zone_paths().items()]
+    zones = _zones(EMBEDDED_ZONES.read_bytes() if zones_csv is None else zones_csv)
+    return (zones, *codes, Lookup(ZONE_SHAPES, to_arrow(shapes, ZONE_SHAPES)))
 
 
 def fetch_zones(url: str = ZONES_URL) -> bytes | None:

@@ -119,6 +119,8 @@ class SqlWarehouse(ABC):
     def _replace_view(self, session: Session, view: View) -> None:
         self._execute(session, f"CREATE OR REPLACE VIEW {qualify(view.name)} AS {view.sql}")
         self._comment(session, f"VIEW {qualify(view.name)}", view.description)
+        for column, comment in view.comments.items():
+            self._comment(session, f"COLUMN {qualify(view.name)}.{column}", comment)
 
     def _comment(self, session: Session, on: str, text: str) -> None:
         quoted = text.replace("'", "''")

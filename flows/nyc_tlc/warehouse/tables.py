@@ -41,6 +41,11 @@ class Table:
         """The columns' names."""
         return tuple(field.name for field in self.fields)
 
+    @property
+    def comments(self) -> dict[str, str]:
+        """Column -> what it holds."""
+        return {field.name: field.description for field in self.fields}
+
 
 def to_arrow(rows: Sequence[Sequence[object]], table: Table) -> pa.Table:
     """Return rows as an Arrow table. They go through polars, because pyarrow would import pandas here."""
@@ -113,31 +118,50 @@ def month_tables() -> tuple[Table, ...]:
 
 @dataclass(frozen=True)
 class View:
-    """A view. Its SQL is the same for all warehouses; tables are ``ny_taxi.name`` in it."""
+    """A view. Its SQL is the same for all warehouses; tables are ``ny_taxi.name`` in it.
+
+    Attributes:
+        comments: Column -> what it holds.
+    """
 
     name: str
     description: str
-    columns: tuple[str, ...]
+    comments: Mapping[str, str]
     sql: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns' names."""
+        return tuple(self.comments)
 
 
 def list_views() -> tuple[View, ...]:
     """Return the views on the trips; a view comes after those it uses."""
     tables = trip_tables()
-    merged = tuple(dict.fromkeys((*tables["yellow"].names, *tables["green"].names)))
+    merged = {
+        "color": "The colour of the taxi: yellow or green",
+        **tables["yellow"].comments,
+        **tables["green"].comments,
+    }
+    columns = tuple(name for name in merged if name != "color")
+    zones = {
+        f"{way}_{column}": f"The {name} of the zone of the {end}"
+        for way, end in (("pickup", "pick-up"), ("dropoff", "drop-off"))
+        for column, name in (("borough", "borough"), ("zone", "name"))
+    }
     return (
         *(_source_view(color, table) for color, table in tables.items()),
         View(
             "trips",
             "The trips of yellow and green taxis",
-            ("color", *merged),
-            " UNION ALL ".join(_select_trips(color, tables[color], merged) for color in ("yellow", "green")),
+            merged,
+            " UNION ALL ".join(_select_trips(color, tables[color], columns) for color in ("yellow", "green")),
         ),
         View(
             "trips_by_zone",
-            "The same with the names of their zones",
-            ("color", *merged, "pickup_borough", "pickup_zone", "dropoff_borough", "dropoff_zone"),
-            f"SELECT {', '.join(f't.{name}' for name in ('color', *merged))},"
+            "The trips of yellow and green taxis, with the boroughs and names of their zones",
+            merged | zones,
+            f"SELECT {', '.join(f't.{name}' for name in merged)},"
             " p.borough AS pickup_borough, p.zone AS pickup_zone, d.borough AS dropoff_borough, d.zone AS dropoff_zone"
             f" FROM {SCHEMA}.trips t"
             f" LEFT JOIN {SCHEMA}.zones p ON p.location_id = t.pickup_location_id"
@@ -156,7 +180,12 @@ def _source_view(color: Color, table: Table) -> View:
     return View(
         f"{color}_source",
         f"All rows of the source files of {color}: trips and quarantined rows, and where they are from",
-        (*table.names, "is_quarantined", "rejection_rule", "source_kind", "source_url"),
+        {
+            **table.comments,
+            "is_quarantined": "Whether the row was rejected",
+            "rejection_rule": "The first rule that the row breaks; null for a trip",
+            **{name: LOADS.comments[name] for name in ("source_kind", "source_url")},
+        },
         f"SELECT {rows}, r.is_quarantined, r.rejection_rule, l.source_kind, l.source_url FROM ("
         f"SELECT {columns}, TRUE AS is_quarantined, rejection_rule FROM {SCHEMA}.{color}_quarantine"
         f" UNION ALL SELECT {columns}, FALSE, NULL FROM {SCHEMA}.{table.name}"

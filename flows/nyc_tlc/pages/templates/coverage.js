@@ -50,9 +50,12 @@ function show(id) {
   }
   if (month.examples.length) {
     detail.append(make("h3", "Rows from quarantine"));
-    for (const [rule, text] of month.examples) {
+    for (const rule of new Set(month.examples.map(([rule]) => rule))) {
       const one = detail.appendChild(make("details"));
-      one.append(make("summary", rule), make("pre", Object.entries(JSON.parse(text)).map(([name, value]) => `${name}: ${Array.isArray(value) ? value.join(", ") : value}`).join("\n")));
+      one.append(make("summary", rule));
+      for (const [, text] of month.examples.filter((each) => each[0] === rule)) {
+        one.append(make("pre", Object.entries(JSON.parse(text)).map(([name, value]) => `${name}: ${Array.isArray(value) ? value.join(", ") : value}`).join("\n")));
+      }
     }
   }
   if (month.facts.length) detail.append(make("h3", "Source and files"), table(["What", "Value"], month.facts));
