@@ -31,7 +31,7 @@ server: $(VENV)/.run ## A Prefect server that only this clone's scripts and work
 
 .PHONY: test
 test: $(VENV)/.dev ## The whole test suite
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 .PHONY: dbt
 dbt: $(DBT_VENV)/.ready ## dbt in an environment of its own, for flows/transform.py

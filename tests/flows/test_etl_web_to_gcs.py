@@ -27,6 +27,7 @@ from nyc_tlc.month import Month
 from nyc_tlc.runs import command_line
 from nyc_tlc.runs.temporary_server import MARK, end_orphaned_servers
 from nyc_tlc.workspace import MARK as WORKSPACE_MARK
+from scripts import Scripts
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 from stand_ins.proxy import Proxy
 
@@ -388,33 +389,20 @@ def test_wrong_arguments_are_refused_in_one_line(
     assert (printed.err.count("\n"), printed.out) == (1, "")
 
 
-def test_wrong_arguments_are_refused_before_any_server_starts(tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused_before_any_server_starts(scripts: Scripts, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     home = tmp_path / "prefect"
-    done = subprocess.run(
-        [sys.executable, str(ROOT / SCRIPT), "--color", "red"],
-        env=environment | {"PREFECT_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = scripts.run(str(ROOT / SCRIPT), "--color", "red", environment=environment | {"PREFECT_HOME": str(home)})
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert not (home / "prefect.db").exists()
 
 
-def test_without_a_server_a_run_is_quiet(tmp_path: Path) -> None:
+def test_without_a_server_a_run_is_quiet(scripts: Scripts, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / SCRIPT), "--source", "sample"],
-        env=environment | {"PREFECT_HOME": str(tmp_path / "prefect"), "TLC_SAMPLE_ROWS": "1000"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "TLC_SAMPLE_ROWS": "1000"}
+    done = scripts.run(str(ROOT / SCRIPT), "--source", "sample", environment=environment, timeout=200)
     assert done.returncode == 0, done.stderr
     assert all("nyc_tlc" in line for line in done.stderr.splitlines()), done.stderr
     assert "1,000 rows in" in done.stdout

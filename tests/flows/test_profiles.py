@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -153,7 +151,7 @@ def test_runs_without_a_month_are_named_by_what_they_do_and_the_profile(dev: Pro
 
 
 @pytest.mark.usefixtures("runs")
-def test_a_notebook_reads_a_bucket_by_the_profile_of_its_blocks(gcp: Profile) -> None:
+def test_a_notebook_reads_a_bucket_by_the_profile_of_its_blocks(gcp: Profile, tmp_path: Path) -> None:
     script = (
         "from nyc_tlc import months, trips\n"
         "found = trips('green', '2024-01', columns=['source_row'], where='trip_distance > 2', profile='gcp')\n"
@@ -163,15 +161,8 @@ def test_a_notebook_reads_a_bucket_by_the_profile_of_its_blocks(gcp: Profile) ->
         "assert known['bigquery'].notna().tolist() == [True], known\n"
         "print(len(found), len(every), *known['lake'])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env=gcp.server.environment(**gcp.environment) | {"PYTHONPATH": "flows"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    (tmp_path / "cell.py").write_text(script)
+    done = gcp.server.run(str(tmp_path / "cell.py"), **gcp.environment, PYTHONPATH=str(ROOT / "flows"))
     assert done.returncode == 0, done.stderr
     found, every, place = done.stdout.split()
     assert 0 < int(found) < int(every)
