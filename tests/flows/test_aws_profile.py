@@ -40,10 +40,6 @@ def aws(prefect_server: PrefectServer, clear_environment: dict[str, str], store:
     profile.unregister()
 
 
-def test_registering_again_updates_the_blocks(aws: Profile) -> None:
-    assert aws.register().stdout == "updated  aws-credentials/taxi-aws\nupdated  s3-bucket/taxi-aws\n"
-
-
 def test_a_month_is_made_loaded_checked_and_copied(aws: Profile, store: S3) -> None:
     checked = aws.run("check_connections")
     assert checked.returncode == 0, checked.stderr

@@ -1,4 +1,4 @@
-"""A user registers and checks a profile with a lake on Azure, and makes and loads a month."""
+"""A user registers a profile with a lake on Azure, and makes and loads a month."""
 
 from __future__ import annotations
 
@@ -24,9 +24,6 @@ def test_a_month_is_made_and_loaded(
     request.addfinalizer(profile.unregister)
     kinds = ("azure-blob-storage-credentials", "azure-blob-storage-container")
     assert profile.register().stdout == "".join(f"created  {kind}/taxi-azure\n" for kind in kinds)
-    assert profile.register().stdout == "".join(f"updated  {kind}/taxi-azure\n" for kind in kinds)
-    checked = profile.run("check_connections")
-    assert checked.returncode == 0, checked.stdout + checked.stderr
     month = ("--color", "green", "--year", "2024", "--month", "1")
     made = profile.run("etl_month", *month, "--source", "sample", "--warehouses", "duckdb")
     assert made.returncode == 0, made.stderr

@@ -139,11 +139,6 @@ def warehouse_at(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> d
 CASES = [("folder", "none"), ("bucket", "none"), ("folder", "duckdb"), ("folder", "postgres"), ("bucket", "bigquery")]
 
 
-@pytest.mark.parametrize(("where", "kind"), CASES[:2] + CASES[3:4])
-def test_a_few_kills(where: str, kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    attack(tmp_path, lake_at(where, tmp_path, request), warehouse_at(kind, tmp_path, request), 4, False, SEED)
-
-
 @pytest.mark.torture
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("day", [False, True], ids=["month", "day"])
@@ -192,10 +187,6 @@ def bring_many(
     }
     assert len(warehouse.loads()) == months
     return dict(ended)
-
-
-def test_some_runs_at_once(tmp_path: Path, postgres: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    bring_many(tmp_path, postgres, 3, 8, monkeypatch)
 
 
 @pytest.mark.torture
