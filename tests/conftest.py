@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,8 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from psycopg2.extensions import parse_dsn
 from urllib3.exceptions import HTTPError
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
@@ -47,13 +50,19 @@ ROOT = Path(__file__).parents[1]
 SERVER = "import gc, runpy; gc.disable(); runpy.run_module('prefect', run_name='__main__')"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests with a Prefect server to one worker, and of all others a file's."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            names = getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("server" if "prefect_server" in names else item.location[0]))
+class OneServer(LoadScopeScheduling):
+    """Gives all files with a Prefect server to one worker; the others go file by file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        uses = re.search(r"^from conftest import .*\b(PrefectServer|Profile)\b", (ROOT / file).read_text(), re.M)
+        return "server" if uses else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneServer:
+    """Let tests that share a server's names run one after the other."""
+    return OneServer(config, log)
 
 
 @pytest.fixture(scope="session")

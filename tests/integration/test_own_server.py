@@ -28,9 +28,6 @@ from nyc_tlc.server import find_weaknesses
 from scripts import Scripts
 from waiting import eventually, free_port
 
-# One test needs both servers.
-pytestmark = pytest.mark.xdist_group("server")
-
 #: A page that does to a Prefect server what a page of a stranger would: it asks for blocks and deployments.
 ATTACK = """
 const done = arguments[arguments.length - 1];
