@@ -427,7 +427,9 @@ WEBHOOK = f"custom-webhook: {{url: https://example.com/{SECRET}, token: {SECRET}
 
 
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # by a library of Prefect's
-@pytest.mark.parametrize("content", [SLACK, EMAIL, WEBHOOK])
+@pytest.mark.parametrize(
+    "content", [*(pytest.param(each, marks=pytest.mark.torture) for each in (SLACK, EMAIL)), WEBHOOK]
+)
 def test_each_kind_of_notification_is_registered_once_and_used(
     deployed: SyncPrefectClient, apply: Apply, tmp_path: Path, content: str
 ) -> None:
