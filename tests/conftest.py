@@ -279,7 +279,7 @@ def prefect_server(scripts: Scripts, tmp_path_factory: pytest.TempPathFactory) -
                 return api.request("GET", f"{server.url}/health", retries=False).data == b"true"
             return False
 
-        eventually(is_healthy, 120, every=0.2)
+        eventually(is_healthy, 220, every=0.2)
         api.clear()
         yield server
     finally:
