@@ -31,7 +31,8 @@ server: $(VENV)/.run ## A Prefect server that only this clone's scripts and work
 
 .PHONY: test
 test: $(VENV)/.dev ## The whole test suite
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+	@# Without the caches of compiled code, which a shell can turn off, it takes half a minute more.
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 .PHONY: dbt
 dbt: $(DBT_VENV)/.ready ## dbt in an environment of its own, for flows/transform.py
