@@ -110,7 +110,7 @@ def test_a_download_that_takes_a_while_shows_how_far_it_is(
     client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nyc_tlc.runs.progress.DownloadProgress.INTERVAL", 0)
-    month.body = green_parquet(*(trip(trip_distance=number / 7) for number in range(400_000)))
+    month.body = green_parquet(*(trip(trip_distance=number / 7) for number in range(160_000)))
     state = run_flow(color="green", year=2024, month=1, source=http_source.template)
     run = client.read_flow_run(state.state_details.flow_run_id)
     progress = [a for a in client.read_artifacts() if a.flow_run_id == run.id and a.type == "progress"]
