@@ -119,6 +119,12 @@ def test_a_part_of_something_else_is_never_glued_on(second: RawAnswer, tmp_path:
     assert [request.range for request in source.gets] == [None, "bytes=100000-", None]
 
 
+def test_a_file_that_became_shorter_has_nothing_of_the_longer_one(tmp_path: Path) -> None:
+    short = green_parquet(trip())
+    with RawSource([whole(OLD)], [cut(whole(OLD), 100_000), whole(short, etag='"2"')]).running() as source:
+        assert get(source, tmp_path).path.read_bytes() == short
+
+
 @pytest.mark.parametrize("answer", NO_RESTS.values(), ids=NO_RESTS)
 @pytest.mark.parametrize("size_known", [True, False])
 def test_a_server_without_a_right_rest_is_given_up(answer: RawAnswer, size_known: bool, tmp_path: Path) -> None:
