@@ -137,6 +137,7 @@ def run_interleaved(store: Store, folder: Path, case: Case, at: int) -> int:
     stands = check_whole(store)
     if made and published is None:
         assert stands.clean == made[-1].clean
+        assert store.objects() == {*stands.file_keys, KEYS.manifest}, "a run that is refused removes its files"
     else:
         # The held run published, before the others began or after them.
         assert stands in (published, *made)
