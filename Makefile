@@ -33,7 +33,8 @@ server: $(VENV)/.run ## A Prefect server that only this clone's scripts and work
 
 .PHONY: test
 test: $(VENV)/.dev ## The whole test suite
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@# Without the caches of compiled code, which a shell can turn off, it takes half a minute more.
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 .PHONY: dbt
 dbt: $(DBT_VENV)/.ready ## dbt in an environment of its own, for flows/transform.py
@@ -60,8 +61,8 @@ containers: ## What torture builds and runs the image with, by apt (Debian, as r
 	@apt-get update -qq && apt-get install -y -qq --no-install-recommends buildah podman runc catatonit debootstrap >/dev/null
 
 .PHONY: torture
-torture: $(VENV)/.dev $(DBT_VENV)/.ready ## What takes minutes: kills, fuzzers, lost machines, models by dbt, the image
-	@$(BIN)/python -m pytest -m torture $(ARGS)
+torture: $(VENV)/.dev $(DBT_VENV)/.ready ## What takes an hour, or ARGS=tests/torture/test_kills.py: kills, fuzzers, lost machines, models by dbt, the image
+	@PYTHONPATH=flows:tests $(BIN)/python -m pytest -p torture.results -m torture $(ARGS)
 
 .PHONY: check
 check: $(VENV)/.dev ## Lint, types, docs in step

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,12 +24,16 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from psycopg2.extensions import parse_dsn
 from urllib3.exceptions import HTTPError
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.postgres import PostgresWarehouse
 from nyc_tlc.warehouse.protocol import KINDS, Kind, Warehouse
+from scripts import Scripts
+from scripts import running as running_scripts
 from stand_ins.azure import Azure, azurite, find_azurite
 from stand_ins.bigquery import BigQuery
 from stand_ins.certificate import make_certificate
@@ -43,6 +48,21 @@ ROOT = Path(__file__).parents[1]
 #: Prefect's own command, without Python's garbage collector. In the event loop's thread it would close cursors of
 #: connections that wait for SQLite's lock, while the lock's holder waits for the loop; after a minute all fail.
 SERVER = "import gc, runpy; gc.disable(); runpy.run_module('prefect', run_name='__main__')"
+
+
+class OneServer(LoadScopeScheduling):
+    """Gives all files with a Prefect server to one worker; the others go file by file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        uses = re.search(r"^from conftest import .*\b(PrefectServer|Profile)\b", (ROOT / file).read_text(), re.M)
+        return "server" if uses else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneServer:
+    """Let tests that share a server's names run one after the other."""
+    return OneServer(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -211,6 +231,7 @@ class PrefectServer:
 
     url: str
     home: Path
+    scripts: Scripts
     ran: list[subprocess.CompletedProcess[str]] = field(default_factory=list)
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -218,26 +239,27 @@ class PrefectServer:
         prefect = {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home)}
         return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | prefect | more
 
-    def run(self, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run a script of ``flows/`` as a user would."""
-        done = subprocess.run(
-            [sys.executable, str(ROOT / command[0]), *command[1:]],
-            env=self.environment(**more),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+    def run(self, *command: str, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a script of ``flows/`` as a user would, or ``-m`` and a module."""
+        first = command[0] if command[0] == "-m" else str(ROOT / command[0])
+        done = self.scripts.run(first, *command[1:], environment=self.environment(**more), cwd=cwd)
         self.ran.append(done)
         return done
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """Start one Prefect server on SQLite for all tests."""
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scripts]:
+    """Start the process of which the tests' scripts are forks."""
+    with running_scripts(tmp_path_factory.mktemp("scripts")) as scripts:
+        yield scripts
+
+
+@pytest.fixture(scope="session")
+def prefect_server(scripts: Scripts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """Start one Prefect server on SQLite for all tests; those that use it are one after the other."""
     home = tmp_path_factory.mktemp("prefect")
     port = free_port()
-    server = PrefectServer(f"http://127.0.0.1:{port}/api", home)
+    server = PrefectServer(f"http://127.0.0.1:{port}/api", home, scripts)
     log = (home / "server.log").open("wb")
     quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
     process = subprocess.Popen(
@@ -257,7 +279,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
                 return api.request("GET", f"{server.url}/health", retries=False).data == b"true"
             return False
 
-        eventually(is_healthy, 120, every=0.2)
+        eventually(is_healthy, 220, every=0.2)
         api.clear()
         yield server
     finally:

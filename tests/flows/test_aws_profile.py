@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from conftest import PrefectServer, Profile
-from factories import without_version
+from conftest import ROOT, PrefectServer, Profile
+from factories import JANUARY, green_parquet, make_month, trip, without_version
+from nyc_tlc.profiles.opening import open_lake
+from nyc_tlc.profiles.registering import read_blocks, register
 from stand_ins.s3 import S3
 
 SECRET = "planted-5ecretAccessKey"
@@ -33,17 +36,21 @@ def aws(prefect_server: PrefectServer, clear_environment: dict[str, str], store:
         "AWS_SECRET_ACCESS_KEY": SECRET,
     }
     profile = Profile("aws", prefect_server, variables, clear_environment)
-    done = profile.register()
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "created  aws-credentials/taxi-aws\ncreated  s3-bucket/taxi-aws\n"
-    yield profile
+    with temporary_settings({PREFECT_API_URL: prefect_server.url, PREFECT_HOME: prefect_server.home}):
+        made = register("aws", read_blocks(ROOT / "blocks/profiles/aws.yaml", variables))
+        assert made == {"aws-credentials/taxi-aws": "created", "s3-bucket/taxi-aws": "created"}
+        yield profile
     profile.unregister()
 
 
-def test_registering_again_updates_the_blocks(aws: Profile) -> None:
-    assert aws.register().stdout == "updated  aws-credentials/taxi-aws\nupdated  s3-bucket/taxi-aws\n"
+def test_the_lake_of_the_registered_profile_takes_a_month(aws: Profile, store: S3, tmp_path: Path) -> None:
+    lake = open_lake("aws")
+    make_month(lake, green_parquet(trip()), tmp_path, JANUARY.plus(1))
+    assert lake.url("").startswith(f"s3://{store.bucket}/tlc")
+    assert "tlc/manifest/green/2024-02.json" in store.names()
 
 
+@pytest.mark.torture
 def test_a_month_is_made_loaded_checked_and_copied(aws: Profile, store: S3) -> None:
     checked = aws.run("check_connections")
     assert checked.returncode == 0, checked.stderr

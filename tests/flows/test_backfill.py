@@ -128,6 +128,7 @@ def test_months_that_cannot_be_meant_exit_with_2(prefect_server: PrefectServer) 
     assert done.stderr.startswith("error: ")
 
 
+@pytest.mark.torture
 def test_killed_and_run_again_it_does_only_what_is_left(
     prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path
 ) -> None:

@@ -48,6 +48,7 @@ from nyc_tlc.server import (
     read_server,
     save_pool,
 )
+from scripts import Scripts
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 from waiting import eventually
 
@@ -121,15 +122,7 @@ def checkout(first_checkout: Path, tmp_path: Path) -> Path:
 
 def deploy(checkout: Path, server: PrefectServer) -> None:
     """Deploy a checkout as the README says."""
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
-        cwd=checkout,
-        env=server.environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    done = server.run("-m", "prefect", "--no-prompt", "deploy", "--all", cwd=checkout)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -296,7 +289,7 @@ def test_a_run_sends_two_heartbeats_before_it_is_taken_for_lost_a_script_s_too()
     assert 2 * of_scripts < within
 
 
-def test_every_entrypoint_imports_from_elsewhere_and_takes_the_parameters(tmp_path: Path) -> None:
+def test_every_entrypoint_imports_from_elsewhere_and_takes_the_parameters(scripts: Scripts, tmp_path: Path) -> None:
     entrypoints = sorted({deployment["entrypoint"] for deployment in PREFECT_YAML["deployments"]})
     script = f"""if True:
         import json
@@ -305,9 +298,8 @@ def test_every_entrypoint_imports_from_elsewhere_and_takes_the_parameters(tmp_pa
         flows = {{name: load_flow_from_entrypoint(f"{ROOT}/{{name}}") for name in {entrypoints}}}
         print(json.dumps({{name: [flow.name, parameter_schema(flow).model_dump()] for name, flow in flows.items()}}))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
-    )
+    (tmp_path / "script.py").write_text(script)
+    done = scripts.run(str(tmp_path / "script.py"), environment=os.environ)
     assert done.returncode == 0, done.stderr
     flows = json.loads(done.stdout)
     for content in PREFECT_YAML["deployments"]:
@@ -412,13 +404,7 @@ def test_automations_are_made_once_updated_by_name_and_removed_when_they_left_th
     content = yaml.safe_load(file.read_text())
     copies = [each for each in content["automations"] if each["actions"][0]["type"] != "send-notification"]
     (checkout / "copies.yaml").write_text(yaml.safe_dump({"automations": [*copies, somebody]}))
-    made = subprocess.run(
-        [sys.executable, "-m", "prefect", "automation", "create", "--from-file", str(checkout / "copies.yaml")],
-        env=prefect_server.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    made = prefect_server.run("-m", "prefect", "automation", "create", "--from-file", str(checkout / "copies.yaml"))
     assert made.returncode == 0, made.stderr
     change(file, "within: 90", "within: 120")
     assert len(deployed.read_automations()) == 2 * len(copies) + 1
@@ -442,7 +428,9 @@ WEBHOOK = f"custom-webhook: {{url: https://example.com/{SECRET}, token: {SECRET}
 
 
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # by a library of Prefect's
-@pytest.mark.parametrize("content", [SLACK, EMAIL, WEBHOOK])
+@pytest.mark.parametrize(
+    "content", [*(pytest.param(each, marks=pytest.mark.torture) for each in (SLACK, EMAIL)), WEBHOOK]
+)
 def test_each_kind_of_notification_is_registered_once_and_used(
     deployed: SyncPrefectClient, apply: Apply, tmp_path: Path, content: str
 ) -> None:
@@ -559,15 +547,8 @@ def test_a_worker_started_elsewhere_finds_the_flow(
     with machine(prefect_server, tmp_path / "elsewhere", TLC_HOME=str(home), TLC_SAMPLE_ROWS="1000"):
         # As people write a month; the script takes it too.
         parameters = ("year=2024", "month=01", "source=sample")
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "deployment", "run", "etl-month/green", "--watch"]
-            + [word for parameter in parameters for word in ("-p", parameter)],
-            env=prefect_server.environment(),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        words = [word for parameter in parameters for word in ("-p", parameter)]
+        done = prefect_server.run("-m", "prefect", "deployment", "run", "etl-month/green", "--watch", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     manifest = json.loads((home / "lake/manifest/green/2024-01.json").read_text())
     with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as warehouse:

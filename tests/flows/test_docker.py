@@ -242,6 +242,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.torture
 def test_every_module_of_the_image_is_compiled_and_every_flow_starts_from_nothing_else(
     image: Path, tmp_path: Path
 ) -> None:
@@ -295,10 +296,12 @@ def addresses(process: "subprocess.Popen[bytes]") -> set[str]:
     return {connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN}
 
 
+@pytest.mark.torture
 def test_the_server_listens_on_loopback_alone_unless_it_is_told_otherwise(server: "subprocess.Popen[bytes]") -> None:
     assert addresses(server) == {"127.0.0.1"}
 
 
+@pytest.mark.torture
 def test_the_api_refuses_whoever_brings_no_credentials(machine: Machine, api: SyncPrefectClient) -> None:
     http, auth = urllib3.PoolManager(), Path(machine.here("/run/secrets/prefect_auth")).read_text()
 
@@ -316,6 +319,7 @@ def test_the_api_refuses_whoever_brings_no_credentials(machine: Machine, api: Sy
     http.clear()
 
 
+@pytest.mark.torture
 def test_a_restart_of_compose_s_server_loses_no_lease_and_old_runs_go(machine: Machine, api: SyncPrefectClient) -> None:
     assert list(find_weaknesses(str(api.api_url).rstrip("/"), api)) == []
     settings = api.request("GET", "/admin/settings").json()["server"]
@@ -336,6 +340,7 @@ def test_links_in_messages_are_for_a_browser_on_the_host() -> None:
             assert compose["services"][name]["environment"]["PREFECT_UI_URL"] == url
 
 
+@pytest.mark.torture
 def test_the_ui_asks_the_server_that_it_came_from(api: SyncPrefectClient) -> None:
     settings = urllib3.request("GET", f"{str(api.api_url).removesuffix('/api/')}/ui-settings").json()
     assert (settings["api_url"], settings["auth"]) == ("/api", "BASIC")
@@ -374,6 +379,7 @@ def test_a_worker_with_nothing_but_the_image_does_a_month(
     assert Path(machine.here("/data/warehouse.duckdb")).is_file()
 
 
+@pytest.mark.torture
 def test_work_pools_are_updated_when_their_file_changes(api: SyncPrefectClient) -> None:
     given = {"TLC_REGION": "us-east1", "TLC_SERVICE_ACCOUNT": "runs@taxis"}
     for image in ("registry/taxi:1", "registry/taxi:2"):

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,14 +33,7 @@ def test_the_first_output_in_the_readme_is_the_real_one(prefect_server: PrefectS
     home, _, script, *arguments = shlex.split(recipe.splitlines()[-1])
     shutil.copytree(ROOT / "flows", tmp_path / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "prefect.yaml", tmp_path)
-    done = subprocess.run(
-        [sys.executable, script, *arguments],
-        cwd=tmp_path,
-        env=prefect_server.environment(TLC_HOME=home.removeprefix("TLC_HOME=")),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = prefect_server.run(str(tmp_path / script), *arguments, cwd=tmp_path, TLC_HOME=home.removeprefix("TLC_HOME="))
     assert done.returncode == 0, done.stderr
     output = re.sub(r"look at it: \S+ ", "look at it: .venv/bin/python ", done.stdout)
     assert without_version(output) == without_version(shown)

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
@@ -22,9 +22,13 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from conftest import ROOT, PrefectServer
 from etl_web_to_gcs import etl_web_to_gcs
-from factories import JANUARY, green_parquet, trip, without_version
+from factories import JANUARY, green_parquet, publish_fetched, trip, without_version
+from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.month import Month
 from nyc_tlc.runs import command_line
+from nyc_tlc.source.fetch import fetch_month
+from nyc_tlc.source.published import look_at
+from scripts import Scripts
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 from stand_ins.proxy import Proxy
 
@@ -46,6 +50,18 @@ def month(http_source: HttpSource) -> PublishedFile:
     """Publish a green month on the web source."""
     http_source.files[PATH] = file = PublishedFile(MONTH)
     return file
+
+
+@pytest.fixture
+def make(month: PublishedFile, http_source: HttpSource, own_environment: Path, tmp_path: Path) -> Callable[[], None]:
+    """Return a function that brings the month into the lake without a run."""
+
+    def run() -> None:
+        fetched = fetch_month(look_at(http_source.template, "green", JANUARY), tmp_path)
+        publish_fetched(FolderLake(own_environment / "lake"), fetched, tmp_path)
+        http_source.requests.clear()
+
+    return run
 
 
 def run_flow(**parameters: Any) -> Any:
@@ -92,7 +108,7 @@ def test_a_download_that_takes_a_while_shows_how_far_it_is(
     client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nyc_tlc.runs.progress.INTERVAL", 0)
-    month.body = green_parquet(*(trip(trip_distance=number / 7) for number in range(400_000)))
+    month.body = green_parquet(*(trip(trip_distance=number / 7) for number in range(160_000)))
     state = run_flow(color="green", year=2024, month=1, source=http_source.template)
     run = client.read_flow_run(state.state_details.flow_run_id)
     progress = [a for a in client.read_artifacts() if a.flow_run_id == run.id and a.type == "progress"]
@@ -112,90 +128,66 @@ def test_log_lines_reach_the_run_and_name_the_month(
     assert any("503" in log.message and "trying again" in log.message for log in ours)
 
 
-def test_a_current_month_costs_one_request_and_no_download(
-    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, own_environment: Path
+def test_a_current_month_costs_one_request_no_download_and_clears_what_a_killed_run_left(
+    client: SyncPrefectClient, make: Callable[[], None], http_source: HttpSource, own_environment: Path
 ) -> None:
-    parameters = {"color": "green", "year": 2024, "month": 1, "source": http_source.template}
-    run_flow(**parameters)
+    make()
     before = files(own_environment)
-    http_source.requests.clear()
-    state = run_flow(**parameters)
+    abandoned = own_environment / "nyc-tlc-scratch" / "run-0123456789ab"
+    abandoned.mkdir(parents=True)
+    (abandoned / "green_tripdata_2024-01").write_bytes(b"half of it")
+    state = run_flow(color="green", year=2024, month=1, source=http_source.template)
     assert "green 2024-01 is current" in state.result().text
     assert [request.method for request in http_source.requests] == ["HEAD"]
     assert files(own_environment) == before
 
 
 def test_a_changed_source_is_noticed_and_the_month_redone(
-    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource
+    client: SyncPrefectClient, make: Callable[[], None], month: PublishedFile, http_source: HttpSource
 ) -> None:
     parameters = {"color": "green", "year": 2024, "month": 1, "source": http_source.template}
-    assert run_flow(**parameters).result().manifest.source.rows == 21
+    make()
     month.body = green_parquet(*[trip()] * 5)
     assert run_flow(**parameters).result().manifest.source.rows == 5
 
 
-def test_what_a_killed_run_left_in_scratch_space_is_cleared_though_the_month_is_current(
-    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, own_environment: Path
+def test_a_source_that_tells_nothing_is_downloaded_and_compared(
+    client: SyncPrefectClient, make: Callable[[], None], month: PublishedFile, http_source: HttpSource
 ) -> None:
-    parameters = {"color": "green", "year": 2024, "month": 1, "source": http_source.template}
-    run_flow(**parameters)
-    abandoned = own_environment / "nyc-tlc-scratch" / "run-0123456789ab"
-    abandoned.mkdir(parents=True)
-    (abandoned / "green_tripdata_2024-01").write_bytes(b"half of it")
-    assert "is current" in run_flow(**parameters).result().text
-    assert not abandoned.exists()
-
-
-@pytest.mark.parametrize("known", ["size and time", "nothing"])
-def test_a_source_without_etags_is_compared_by_what_it_tells(
-    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, known: str
-) -> None:
-    month.etag = None
-    month.last_modified = month.last_modified if known == "size and time" else None
-    parameters = {"color": "green", "year": 2024, "month": 1, "source": http_source.template}
-    made = run_flow(**parameters).result().manifest
-    http_source.requests.clear()
-    again = run_flow(**parameters).result()
-    assert again.manifest == made
+    month.etag = month.last_modified = None
+    make()
+    again = run_flow(color="green", year=2024, month=1, source=http_source.template).result()
     assert "is current" in again.text
-    downloads = [request for request in http_source.requests if request.method == "GET"]
-    assert len(downloads) == (1 if known == "nothing" else 0)
-    month.body, month.last_modified = green_parquet(trip()), month.last_modified and "Tue, 19 Mar 2024 15:30:12 GMT"
-    assert run_flow(**parameters).result().manifest.source.rows == 1
+    assert len([request for request in http_source.requests if request.method == "GET"]) == 1
 
 
 def test_force_redoes_a_current_month_to_the_same_bytes(
-    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, own_environment: Path
+    client: SyncPrefectClient, make: Callable[[], None], http_source: HttpSource, own_environment: Path
 ) -> None:
-    parameters = {"color": "green", "year": 2024, "month": 1, "source": http_source.template}
-    first = run_flow(**parameters).result().manifest
+    make()
     before = files(own_environment / "lake")
-    second = run_flow(**parameters, force=True).result().manifest
+    run_flow(color="green", year=2024, month=1, source=http_source.template, force=True).result()
     after = files(own_environment / "lake")
-    assert second.started_at > first.started_at
-    assert {without_version(name): data for name, data in after.items() if "manifest" not in name} == {
-        without_version(name): data for name, data in before.items() if "manifest" not in name
+    assert {without_version(name): data for name, data in after.items() if "clean" in name} == {
+        without_version(name): data for name, data in before.items() if "clean" in name
     }
-    assert not after.keys() & before.keys() - {"manifest/green/2024-01.json"}
+    assert not {name for name in after if "clean" in name} & before.keys()
 
 
-def test_asking_for_days_later_redoes_the_month(
-    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource
+def test_asking_for_days_redoes_a_month_that_has_none(
+    client: SyncPrefectClient, make: Callable[[], None], http_source: HttpSource
 ) -> None:
-    parameters = {"color": "green", "year": 2024, "month": 1, "source": http_source.template}
-    assert not run_flow(**parameters).result().manifest.daily
-    days = run_flow(**parameters, layout="day").result()
+    make()
+    days = run_flow(color="green", year=2024, month=1, source=http_source.template, layout="day").result()
     assert [day.rows for day in days.manifest.daily] == [20]
-    assert "is current" in run_flow(**parameters, layout="month").result().text
 
 
 def test_a_month_whose_clean_file_was_lost_is_redone(
-    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, own_environment: Path
+    client: SyncPrefectClient, make: Callable[[], None], http_source: HttpSource, own_environment: Path
 ) -> None:
-    parameters = {"color": "green", "year": 2024, "month": 1, "source": http_source.template}
-    run_flow(**parameters)
+    make()
     shutil.rmtree(own_environment / "lake" / "clean")
-    run_flow(**parameters)
+    run_flow(color="green", year=2024, month=1, source=http_source.template)
     assert len(list((own_environment / "lake" / "clean").rglob("*.parquet"))) == 1
 
 
@@ -255,19 +247,23 @@ def test_the_ui_form_shows_choices_limits_and_descriptions() -> None:
     assert all(described.get("description") for described in properties.values())
 
 
-def test_a_script_run_ends_with_what_was_done(prefect_server: PrefectServer, own_environment: Path) -> None:
-    done = prefect_server.run(SCRIPT, "--source", "sample", "--year", "2024", "--month", "1", TLC_SAMPLE_ROWS="5000")
+def test_a_script_run_ends_with_what_was_done_and_has_the_tags_that_automations_go_by(
+    prefect_server: PrefectServer, client: SyncPrefectClient, own_environment: Path
+) -> None:
+    done = prefect_server.run(SCRIPT, "--source", "sample", "--year", "2024", "--month", "3", TLC_SAMPLE_ROWS="5000")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("yellow 2024-01: 5,000 rows in, ")
+    assert lines[0].startswith("yellow 2024-03: 5,000 rows in, ")
     assert "zero_passengers" in done.stdout
     assert lines[-1].startswith("look at it: ")
     looked = subprocess.run(
         lines[-1].removeprefix("look at it: "), shell=True, capture_output=True, text=True, check=True
     )
     assert "pickup_datetime" in looked.stdout
-    manifest = json.loads((own_environment / "lake/manifest/yellow/2024-01.json").read_text())
+    manifest = json.loads((own_environment / "lake/manifest/yellow/2024-03.json").read_text())
     assert manifest["source"]["rows"] == 5000
+    (run,) = [run for run in client.read_flow_runs() if run.name == "yellow-2024-03"]
+    assert "nyc-tlc" in run.tags
 
 
 def test_a_real_month_by_environment_and_flags(
@@ -385,33 +381,20 @@ def test_wrong_arguments_are_refused_in_one_line(
     assert (printed.err.count("\n"), printed.out) == (1, "")
 
 
-def test_wrong_arguments_are_refused_before_any_server_starts(tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused_before_any_server_starts(scripts: Scripts, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     home = tmp_path / "prefect"
-    done = subprocess.run(
-        [sys.executable, str(ROOT / SCRIPT), "--color", "red"],
-        env=environment | {"PREFECT_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = scripts.run(str(ROOT / SCRIPT), "--color", "red", environment=environment | {"PREFECT_HOME": str(home)})
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert not (home / "prefect.db").exists()
 
 
-def test_without_a_server_a_run_is_quiet(tmp_path: Path) -> None:
+def test_without_a_server_a_run_is_quiet(scripts: Scripts, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / SCRIPT), "--source", "sample"],
-        env=environment | {"PREFECT_HOME": str(tmp_path / "prefect"), "TLC_SAMPLE_ROWS": "1000"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "TLC_SAMPLE_ROWS": "1000"}
+    done = scripts.run(str(ROOT / SCRIPT), "--source", "sample", environment=environment, timeout=200)
     assert done.returncode == 0, done.stderr
     assert all("nyc_tlc" in line for line in done.stderr.splitlines()), done.stderr
     assert "1,000 rows in" in done.stdout
@@ -444,11 +427,3 @@ def test_a_server_that_is_not_there_is_one_line(prefect_server: PrefectServer) -
     assert done.returncode == 1
     assert done.stderr.startswith("error: the Prefect server at http://127.0.0.1:1/api (PREFECT_API_URL) can't be")
     assert done.stderr.count("\n") == 1
-
-
-def test_a_scripts_run_has_the_tags_that_automations_go_by(
-    prefect_server: PrefectServer, client: SyncPrefectClient
-) -> None:
-    prefect_server.run(SCRIPT, "--source", "sample", "--year", "2024", "--month", "3", TLC_SAMPLE_ROWS="1000")
-    (run,) = [run for run in client.read_flow_runs() if run.name == "yellow-2024-03"]
-    assert {"nyc-tlc"} <= set(run.tags)

@@ -114,7 +114,7 @@ def test_a_file_of_another_size_is_refused_before_it_is_read(lake: FolderLake, t
         copy_month(lake, FolderLake(tmp_path / "target"), "green", JANUARY, tmp_path)
 
 
-def test_no_link_leads_out_of_a_folder_lake(lake: FolderLake, tmp_path: Path) -> None:
+def test_no_link_in_a_folder_lake_is_followed(lake: FolderLake, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("mine")
     manifest = make_month(lake, BODY, tmp_path)
@@ -126,6 +126,11 @@ def test_no_link_leads_out_of_a_folder_lake(lake: FolderLake, tmp_path: Path) ->
             read(manifest.clean.key)
     with pytest.raises(LakeError, match="outside of the lake"):
         lake.read("../secret")
+    # Nor to another file of the lake.
+    path.unlink()
+    path.symlink_to(lake.local_path(KEYS.manifest))
+    with pytest.raises(LakeError, match="symbolic links"):
+        lake.read(manifest.clean.key)
     # A folder of it.
     (tmp_path / "elsewhere").mkdir()
     (lake.root / "reports").symlink_to(tmp_path / "elsewhere")

@@ -2,17 +2,14 @@
 
 import datetime as dt
 import io
-import threading
 from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from google.api_core.exceptions import BadRequest, Conflict, Forbidden, NotFound
+from google.api_core.exceptions import BadRequest, Conflict, NotFound
 from google.auth.credentials import AnonymousCredentials
-from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigquery
-from google.oauth2.credentials import Credentials
 
 from stand_ins.bigquery import BigQuery, Fault
 
@@ -146,62 +143,6 @@ def test_a_job_id_is_taken_once_and_found_again(client: bigquery.Client, stand_i
         load(client, "january", "202401", "green-2024-01")
 
 
-def test_a_job_runs_unseen_until_it_is_done(client: bigquery.Client, stand_in: BigQuery) -> None:
-    load(client, "january", "202401").result()
-    stand_in.pause = threading.Event()
-    job = load(client, "february", "202402")
-    assert not job.done() and counts(client) == {JANUARY: 3}
-    stand_in.pause.set()
-    job.result()
-    assert counts(client) == {JANUARY: 3, FEBRUARY: 1}
-
-
-@pytest.mark.parametrize("size", [None, 1], ids=["resumable", "multipart"])
-def test_an_upload_is_loaded(client: bigquery.Client, size: int | None) -> None:
-    content = trips(JANUARY, *[1] * 7)
-    job = client.load_table_from_file(
-        io.BytesIO(content), f"{TRIPS}$202401", size=size and len(content), job_config=config()
-    )
-    assert job.result().output_rows == 7
-    assert counts(client) == {JANUARY: 7}
-
-
-def test_values_and_nulls_come_back_as_they_were(client: bigquery.Client) -> None:
-    load(client, "january", "202401").result()
-    rows = list(client.query_and_wait(f"SELECT * FROM `{TRIPS}` ORDER BY passenger_count DESC"))
-    assert rows[0].values() == (JANUARY, dt.datetime(2024, 1, 1, 12, 30, 0, 250), 2, 12.5)
-    assert [row.passenger_count for row in rows] == [2, 1, None]
-    sql = """SELECT "it's", CAST(1.5 AS FLOAT64), SUM(passenger_count), TRUE, CAST(NULL AS INT64),
-        CAST('2024-01-01T01:02:03' AS DATETIME), # a time
-        CAST('2024-01-01 05:00:00+00' AS TIMESTAMP)
-        FROM ny_taxi.green_trip_data WHERE file_month = DATE '2024-01-01'"""
-    row = next(iter(client.query_and_wait(sql)))
-    moments = (dt.datetime(2024, 1, 1, 1, 2, 3), dt.datetime(2024, 1, 1, 5, tzinfo=dt.UTC))
-    assert row.values() == ("it's", 1.5, 3, True, None, *moments)
-
-
-def test_merge_delete_and_views(client: bigquery.Client) -> None:
-    fields = [bigquery.SchemaField("color", "STRING", "REQUIRED"), bigquery.SchemaField("loaded", "INT64")]
-    client.create_table(bigquery.Table("taxis.ny_taxi.loads", fields))
-    client.query_and_wait("INSERT INTO ny_taxi.loads (color, loaded) VALUES ('green', 1), ('yellow', 2)")
-    merge = """MERGE `taxis.ny_taxi.loads` AS t USING (SELECT 'green' AS color, 3 AS loaded) AS s
-        ON t.color = s.color WHEN MATCHED THEN UPDATE SET loaded = s.loaded
-        WHEN NOT MATCHED THEN INSERT (color, loaded) VALUES (s.color, s.loaded)"""
-    assert client.query_and_wait(merge).num_dml_affected_rows == 1
-    view = bigquery.Table("taxis.ny_taxi.latest")
-    view.view_query = "SELECT color, loaded * 2 AS twice FROM `taxis.ny_taxi.loads`"
-    assert client.create_table(view).table_type == "VIEW"
-    rows = client.query_and_wait("SELECT * FROM `taxis.ny_taxi.latest` ORDER BY color")
-    assert [tuple(row) for row in rows] == [("green", 6), ("yellow", 4)]
-    client.query_and_wait("CREATE OR REPLACE VIEW ny_taxi.latest AS SELECT loaded FROM ny_taxi.loads")
-    assert [field.name for field in client.get_table("ny_taxi.latest").schema] == ["loaded"]
-    view.view_query = "SELECT color FROM `taxis.ny_taxi.loads`"
-    assert [field.name for field in client.update_table(view, ["view_query"]).schema] == ["color"]
-    assert client.query_and_wait("DELETE FROM ny_taxi.loads WHERE color = 'green'").num_dml_affected_rows == 1
-    with pytest.raises(NotFound, match=r"Not found: Table taxis:ny_taxi\.nope"):
-        client.query_and_wait("SELECT * FROM ny_taxi.nope")
-
-
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
@@ -216,46 +157,3 @@ def test_what_googles_analyzer_refuses_is_refused(client: bigquery.Client, sql: 
     with pytest.raises(BadRequest, match=message) as caught:
         client.query_and_wait(sql)
     assert caught.value.errors[0]["reason"] == "invalidQuery"
-
-
-def test_views_are_analysed_as_queries_are(client: bigquery.Client) -> None:
-    view = bigquery.Table("taxis.ny_taxi.wrong")
-    view.view_query = "SELECT nope FROM ny_taxi.green_trip_data"
-    with pytest.raises(BadRequest, match="Unrecognized name: nope"):
-        client.create_table(view)
-
-
-def test_a_table_gains_columns_and_loses_none(client: bigquery.Client) -> None:
-    load(client, "january", "202401").result()
-    table = client.get_table(TRIPS)
-    table.schema = [*table.schema, bigquery.SchemaField("note", "STRING")]
-    table = client.update_table(table, ["schema"])
-    assert [field.name for field in table.schema][-1] == "note"
-    for fields in (table.schema[:-1], [*table.schema[:-1], bigquery.SchemaField("note", "INT64")]):
-        table.schema = fields
-        with pytest.raises(BadRequest, match="Provided Schema does not match Table"):
-            client.update_table(table, ["schema"])
-
-
-def test_refusals_and_faults(client: bigquery.Client, stand_in: BigQuery) -> None:
-    stand_in.denied = {"jobs.create", "tables.get"}
-    with pytest.raises(Forbidden, match=r"bigquery\.jobs\.create"):
-        load(client, "january", "202401")
-    with pytest.raises(Forbidden, match=r"bigquery\.tables\.get denied on table taxis:ny_taxi\.green_trip_data"):
-        client.get_table(TRIPS)
-    stand_in.denied = set()
-    with pytest.raises(NotFound):
-        client.get_table("ny_taxi.nope")
-    with pytest.raises(Conflict, match="Already Exists: Dataset taxis:ny_taxi"):
-        client.create_dataset("ny_taxi")
-    stand_in.bucket_locations["taxi-lake"] = "EU"
-    with pytest.raises(BadRequest, match="source: EU, destination: US"):
-        load(client, "january", "202401").result()
-    stand_in.tokens = {"one"}
-    with pytest.raises(GoogleAuthError):
-        client.get_dataset("ny_taxi")
-    with bigquery.Client("taxis", Credentials("one")) as permitted:
-        assert permitted.get_dataset("ny_taxi").location == "US"
-    stand_in.tokens = None
-    stand_in.faults = [Fault("status", "GET", "/datasets/ny_taxi"), Fault("reset", "GET", "/datasets/ny_taxi")]
-    assert client.get_dataset("ny_taxi").location == "US" and not stand_in.faults

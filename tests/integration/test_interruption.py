@@ -25,11 +25,23 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from conftest import ROOT, PrefectServer
 from factories import green_parquet, trip
 from nyc_tlc.runs.temporary_server import SERVER
+from scripts import Scripts
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 from waiting import eventually
 
 LINE = "interrupted: nothing is half done; the same command does the rest"
 CTRL_C = b"\x03"
+#: A script that nohup started gets both signals.
+SIGNALLED = """
+import os, signal, time
+from nyc_tlc.runs.interruption import expect_signals
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+expect_signals()
+os.kill(os.getpid(), signal.SIGHUP)
+print("ignored", flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(60)
+"""
 #: Bars and colours.
 CONTROL = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
 
@@ -126,13 +138,13 @@ def check(ended: Ended, status: int, home: Path) -> None:
     assert not scratch.exists() or list(scratch.iterdir()) == []
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize(
     ("how", "status"),
     [
         pytest.param(None, 130, id="ctrl-c"),
-        # Each starts a server, which takes as long as all else here.
-        pytest.param(signal.SIGTERM, 143, id="term", marks=pytest.mark.torture),
-        pytest.param(signal.SIGHUP, 129, id="hup", marks=pytest.mark.torture),
+        pytest.param(signal.SIGTERM, 143, id="term"),
+        pytest.param(signal.SIGHUP, 129, id="hup"),
     ],
 )
 def test_a_run_with_a_server_of_its_own_ends_and_ends_the_server(
@@ -177,8 +189,15 @@ def test_the_server_of_a_killed_script_ends_too(tmp_path: Path) -> None:
     eventually(lambda: servers(home) == [])
 
 
-@pytest.mark.parametrize(("how", "status"), [(None, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "term"])
-@pytest.mark.parametrize("script", ["etl_month", "backfill"])
+@pytest.mark.parametrize(
+    ("script", "how", "status"),
+    [
+        ("etl_month", None, 130),
+        pytest.param("etl_month", signal.SIGTERM, 143, marks=pytest.mark.torture),
+        pytest.param("backfill", None, 130, marks=pytest.mark.torture),
+        pytest.param("backfill", signal.SIGTERM, 143, marks=pytest.mark.torture),
+    ],
+)
 def test_a_run_on_a_server_ends(
     script: str,
     how: signal.Signals | None,
@@ -199,6 +218,7 @@ def test_a_run_on_a_server_ends(
         assert newest.state_name == "Crashed"
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("seconds", [0.1, 0.5, 1, 2, 3])
 def test_ctrl_c_while_the_script_starts_is_one_line(seconds: float, own_environment: Path, tmp_path: Path) -> None:
     started = after(seconds)
@@ -208,6 +228,16 @@ def test_ctrl_c_while_the_script_starts_is_one_line(seconds: float, own_environm
         check(ended, 130, own_environment)
 
 
+def test_of_three_signals_the_ignored_one_stays_ignored_and_another_ends_a_script_with_a_line(
+    scripts: Scripts, tmp_path: Path
+) -> None:
+    (tmp_path / "script.py").write_text(SIGNALLED)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "flows")}
+    ended = scripts.run(str(tmp_path / "script.py"), environment=environment)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (143, "ignored\n", f"{LINE}\n")
+
+
+@pytest.mark.torture
 def test_a_script_that_nohup_started_survives_a_closed_terminal(
     stalling: HttpSource, prefect_server: PrefectServer
 ) -> None:

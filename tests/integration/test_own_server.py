@@ -25,6 +25,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from conftest import ROOT, PrefectServer
 from nyc_tlc.server import find_weaknesses
+from scripts import Scripts
 from waiting import eventually, free_port
 
 #: A page that does to a Prefect server what a page of a stranger would: it asks for blocks and deployments.
@@ -58,12 +59,14 @@ class OwnServer:
         home: PREFECT_HOME.
         url: The address of its API.
         printed: The file that has what ``make server`` printed.
+        scripts: Runs commands.
     """
 
     clone: Path
     home: Path
     url: str
     printed: Path
+    scripts: Scripts
 
     @property
     def password(self) -> str:
@@ -74,19 +77,18 @@ class OwnServer:
         """Run Python as in another terminal, where only PREFECT_API_URL was exported."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         environment = clean | {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home)} | more
-        words = [sys.executable, *command]
-        return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        return self.scripts.run(*command, environment=environment, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
+def own_server(scripts: Scripts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
     """Start the server of a copy of the clone as ``make server`` does, with the umask that lets others read."""
     clone, home = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("home") / "prefect"
     shutil.copytree(ROOT / "flows", clone / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "prefect.yaml"):
         shutil.copy(ROOT / name, clone)
     port = free_port()
-    server = OwnServer(clone, home, f"http://127.0.0.1:{port}/api", home.parent / "printed")
+    server = OwnServer(clone, home, f"http://127.0.0.1:{port}/api", home.parent / "printed", scripts)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     given = {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": str(port), "PYTHONPATH": str(clone / "flows")}
     with server.printed.open("wb") as out:

@@ -195,6 +195,7 @@ def test_a_month_does_not_wait_for_another_ones_load(
     assert (len(fares(warehouse)), len(fares(warehouse, FEBRUARY))) == (20, 10)
 
 
+@pytest.mark.torture
 def test_a_server_that_dies_in_a_copy_leaves_the_old_month(
     postgres: dict[str, str], lake: FolderLake, tmp_path: Path
 ) -> None:

