@@ -35,7 +35,7 @@ class Bar:
     #: Whether a backfill shows its bars.
     hidden: ClassVar = False
 
-    def __init__(self, label: str, unit: Literal["bytes", "months"]) -> None:
+    def __init__(self, label: str, unit: Literal["bytes", "months", "events"]) -> None:
         """Create a bar; it is visible inside a ``with`` block."""
         columns = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
         self._bar = Progress(
