@@ -74,7 +74,7 @@ class Topic:
         try:
             for partition in range(self.partitions):
                 low, end = consumer.get_watermark_offsets(TopicPartition(self._topic, partition), ANSWER)
-                rows = 1
+                rows = 100
                 while partition not in last and end > low:
                     start = max(low, end - rows)
                     consumer.assign([TopicPartition(self._topic, partition, start)])
