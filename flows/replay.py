@@ -17,7 +17,7 @@ from nyc_tlc.month import NEW_YORK, Month
 from nyc_tlc.profiles.opening import open_broker_settings, open_lake, optional_packages
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.month_report import Outcome
-from nyc_tlc.runs.options import Color, MonthNumber, Profile, Year
+from nyc_tlc.runs.options import Color, Help, MonthNumber, Profile, Year
 from nyc_tlc.runs.progress import Bar
 from nyc_tlc.runs.run_names import run_name
 from nyc_tlc.runs.run_options import RUN_OPTIONS
@@ -32,11 +32,19 @@ from nyc_tlc.warehouse.load import find_published
 
 log = logging.getLogger("nyc_tlc.replay")
 
+To = Annotated[
+    str,
+    Help(
+        help="kafka://host:port/topic, or kafka:///topic with the profile's address; file:///….jsonl; or - for stdout.",
+        allow_leading_hyphen=True,
+    ),
+]
+
 
 @flow(flow_run_name=run_name, **RUN_OPTIONS)
 def replay(
     color: Color,
-    to: str,
+    to: To,
     year: Year = None,
     month: MonthNumber = None,
     *,
@@ -54,7 +62,6 @@ def replay(
     """Send the clean trips of a month to a topic of Kafka, or to a file, in the order of their times.
 
     Args:
-        to: kafka://host:port/topic, or kafka:///topic if the profile has the address; file:///….jsonl; - for stdout.
         until: The last month, 2025-12, of a range; only one month if left out.
         by: The time of a trip's event. A trip without a drop-off time has that of its pick-up.
         pairs: Send two events for each trip: started, with what is known then, and ended.
@@ -87,7 +94,7 @@ def replay(
     lines = [f"{label:<13}{value}" for label, value in report.items()]
     if to == "-":
         # Only events belong there.
-        log.info("%s", "; ".join(lines))
+        log.info("%s", ", ".join(report.values()))
     return Outcome("" if to == "-" else "\n".join(lines))
 
 

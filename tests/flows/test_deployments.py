@@ -58,6 +58,7 @@ DEPLOYMENTS = {f"{flow}/{color}" for flow in ("etl-web-to-gcs", "etl-month") for
     "backfill/backfill",
     "etl-gcs-to-bq/any-color",
     "etl-gcs-to-postgres/any-color",
+    "replay/any-color",
     "transform/models",
 }
 SCHEDULED = {

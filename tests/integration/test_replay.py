@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from conftest import Profile
 from factories import green_parquet, make_month, trip
 from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ArgumentError, ConfigurationError, TransientError
@@ -265,3 +266,23 @@ def test_a_setting_that_does_not_exist_is_one_line(kafka: Broker) -> None:
         open_target(f"kafka://{kafka.servers}/x", {"no.such": "1"})
     with pytest.raises(ConfigurationError, match="can't be written; got No such file"):
         open_target("file:///no/such/folder/x.jsonl", {})
+
+
+@pytest.mark.timeout(600)
+def test_a_month_is_replayed_with_the_profiles_broker_and_to_stdout(kafka: Broker, dev: Profile) -> None:
+    password = "planted-9c1b7a55"
+    month = ("--color", "green", "--year", "2024", "--month", "1")
+    to = kafka.topic("script")
+    settings = {"KAFKA_SERVERS": kafka.servers, "KAFKA_USERNAME": "me", "KAFKA_PASSWORD": password}
+    registered = dev.server.run("blocks/register.py", "dev", **dev.environment, **dev.variables, **settings)
+    assert "created  secret/taxi-dev" in registered.stdout, registered.stderr
+    assert dev.run("etl_web_to_gcs", *month, "--source", "sample").returncode == 0
+    with reading(to) as consumer:
+        done = dev.run("replay", *month, "--to", "kafka:///script", "--name", "first")
+        assert done.returncode == 0, done.stderr
+        sent = int(done.stdout.split()[1].replace(",", ""))
+        assert len(set(consumer.wait_for(sent) and consumer.keys())) == sent > 1900
+    assert f"{sent:,} events to {to}" in done.stdout
+    lines = dev.run("replay", *month, "--to", "-", "--names", "tlc").stdout.splitlines()
+    assert [json.loads(line)["value"].keys() >= {"PULocationID"} for line in lines] == [True] * sent
+    assert all(password not in ran.stdout + ran.stderr for ran in dev.server.ran)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from prefect.blocks.core import Block
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SendgridEmail, SlackWebhook
+from prefect.blocks.system import Secret
 from prefect.filesystems import LocalFileSystem
 from prefect.types import SecretDict
 from prefect_gcp import GcpCredentials, GcsBucket
@@ -173,6 +174,13 @@ class BigQueryWarehouseSection(Section):
         return BigQueryWarehouse(gcp_credentials=credentials)
 
 
+class SecretSection(Section):
+    """Settings of librdkafka, with the broker's address and password, for replays."""
+
+    block = Secret
+    value: Annotated[dict[str, str], Field(min_length=1)]
+
+
 class SlackWebhookSection(Section):
     block = SlackWebhook
     url: Annotated[SecretStr, AfterValidator(_slack_url)]
@@ -213,6 +221,7 @@ SECTIONS: dict[str, type[Section]] = {
     "local-file-system": LocalFileSystemSection,
     "sqlalchemy-connector": SqlAlchemyConnectorSection,
     "bigquery-warehouse": BigQueryWarehouseSection,
+    "secret": SecretSection,
     "slack-webhook": SlackWebhookSection,
     "sendgrid-email": SendgridEmailSection,
     "custom-webhook": CustomWebhookSection,
