@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -18,19 +18,18 @@ import duckdb
 import pyarrow as pa
 
 from nyc_tlc.errors import ArgumentError
-from nyc_tlc.month import Month
 from nyc_tlc.warehouse.lake_file import LakeFile
 
 By = Literal["dropoff", "pickup"]
 Names = Literal["ours", "tlc"]
 PartitionBy = Literal["pickup_location_id", "dropoff_location_id", "source_row"]
-#: Key, JSON, event time (milliseconds of the wall-clock time since 1970), partition, and first day of the month.
-Event = tuple[str, str, int, int, date]
+#: Key, JSON, event time (milliseconds of the wall-clock time since 1970), partition, and month, ``2024-01``.
+Event = tuple[str, str, int, int, str]
 #: Of the type that the client takes.
 Headers = dict[str, str | bytes | None]
 #: A message that was sent: key, JSON and headers.
 Message = tuple[str, str, Headers]
-Position = tuple[datetime, date, int, int]
+Position = tuple[datetime, str, int, int]
 
 BATCH_ROWS = 1 << 13
 #: What DuckDB holds while it sorts.
@@ -54,16 +53,16 @@ class Replay:
     partition_by: PartitionBy
     name: str
 
-    def headers(self, partitions: int) -> dict[date, Headers]:
+    def headers(self, partitions: int) -> dict[str, Headers]:
         """Return the headers of each month's messages; a named replay's say what its order depends on."""
         ours: Headers = {}
         if self.name:
             what = f"{'pairs' if self.pairs else self.by}, {self.names}, {self.partition_by} of {partitions}"
             ours = {"replay": self.name, "order": f"{what}, from {self.start or self.files[0].month}"}
-        headers: dict[date, Headers] = {}
+        headers: dict[str, Headers] = {}
         for file in self.files:
             version = file.manifest.month_keys.of_version_in(file.record.key).version
-            headers[file.month.first_day] = {"month": file.name, "version": version, **ours}
+            headers[str(file.month)] = {"month": file.name, "version": version, **ours}
         return headers
 
     def find_position(self, message: Message, partitions: int) -> Position:
@@ -74,7 +73,7 @@ class Replay:
         """
         key, value, headers = message
         name, _, row = key.rpartition("-")
-        month = Month.parse(name.partition("-")[2]).first_day
+        month = name.partition("-")[2]
         expected = self.headers(partitions).get(month)
         if headers != expected:
             what = f"the replay {self.name} was begun with other options, or its months were made again since"
@@ -88,18 +87,19 @@ class Replay:
         """Yield the events after ``ends``, the last position in each partition; ``folder`` is for sorting."""
         contract = self.files[0].contract
         steps = [0, 1] if self.pairs else [int(self.by == "dropoff")]
-        first = (self.start or datetime.min, date.min, -1, 0)  # noqa: DTZ901
+        first = (self.start or datetime.min, "0001-01", -1, 0)  # noqa: DTZ901
         after = [max(first, ends.get(partition, first)) for partition in range(partitions)]
         cases = " ".join(
-            f"WHEN {partition} THEN (TIMESTAMP '{at}', DATE '{month}', {row}, {step})"
+            f"WHEN {partition} THEN (TIMESTAMP '{at}', DATE '{month}-01', {row}, {step})"
             for partition, (at, month, row, step) in enumerate(after)
         )
         query = f"""
-            SELECT concat('{contract.color}-', strftime(file_month, '%Y-%m'), '-', source_row),
+            SELECT concat('{contract.color}-', month, '-', source_row),
                 CASE step WHEN 0 THEN {self._to_json(0)} ELSE {self._to_json(1)} END,
-                epoch_ms(event_at), partition, file_month
+                epoch_ms(event_at), partition, month
             FROM (
-                SELECT *, coalesce({self.partition_by}, 0) % {partitions} AS partition,
+                SELECT *, strftime(file_month, '%Y-%m') AS month,
+                    coalesce({self.partition_by}, 0) % {partitions} AS partition,
                     coalesce(CASE step WHEN 1 THEN dropoff_datetime END, pickup_datetime) AS event_at
                 FROM (SELECT *, unnest({steps}) AS step FROM trips)
                 WHERE (event_at, file_month, source_row, step) > CASE partition {cases} END
