@@ -13,6 +13,7 @@ from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
 from nyc_tlc.contract.dataset import read_contract
+from nyc_tlc.errors import ArgumentError
 from nyc_tlc.month import NEW_YORK, Month
 from nyc_tlc.profiles.opening import open_broker_settings, open_lake, optional_packages
 from nyc_tlc.runs import command_line, tasks
@@ -75,14 +76,17 @@ def replay(
     profile = profile or read_settings().profile
     manifest = tasks.find(color, read_requested_month(color, year, month), profile)
     lake, manifests, each = open_lake(profile), [manifest], Month.parse(manifest.month)
-    while until and each < Month.parse(until):
+    last = Month.parse(until) if until else each
+    if last < each:
+        raise ArgumentError(f"there are no months from {each} to {last}")
+    while each < last:
         each = each.plus(1)
         manifests.append(find_published(lake, color, each, profile))
     files = [LakeFile(one, lake, read_contract(color)) for one in manifests]
     for file in files:
         file.check()
     with optional_packages():
-        target = open_target(to, open_broker_settings(profile))
+        target = open_target(to, open_broker_settings(profile), name or "")
     events = Replay(files, by, pairs, _in_new_york(start), _in_new_york(end), names, partition_by, name or "")
     total = None if start or end else sum(file.rows for file in files) * (1 + pairs)
     with scratch_folder() as folder, Bar(f"replay {color}", "events") as bar:

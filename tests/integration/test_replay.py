@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections import Counter, defaultdict
@@ -21,6 +22,7 @@ from nyc_tlc.errors import ArgumentError, ConfigurationError, TransientError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.month import Month
+from nyc_tlc.profiles.opening import optional_packages
 from nyc_tlc.streaming.events import Replay
 from nyc_tlc.streaming.sending import open_target, send_events
 from nyc_tlc.warehouse.lake_file import LakeFile
@@ -266,6 +268,24 @@ def test_a_setting_that_does_not_exist_is_one_line(kafka: Broker) -> None:
         open_target(f"kafka://{kafka.servers}/x", {"no.such": "1"})
     with pytest.raises(ConfigurationError, match="can't be written; got No such file"):
         open_target("file:///no/such/folder/x.jsonl", {})
+
+
+def test_without_its_package_only_topics_are_refused(
+    lake: FolderLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    monkeypatch.delitem(sys.modules, "nyc_tlc.streaming.topic")
+    with pytest.raises(ConfigurationError, match=r"pip install .*requirements-kafka.lock"), optional_packages():
+        open_target("kafka://localhost:9092/trips", {})
+    replay, path = replay_of(lake, make_month(lake, green_parquet(*TRIPS), tmp_path)), tmp_path / "trips.jsonl"
+    for _ in range(2):
+        assert send(replay, path.as_uri(), tmp_path) == 40
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len({line["key"] for line in lines}) == len(lines) == 40
+    assert [line["timestamp"] for line in lines] == sorted(line["timestamp"] for line in lines)
+    assert lines[0]["value"]["pickup_datetime"] == "2024-01-15 12:00:00"
+    with pytest.raises(ArgumentError, match="only a replay to a topic can go on; leave --name out"):
+        open_target(path.as_uri(), {}, "n")
 
 
 @pytest.mark.timeout(600)

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,22 @@ def test_a_replay_killed_three_times_leaves_each_trip_once(tmp_path: Path, monke
         once = {each["key"]: each["ts"] for each in reversed(messages)}
         times = list(reversed(once.values()))
         assert times == sorted(times)
+
+
+def test_a_broker_that_is_away_for_a_minute_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = make_sample(tmp_path, "green", 20_000, monkeypatch)
+    replay = replay_of(lake, "green", "")
+    with broker() as kafka, reading(to := kafka.topic("away")) as consumer:
+        # Fewer messages than there are: the queue is full while the broker is away.
+        target = open_target(to, {"queue.buffering.max.messages": "1000"})
+        run = threading.Thread(target=send_events, args=(replay, target, None, tmp_path, print))
+        with kafka.away():
+            run.start()
+            run.join(65)
+            assert target.sent < 2000
+        run.join(120)
+        assert target.sent == replay.files[0].rows == len(set(consumer.wait_for(target.sent) and consumer.keys()))
+    assert len(consumer.messages) == target.sent
 
 
 def test_20_million_rows_are_sorted_in_less_than_a_gigabyte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,11 @@ def open_broker_settings(profile: str) -> dict[str, Any]:
         return {}
     from prefect.blocks.system import Secret
 
-    return dict(_load(profile, Secret).get())
+    settings = _load(profile, Secret).get()
+    if not isinstance(settings, dict) or "bootstrap.servers" not in settings:
+        # Without it, whoever starts a run could send the password to any address.
+        raise ConfigurationError(f"secret/taxi-{profile} has no bootstrap.servers", fix=_register(profile))
+    return settings
 
 
 def list_warehouses(profile: str) -> list[Kind]:

@@ -39,8 +39,8 @@ class TextFile:
             raise ConfigurationError(f"{path} can't be written", got=str(error.strerror)) from None
 
     def last_messages(self, _name: str) -> dict[int, Message]:
-        """Refuse: a file is written anew."""
-        raise ArgumentError("only a replay to a topic can go on", fix="leave --name out")
+        """Return nothing: a file is written anew."""
+        return {}
 
     def send(self, key: str, value: str, at: int, _partition: int, headers: Headers) -> None:
         """Write a message."""
@@ -55,20 +55,22 @@ class TextFile:
 
     def finish(self) -> None:
         """Write what is still in memory."""
-        self._file.flush()
+        self._file.close()
 
 
-def open_target(to: str, settings: Mapping[str, Any]) -> Topic | TextFile:
+def open_target(to: str, settings: Mapping[str, Any], name: str = "") -> Topic | TextFile:
     """Open ``kafka://host:port/topic``, ``file:///….jsonl`` or ``-``.
 
     If the settings of librdkafka have the broker's address, no other one is allowed: whoever starts a run must not send
     the profile's password elsewhere.
 
     Raises:
-        ArgumentError: when it is none of them.
+        ArgumentError: when it is none of them, or a file that would have to go on under a replay's name.
         TlcError: when it can't be used.
     """
     parts = urlsplit(to)
+    if name and parts.scheme != "kafka":
+        raise ArgumentError("only a replay to a topic can go on", fix="leave --name out")
     if to == "-":
         return TextFile(None)
     if parts.scheme == "file" and not parts.netloc and parts.path.endswith(".jsonl"):

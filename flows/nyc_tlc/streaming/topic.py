@@ -112,10 +112,14 @@ class Topic:
         """Let the client work; raises as ``send`` does."""
         self._producer.poll(seconds)
         # The client also counts other things as waiting, so more can be delivered, not less.
-        delivered = self.sent - len(self._producer)
-        if delivered > self._delivered or delivered == self.sent:
-            self._delivered, self._progress = delivered, time.monotonic()
-        if self._failed or time.monotonic() > self._progress + self._patience:
+        delivered, now = self.sent - len(self._producer), time.monotonic()
+        if self._failed:
+            raise self._give_up(self._why)
+        if delivered > self._delivered:
+            self._delivered, self._progress, self._why = delivered, now, ""
+        elif delivered == self.sent:
+            self._progress = now
+        elif now > self._progress + self._patience:
             raise self._give_up(self._why or "no answer")
 
     def finish(self) -> None:
@@ -133,7 +137,8 @@ class Topic:
         return TransientError(what, got=why, fix="run it again; with a --name it goes on where the topic ends")
 
     def _fail(self, error: KafkaError, _message: object) -> None:
-        self._failed, self._why = self._failed + 1, self._why or error.str()
+        self._why = self._why if self._failed else error.str()
+        self._failed += 1
 
     def _hear(self, error: KafkaError) -> None:
         if error.str() != self._why:
