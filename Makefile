@@ -56,6 +56,14 @@ browser: ## What the tests of the pages need: Chromium by apt where it is missin
 azurite: ## Microsoft's emulator for the tests of lakes on Azure, by npm; without it they are skipped
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(AZURITE); else echo "there is no npm"; fi
 
+.PHONY: kcat
+kcat: ## A consumer for the tests of replays, by apt where it is missing (Debian, as root); without it they are skipped
+	@if ! command -v kcat >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends kcat >/dev/null; \
+		else echo "there is no kcat"; fi; \
+	fi
+
 .PHONY: containers
 containers: ## What torture builds and runs the image with, by apt (Debian, as root)
 	@apt-get update -qq && apt-get install -y -qq --no-install-recommends buildah podman runc catatonit debootstrap >/dev/null
@@ -104,6 +112,8 @@ lock: $(UV) ## Lock the newest versions pyproject.toml allows
 		--constraint requirements-dev.lock --extra aws pyproject.toml --output-file requirements-aws.lock
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
 		--constraint requirements-dev.lock --extra azure pyproject.toml --output-file requirements-azure.lock
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
+		--constraint requirements-dev.lock --extra kafka pyproject.toml --output-file requirements-kafka.lock
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
 		--constraint requirements-dev.lock --group bench --group dev pyproject.toml --output-file requirements-bench.lock
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \

@@ -13,7 +13,7 @@ from nyc_tlc.settings import Settings
 
 FLOWS = (
     "etl_web_to_gcs etl_month etl_gcs_to_duckdb etl_gcs_to_postgres etl_gcs_to_bq backfill months report transform"
-    " load_lookups check_connections copy_lake"
+    " load_lookups check_connections copy_lake replay"
 ).split()
 HEAD = """\
 # Reference

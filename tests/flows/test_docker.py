@@ -41,7 +41,7 @@ BUILD, FINAL = STAGES["build"], STAGES[""]
 COMPOSE = read_compose(DOCKER / "compose.yaml", {})
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 NOTIFICATIONS = {"SENDGRID_API_KEY", "SLACK_WEBHOOK_URL", "WEBHOOK_TOKEN", "WEBHOOK_URL"}
-LONG_RUNNING = {"postgres", "server", "worker", "gcs"}
+LONG_RUNNING = {"postgres", "server", "worker", "gcs", "redpanda"}
 POOLS = sorted((ROOT / "deployments/pools").iterdir())
 
 
@@ -105,14 +105,14 @@ def test_the_build_context_has_the_code_and_nothing_else(tmp_path: Path) -> None
 
 def test_compose_lets_only_this_machine_in_and_limits_every_service() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
-    assert len(ports) == 2
+    assert len(ports) == 3
     assert all(port.startswith("127.0.0.1:") for port in ports)
     for name, service in SERVICES.items():
         assert {"cpus", "mem_limit", "pids_limit"} <= service.keys(), name
         assert "no-new-privileges:true" in service["security_opt"], name
         assert "privileged" not in service, name
-        assert re.search(r":\d[\w.-]*(@sha256:[0-9a-f]{64})?$", service["image"]), name
-        if name != "postgres":
+        assert re.search(r":v?\d[\w.-]*(@sha256:[0-9a-f]{64})?$", service["image"]), name
+        if name not in ("postgres", "redpanda"):
             assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
 
 

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 #: Optional package -> the lock file that installs it.
-LOCK_FILES = {"prefect_aws": "requirements-aws.lock", "prefect_azure": "requirements-azure.lock"}
+LOCK_FILES = {
+    "prefect_aws": "requirements-aws.lock",
+    "prefect_azure": "requirements-azure.lock",
+    "confluent_kafka": "requirements-kafka.lock",
+}
 REGISTER = "register it: .venv/bin/python blocks/register.py {}"
 WAREHOUSE_BLOCKS: dict[Kind, str] = {"postgres": "sqlalchemy-connector", "bigquery": "bigquery-warehouse"}
 
@@ -75,6 +79,17 @@ def open_warehouse(profile: str, kind: Kind) -> Warehouse:
     _, client = _bigquery(profile)
     bucket = _gcs_bucket(profile)[0] if find_block(profile, "gcs-bucket") else None
     return BigQueryWarehouse(client, bucket and partial(_read_location, bucket))
+
+
+def open_broker_settings(profile: str) -> dict[str, Any]:
+    """Return the profile's settings of librdkafka, the value of ``secret/taxi-…``; none if it has no secret."""
+    if not find_block(profile, "secret"):
+        return {}
+    settings = _load(profile, "prefect.blocks.system.Secret").get()
+    if not isinstance(settings, dict) or "bootstrap.servers" not in settings:
+        # Without it, whoever starts a run could send the password to any address.
+        raise ConfigurationError(f"secret/taxi-{profile} has no bootstrap.servers", fix=REGISTER.format(profile))
+    return settings
 
 
 def list_warehouses(profile: str) -> list[Kind]:

@@ -156,6 +156,8 @@ SECTIONS = {
     "local-file-system": Section("prefect.filesystems.LocalFileSystem", _keys(basepath=RootedPath)),
     "sqlalchemy-connector": Section("prefect_sqlalchemy.SqlAlchemyConnector", _keys(connection_info=ConnectionInfo)),
     "bigquery-warehouse": Section("prefect_gcp.bigquery.BigQueryWarehouse", _keys(), "gcp-credentials"),
+    # Settings of librdkafka, with the broker's address and password, for replays.
+    "secret": Section("prefect.blocks.system.Secret", _keys(value=Annotated[dict[str, str], Field(min_length=1)])),
     "slack-webhook": Section("prefect.blocks.notifications.SlackWebhook", _keys(url=SlackUrl)),
     "sendgrid-email": Section(
         "prefect.blocks.notifications.SendgridEmail",

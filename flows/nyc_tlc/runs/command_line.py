@@ -114,7 +114,8 @@ def _run_flow(flow: Flow[..., Any]) -> int:
         return _fail(ReportedError(*(state.message or "").split("\n\n", 1)))
     if not state.is_completed():
         return _fail(TlcError(state.message or f"the run ended as {state.name}"))
-    sys.stdout.write(f"{outcome.text if outcome else state.name}\n")
+    if text := outcome.text if outcome else state.name:
+        sys.stdout.write(f"{text}\n")
     return 0
 
 

@@ -36,7 +36,7 @@ _shown: list[Progress] = []
 
 @contextmanager
 def bar(
-    label: str, unit: Literal["bytes", "months"], *, instead_of_log: bool = False
+    label: str, unit: Literal["bytes", "months", "events"], *, instead_of_log: bool = False
 ) -> Iterator[Callable[[int, int | None], None]]:
     """Show a progress bar on a terminal, and one in the Prefect UI if it takes longer than ``INTERVAL``.
 

@@ -1,0 +1,1 @@
+"""Months as a stream of events: their order and their messages, and where they are sent."""
