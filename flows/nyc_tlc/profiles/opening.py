@@ -180,8 +180,16 @@ def import_block(path: str) -> type[Block]:
         ConfigurationError: naming the lock file that installs its package, when that is optional and missing.
     """
     module, _, name = path.rpartition(".")
-    try:
+    with optional_packages():
         block: type[Block] = getattr(import_module(module), name)
+    return block
+
+
+@contextlib.contextmanager
+def optional_packages() -> Iterator[None]:
+    """Name the lock file that installs an optional package which an import in the ``with`` block lacks."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         if error.name not in LOCK_FILES:
             raise
@@ -189,7 +197,6 @@ def import_block(path: str) -> type[Block]:
         raise ConfigurationError(
             "a package that the profile needs is not installed", got=f"no {error.name}", fix=fix
         ) from None
-    return block
 
 
 @contextlib.contextmanager
