@@ -24,7 +24,7 @@ from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys, Layout
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.publication import remove_leftovers
-from nyc_tlc.lake.store import Lake, NewFile
+from nyc_tlc.lake.store import Found, Lake, NewFile, SwapRefusedError
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.published import look_at
 from stores import FolderStore, Store, open_store
@@ -276,10 +276,27 @@ def test_accounts_that_do_not_add_up_are_never_published(
     assert {key: there.read(key) for key in there.objects()} == before
 
 
-def test_of_two_runs_of_one_month_the_later_to_publish_fails_and_the_lake_stays_whole(
-    there: Store, tmp_path: Path
+def test_a_swap_needs_the_version_that_is_there(there: Store) -> None:
+    lake = there.open_lake()
+    lake.swap("manifest/x", b"one", None, {})
+    first = lake.find("manifest/x").version
+    with pytest.raises(SwapRefusedError):
+        lake.swap("manifest/x", b"two", None, {})
+    lake.swap("manifest/x", b"two", first, {})
+    with pytest.raises(SwapRefusedError):
+        lake.swap("manifest/x", b"three", first, {})
+    with pytest.raises(SwapRefusedError):
+        lake.swap("manifest/y", b"three", first, {})
+    assert lake.read("manifest/x") == b"two"
+    assert lake.find("manifest/y") == Found(None, None)
+
+
+def test_of_two_runs_of_one_month_the_later_to_publish_fails_before_it_sends_a_file(
+    there: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = start(there.open_lake(), spread(90), tmp_path / "slow")
+    lake = there.open_lake()
+    slow = start(lake, spread(90), tmp_path / "slow")
+    monkeypatch.setattr(lake, "upload", pytest.fail)
     manifest = make_month(there.open_lake(), spread(), tmp_path)
     with pytest.raises(ConflictError, match="green 2024-01: another run"):
         slow()

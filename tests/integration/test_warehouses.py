@@ -212,7 +212,9 @@ def test_the_newest_month_of_the_lake_is_taken_when_none_is_named(lake: FolderLa
 
 
 class Cut(LakeFile):
-    """A file that lacks one row."""
+    """A file that lacks one row, or has one more."""
+
+    is_longer = False
 
     @property
     def path(self) -> Path | None:
@@ -220,14 +222,17 @@ class Cut(LakeFile):
         return None
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield all rows except one."""
-        yield from pa.Table.from_batches(super().batches()).slice(1).to_batches()
+        """Yield all rows except one, or the first one twice."""
+        rows = pa.Table.from_batches(super().batches())
+        yield from (pa.concat_tables([rows.slice(0, 1), rows]) if self.is_longer else rows.slice(1)).to_batches()
 
 
 @pytest.mark.parametrize("kind", ["duckdb", "postgres"], indirect=True)
-def test_a_load_that_brings_fewer_rows_than_the_manifest_says_leaves_the_old_month(
-    warehouse: Warehouse, lake: FolderLake, tmp_path: Path
+@pytest.mark.parametrize("is_longer", [False, True], ids=["fewer", "more"])
+def test_a_load_that_brings_other_rows_than_the_manifest_says_leaves_the_old_month(
+    warehouse: Warehouse, lake: FolderLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_longer: bool
 ) -> None:
+    monkeypatch.setattr(Cut, "is_longer", is_longer)
     old, _ = load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
     file = in_lake(lake, tmp_path, *trips(9))
     with pytest.raises(ReconciliationError, match="green 2024-01"):
