@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -302,6 +302,18 @@ def test_of_two_runs_of_one_month_the_later_to_publish_fails_before_it_sends_a_f
         slow()
     assert there.open_lake().manifest(KEYS) == manifest
     check_whole(there)
+
+
+def test_quarantine_is_sent_first_and_clean_last(tmp_path: Path) -> None:
+    sent: list[str] = []
+
+    class Watched(FolderLake):
+        def upload(self, file: NewFile, labels: Mapping[str, str]) -> None:
+            sent.append(file.key.partition("/")[0])
+            super().upload(file, labels)
+
+    make_month(Watched(tmp_path / "lake"), spread(), tmp_path)
+    assert sent == ["quarantine", "raw", "clean"], "any leftover of a killed run has a quarantine file beside it"
 
 
 def test_a_lake_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:

@@ -97,14 +97,16 @@ def test_going_back_to_an_earlier_file_is_a_change_too(warehouse: Warehouse, lak
         assert len(fares(warehouse)) == count
 
 
+@pytest.mark.parametrize("deleted", ["green_trip_data WHERE fare_amount = 1", "green_quarantine WHERE source_row = 3"])
 def test_rows_that_someone_deleted_are_loaded_again(
-    warehouse: Warehouse, execute: Callable[[str], None], lake: FolderLake, tmp_path: Path
+    warehouse: Warehouse, execute: Callable[[str], None], lake: FolderLake, tmp_path: Path, deleted: str
 ) -> None:
-    file = in_lake(lake, tmp_path, *trips(3))
+    file = in_lake(lake, tmp_path, *trips(3), trip(passenger_count=0))
     load_month(file, warehouse)
-    execute("DELETE FROM ny_taxi.green_trip_data WHERE fare_amount = 1")
+    execute(f"DELETE FROM ny_taxi.{deleted}")
     assert load_month(file, warehouse)[1]
     assert fares(warehouse) == [0, 1, 2]
+    assert warehouse.query("SELECT source_row FROM ny_taxi.green_quarantine") == [(3,)]
 
 
 def test_all_eras_lie_in_one_table(warehouse: Warehouse, lake: FolderLake, tmp_path: Path) -> None:
