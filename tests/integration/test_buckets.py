@@ -27,7 +27,7 @@ from nyc_tlc.lake.azure import AzureLake
 from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.s3 import S3Lake, client_config
-from nyc_tlc.lake.store import Found, Lake, SwapRefusedError
+from nyc_tlc.lake.store import Lake
 from stand_ins.azure import Azure
 from stand_ins.gcs import Fault, Gcs
 from stand_ins.s3 import S3
@@ -112,21 +112,6 @@ def test_objects_say_what_they_are(store: BucketStore, tmp_path: Path) -> None:
         assert content_type == kind
         labels = {name.replace("-", "_"): value for name, value in metadata.items()}
         assert labels.items() >= manifest.labels.items()
-
-
-def test_a_swap_needs_the_version_that_is_there(store: BucketStore) -> None:
-    lake = store.open_lake()
-    lake.swap("manifest/x", b"one", None, {})
-    first = lake.find("manifest/x").version
-    with pytest.raises(SwapRefusedError):
-        lake.swap("manifest/x", b"two", None, {})
-    lake.swap("manifest/x", b"two", first, {})
-    with pytest.raises(SwapRefusedError):
-        lake.swap("manifest/x", b"three", first, {})
-    with pytest.raises(SwapRefusedError):
-        lake.swap("manifest/y", b"three", first, {})
-    assert lake.read("manifest/x") == b"two"
-    assert lake.find("manifest/y") == Found(None, None)
 
 
 #: Faults of a publication that a client's retries heal: what a request meets, by its method and a part of its URL.

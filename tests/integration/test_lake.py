@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys, Layout
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.publication import remove_leftovers
-from nyc_tlc.lake.store import Lake
+from nyc_tlc.lake.store import Found, Lake, SwapRefusedError
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.published import look_at
 from stores import FolderStore, Store, open_store
@@ -275,15 +275,44 @@ def test_accounts_that_do_not_add_up_are_never_published(
     assert {key: there.read(key) for key in there.objects()} == before
 
 
-def test_of_two_runs_of_one_month_the_later_to_publish_fails_and_the_lake_stays_whole(
-    there: Store, tmp_path: Path
+def test_a_swap_needs_the_version_that_is_there(there: Store) -> None:
+    lake = there.open_lake()
+    lake.swap("manifest/x", b"one", None, {})
+    first = lake.find("manifest/x").version
+    with pytest.raises(SwapRefusedError):
+        lake.swap("manifest/x", b"two", None, {})
+    lake.swap("manifest/x", b"two", first, {})
+    with pytest.raises(SwapRefusedError):
+        lake.swap("manifest/x", b"three", first, {})
+    with pytest.raises(SwapRefusedError):
+        lake.swap("manifest/y", b"three", first, {})
+    assert lake.read("manifest/x") == b"two"
+    assert lake.find("manifest/y") == Found(None, None)
+
+
+def test_of_two_runs_of_one_month_the_later_to_publish_fails_before_it_sends_a_file(
+    there: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = start(there.open_lake(), spread(90), tmp_path / "slow")
+    lake = there.open_lake()
+    slow = start(lake, spread(90), tmp_path / "slow")
+    monkeypatch.setattr(lake, "upload", pytest.fail)
     manifest = make_month(there.open_lake(), spread(), tmp_path)
     with pytest.raises(ConflictError, match="green 2024-01: another run"):
         slow()
     assert there.open_lake().manifest(KEYS) == manifest
     check_whole(there)
+
+
+def test_quarantine_is_sent_first_and_clean_last(tmp_path: Path) -> None:
+    sent: list[str] = []
+
+    class Watched(FolderLake):
+        def upload(self, key: str, path: Path, sha256: str, labels: Mapping[str, str]) -> None:
+            sent.append(key.partition("/")[0])
+            super().upload(key, path, sha256, labels)
+
+    make_month(Watched(tmp_path / "lake"), spread(), tmp_path)
+    assert sent == ["quarantine", "raw", "clean"], "any leftover of a killed run has a quarantine file beside it"
 
 
 def test_a_lake_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:

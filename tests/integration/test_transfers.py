@@ -119,6 +119,12 @@ def test_a_part_of_something_else_is_never_glued_on(second: RawAnswer, tmp_path:
     assert [request.range for request in source.gets] == [None, "bytes=100000-", None]
 
 
+def test_a_transfer_that_breaks_more_often_than_is_tried_again_ends_if_each_part_brings_more(tmp_path: Path) -> None:
+    parts = [cut(part(OLD, 20_000 * number), 20_000) for number in range(1, 6)]
+    with RawSource([whole(OLD)], [cut(whole(OLD), 20_000), *parts, part(OLD, 120_000)]).running() as source:
+        assert get(source, tmp_path).path.read_bytes() == OLD
+
+
 def test_a_file_that_became_shorter_has_nothing_of_the_longer_one(tmp_path: Path) -> None:
     short = green_parquet(trip())
     with RawSource([whole(OLD)], [cut(whole(OLD), 100_000), whole(short, etag='"2"')]).running() as source:

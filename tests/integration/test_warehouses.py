@@ -98,14 +98,16 @@ def test_going_back_to_an_earlier_file_is_a_change_too(warehouse: Warehouse, lak
         assert len(fares(warehouse)) == count
 
 
+@pytest.mark.parametrize("deleted", ["green_trip_data WHERE fare_amount = 1", "green_quarantine WHERE source_row = 3"])
 def test_rows_that_someone_deleted_are_loaded_again(
-    warehouse: Warehouse, execute: Callable[[str], None], lake: FolderLake, tmp_path: Path
+    warehouse: Warehouse, execute: Callable[[str], None], lake: FolderLake, tmp_path: Path, deleted: str
 ) -> None:
-    file = in_lake(lake, tmp_path, *trips(3))
+    file = in_lake(lake, tmp_path, *trips(3), trip(passenger_count=0))
     load_month(file, warehouse)
-    execute("DELETE FROM ny_taxi.green_trip_data WHERE fare_amount = 1")
+    execute(f"DELETE FROM ny_taxi.{deleted}")
     assert load_month(file, warehouse)[1]
     assert fares(warehouse) == [0, 1, 2]
+    assert warehouse.query("SELECT source_row FROM ny_taxi.green_quarantine") == [(3,)]
 
 
 def test_all_eras_lie_in_one_table(warehouse: Warehouse, lake: FolderLake, tmp_path: Path) -> None:
@@ -213,7 +215,9 @@ def test_the_newest_month_of_the_lake_is_taken_when_none_is_named(lake: FolderLa
 
 
 class Cut(LakeFile):
-    """A file that lacks one row."""
+    """A file that lacks one row, or has one more."""
+
+    is_longer = False
 
     @property
     def path(self) -> Path | None:
@@ -221,14 +225,17 @@ class Cut(LakeFile):
         return None
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield all rows except one."""
-        yield from pa.Table.from_batches(super().batches()).slice(1).to_batches()
+        """Yield all rows except one, or the first one twice."""
+        rows = pa.Table.from_batches(super().batches())
+        yield from (pa.concat_tables([rows.slice(0, 1), rows]) if self.is_longer else rows.slice(1)).to_batches()
 
 
 @pytest.mark.parametrize("kind", ["duckdb", "postgres"], indirect=True)
-def test_a_load_that_brings_fewer_rows_than_the_manifest_says_leaves_the_old_month(
-    warehouse: Warehouse, lake: FolderLake, tmp_path: Path
+@pytest.mark.parametrize("is_longer", [False, True], ids=["fewer", "more"])
+def test_a_load_that_brings_other_rows_than_the_manifest_says_leaves_the_old_month(
+    warehouse: Warehouse, lake: FolderLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_longer: bool
 ) -> None:
+    monkeypatch.setattr(Cut, "is_longer", is_longer)
     old, _ = load_month(in_lake(lake, tmp_path, *trips(3)), warehouse)
     file = in_lake(lake, tmp_path, *trips(9))
     with pytest.raises(ReconciliationError, match="green 2024-01"):

@@ -273,6 +273,17 @@ def test_a_month_of_which_only_the_contract_changed_is_cleaned_again(
     assert [request.method for request in http_source.requests] == ["HEAD"]
 
 
+def test_a_month_of_which_only_the_rules_changed_is_cleaned_again(
+    outdated: FolderLake, http_source: HttpSource
+) -> None:
+    manifest = outdated.manifest(Keys("green", JANUARY))
+    assert manifest is not None
+    now = {"contract_version": read_contract("green").contract_version, "rules_version": "an earlier one"}
+    outdated.write(manifest.month_keys.manifest, manifest.model_copy(update=now).to_json())
+    plan = plan_month("green", JANUARY, MonthOptions(http_source.template, "local"), outdated)
+    assert (plan.need, plan.why.partition(" from ")[0]) == ("clean again", "the rules changed")
+
+
 def test_a_month_whose_source_changed_too_is_fetched(outdated: FolderLake, http_source: HttpSource) -> None:
     http_source.files["/green_tripdata_2024-01.parquet"] = PublishedFile(green_parquet(trip()))
     plan = plan_month("green", JANUARY, MonthOptions(http_source.template, "local"), outdated)

@@ -554,6 +554,12 @@ def test_of_two_columns_with_one_name_the_first_value_counts(tmp_path: Path) -> 
     ]
 
 
+def test_a_row_with_a_value_in_one_of_two_columns_is_not_marked_for_what_the_other_has(tmp_path: Path) -> None:
+    both = trip() | {"VendorID": "x", "vendor.id": 2}
+    batch = read(green_parquet(both, types={"VendorID": pa.string(), "vendor.id": pa.int64()}), tmp_path)
+    assert (rows(batch)[0]["vendor_id"], batch.bad_values) == (2, {})
+
+
 def test_a_header_may_have_any_character(tmp_path: Path) -> None:
     header = "Unnamed: 0,,,trip (mi),côté," + FHV.replace("_", ".").replace("PUL", "puL")
     reader = MonthReader(fetched(f"{header}\n0,,,1,2,{GOOD}\n", tmp_path, "fhv", Month(2020, 1)), read_contract("fhv"))
