@@ -37,7 +37,7 @@ FIRST, LOADED, LAST = Month(2021, 1), Month(2023, 7), Month(2024, 10)
 #: Rows of a month: more in one colour, and not the same every month.
 ROWS: dict[Color, int] = {"yellow": 20_000, "green": 4_000}
 OPTIONS = ("--headless=new", "--no-sandbox", "--disable-background-networking", "--hide-scrollbars")
-PICTURES = {"coverage.png": ("coverage.html", 1180), "trips.png": ("trips-green.html", 1330)}
+PICTURES = {"coverage.png": ("coverage.html", 1180), "trips.png": ("trips-green.html", 1750)}
 
 
 def main() -> None:

@@ -107,7 +107,6 @@ def figures_of(color: Color) -> dict[str, Figure]:
 def keys_of(color: Color) -> dict[str, tuple[str, str]]:
     """Return part -> the SQL of its key, a number or a date because these group fast, and of the key as text."""
     measures = MEASURES[color]
-    fare = measures.fare
     keys = {
         "day": ("CAST(pickup_datetime AS DATE)", "CAST(day AS VARCHAR)"),
         "dropoff": ("dropoff_location_id", "CAST(dropoff AS VARCHAR)"),
@@ -121,8 +120,8 @@ def keys_of(color: Color) -> dict[str, tuple[str, str]]:
     values = {
         "distance": measures.distance,
         "duration": MINUTES,
-        "fare": fare,
-        "tip_share": _share_of(measures.tip, fare) if fare else "",
+        "fare": measures.fare,
+        "tip_share": _share_of(measures.tip, measures.fare) if measures.fare else "",
     }
     for part, value in values.items():
         if value:

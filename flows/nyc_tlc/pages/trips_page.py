@@ -105,18 +105,16 @@ def _reduce(manifest: Manifest, table: pl.DataFrame, by_zone: Iterable[str]) -> 
     table = table.filter(~pl.col("part").is_in(["rejected", "warned", "example"]))
     if manifest.month in by_zone:
         return table
-    zones = table.filter(pl.col("part") == "zone")
-    rest = (
-        table.filter(pl.col("part") != "zone").group_by("part", "key", maintain_order=True).agg(pl.col("trips").sum())
-    )
-    return pl.concat([zones, rest], how="diagonal")
+    is_zone = pl.col("part") == "zone"
+    rest = table.filter(~is_zone).group_by("part", "key", maintain_order=True).agg(pl.col("trips").sum())
+    return pl.concat([table.filter(is_zone), rest], how="diagonal")
 
 
 def _list_keys(color: Color, summaries: Iterable[pl.DataFrame]) -> dict[str, list[str]]:
     """Return part -> its keys in the order of its chart."""
     keys = {"hour": [f"{day} {hour:02d}" for day in range(1, 8) for hour in range(24)]}
     keys |= {part: [*each.labels, "unknown"] for part, each in HISTOGRAMS.items() if part in keys_of(color)}
-    for part in CODE_TABLES.keys() & keys_of(color).keys():
+    for part in [part for part in CODE_TABLES if part in keys_of(color)]:
         keys[part] = sorted({key for table in summaries for key in table.filter(pl.col("part") == part)["key"]})
     return keys
 
@@ -154,11 +152,10 @@ def _describe_month(manifest: Manifest, table: pl.DataFrame, keys: Mapping[str, 
 def _list_codes(keys: Mapping[str, list[str]]) -> dict[str, dict[str, str]]:
     """Return part -> code -> its meaning."""
     codes = {}
-    for part in CODE_TABLES.keys() & keys.keys():
+    for part in [part for part in CODE_TABLES if part in keys]:
         known = {str(code): entry.name for code, entry in code_tables()[CODE_TABLES[part]].codes.items()}
-        codes[part] = {key: known.get(key, "Not in TLC's data dictionary") for key in keys[part]} | {
-            "unknown": "Not given"
-        }
+        known["unknown"] = "Not given"
+        codes[part] = {key: known.get(key, "Not in TLC's data dictionary") for key in keys[part]}
     return codes
 
 
