@@ -33,11 +33,19 @@ from nyc_tlc.warehouse.load import find_published
 
 log = logging.getLogger("nyc_tlc.replay")
 
+
+def _check_address(_type: object, to: str) -> None:
+    if "@" in to:
+        # Before the run, because Prefect stores its parameters.
+        raise ArgumentError("--to can't have a password", fix="give it to the profile: docs/streaming.md")
+
+
 To = Annotated[
     str,
     Help(
         help="kafka://host:port/topic, or kafka:///topic with the profile's address; file:///….jsonl; or - for stdout.",
         allow_leading_hyphen=True,
+        validator=_check_address,
     ),
 ]
 

@@ -99,6 +99,8 @@ def reading(to: str) -> Iterator[Consumer]:
     command = [
         "kcat",
         "-C",
+        # Does not end when the broker is away.
+        "-E",
         "-b",
         servers,
         "-t",
