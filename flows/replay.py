@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import nyc_tlc.runs.script  # noqa: F401
 
-import logging
 from datetime import datetime
 from typing import Annotated
 
@@ -30,8 +29,6 @@ from nyc_tlc.streaming.sending import open_target, send_events
 from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import find_published
-
-log = logging.getLogger("nyc_tlc.replay")
 
 
 def _check_address(_type: object, to: str) -> None:
@@ -104,9 +101,7 @@ def replay(
     table = "\n".join(format_table(("", ""), list(report.items())))
     create_markdown_artifact(key=key, markdown=table, description=f"The last replay of {manifest.name}")
     lines = [f"{label:<13}{value}" for label, value in report.items()]
-    if to == "-":
-        # Only events belong there.
-        log.info("%s", ", ".join(report.values()))
+    # On stdout are only events.
     return Outcome("" if to == "-" else "\n".join(lines))
 
 
