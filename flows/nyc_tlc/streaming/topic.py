@@ -44,7 +44,7 @@ class Topic:
         self.place, self.sent, self._retries = f"kafka://{servers}/{topic}", 0, -1
         self._topic, self._settings = topic, {"log_level": 0, **settings, "bootstrap.servers": servers}
         self._patience = float(settings.get("message.timeout.ms", PATIENCE)) / 1000
-        self._delivered, self._progress, self._failed, self._why = 0, time.monotonic(), 0, ""
+        self._delivered, self._progress, self._failed, self._why = 0, 0.0, 0, ""
         callbacks = {"on_delivery": self._fail, "error_cb": self._hear, "stats_cb": self._count}
         try:
             self._producer = Producer({**self._settings, **GUARANTEES, **callbacks})
@@ -96,6 +96,9 @@ class Topic:
         Raises:
             TransientError: when a message was refused, or nothing is delivered any more.
         """
+        if self.sent == self._delivered:
+            # Nothing was waiting, as after the sort.
+            self._progress = time.monotonic()
         while True:
             try:
                 self._producer.produce(self._topic, value, key, partition, timestamp=at, headers=headers)
