@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import nyc_tlc.runs.script  # noqa: F401
 
-import logging
 from datetime import datetime
 from typing import Annotated
 
@@ -26,13 +25,19 @@ from nyc_tlc.streaming.sending import open_target, send_events
 from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.lake_file import LakeFile
 
-log = logging.getLogger("nyc_tlc.replay")
+
+def _check_address(_type: object, to: str) -> None:
+    if "@" in to:
+        # Before the run, because Prefect stores its parameters.
+        raise ArgumentError("--to can't have a password", fix="give it to the profile: docs/streaming.md")
+
 
 To = Annotated[
     str,
     Help(
         help="kafka://host:port/topic, or kafka:///topic with the profile's address; file:///….jsonl; or - for stdout.",
         allow_leading_hyphen=True,
+        validator=_check_address,
     ),
 ]
 
@@ -90,9 +95,7 @@ def replay(
     table = "\n".join(format_table(("", ""), list(report.items())))
     tasks.write_artifact(f"The last replay of {manifest.name}", table, profile, "replay", color, manifest.month)
     lines = [f"{label:<13}{value}" for label, value in report.items()]
-    if to == "-":
-        # Only events belong there.
-        log.info("%s", ", ".join(report.values()))
+    # On stdout are only events.
     return Outcome("" if to == "-" else "\n".join(lines))
 
 

@@ -96,21 +96,8 @@ def reading(to: str) -> Iterator[Consumer]:
     if not shutil.which("kcat"):
         pytest.skip("no kcat (make kcat)")
     servers, _, topic = to.removeprefix("kafka://").partition("/")
-    command = [
-        "kcat",
-        "-C",
-        "-b",
-        servers,
-        "-t",
-        topic,
-        "-o",
-        "beginning",
-        "-J",
-        "-u",
-        "-q",
-        "-X",
-        "fetch.wait.max.ms=20",
-    ]
+    # -E: it goes on when the broker is away.
+    command = f"kcat -C -E -b {servers} -t {topic} -o beginning -J -u -q -X fetch.wait.max.ms=20".split()
     process, consumer = (
         subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"KCAT_CONFIG": "/dev/null"}),
         Consumer(),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from factories import JANUARY, green_parquet, publish_fetched, trip
+from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ArgumentError, LakeError, TransientError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys

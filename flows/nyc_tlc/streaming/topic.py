@@ -32,7 +32,7 @@ GUARANTEES = {
 
 
 class Topic:
-    """A topic; ``sent`` counts the messages that the client took, ``retries`` how often it sent some again."""
+    """A topic; ``sent`` counts the messages that the client took."""
 
     def __init__(self, servers: str, topic: str, settings: Mapping[str, Any]) -> None:
         """Connect to a topic with settings of librdkafka; a broker that may creates it.
@@ -41,10 +41,10 @@ class Topic:
             ConfigurationError: when a setting is not valid, or there is no such topic.
             TransientError: when no broker answers.
         """
-        self.place, self.sent, self.retries = f"kafka://{servers}/{topic}", 0, 0
+        self.place, self.sent, self._retries = f"kafka://{servers}/{topic}", 0, -1
         self._topic, self._settings = topic, {"log_level": 0, **settings, "bootstrap.servers": servers}
         self._patience = float(settings.get("message.timeout.ms", PATIENCE)) / 1000
-        self._delivered, self._progress, self._failed, self._why = 0, time.monotonic(), 0, ""
+        self._delivered, self._progress, self._failed, self._why = 0, 0.0, 0, ""
         callbacks = {"on_delivery": self._fail, "error_cb": self._hear, "stats_cb": self._count}
         try:
             self._producer = Producer({**self._settings, **GUARANTEES, **callbacks})
@@ -96,6 +96,9 @@ class Topic:
         Raises:
             TransientError: when a message was refused, or nothing is delivered any more.
         """
+        if self.sent == self._delivered:
+            # Nothing was waiting, as after the sort.
+            self._progress = time.monotonic()
         while True:
             try:
                 self._producer.produce(self._topic, value, key, partition, timestamp=at, headers=headers)
@@ -123,12 +126,16 @@ class Topic:
             raise self._give_up(self._why or "no answer")
 
     def finish(self) -> None:
-        """Wait until all is delivered and the retries are counted; raises as ``send`` does."""
+        """Wait until all is delivered; raises as ``send`` does."""
         while len(self._producer):
             self.wait(0.1)
-        self.retries = -1
-        while self.retries < 0:
+
+    def count_retries(self) -> int:
+        """Wait for the client's next statistics, and return how often it sent messages again."""
+        self._retries = -1
+        while self._retries < 0:
             self._producer.poll(0.1)
+        return self._retries
 
     def _give_up(self, why: str) -> TransientError:
         self._producer.purge()
@@ -146,7 +153,7 @@ class Topic:
             self._why = error.str()
 
     def _count(self, statistics: str) -> None:
-        self.retries = sum(broker["txretries"] for broker in json.loads(statistics)["brokers"].values())
+        self._retries = sum(broker["txretries"] for broker in json.loads(statistics)["brokers"].values())
 
 
 def _read_until(consumer: Consumer, end: int) -> Iterator[Any]:
