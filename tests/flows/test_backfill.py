@@ -81,7 +81,7 @@ def test_a_backfill_brings_what_is_published_and_reports_the_rest(
     assert [month["result"] for month in record["runs"][1]["months"]] == ["current", "done", "current", "unpublished"]
     assert [month["result"] for month in record["runs"][0]["months"]] == ["done", "failed", "done", "unpublished"]
     with temporary_settings({PREFECT_API_URL: prefect_server.url}), get_client(sync_client=True) as client:
-        key = ArtifactFilterKey(any_=["backfill-spring"])
+        key = ArtifactFilterKey(any_=["backfill-spring-local-home"])
         reports = client.read_artifacts(artifact_filter=ArtifactFilter(key=key))
         key = ArtifactFilterKey(any_=["months-green-local-home"])
         tables = client.read_artifacts(artifact_filter=ArtifactFilter(key=key), sort=ArtifactSort.CREATED_DESC)

@@ -27,6 +27,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, FlowRun
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.events import Event
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Crashed, Failed, Late, Pending, Running, State
@@ -70,8 +71,13 @@ SCHEDULED = {
     "report/coverage-and-trips-pages",
 }
 DEPLOYMENTS |= SCHEDULED
-FAILURES = f"{NAME_PREFIX}failed or crashed -> notification"
-LATE = f"{NAME_PREFIX}late for 15 minutes -> notification"
+FAILURES = f"{NAME_PREFIX}failed -> notification"
+NOTIFYING = (
+    FAILURES,
+    f"{NAME_PREFIX}crashed for good -> notification",
+    f"{NAME_PREFIX}late for 15 minutes -> notification",
+    f"{NAME_PREFIX}troubles -> notification",
+)
 HEARTBEATS = f"{NAME_PREFIX}heartbeats missed -> crashed"
 
 
@@ -329,7 +335,7 @@ def test_a_prepared_server_takes_the_deployments_twice_and_nothing_changes(
     automations = deployed.read_automations()
     again = apply()
     assert again.status == 0
-    assert f"left out: {FAILURES}, {LATE}; the profile local" in again.out
+    assert f"left out: {', '.join(NOTIFYING)}; the profile local" in again.out
     # What is right is not saved again: an automation would start anew what it waits for.
     assert deployed.read_automations() == automations
     yellow = deployed.read_deployment_by_name("etl-month/yellow")
@@ -441,7 +447,7 @@ def test_each_kind_of_notification_is_registered_once_and_used(
     assert SECRET not in str(shown.data)
     assert "left out" not in apply("--profile", "kind").out
     notifying = [each for each in deployed.read_automations() if each.actions[0].type == "send-notification"]
-    assert [each.actions[0].block_document_id for each in notifying] == [shown.id] * 3
+    assert [each.actions[0].block_document_id for each in notifying] == [shown.id] * 4
     deployed.delete_block_document(shown.id)
     for automation in notifying:
         deployed.delete_automation(automation.id)
@@ -474,17 +480,22 @@ def test_failed_and_late_runs_are_told_to_the_block_of_the_profile(
     deployed: SyncPrefectClient, checkout: Path, apply: Apply, inbox: Inbox, tmp_path: Path
 ) -> None:
     register("notified", profile(f"custom-webhook: {{url: {inbox.url}, token: {SECRET}}}", tmp_path))
-    keep_automations(checkout, "failed", "late", within=10)
+    keep_automations(checkout, "failed ->", "crashed for good", "late for", "troubles", within=10)
     assert "left out" not in apply("--profile", "notified").out
     failed, crashed, late = (new_run(deployed, f"etl-month/{color}") for color in ("green", "fhv", "fhvhv"))
     pass_through(deployed, late, Late())
     pass_through(deployed, failed, Pending(), Running(), Failed(message="no such month"))
     pass_through(deployed, crashed, Pending(), Crashed(message="no memory"))
-    eventually(lambda: len(inbox.mail) == 3)
+    told = {"subject": "1 troubles are open, 1 have changed", "text": "new, overdue: fhv 2024-01 is not there"}
+    lake = {"prefect.resource.id": "nyc-tlc.lake.dev", "prefect.resource.name": "dev"}
+    event = Event(event="nyc-tlc.troubles", resource=lake, payload=told).model_dump(mode="json")
+    deployed.request("POST", "/events", json=[event])
+    eventually(lambda: len(inbox.mail) == 4)
     mails = {mail["subject"].removeprefix("etl-month "): mail["body"] for mail in inbox.mail}
     assert mails[f"{failed.name}: Failed"] == f"no such month\nAttempt 1, started by green: {failed.id}"
     assert "by a worker of the pool taxi" in mails[f"{late.name}: late"]
     assert mails[f"{crashed.name}: Crashed"].startswith("no memory\nAttempt 0, started by fhv: ")
+    assert mails["dev: 1 troubles are open, 1 have changed"] == "new, overdue: fhv 2024-01 is not there"
     assert inbox.authorizations == {f"Bearer {SECRET}"}
     (shown,) = [
         block for block in deployed.read_block_documents(include_secrets=False) if block.name == "taxi-notified"
@@ -498,9 +509,9 @@ def test_failed_and_late_runs_are_told_to_the_block_of_the_profile(
 def test_a_crashed_run_is_scheduled_again_twice_one_lost_before_its_start_once_and_one_that_cannot_start_never(
     deployed: SyncPrefectClient, checkout: Path, apply: Apply
 ) -> None:
-    keep_automations(checkout, "crashed -> scheduled again", "lost before it started", within=0)
+    keep_automations(checkout, "crashed -> scheduled", "lost before it started", "killed before it started", within=0)
     assert apply().status == 0
-    run, lost, unfit = (new_run(deployed, f"etl-month/{color}") for color in ("yellow", "green", "fhvhv"))
+    run, lost, killed, unfit = (new_run(deployed, f"etl-month/{color}") for color in COLORS)
 
     script = deployed.create_flow_run(flow(lambda: None, name="a-script"), tags=["nyc-tlc"])
     pass_through(deployed, script, Pending(), Running(), Crashed())
@@ -511,6 +522,8 @@ def test_a_crashed_run_is_scheduled_again_twice_one_lost_before_its_start_once_a
     pass_through(deployed, unfit, Pending(), Crashed(message="Flow run could not be submitted"))
     pass_through(deployed, lost, Pending(), Crashed(message="Pending for 10 minutes; it was lost before it started."))
     eventually(lambda: is_scheduled_again(lost))
+    pass_through(deployed, killed, Pending(), Crashed(message="Process exited with status code: -9. It was killed."))
+    eventually(lambda: is_scheduled_again(killed))
     pass_through(deployed, lost, Pending(), Crashed(message="Pending for 10 minutes; it was lost before it started."))
     for _ in range(2):
         pass_through(deployed, run, Pending(), Running(), Crashed())
@@ -598,7 +611,7 @@ def test_a_lost_machine_s_month_is_done_by_another_without_a_person(
             "automations.yaml",
             "after: [prefect.flow-run.Late]",
             "afte: [x]",
-            "automations.5.trigger.event.afte",
+            "automations.7.trigger.event.afte",
         ),
         ("automations.yaml", "state: CRASHED", "state: LOST", "automations.0.actions.0.ChangeFlowRunState.state"),
         (
