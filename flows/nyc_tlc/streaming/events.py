@@ -108,6 +108,8 @@ class Replay:
             )
         """  # noqa: DTZ901
         with duckdb.connect(config=SORTING | {"temp_directory": str(folder)}) as connection:
+            # It would be on stdout, among the events.
+            connection.execute("SET enable_progress_bar = false")
             batches = chain.from_iterable(file.batches() for file in self.files)
             connection.register("trips", pa.RecordBatchReader.from_batches(contract.clean_schema, batches))
             for batch in connection.sql(query).to_arrow_reader(BATCH_ROWS):
