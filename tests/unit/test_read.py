@@ -539,6 +539,13 @@ def test_a_row_with_a_value_in_one_of_two_columns_is_not_marked_for_what_the_oth
     assert (rows(batch)[0]["vendor_id"], batch.bad_values) == (2, {})
 
 
+def test_of_two_columns_that_cannot_be_read_the_first_ones_text_is_kept(tmp_path: Path) -> None:
+    both = trip() | {"VendorID": "x", "vendor.id": "y"}
+    batch = read(green_parquet(both, types={"VendorID": pa.string(), "vendor.id": pa.string()}), tmp_path)
+    assert batch.bad_texts is not None
+    assert json.loads(batch.bad_texts[0]) == {"vendor_id": "x"}
+
+
 def test_a_header_may_have_any_character(tmp_path: Path) -> None:
     header = "Unnamed: 0,,,trip (mi),côté," + FHV.replace("_", ".").replace("PUL", "puL")
     reader = MonthReader(fetched(f"{header}\n0,,,1,2,{GOOD}\n", tmp_path, "fhv", Month(2020, 1)), read_contract("fhv"))
