@@ -509,11 +509,11 @@ def test_what_other_tools_write_for_null_is_null_and_counted(tmp_path: Path, tex
     header = ",".join(read_contract("green").layout(Month(2020, 8), "csv").columns)
     line = f"2,2020-08-01 00:00:00,{text},{text},1,74,{text},{text},1.5,9,0,0,0,0,,0,10,1,1,0"
     empty = line.replace(f",{text},", ",,").replace(f",{text},", ",,")
-    batch = read(f"{header}\n{line}\n{empty}\n", tmp_path, "green", Month(2020, 8))
+    batch = read(f"{header}\n{line}\n{line}\n{empty}\n", tmp_path, "green", Month(2020, 8))
     columns = ("dropoff_datetime", "store_and_fwd_flag", "dropoff_location_id", "passenger_count")
-    assert [[row[name] for name in columns] for row in rows(batch)] == [[None] * 4] * 2
+    assert [[row[name] for name in columns] for row in rows(batch)] == [[None] * 4] * 3
     assert not batch.bad_values
-    assert batch.null_texts == dict.fromkeys(columns, 1)
+    assert batch.null_texts == dict.fromkeys(columns, 2)
 
 
 def test_a_code_that_looks_like_null_is_the_code(tmp_path: Path) -> None:
