@@ -39,10 +39,12 @@ def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
 
 
 @pytest.fixture
-def deployment(client: SyncPrefectClient, request: pytest.FixtureRequest) -> UUID:
+def deployment(client: SyncPrefectClient, request: pytest.FixtureRequest) -> Iterator[UUID]:
     """Create a deployment for the test, ``NAME/green``, that no worker serves."""
     flow_id = client.create_flow_from_name(request.node.name)
-    return client.create_deployment(flow_id=flow_id, name="green")
+    made = client.create_deployment(flow_id=flow_id, name="green")
+    yield made
+    client.delete_deployment(made)
 
 
 @pytest.fixture

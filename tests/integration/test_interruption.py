@@ -224,7 +224,7 @@ def test_ctrl_c_while_the_script_starts_is_one_line(seconds: float, own_environm
     started = after(seconds)
     ended = interrupt(started, None, "flows/etl_web_to_gcs.py", "--source", "sample", PREFECT_HOME=str(tmp_path / "p"))
     # Python itself is not ready to handle a signal before it has started.
-    if ended.status != -signal.SIGINT:
+    if ended.status != -signal.SIGINT and "Fatal Python error: init" not in ended.output:
         check(ended, 130, own_environment)
 
 

@@ -201,6 +201,16 @@ def test_bytes_missing_at_the_end_are_noticed_without_a_length(
         get()
 
 
+def test_a_local_file_that_shrank_after_the_look_is_incomplete(tmp_path: Path) -> None:
+    file = tmp_path / "green_2024-01"
+    file.write_bytes(b"VendorID,lpep_pickup_datetime\n" * 3)
+    remote = look_at(f"file://{tmp_path}/{{color}}_{{year}}-{{month:02d}}", "green", JANUARY)
+    file.write_bytes(b"VendorID,lpep_pickup_datetime\n" * 2)
+    (tmp_path / "scratch").mkdir()
+    with pytest.raises(SourceError, match="the file is incomplete; expected 90 bytes; got 60"):
+        fetch_month(remote, tmp_path / "scratch")
+
+
 def test_the_newest_month_is_found_by_looking_back(http_source: HttpSource) -> None:
     month = Month.current().plus(-3)
     http_source.files[f"/green_tripdata_{month}.parquet"] = PublishedFile(MONTH)

@@ -530,11 +530,11 @@ def test_what_other_tools_write_for_null_is_null_and_counted(tmp_path: Path, tex
     header = ",".join(read_contract("green").layout(Month(2020, 8), "csv").columns)
     line = f"2,2020-08-01 00:00:00,{text},{text},1,74,{text},{text},1.5,9,0,0,0,0,,0,10,1,1,0"
     empty = line.replace(f",{text},", ",,").replace(f",{text},", ",,")
-    batch = read(f"{header}\n{line}\n{empty}\n", tmp_path, "green", Month(2020, 8))
+    batch = read(f"{header}\n{line}\n{line}\n{empty}\n", tmp_path, "green", Month(2020, 8))
     columns = ("dropoff_datetime", "store_and_fwd_flag", "dropoff_location_id", "passenger_count")
-    assert [[row[name] for name in columns] for row in rows(batch)] == [[None] * 4] * 2
+    assert [[row[name] for name in columns] for row in rows(batch)] == [[None] * 4] * 3
     assert not batch.bad_values
-    assert batch.null_texts == dict.fromkeys(columns, 1)
+    assert batch.null_texts == dict.fromkeys(columns, 2)
 
 
 def test_a_code_that_looks_like_null_is_the_code(tmp_path: Path) -> None:
@@ -558,6 +558,13 @@ def test_a_row_with_a_value_in_one_of_two_columns_is_not_marked_for_what_the_oth
     both = trip() | {"VendorID": "x", "vendor.id": 2}
     batch = read(green_parquet(both, types={"VendorID": pa.string(), "vendor.id": pa.int64()}), tmp_path)
     assert (rows(batch)[0]["vendor_id"], batch.bad_values) == (2, {})
+
+
+def test_of_two_columns_that_cannot_be_read_the_first_ones_text_is_kept(tmp_path: Path) -> None:
+    both = trip() | {"VendorID": "x", "vendor.id": "y"}
+    batch = read(green_parquet(both, types={"VendorID": pa.string(), "vendor.id": pa.string()}), tmp_path)
+    assert batch.bad_texts is not None
+    assert json.loads(batch.bad_texts[0]) == {"vendor_id": "x"}
 
 
 def test_a_header_may_have_any_character(tmp_path: Path) -> None:
