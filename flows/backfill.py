@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from nyc_tlc.errors import ArgumentError, DiskFullError, ReportedError, TransientError
+from nyc_tlc.errors import ArgumentError, DiskFullError, OverdueError, ReportedError, TransientError
 from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.planning.older import WiderPlan
 from nyc_tlc.planning.options import MonthOptions
@@ -109,7 +109,7 @@ def backfill(
         if plan_only:
             return Outcome(f"{format_plan(plans)}\n\n{describe_space(plans, lake, kinds)}")
         check_space(plans, lake, kinds)
-    except (TransientError, DiskFullError) as error:
+    except (TransientError, OverdueError, DiskFullError) as error:
         if not older:
             raise
         found.append(find_trouble(name_trouble(error), str(error), place=redact_url(options.source)))
@@ -127,14 +127,16 @@ def backfill(
         write_run(lake, name, earlier, run)
         tasks.write_artifact(f"The result of each month of the backfill {name}", report, profile, "backfill", name)
         tasks.list_months(profile, sorted({plan.color for plan in plans}, key=COLORS.index), kinds)
-    # Also when some months failed: the loaded months get their models.
-    if models and any(month.result in ("done", "current", "kept") for month in run.months):
-        report = build_models(profile, kinds, before=report)
+    troubled = None
     if older:
         write_last_catch_up(lake, run)
         found += [*find_failed(run), *find_wrong(wider.wrong), *find_in_lake(lake, colors)]
-        if state := end_catch_up(lake, profile, found, report):
-            return state
+        troubled = end_catch_up(lake, profile, found, report)
+    # Also when some months failed: the loaded months get their models.
+    if models and any(month.result in ("done", "current", "kept") for month in run.months):
+        report = build_models(profile, kinds, before=report)
+    if troubled:
+        return troubled
     if failed := [month for month in run.months if month.result == "failed"]:
         raise ReportedError(f"backfill {name}: {len(failed)} of {len(run.months)} months failed", report)
     if away:
