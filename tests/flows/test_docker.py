@@ -351,12 +351,17 @@ def test_the_catch_up_can_be_restricted_and_switched_off_by_variables(machine: M
     done = machine.run("deploy", CATCH_UP="off", CATCH_UP_COLORS='["green", "yellow"]')
     assert done.returncode == 0, done.stdout + done.stderr
     catch_up = api.read_deployment_by_name("backfill/catch-up")
-    assert catch_up.parameters == {"last": 4, "colors": ["green", "yellow"], "models": False}
+    assert catch_up.parameters == {"last": 4, "older": True, "colors": ["green", "yellow"], "models": False}
     assert catch_up.schedules == []
     again = machine.run("deploy", CATCH_UP="on", CATCH_UP_COLORS="")
     assert again.returncode == 0, again.stdout + again.stderr
     catch_up = api.read_deployment_by_name("backfill/catch-up")
-    assert catch_up.parameters == {"last": 4, "colors": ["yellow", "green", "fhv", "fhvhv"], "models": False}
+    assert catch_up.parameters == {
+        "last": 4,
+        "older": True,
+        "colors": ["yellow", "green", "fhv", "fhvhv"],
+        "models": False,
+    }
     assert [(schedule.slug, schedule.active) for schedule in catch_up.schedules] == [("every-morning", True)]
 
 
