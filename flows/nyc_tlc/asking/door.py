@@ -124,6 +124,8 @@ def _ask_duckdb(path: Path, sql: str) -> Answer:
             raise ArgumentError("the query failed", got=first_line(error)) from None
         finally:
             timer.cancel()
+            # Closing waits for the rows that nobody fetched, which can be endless.
+            connection.interrupt()
 
 
 def _open(path: Path) -> duckdb.DuckDBPyConnection:
