@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
 import json
 import os
 import subprocess
@@ -192,17 +190,9 @@ def command(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 QUERY = "SELECT fare_amount, CAST(file_month AS varchar) AS month FROM ny_taxi.trips ORDER BY 1"
 
 
-def test_an_answer_is_a_table_csv_or_json(home: Path) -> None:
-    table = command(home, "ask", QUERY)
-    assert table.stdout.splitlines()[0].split() == ["|", "fare_amount", "|", "month", "|"]
-    assert len(table.stdout.splitlines()) == 5
-    rows = [["0.0", "2024-01-01"], ["1.0", "2024-01-01"], ["2.0", "2024-01-01"]]
-    assert list(csv.reader(io.StringIO(command(home, "ask", QUERY, "--csv").stdout))) == [
-        ["fare_amount", "month"],
-        *rows,
-    ]
-    objects = json.loads(command(home, "ask", QUERY, "--json").stdout)
-    assert objects[2] == {"fare_amount": 2.0, "month": "2024-01-01"}
+def test_the_command_prints_an_answer_or_one_line(home: Path) -> None:
+    answer = command(home, "ask", QUERY, "--json")
+    assert json.loads(answer.stdout)[2] == {"fare_amount": 2.0, "month": "2024-01-01"}
     refused = command(home, "ask", "DROP TABLE ny_taxi.loads")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == "error: the query can't be run; expected one SELECT; got DROP\n"
