@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 from mcp import Client, StdioServerParameters
 
-from conftest import ROOT
+from conftest import ROOT, Profile
 from factories import green_parquet, make_month, trip
 from nyc_tlc.asking import door
 from nyc_tlc.asking.describe import list_questions
@@ -124,6 +124,7 @@ def test_postgres_answers_selects_and_refuses_all_else(
     monkeypatch.setattr(door, "SECONDS", 1)
     for endless in (
         "SELECT pg_sleep(100)",
+        "SELECT pg_sleep(0.04) FROM generate_series(1, 1000)",
         "WITH RECURSIVE a AS (SELECT 1 AS n UNION ALL SELECT n FROM a) SELECT count(*) FROM a",
         "SELECT set_config('statement_timeout', '0', false), pg_sleep(100)",
     ):
@@ -166,6 +167,19 @@ def test_bigquery_is_asked_what_a_query_is_before_it_runs(
         if "query" in job.configuration
     ]
     assert str(10 << 30) in limits
+
+
+def test_a_profile_of_blocks_is_asked_in_its_first_warehouse(dev: Profile) -> None:
+    assert dev.register().returncode == 0
+    asked = subprocess.run(
+        [sys.executable, "-m", "nyc_tlc", "ask", "SELECT current_user::text AS who", "--csv", "--profile", "dev"],
+        env=dev.server.environment(**dev.environment, PYTHONPATH=str(ROOT / "flows")),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert asked.stdout == f"who\n{dev.variables['POSTGRES_USER']}\n", asked.stderr
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ write_coverage_page(FolderLake(Path("lake")), [], [])
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(600)
 def test_the_installed_package_is_whole(tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     shutil.copytree(ROOT / "flows", clone / "flows", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -35,7 +36,7 @@ def test_the_installed_package_is_whole(tmp_path: Path) -> None:
         own = environment | {"HOME": str(tmp_path), "TLC_SAMPLE_ROWS": "300"}
         script = [sys.executable, str(tmp_path / "site/bin/nyc-tlc"), *arguments]
         return subprocess.run(
-            script, cwd=tmp_path, env=own, check=True, timeout=120, stdout=subprocess.PIPE, text=True
+            script, cwd=tmp_path, env=own, check=True, timeout=400, stdout=subprocess.PIPE, text=True
         ).stdout
 
     assert "etl-web-to-gcs" in command("--help")

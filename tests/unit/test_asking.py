@@ -315,7 +315,7 @@ def test_a_file_that_another_process_writes_to_is_busy(home: Path) -> None:
 
 def test_without_a_warehouse_the_error_says_what_makes_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TLC_HOME", str(tmp_path / "new"))
-    with pytest.raises(ConfigurationError, match="load a month"):
+    with pytest.raises(ConfigurationError, match="load a month into it"):
         ask("SELECT 1")
 
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import resource
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ def _collect(columns: Iterable[Any], rows: Iterable[tuple[Any, ...]]) -> Answer:
 def _ask_duckdb(path: Path, sql: str) -> Answer:
     """Open the file for this query only, so that loads can write to it between two queries."""
     if not path.is_file():
-        raise ConfigurationError(f"there is no warehouse {path}", fix="load a month: etl_month makes it")
+        raise ConfigurationError(f"there is no warehouse {path}", fix="load a month into it with etl_month")
     with _limited_memory(), contextlib.closing(_open(path)) as connection:
         timer = threading.Timer(SECONDS, connection.interrupt)
         timer.start()
@@ -132,7 +133,7 @@ def _open(path: Path) -> duckdb.DuckDBPyConnection:
     try:
         return duckdb.connect(path, read_only=True, config=CONFIGURATION)
     except duckdb.Error as error:
-        if "lock" in str(error):
+        if "Could not set lock" in str(error):
             fix = "ask again when the load that writes to it has ended"
             raise BusyError(f"{path} is in use", got=first_line(error), fix=fix) from None
         raise ConfigurationError(f"cannot open {path}", got=first_line(error)) from None
@@ -217,7 +218,10 @@ def _ask_postgres(parameters: Mapping[str, Any], sql: str) -> Answer:
 
 
 def _fetch(cursor: Any) -> Iterator[tuple[Any, ...]]:
+    deadline = time.monotonic() + SECONDS
     while True:
+        if time.monotonic() > deadline:
+            raise _too_slow()
         # A few rows at once: each can be large.
         cursor.execute("FETCH 20 FROM answer")
         if not cursor.rowcount:
