@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psycopg2
@@ -89,7 +91,7 @@ def load_green(warehouse: Warehouse, folder: Path) -> None:
 
 
 @pytest.fixture
-def reader(postgres: dict[str, str], tmp_path: Path) -> dict[str, str]:
+def reader(postgres: dict[str, str], tmp_path: Path) -> Iterator[dict[str, str]]:
     """Return libpq's parameters of the role that docs/ask.md makes, in a database with a month of green."""
     load_green(PostgresWarehouse(postgres), tmp_path)
     statements = (ROOT / "docs/ask.md").read_text(encoding="utf-8").partition("```sql\n")[2].partition("```")[0]
@@ -97,10 +99,12 @@ def reader(postgres: dict[str, str], tmp_path: Path) -> dict[str, str]:
     statements = statements.replace("nyc_tlc_reader", role).replace(
         "ON DATABASE ny_taxi", f"ON DATABASE {postgres['dbname']}"
     )
-    with psycopg2.connect(**postgres) as connection, connection.cursor() as cursor:
+    with closing(psycopg2.connect(**postgres)) as connection, connection.cursor() as cursor:
         cursor.execute(statements)
-    connection.close()
-    return postgres | {"user": role, "password": "…"}
+        connection.commit()
+        yield postgres | {"user": role, "password": "…"}
+        cursor.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        connection.commit()
 
 
 def test_postgres_answers_selects_and_refuses_all_else(
