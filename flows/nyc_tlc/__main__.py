@@ -41,9 +41,10 @@ def main() -> None:
     try:
         function = getattr(import_module(package + stem), stem)
     except ModuleNotFoundError as error:
-        if error.name != "mcp":
+        # An older version lacks a part of it.
+        if (error.name or "").partition(".")[0] != "mcp":
             raise
-        sys.stderr.write("error: the package mcp is not installed; .venv/bin/python -m pip install '.[mcp]'\n")
+        sys.stderr.write("error: the package mcp is missing or too old; .venv/bin/python -m pip install '.[mcp]'\n")
         sys.exit(1)
     command_line = import_module("nyc_tlc.runs.command_line")
     run = command_line.run_script if name in OWN else command_line.run

@@ -55,6 +55,13 @@ def test_an_unknown_command_is_a_wrong_argument() -> None:
     assert said.count("\n") == 1
 
 
+def test_without_the_extra_the_error_says_how_to_install_it() -> None:
+    without = "import sys; sys.modules['mcp'] = None; sys.argv = ['nyc-tlc', 'mcp']"
+    status, _, said, _ = run("-c", f"{without}; from nyc_tlc.__main__ import main; main()")
+    assert (status, said.count("\n")) == (1, 1)
+    assert said.endswith("pip install '.[mcp]'\n")
+
+
 def test_the_help_of_a_flow_names_the_command_that_was_called() -> None:
     status, help_text, _, _ = run("-m", "nyc_tlc", "months", "--help")
     assert status == 0

@@ -8,7 +8,6 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from nyc_tlc.month import COLORS
 from nyc_tlc.runs.interruption import expect_signals
 
 CLONE = Path(__file__).resolve().parents[3]
@@ -22,6 +21,10 @@ if sys.argv[0] == "nyc-tlc" or Path(sys.argv[0]).resolve().parent.parent == CLON
     # Prefect would send how it is used, and print a notice about that.
     os.environ.setdefault("DO_NOT_TRACK", "1")
     expect_signals()
+
+    # Here, because it may need the package tzdata.
+    from nyc_tlc.month import COLORS
+
     # The usual mistake is told before the imports, which take more than a second.
     for option, value in pairwise(sys.argv):
         if option == "--color" and value not in COLORS:
