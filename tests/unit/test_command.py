@@ -73,7 +73,7 @@ def test_answers_are_safe_to_show_and_valid_to_read() -> None:
     answer = Answer(["n", "text"], [(float("nan"), "a\x1b[2J\n|b"), (1.5, None)], is_cut=False)
     assert "\x1b" not in format_lines(answer)
     assert len(format_lines(answer).splitlines()) == 4
-    assert format_json(answer) == '[{"n": null, "text": "a\\u001b[2J\\n|b"},\n {"n": 1.5, "text": null}]\n'
+    assert format_json(answer) == '[{"n":null,"text":"a\\u001b[2J\\n|b"},\n {"n":1.5,"text":null}]\n'
     assert format_csv(answer) == 'n,text\nnan,"a\x1b[2J\n|b"\n1.5,\n'
 
 

@@ -6,12 +6,11 @@ import nyc_tlc.runs.script  # noqa: F401
 
 import csv
 import io
-import json
-import math
 import sys
 from decimal import Decimal
 from typing import Annotated, Any
 
+import pydantic_core
 from cyclopts import Parameter
 
 from nyc_tlc.asking import door
@@ -66,20 +65,14 @@ def choose(profile: str | None, warehouse: Kind | None) -> tuple[str, Kind]:
     return profile, warehouse or list_warehouses(profile)[0]
 
 
-def to_json(value: Any) -> Any:
-    """Return a cell for JSON: a number that JSON does not have is null, what else it does not have is text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, list | tuple):
-        return [to_json(each) for each in value]
-    if isinstance(value, dict):
-        return {str(name): to_json(each) for name, each in value.items()}
-    return value if value is None or isinstance(value, str | int | float) else str(value)
+def to_json(value: Any) -> str:
+    """Return a value as JSON. Numbers that JSON does not have are null; dates and decimals are texts."""
+    return pydantic_core.to_json(value, inf_nan_mode="null", bytes_mode="base64", fallback=str).decode()
 
 
 def format_json(answer: door.Answer) -> str:
-    """Return an answer as JSON, one object a line."""
-    rows = (json.dumps(dict(zip(answer.columns, map(to_json, row), strict=True))) for row in answer.rows)
+    """Return an answer as a list of JSON objects, one a line."""
+    rows = (to_json(dict(zip(answer.columns, row, strict=True))) for row in answer.rows)
     return "[" + ",\n ".join(rows) + "]\n"
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import nyc_tlc.runs.script  # noqa: F401
 
-import json
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from mcp.server.mcpserver import MCPServer
@@ -14,7 +15,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from nyc_tlc import __version__, notebooks
 from nyc_tlc.asking import door
 from nyc_tlc.asking.ask import choose, to_json
-from nyc_tlc.asking.describe import describe_questions, describe_tables, list_questions
+from nyc_tlc.asking.describe import describe_questions, describe_tables
 from nyc_tlc.descriptions.dictionary import make_dictionary
 from nyc_tlc.errors import TlcError
 from nyc_tlc.runs.options import Profile
@@ -23,6 +24,8 @@ from nyc_tlc.warehouse.protocol import Kind
 INSTRUCTIONS = """\
 New York's taxi trip records, month by month, in a warehouse that can only be read. Call `months` for what is there,
 `describe` for the tables and columns, and `query` with one SELECT. Name tables with their schema: ny_taxi.trips."""
+
+_turn = threading.Lock()
 
 
 def mcp(*, warehouse: Kind | None = None, profile: Profile = None) -> int:
@@ -33,53 +36,35 @@ def mcp(*, warehouse: Kind | None = None, profile: Profile = None) -> int:
     Args:
         warehouse: Which warehouse of the profile; the first if left out.
     """
-    make_server(*choose(profile, warehouse)).run()
-    return 0
-
-
-def make_server(profile: str, kind: Kind) -> MCPServer[Any]:
-    """Return the server. Its tools are called in threads; they open the warehouse one after the other."""
+    profile, kind = choose(profile, warehouse)
     server: MCPServer[Any] = MCPServer("nyc-tlc", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING")
-    one_at_a_time = threading.Lock()
 
     @server.tool(structured_output=False)
     def months() -> str:
         """List the months in the lake and the warehouse: rows, share of rejected rows, source, and load."""
-        try:
-            with one_at_a_time:
-                frame = notebooks.months(warehouses=[kind], profile=profile)
-        except TlcError as error:
-            raise ToolError(str(error)) from None
-        return str(frame.to_json(orient="records", date_format="iso"))
-
-    @server.tool(structured_output=False)
-    def describe() -> str:
-        """Describe the warehouse's tables and views, with all columns."""
-        return describe_tables()
+        with _taking_turns():
+            frame = notebooks.months(warehouses=[kind], profile=profile)
+            return str(frame.to_json(orient="records", date_format="iso"))
 
     @server.tool(structured_output=False)
     def query(sql: str) -> str:
         """Run one SELECT, and return its columns and rows as JSON; is_cut says that there are more rows."""
+        with _taking_turns():
+            return to_json(door.ask(sql, profile, kind))
+
+    server.tool("describe", description="Describe the tables and their columns.")(describe_tables)
+    server.tool("questions", description="List questions to try, with their SQL.")(describe_questions)
+    server.resource("nyc-tlc://data-dictionary", mime_type="text/markdown")(make_dictionary)
+    server.resource("nyc-tlc://questions", mime_type="text/markdown")(describe_questions)
+    server.run()
+    return 0
+
+
+@contextlib.contextmanager
+def _taking_turns() -> Iterator[None]:
+    """Let one tool at a time open the warehouse, as tools run in threads; tell the agent what is wrong."""
+    with _turn:
         try:
-            with one_at_a_time:
-                answer = door.ask(sql, profile, kind)
+            yield
         except TlcError as error:
             raise ToolError(str(error)) from None
-        return json.dumps({"columns": answer.columns, "rows": to_json(answer.rows), "is_cut": answer.is_cut})
-
-    @server.tool(structured_output=False)
-    def questions() -> str:
-        """List questions to try, with their SQL."""
-        return json.dumps(list_questions())
-
-    @server.resource("nyc-tlc://data-dictionary", mime_type="text/markdown")
-    def data_dictionary() -> str:
-        """What every column holds, in which files it is, the rules for rows, and the codes."""
-        return make_dictionary()
-
-    @server.resource("nyc-tlc://questions", mime_type="text/markdown")
-    def questions_to_try() -> str:
-        """Questions to try, with their SQL."""
-        return describe_questions()
-
-    return server
