@@ -44,4 +44,4 @@ def register(profile: str, /) -> int:
 
 
 if __name__ == "__main__":
-    run_script(register, "blocks/register.py")
+    run_script(register, "python blocks/register.py")

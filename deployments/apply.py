@@ -61,4 +61,4 @@ def apply(*, pool: list[str] | None = None, profile: str | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_script(apply, "deployments/apply.py")
+    run_script(apply, "python deployments/apply.py")

@@ -428,6 +428,8 @@ class BigQuery:
         configuration, reference = resource["configuration"], dict(resource.get("jobReference", {}))
         load = configuration.get("load")
         _check_labels(configuration)
+        if configuration.get("dryRun"):
+            return self._look_at_query(configuration, reference)
         if "query" in configuration:
             return self._run_script(configuration, reference)
         if not load:
@@ -554,6 +556,15 @@ class BigQuery:
             job = self._new_job({"location": location}, {"query": query})
             self._requests[request_id] = self._run(statement, {}, job, query.get("formatOptions", {}))
         return self._requests[request_id]
+
+    def _look_at_query(self, configuration: Resource, reference: Resource) -> Job:
+        """Say what a query is without running it; a dry run is no job that could be asked for."""
+        texts = split_script(configuration["query"]["query"])
+        statements = [Statement(text, self.project, {}) for text in texts]
+        kind = "SCRIPT" if len(texts) > 1 else STATEMENT_TYPES.get(statements[0].kind, statements[0].kind)
+        job = Job({**reference, "projectId": self.project, "location": "US"}, configuration, {"creationTime": _now()})
+        job.finish(query={"statementType": kind, "totalBytesProcessed": "0"}, totalBytesProcessed="0")
+        return job
 
     def _run_script(self, configuration: Resource, reference: Resource) -> Job:
         """Run the statements of a query job, one after the other; the answer is the last one's."""

@@ -1,4 +1,4 @@
-"""The package that `pip install .` installs: any notebook can use it, and it has the pages' templates."""
+"""The package that `pip install .` installs: notebooks, pages and the command work without a clone."""
 
 import shutil
 import subprocess
@@ -20,6 +20,7 @@ write_coverage_page(FolderLake(Path("lake")), [], [])
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(600)
 def test_the_installed_package_is_whole(tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     shutil.copytree(ROOT / "flows", clone / "flows", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -30,3 +31,15 @@ def test_the_installed_package_is_whole(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}
     subprocess.run([sys.executable, "-c", USE], cwd=tmp_path, env=environment, check=True, timeout=60)
     assert (tmp_path / "lake" / "reports" / "coverage.html").is_file()
+
+    def command(*arguments: str) -> str:
+        own = environment | {"HOME": str(tmp_path), "TLC_SAMPLE_ROWS": "300"}
+        script = [sys.executable, str(tmp_path / "site/bin/nyc-tlc"), *arguments]
+        return subprocess.run(
+            script, cwd=tmp_path, env=own, check=True, timeout=400, stdout=subprocess.PIPE, text=True
+        ).stdout
+
+    assert "etl-web-to-gcs" in command("--help")
+    command("etl-month", "--source", "sample", "--color", "green", "--year", "2024", "--month", "1")
+    assert command("ask", "SELECT source_rows FROM ny_taxi.loads", "--csv") == "source_rows\n300\n"
+    assert "Which months are loaded" in command("ask")

@@ -69,14 +69,14 @@ def open_warehouse(profile: str, kind: Kind) -> Warehouse:
     if kind == "duckdb":
         from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 
-        return DuckDbWarehouse(read_settings().home.absolute() / "warehouse.duckdb")
+        return DuckDbWarehouse(duckdb_path())
     if kind == "postgres":
         from nyc_tlc.warehouse.postgres import PostgresWarehouse
 
-        return PostgresWarehouse(_libpq(profile))
+        return PostgresWarehouse(libpq_parameters(profile))
     from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 
-    _, client = _bigquery(profile)
+    _, client = open_bigquery(profile)
     bucket = _gcs_bucket(profile)[0] if find_block(profile, "gcs-bucket") else None
     return BigQueryWarehouse(client, bucket and partial(_read_location, bucket))
 
@@ -90,6 +90,11 @@ def open_broker_settings(profile: str) -> dict[str, Any]:
         # Without it, whoever starts a run could send the password to any address.
         raise ConfigurationError(f"secret/taxi-{profile} has no bootstrap.servers", fix=REGISTER.format(profile))
     return settings
+
+
+def duckdb_path() -> Path:
+    """Return the path of the DuckDB file, which every profile can load."""
+    return read_settings().home.absolute() / "warehouse.duckdb"
 
 
 def list_warehouses(profile: str) -> list[Kind]:
@@ -124,16 +129,16 @@ def open_dbt_target(profile: str, kind: Kind) -> tuple[dict[str, Any], dict[str,
     values: dict[str, str] = {}
     if kind == "duckdb":
         output["settings"] = {"threads": "2", "memory_limit": "2GB"}
-        values["path"] = str(read_settings().home.absolute() / "warehouse.duckdb")
+        values["path"] = str(duckdb_path())
     elif kind == "postgres":
-        parameters = _libpq(profile)
+        parameters = libpq_parameters(profile)
         output["port"] = int(parameters.get("port") or 5432)
         given = (name for name in ("host", "user", "dbname", "sslmode") if parameters.get(name))
         values = {"password": parameters.get("password") or "", **{name: str(parameters[name]) for name in given}}
     else:
         from nyc_tlc.warehouse.bigquery import find_location
 
-        credentials, client = _bigquery(profile)
+        credentials, client = open_bigquery(profile)
         # BigQuery joins nothing across locations: the models' dataset has to be where the tables are.
         output |= {"method": "oauth", "project": client.project, "location": find_location(client)}
         if credentials.service_account_info:
@@ -270,14 +275,14 @@ def _gcs_bucket(profile: str) -> tuple[Any, str]:
     return client.bucket(block.bucket), block.bucket_folder
 
 
-def _bigquery(profile: str) -> tuple[Any, Any]:
+def open_bigquery(profile: str) -> tuple[Any, Any]:
     """Return the credentials of the profile's BigQuery, and a client."""
     credentials = _load(profile, "prefect_gcp.bigquery.BigQueryWarehouse").gcp_credentials
     with _usable(f"bigquery-warehouse/taxi-{profile}"):
         return credentials, credentials.get_bigquery_client()
 
 
-def _libpq(profile: str) -> dict[str, Any]:
+def libpq_parameters(profile: str) -> dict[str, Any]:
     """Return the connection parameters of the profile's Postgres, as libpq names them."""
     from sqlalchemy.engine import make_url
 

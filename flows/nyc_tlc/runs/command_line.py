@@ -50,14 +50,14 @@ HEARTBEATS = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}
 EVERY_VALUE = cyclopts.Parameter(consume_multiple=True, negative_iterable=())
 
 
-def run(flow: Flow[..., Any]) -> NoReturn:
-    """Run a flow as the script that it is in, and exit with the module's exit status."""
-    _exit_with(partial(_run_flow, flow))
+def run(flow: Flow[..., Any], name: str = "") -> NoReturn:
+    """Run a flow as the script that it is in, or as another command; exit with the module's exit status."""
+    _exit_with(partial(_run_flow, flow, name or f"python flows/{flow.fn.__name__}.py"))
 
 
-def run_script(function: Callable[..., int], script: str) -> NoReturn:
-    """Run a function that uses the Prefect API as a script, and exit with the status that it returns."""
-    _exit_with(partial(_run_function, function, script))
+def run_script(function: Callable[..., int], name: str) -> NoReturn:
+    """Run a function that uses the Prefect API as a command, and exit with the status that it returns."""
+    _exit_with(partial(_run_function, function, name))
 
 
 def _exit_with(body: Callable[[], int]) -> NoReturn:
@@ -79,8 +79,8 @@ def _ask_this_machine_directly() -> None:
         os.environ["no_proxy"] = f"localhost,127.0.0.1,{hosts}"
 
 
-def _run_function(function: Callable[..., int], script: str) -> int:
-    command, bound = _parse(function, script)
+def _run_function(function: Callable[..., int], name: str) -> int:
+    command, bound = _parse(function, name)
     # Google's library warns of missing credentials; the error that follows says it too.
     logging.getLogger("google.auth").setLevel(logging.ERROR)
     try:
@@ -90,14 +90,14 @@ def _run_function(function: Callable[..., int], script: str) -> int:
         raise TlcError("the Prefect API refused a request", got=f"status {error.response.status_code}") from None
 
 
-def _run_flow(flow: Flow[..., Any]) -> int:
-    arguments = _flow_arguments(flow)
+def _run_flow(flow: Flow[..., Any], name: str) -> int:
+    arguments = _flow_arguments(flow, name)
     if arguments is None:
         return 0
     _quiet_terminal()
     find_server()
     home, profile = read_settings().home, arguments.get("profile", read_settings().profile)
-    if profile == LOCAL and home.is_relative_to(CLONE) and Path.cwd() != CLONE:
+    if profile == LOCAL and home.is_relative_to(CLONE) and Path.cwd() != CLONE.resolve():
         log.info("the lake is %s, the clone's", home / "lake")
     # The deployments' runs have the same tags; the automations select runs by them.
     with tags("nyc-tlc", *([arguments["color"]] if "color" in arguments else [])):
@@ -163,15 +163,15 @@ def _check_server(url: str) -> None:
         ) from None
 
 
-def _parse(function: Callable[..., Any], script: str) -> tuple[Callable[..., Any], inspect.BoundArguments]:
+def _parse(function: Callable[..., Any], name: str) -> tuple[Callable[..., Any], inspect.BoundArguments]:
     """Return the function and its arguments from the command line; with ``--help``, a function that prints the help."""
-    app = cyclopts.App(name=f"python {script}", version_flags=[], default_parameter=EVERY_VALUE)
+    app = cyclopts.App(name=name, version_flags=[], default_parameter=EVERY_VALUE)
     app.default(function)
     command, bound, _ = app.parse_args(sys.argv[1:], exit_on_error=False, print_error=False)
     return command, bound
 
 
-def _flow_arguments(flow: Flow[..., Any]) -> dict[str, Any] | None:
+def _flow_arguments(flow: Flow[..., Any], name: str) -> dict[str, Any] | None:
     """Return the flow's arguments from the command line; None if the help was printed.
 
     Raises:
@@ -181,7 +181,7 @@ def _flow_arguments(flow: Flow[..., Any]) -> dict[str, Any] | None:
     if "--verbose" in sys.argv:
         sys.argv.remove("--verbose")
         os.environ["TLC_VERBOSE"] = "true"
-    command, bound = _parse(flow, f"flows/{flow.fn.__name__}.py")
+    command, bound = _parse(flow, name)
     if command is not flow:
         command(*bound.args, **bound.kwargs)
         return None

@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from nyc_tlc.runs.interruption import expect_signals
 
 CLONE = Path(__file__).resolve().parents[3]
 
-# A worker or a test that imports a flow is no script of the clone.
-if Path(sys.argv[0]).resolve().parent.parent == CLONE:
+# A worker or a test that imports a flow is neither the command nor a script of the clone.
+if sys.argv[0] == "nyc-tlc" or Path(sys.argv[0]).resolve().parent.parent == CLONE:
     if importlib.util.find_spec("prefect") is None:
         python = CLONE / ".venv/bin/python"
         make = "" if python.exists() else f"make -C {CLONE} run, and from then on "
@@ -20,3 +21,12 @@ if Path(sys.argv[0]).resolve().parent.parent == CLONE:
     # Prefect would send how it is used, and print a notice about that.
     os.environ.setdefault("DO_NOT_TRACK", "1")
     expect_signals()
+
+    # Here, because it may need the package tzdata.
+    from nyc_tlc.month import COLORS
+
+    # The usual mistake is told before the imports, which take more than a second.
+    for option, value in pairwise(sys.argv):
+        if option == "--color" and value not in COLORS:
+            sys.stderr.write(f"error: there is no colour {value!r}; expected {', '.join(COLORS)}\n")
+            sys.exit(2)
