@@ -123,7 +123,7 @@ class Year:
     def late(self, color: Color, month: Month, day: int) -> None:
         """Publish it seven months late; it is overdue from four months after its end on."""
         overdue = (month.plus(5).first_day - FIRST).days
-        come = overdue + 90
+        come = min(overdue + 90, MORNINGS - 20)
         self.expected.append(Trouble("overdue", f"{color} {month}", overdue, overdue + 1, come))
         self.at(come, lambda: self.publish(color, month, self.body(color, month, ROWS), come))
 
