@@ -15,6 +15,7 @@ from nyc_tlc.planning.troubles import (
     Trouble,
     compare_troubles,
     find_trouble,
+    format_news,
     format_troubles,
     name_trouble,
     read_troubles,
@@ -61,6 +62,15 @@ def test_a_source_that_is_down_is_told_after_two_days_and_hides_the_end_of_nothi
     still = [each if each.kind == "broken file" else ago(each, 2) for each in known]
     assert [(change, each.kind) for change, each in compare_troubles(still, [DOWN])[1]] == [("new", "source down")]
     assert compare_troubles([ago(known[-1], 1)], [])[1] == [], "what nobody was told of is not over either"
+
+
+def test_many_troubles_of_a_kind_are_one_line_of_a_message() -> None:
+    months = [find_trouble("overdue", f"green 2024-{n:02} is overdue", "green", f"2024-{n:02}") for n in range(1, 10)]
+    _, news = compare_troubles([], [BROKEN, *months])
+    assert format_news(news).splitlines() == [
+        f"new, broken file: {BROKEN.text}",
+        "new, overdue: 9 months of green, of which the first is: green 2024-01 is overdue",
+    ]
 
 
 def test_the_table_is_kept_in_the_lake_and_shown(lake: FolderLake) -> None:

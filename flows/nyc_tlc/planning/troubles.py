@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -31,6 +32,8 @@ from nyc_tlc.warehouse.volume import VolumeError
 
 KEY = "troubles.json"
 TOLD_AGAIN = timedelta(days=7)
+#: More troubles of a kind and colour than this are one line of a message.
+LISTED = 5
 
 #: What is new about a trouble.
 Change = Literal["new", "still", "over"]
@@ -176,8 +179,17 @@ def format_troubles(troubles: Sequence[Trouble]) -> str:
 
 
 def format_news(news: Sequence[tuple[Change, Trouble]]) -> str:
-    """Format what people have to be told, a line for each trouble."""
-    return "\n".join(
-        f"{change}, {trouble.kind}: {trouble.text}" if change != "over" else f"over: {trouble.text}"
-        for change, trouble in news
-    )
+    """Format what people have to be told: a line for each trouble; one for many of a kind, with the first of them."""
+    lines = list[str]()
+    for (change, kind, color), group in groupby(sorted(news, key=_kind_of_news), key=_kind_of_news):
+        texts = [trouble.text for _, trouble in group]
+        what = "over" if change == "over" else f"{change}, {kind}"
+        if len(texts) > LISTED:
+            texts = [f"{len(texts)} months of {color}, of which the first is: {texts[0]}"]
+        lines += [f"{what}: {text}" for text in texts]
+    return "\n".join(lines)
+
+
+def _kind_of_news(news: tuple[Change, Trouble]) -> tuple[str, str, str]:
+    change, trouble = news
+    return change, trouble.kind, trouble.color or ""
