@@ -205,11 +205,10 @@ def test_the_one_shot_prepares_the_server_and_deploys_twice(
 ) -> None:
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     assert "created  sqlalchemy-connector/taxi-dev" in deployed.stdout
-    assert re.search(r"^created +work-pool taxi$", deployed.stdout, re.M)
+    assert "has what the deployments need: 1 work pools" in deployed.stdout
     again = machine.run("deploy")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "unchanged  sqlalchemy-connector/taxi-dev" in again.stdout
-    assert re.search(r"^unchanged +work-pool taxi$", again.stdout, re.M)
+    assert "updated  sqlalchemy-connector/taxi-dev" in again.stdout
 
 
 def test_one_command_runs_a_month(
