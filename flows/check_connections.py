@@ -24,7 +24,7 @@ def check_connections(*, warehouses: Warehouses = None, profile: Profile = None,
     source is asked for the newest month of each colour, without a download; one that is overdue is an error.
     """
     profile, kinds = choose_warehouses(profile, warehouses)
-    parts: list[Part] = ["lake", "disk", "source", *kinds]
+    parts: list[Part] = ["lake", *kinds, "source", "disk"]
     findings = [tasks.check(part, profile, source or read_settings().source) for part in parts]
     text = "\n".join(about for _, about in findings)
     tasks.write_artifact(f"Profile {profile}", f"```\n{text}\n```\n", profile, "connections")

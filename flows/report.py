@@ -8,9 +8,9 @@ from prefect import flow
 from prefect.settings import PREFECT_UI_URL
 
 from nyc_tlc.descriptions.catalog import write_catalog
-from nyc_tlc.errors import OverdueError, TlcError
+from nyc_tlc.errors import TlcError
 from nyc_tlc.lake.store import Lake
-from nyc_tlc.month import COLORS, Color, Month
+from nyc_tlc.month import COLORS, Month
 from nyc_tlc.pages.coverage import find_newest_months, read_coverage
 from nyc_tlc.pages.coverage_page import write_coverage_page
 from nyc_tlc.pages.trips_page import write_trips_page
@@ -23,7 +23,6 @@ from nyc_tlc.profiles.opening import choose_warehouses, open_lake
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.flow_runs import RUN_OPTIONS, Outcome, profile_run_name
 from nyc_tlc.runs.options import Profile
-from nyc_tlc.source.published import find_newest
 
 
 @flow(flow_run_name=profile_run_name, **RUN_OPTIONS)
@@ -62,18 +61,9 @@ def report(*, profile: Profile = None, source: str | None = None, offline: bool 
 
 
 def _look_at_source(options: MonthOptions, lake: Lake, notes: list[str]) -> list[MonthPlan]:
-    """Plan every month of the colours that the source has; empty, with a note, if the source does not answer."""
-    colors = list[Color]()
+    """Plan every month from the source; empty, with a note, if the source does not answer."""
     try:
-        # Without this, a source that does not answer would be asked once for each month.
-        for color in COLORS:
-            try:
-                find_newest(options.source, color)
-                colors.append(color)
-            except OverdueError as error:
-                notes.append(f"New and changed months of {color} are unknown: {error}")
-        asked = list_months(colors, None, None, 1, None, Month.current()) if colors else []
-        return plan_months(asked, options, lake, {})
+        return plan_months(list_months(COLORS, None, None, 1, None, Month.current()), options, lake, {})
     except TlcError as error:
         notes.append(f"New and changed months are unknown: {error}")
         return []

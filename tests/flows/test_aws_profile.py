@@ -52,7 +52,7 @@ def test_the_lake_of_the_registered_profile_takes_a_month(aws: Profile, store: S
 
 @pytest.mark.torture
 def test_a_month_is_made_loaded_checked_and_copied(aws: Profile, store: S3) -> None:
-    checked = aws.run("check_connections")
+    checked = aws.run("check_connections", "--source", "sample")
     assert checked.returncode == 0, checked.stderr
     assert f"ok    lake      s3://{store.bucket}/tlc" in checked.stdout
     month = ("--color", "green", "--year", "2024", "--month", "1")

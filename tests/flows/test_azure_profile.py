@@ -40,7 +40,7 @@ def test_the_lake_of_the_registered_profile_takes_a_month(profile: Profile, azur
 @pytest.mark.torture
 def test_a_month_is_made_and_loaded(profile: Profile, azure: Azure) -> None:
     assert profile.register().returncode == 0
-    checked = profile.run("check_connections")
+    checked = profile.run("check_connections", "--source", "sample")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     month = ("--color", "green", "--year", "2024", "--month", "1")
     made = profile.run("etl_month", *month, "--source", "sample", "--warehouses", "duckdb")

@@ -86,7 +86,7 @@ def test_a_backfill_brings_what_is_published_and_reports_the_rest(
         key = ArtifactFilterKey(any_=["months-green-local-home"])
         tables = client.read_artifacts(artifact_filter=ArtifactFilter(key=key), sort=ArtifactSort.CREATED_DESC)
     assert any("2 current, 1 done" in str(artifact.data) for artifact in reports)
-    rows = re.findall(r"\| (green \S+) +\| +5 .*\| (\w+) +\|\n", f"{tables[0].data}\n")
+    rows = re.findall(r"\| \[(green \S+)\]\S+ +\| +5 .*\| (\w+) +\|\n", f"{tables[0].data}\n")
     assert rows == [("green 2024-01", "current"), ("green 2024-02", "current"), ("green 2024-03", "current")]
 
 

@@ -99,7 +99,9 @@ def test_a_month_is_a_run_with_its_name_tasks_report_and_log(
     assert "/artifacts/key/months-green-local-home)" in str(artifact.data)
     key = ArtifactFilterKey(any_=["months-green-local-home"])
     (table,) = (a for a in client.read_artifacts(artifact_filter=ArtifactFilter(key=key)) if a.flow_run_id == run.id)
-    assert re.search(r"\| green 2024-01 +\| +20 \| +4\.76% \|", str(table.data))
+    assert re.search(
+        r"\| \[green 2024-01\]\(http.*/green-2024-01-quality-local-home\) +\| +20 \| +4\.76% \|", str(table.data)
+    )
     manifest = state.result().manifest
     assert manifest.flow_run_id == str(run.id)
 

@@ -42,7 +42,7 @@ def runs(gcp: Profile, dev: Profile) -> Runs:
                 {
                     "register dev": dev.register,
                     "into Postgres": lambda: dev.run("etl_month", *JANUARY, "--source", "sample"),
-                    "check dev": lambda: dev.run("check_connections"),
+                    "check dev": lambda: dev.run("check_connections", "--source", "sample"),
                     "nobody": lambda: dev.server.run("flows/load_lookups.py", "--offline", "--profile", "nobody"),
                 },
             ),
@@ -51,7 +51,7 @@ def runs(gcp: Profile, dev: Profile) -> Runs:
             lambda arguments: gcp.run(*arguments),
             (
                 ("load_lookups", "--offline"),
-                ("check_connections",),
+                ("check_connections", "--source", "sample"),
             ),
         )
         return with_gcp | with_dev | dict(zip(("lookups", "check gcp"), both, strict=True))
@@ -125,10 +125,12 @@ def test_a_month_goes_all_the_way_from_the_source_into_a_folder_and_postgres(run
 
 
 def test_check_connections_lists_what_a_profile_has(runs: Runs) -> None:
-    lake, bigquery = done(runs["check gcp"]).splitlines()
+    lake, bigquery, source, disk = done(runs["check gcp"]).splitlines()
     assert lake == "ok    lake      gs://taxi-lake/tlc: wrote, read back, deleted"
     assert bigquery.startswith("ok    bigquery  bigquery://taxis/ny_taxi: answers, and tables can be made; ")
-    lake, postgres = done(runs["check dev"]).splitlines()
+    assert source.startswith("ok    source    sample: yellow ")
+    assert disk.startswith("ok    disk      ")
+    lake, postgres, *_ = done(runs["check dev"]).splitlines()
     assert lake.startswith("ok    lake      /")
     assert postgres.startswith("ok    postgres  postgresql://")
 
@@ -165,11 +167,11 @@ def test_check_connections_says_the_one_thing_to_do_about_each_part_that_fails(
 ) -> None:
     google.gcs.faults = [Fault("status", "POST", "uploadType", 403)]
     google.bigquery.datasets["ny_taxi"]["location"] = "europe-west1"
-    failed = gcp.run("check_connections")
+    failed = gcp.run("check_connections", "--source", "sample")
     google.bigquery.datasets["ny_taxi"]["location"] = "US"
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1] == "error: the profile gcp can't be used: see the lines with FAIL"
-    lake, to_lake, bigquery, to_bigquery = failed.stdout.splitlines()
+    lake, to_lake, bigquery, to_bigquery, *_ = failed.stdout.splitlines()
     assert re.match(r"FAIL  lake      .* a permission is missing in gs://taxi-lake/tlc; got HTTP 403", lake)
     assert to_lake.strip() == "grant the service account the role roles/storage.objectUser on the bucket"
     assert bigquery == (

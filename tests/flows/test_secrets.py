@@ -73,9 +73,9 @@ def runs(
     def with_gcp() -> Iterator[tuple[str, CompletedProcess[str]]]:
         yield "a month in BigQuery", gcp.run("etl_month", *JANUARY, "--source", "sample", **DEBUG)
         google.bigquery.faults = [Fault("status", "GET", "/datasets/ny_taxi", status=200)]
-        yield "no answer BigQuery gives", gcp.run("check_connections", **DEBUG)
+        yield "no answer BigQuery gives", gcp.run("check_connections", "--source", "sample", **DEBUG)
         google.gcs.tokens = set()
-        yield "a token refused", gcp.run("check_connections", **DEBUG)
+        yield "a token refused", gcp.run("check_connections", "--source", "sample", **DEBUG)
         google.tokens.revoked = True
         yield "a key refused", gcp.run("etl_gcs_to_bq", *JANUARY, **DEBUG)
 
@@ -84,7 +84,7 @@ def runs(
         with closing(psycopg2.connect(**postgres_server)) as admin, admin, admin.cursor() as cursor:
             cursor.execute(f"ALTER ROLE {dev.variables['POSTGRES_USER']} PASSWORD 'another'")
         yield "a password refused", dev.run("etl_gcs_to_postgres", *JANUARY, **DEBUG)
-        yield "a server away", away.run("check_connections", **DEBUG)
+        yield "a server away", away.run("check_connections", "--source", "sample", **DEBUG)
 
     with ThreadPoolExecutor() as side_by_side:
         return dict(pair for pairs in side_by_side.map(lambda run: list(run()), (with_gcp, with_dev)) for pair in pairs)

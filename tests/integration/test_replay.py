@@ -66,7 +66,7 @@ def send(replay: Replay, to: str, folder: Path, speed: float | None = None, cons
 
     def keep_pace(sent: int) -> None:
         if consumer:
-            consumer.wait_for(before + sent - 15_000)
+            consumer.wait_for(before + sent - 4_000)
 
     send_events(replay, target, speed, folder, keep_pace)
     return target.sent

@@ -225,14 +225,19 @@ def request(
         TransientError: when no attempt or no time is left.
         SourceError: when it can't be sent.
     """
+    was_closed = False
     while True:
         attempts.require_time()
         try:
             response = _send(remote, method, headers or {}, attempts.timeout)
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            if _is_permanent(error):
+            if not was_closed and isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
+                # A server may close a connection at the moment it is reused; that does not count as a failed attempt.
+                was_closed = True
+            elif _is_permanent(error):
                 raise SourceError(f"{remote.name}: cannot request {remote.shown}", got=describe_error(error)) from None
-            attempts.pause(describe_error(error), unreachable=isinstance(error, httpx.ConnectError))
+            else:
+                attempts.pause(describe_error(error), unreachable=isinstance(error, httpx.ConnectError))
             continue
         if response.status_code not in RETRIED_STATUSES:
             return response
