@@ -85,9 +85,7 @@ def test_report_asks_the_source_what_is_published_and_changed(
     assert states["green-2024-01"] == "In the lake."
     assert states["green-2024-02"] == "In the lake, but the source has another file now: the source changed."
     assert states["green-2024-03"].startswith("Published, but not in the lake")
-    assert states["green-2024-04"].startswith(
-        "Not in the lake; whether it is published is not known: green 2024-04: no"
-    )
+    assert states["green-2024-04"].startswith("Not at the source, which must have it by now: green 2024-04: no")
     assert states[f"green-{Month.current().plus(-2)}"].startswith("Not published yet")
     assert len(states) > 600
 

@@ -154,7 +154,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("asking")
     lake = FolderLake(folder / "lake")
     month = make_month(lake, green_parquet(*trips(3), trip(passenger_count=0)), folder)
-    load_month(LakeFile(month, lake, read_contract("green")), DuckDbWarehouse(folder / "warehouse.duckdb"))
+    load_month(LakeFile(month, lake), DuckDbWarehouse(folder / "warehouse.duckdb"))
     (folder / "secret.csv").write_text(f"secret\n{SECRET}\n")
     return folder
 
@@ -284,10 +284,8 @@ def test_every_column_of_the_warehouse_is_described() -> None:
 
 def test_a_load_and_a_query_take_turns(home: Path, tmp_path: Path) -> None:
     warehouse, lake = DuckDbWarehouse(home / "warehouse.duckdb"), FolderLake(tmp_path / "lake")
-    month = LakeFile(make_month(lake, green_parquet(*trips(5)), tmp_path), lake, read_contract("green"))
-    before = LakeFile(
-        FolderLake(home / "lake").read_all_manifests(["green"])[0], FolderLake(home / "lake"), month.contract
-    )
+    month = LakeFile(make_month(lake, green_parquet(*trips(5)), tmp_path), lake)
+    before = LakeFile(FolderLake(home / "lake").read_all_manifests(["green"])[0], FolderLake(home / "lake"))
     count = "SELECT count(*) FROM ny_taxi.green_trip_data"
     assert ask(count).rows == [(3,)]
     assert load_month(month, warehouse)[1]

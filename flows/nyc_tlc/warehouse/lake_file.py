@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -27,7 +27,7 @@ class LakeFile:
 
     manifest: Manifest
     lake: Lake
-    rows_of: Literal["clean", "quarantine"] = "clean"
+    rows_of: Literal["clean", "quarantine"] = field(default="clean", kw_only=True)
 
     @property
     def name(self) -> str:
@@ -47,7 +47,7 @@ class LakeFile:
     @property
     def quarantine(self) -> LakeFile:
         """The month's rejected rows."""
-        return LakeFile(self.manifest, self.lake, "quarantine")
+        return LakeFile(self.manifest, self.lake, rows_of="quarantine")
 
     @property
     def record(self) -> FileRecord:
