@@ -20,7 +20,6 @@ from conftest import ROOT, Profile
 from factories import green_parquet, make_month, trip
 from nyc_tlc.asking import door
 from nyc_tlc.asking.describe import list_questions
-from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ConfigurationError, TlcError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
@@ -88,7 +87,7 @@ def load_green(warehouse: Warehouse, folder: Path) -> None:
     """Load a month of three trips, and a row without passengers."""
     lake = FolderLake(folder / "lake")
     month = make_month(lake, green_parquet(*trips(3), trip(passenger_count=0)), folder)
-    load_month(LakeFile(month, lake, read_contract("green")), warehouse)
+    load_month(LakeFile(month, lake), warehouse)
 
 
 @pytest.fixture
@@ -248,7 +247,7 @@ def test_an_agent_asks_over_stdio_and_a_load_succeeds_meanwhile(home: Path, tmp_
             assert failed
             assert "expected one SELECT; got COPY" in why
             lake = FolderLake(tmp_path / "other")
-            month = LakeFile(make_month(lake, green_parquet(*trips(5)), tmp_path), lake, read_contract("green"))
+            month = LakeFile(make_month(lake, green_parquet(*trips(5)), tmp_path), lake)
             await asyncio.to_thread(load_month, month, DuckDbWarehouse(home / "warehouse.duckdb"))
             _, answer = await call("query", sql="SELECT count(*) AS n FROM ny_taxi.trips")
             assert json.loads(answer) == {"columns": ["n"], "rows": [[5]], "is_cut": False}
