@@ -52,6 +52,7 @@ def apply(*, pool: list[str] | None = None, profile: str | None = None) -> int:
         weaknesses = list(server.find_weaknesses(url, client))
     made = f"{len(pools)} work pools, {len(limits)} concurrency limits, {len(automations) - len(left_out)} automations"
     sys.stdout.write(f"{url} has what the deployments need: {made}\n")
+    sys.stdout.write("a server that is left alone needs Postgres, not SQLite (deployments/README.md)\n")
     if left_out:
         missing = f"the profile {profile} has no block for notifications, and blocks/README.md says how to make one"
         sys.stdout.write(f"left out: {', '.join(left_out)}; {missing}\n")
