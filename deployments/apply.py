@@ -57,7 +57,7 @@ def apply(*, pool: list[str] | None = None, profile: str | None = None) -> int:
         missing = f"the profile {profile} has no block for notifications, and blocks/README.md says how to make one"
         sys.stdout.write(f"left out: {', '.join(left_out)}; {missing}\n")
     for weakness in weaknesses:
-        sys.stderr.write(f"warning: {weakness}; start it with make server\n")
+        sys.stderr.write(f"warning: {weakness}; {server.SERVER_FIX}\n")
     return 0
 
 

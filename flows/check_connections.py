@@ -5,6 +5,7 @@ from __future__ import annotations
 import nyc_tlc.runs.script  # noqa: F401
 
 from prefect import flow
+from prefect.runtime import deployment
 
 from nyc_tlc.errors import ReportedError
 from nyc_tlc.profiles.connections import Part
@@ -21,11 +22,14 @@ def check_connections(*, warehouses: Warehouses = None, profile: Profile = None,
 
     In the lake, an object is written under a scratch key, read back and deleted. In a warehouse, SELECT 1 is run and
     the permission to create tables is checked. BigQuery also loads one row from the bucket into a scratch table. The
-    source is asked for the newest month of each colour, without a download; one that is overdue is an error.
+    source is asked for the newest month of each colour, without a download; one that is overdue is an error. A
+    deployment's run also checks the settings of its server.
     """
     profile, kinds = choose_warehouses(profile, warehouses)
     parts: list[Part] = ["lake", *kinds, "source", "disk"]
     findings = [tasks.check(part, profile, source or read_settings().source) for part in parts]
+    if deployment.id:
+        findings.append(tasks.check_server())
     text = "\n".join(about for _, about in findings)
     tasks.write_artifact(f"Profile {profile}", f"```\n{text}\n```\n", profile, "connections")
     if not all(fine for fine, _ in findings):

@@ -28,6 +28,8 @@ from pydantic import PositiveInt
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.yaml_files import StrictModel, fill_in, name_key, read_yaml, validate
 
+#: What to do about a server's weaknesses.
+SERVER_FIX = "start it with make server, or as docker/compose.yaml does"
 #: The names of this project's automations begin with it.
 NAME_PREFIX = "nyc-tlc: "
 #: Environment of every run in a work pool. Without heartbeats nobody notices that a machine is lost (automations.yaml).

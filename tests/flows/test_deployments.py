@@ -39,7 +39,7 @@ from factories import green_parquet, trip
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.month import COLORS
 from nyc_tlc.profiles.registering import read_blocks, register
-from nyc_tlc.runs import command_line
+from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.server import (
     NAME_PREFIX,
     RUN_ENVIRONMENT,
@@ -396,7 +396,11 @@ def test_a_server_as_prefect_starts_it_is_warned_of(deployed: SyncPrefectClient,
     everyone, leases = apply().err.splitlines()
     assert everyone.startswith("warning: everyone who reaches this server, and pages of every origin in a browser may ")
     assert leases.startswith("warning: a run that is Pending when this server restarts ")
-    assert everyone.endswith("start it with make server")
+    assert everyone.endswith("start it with make server, or as docker/compose.yaml does")
+    # The morning check says the same.
+    fine, text = tasks.check_server.__wrapped__()
+    assert not fine
+    assert [line.split()[:2] for line in text.splitlines()[::2]] == [["FAIL", "server"]] * 2
 
 
 def test_automations_are_made_once_updated_by_name_and_removed_when_they_left_the_file(

@@ -1,12 +1,14 @@
 """Troubles are told when they begin, once a week while they last, and at their end."""
 
+import asyncio
 from datetime import UTC, date, datetime, timedelta
 
 import duckdb
 import pytest
+from prefect.states import exception_to_failed_state
 
 from factories import JANUARY, green_parquet, make_month, trip
-from nyc_tlc.errors import ContractError, OverdueError, SourceError, TransientError, WarehouseAwayError
+from nyc_tlc.errors import BusyError, ContractError, OverdueError, SourceError, TransientError, WarehouseAwayError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.month import Month
 from nyc_tlc.planning.older import LOOK_DAYS, falls_on, find_older
@@ -18,6 +20,7 @@ from nyc_tlc.planning.troubles import (
     format_news,
     format_troubles,
     name_trouble,
+    name_trouble_of_run,
     read_troubles,
     write_troubles,
 )
@@ -86,6 +89,7 @@ def test_the_table_is_kept_in_the_lake_and_shown(lake: FolderLake) -> None:
         (OverdueError("late"), "overdue"),
         (TransientError("503"), "source down"),
         (WarehouseAwayError("refused"), "warehouse away"),
+        (BusyError("locked"), "warehouse away"),
         (SourceError("html"), "broken file"),
         (ContractError("a column"), "broken file"),
         (VolumeError("half"), "odd volume"),
@@ -94,6 +98,9 @@ def test_the_table_is_kept_in_the_lake_and_shown(lake: FolderLake) -> None:
 )
 def test_each_error_has_its_kind_of_trouble(error: Exception, kind: str) -> None:
     assert name_trouble(error) == kind
+    # A month on a worker: only the text of its run's state is known.
+    state = asyncio.run(exception_to_failed_state(error, message="Flow run encountered an exception:"))
+    assert name_trouble_of_run(state.message) == kind
 
 
 def test_each_older_month_has_its_turn_once_in_fourteen_days() -> None:

@@ -19,6 +19,7 @@ from nyc_tlc.errors import (
     OverdueError,
     ReconciliationError,
     SourceError,
+    TlcError,
     TransientError,
     WarehouseAwayError,
 )
@@ -34,6 +35,18 @@ KEY = "troubles.json"
 TOLD_AGAIN = timedelta(days=7)
 #: More troubles of a kind and colour than this are one line of a message.
 LISTED = 5
+
+#: Error -> the kind of trouble that it is; the first that fits.
+KINDS: dict[type[TlcError], TroubleKind] = {
+    VolumeError: "odd volume",
+    OverdueError: "overdue",
+    WarehouseAwayError: "warehouse away",
+    TransientError: "source down",
+    DiskFullError: "disk low",
+    SourceError: "broken file",
+    ContractError: "broken file",
+    ReconciliationError: "broken file",
+}
 
 #: What is new about a trouble.
 Change = Literal["new", "still", "over"]
@@ -101,20 +114,14 @@ def find_wrong(wrong: Wrong) -> list[Trouble]:
 
 def name_trouble(error: object) -> TroubleKind:
     """Return the kind of trouble that an error of a month is."""
-    match error:
-        case VolumeError():
-            return "odd volume"
-        case OverdueError():
-            return "overdue"
-        case WarehouseAwayError():
-            return "warehouse away"
-        case TransientError():
-            return "source down"
-        case DiskFullError():
-            return "disk low"
-        case SourceError() | ContractError() | ReconciliationError():
-            return "broken file"
-    return "failed"
+    return next((kind for type_, kind in KINDS.items() if isinstance(error, type_)), "failed")
+
+
+def name_trouble_of_run(message: str) -> TroubleKind:
+    """Return the kind of trouble of a failed run, whose message has the name of the error's type before the error."""
+    names = {word.strip() for word in message.split(":")[:3]}
+    types = (each for type_ in KINDS for each in (type_, *type_.__subclasses__()))
+    return next((name_trouble(each("")) for each in types if each.__name__ in names), "failed")
 
 
 def read_troubles(lake: Lake) -> tuple[Trouble, ...]:

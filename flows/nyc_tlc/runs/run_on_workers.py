@@ -23,6 +23,7 @@ from nyc_tlc.lake.keys import Keys
 from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.record import MonthRecord, record_month
+from nyc_tlc.planning.troubles import name_trouble_of_run
 from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.source.location import name_source
 
@@ -132,7 +133,8 @@ def _read_result(plan: MonthPlan, run: FlowRun | None, options: MonthOptions) ->
     if run.state.is_completed():
         manifest = open_lake(options.profile).manifest(Keys(plan.color, plan.month))
         return record_month(plan, "done", manifest.clean.rows if manifest else None, took)
-    return record_month(plan, "failed", seconds=took, error=run.state.message or run.state.name)
+    why = str(run.state.message or run.state.name)
+    return record_month(plan, "failed", seconds=took, error=why, trouble=name_trouble_of_run(why))
 
 
 def _seconds_due(run: FlowRun) -> float:

@@ -29,7 +29,7 @@ from prefect.context import TaskRunContext
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_UI_URL
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 
 from nyc_tlc.cleaning.clean import CleanedMonth, clean_month
 from nyc_tlc.cleaning.publish import publish_month
@@ -53,6 +53,7 @@ from nyc_tlc.runs.flow_runs import newest_allowed, rename_run
 from nyc_tlc.runs.month_report import format_answers_markdown, format_quality_report
 from nyc_tlc.runs.progress import bar
 from nyc_tlc.runs.run_logs import join_prefect
+from nyc_tlc.server import SERVER_FIX, find_weaknesses
 from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import FetchedFile, fetch_month, scratch_folder
 from nyc_tlc.warehouse.lake_file import LakeFile
@@ -221,6 +222,17 @@ def load_lookups(zones: bytes | None, profile: str, kind: Kind) -> str:
 
 
 check = step("check {part} of {profile}")(check_part)
+
+
+@step("check the server")
+def check_server() -> tuple[bool, str]:
+    """Check the settings of the Prefect server that this run belongs to, in the form of ``check``."""
+    url = PREFECT_API_URL.value() or ""
+    with get_client(sync_client=True) as client:
+        wrong = list(find_weaknesses(url, client))
+    if wrong:
+        return False, "\n".join(f"FAIL  server    {why}\n{'':16}{SERVER_FIX}" for why in wrong)
+    return True, f"ok    server    {url}"
 
 
 def read_loads(profile: str, kinds: Sequence[Kind]) -> tuple[Loads, dict[Kind, str]]:
