@@ -61,7 +61,7 @@ DEPLOYMENTS = {f"{flow}/{color}" for flow in ("etl-web-to-gcs", "etl-month") for
     "etl-gcs-to-bq/lake-to-bigquery",
     "etl-gcs-to-postgres/lake-to-postgres",
     "etl-gcs-to-duckdb/lake-to-duckdb",
-    "replay/any-color",
+    "replay/lake-to-kafka",
     "transform/models",
 }
 SCHEDULED = {
