@@ -11,7 +11,11 @@ DESCRIPTIONS := docs/data-dictionary.md docs/external-tables-bigquery.sql \
 	dbt/models/staging/sources.yml dbt/models/described.yml dbt/macros/plausible.sql
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --require-virtualenv
 UV := $(BIN)/uv
-INSTALL = $(UV) pip install --quiet --python $(BIN)/python --require-hashes -r
+INSTALL = $(UV) pip install --quiet --python $(BIN)/python --require-hashes
+# Packages of pyproject.toml's extras and groups, in the versions of one lock.
+INSTALL_MORE = $(INSTALL) --constraint requirements-all.lock --requirement pyproject.toml
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	--upgrade
 AZURITE := $(VENV)/azurite/node_modules/.bin/azurite-blob
 AXE := $(VENV)/axe/node_modules/axe-core/axe.min.js
 ARGS ?=
@@ -100,24 +104,17 @@ format: $(VENV)/.dev ## Put the code into the house's format
 bench: $(VENV)/.bench ## Speed and memory against what else there is (minutes); writes tests/benchmarks/RESULTS.md
 	@$(BIN)/python tests/benchmarks/bench.py $(ARGS)
 
+.PHONY: extra
+extra: $(VENV)/.run ## What is optional: make extra NAME=aws, azure, kafka, notebook or mcp
+	@$(INSTALL_MORE) --extra $(NAME)
+
 .PHONY: lock
 lock: $(UV) ## Lock the newest versions pyproject.toml allows
-	echo uv | $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
-		--upgrade - --output-file requirements-install.lock
-	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
-		pyproject.toml --output-file requirements.lock
-	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
-		--constraint requirements.lock --group dev pyproject.toml --output-file requirements-dev.lock
-	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
-		--constraint requirements-dev.lock --extra aws pyproject.toml --output-file requirements-aws.lock
-	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
-		--constraint requirements-dev.lock --extra azure pyproject.toml --output-file requirements-azure.lock
-	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
-		--constraint requirements-dev.lock --extra kafka pyproject.toml --output-file requirements-kafka.lock
-	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
-		--constraint requirements-dev.lock --group bench --group dev pyproject.toml --output-file requirements-bench.lock
-	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade \
-		dbt/requirements.in --output-file requirements-dbt.lock
+	echo uv | $(COMPILE) - --output-file requirements-install.lock
+	$(COMPILE) pyproject.toml --output-file requirements.lock
+	$(COMPILE) --constraint requirements.lock --all-extras --group dev --group bench pyproject.toml \
+		--output-file requirements-all.lock
+	$(COMPILE) dbt/requirements.in --output-file requirements-dbt.lock
 
 .PHONY: bom
 bom: ## A software bill of materials of the image's packages (CycloneDX), from requirements.lock
@@ -143,18 +140,18 @@ $(UV): requirements-install.lock | $(BIN)/python
 
 $(VENV)/.run: requirements.lock $(UV)
 	@echo "installing the locked versions into $(VENV) (once)"
-	@$(INSTALL) requirements.lock
+	@$(INSTALL) --requirement requirements.lock
 	@sh docker/prune.sh $(VENV)/lib/python3.*/site-packages
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.lock $(VENV)/.run
+$(VENV)/.dev: requirements-all.lock $(VENV)/.run
 	@echo "installing the tools for tests and checks"
-	@$(INSTALL) requirements-dev.lock
+	@$(INSTALL_MORE) --extra aws --extra azure --extra kafka --extra mcp --group dev
 	@touch $@
 
-$(VENV)/.bench: requirements-bench.lock $(VENV)/.dev
+$(VENV)/.bench: requirements-all.lock $(VENV)/.dev
 	@echo "installing what is measured against"
-	@$(INSTALL) requirements-bench.lock
+	@$(INSTALL_MORE) --group bench
 	@touch $@
 
 $(DBT_VENV)/.ready: requirements-dbt.lock $(UV)

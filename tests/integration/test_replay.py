@@ -266,7 +266,7 @@ def test_without_its_package_only_topics_are_refused(
 ) -> None:
     monkeypatch.setitem(sys.modules, "confluent_kafka", None)
     monkeypatch.delitem(sys.modules, "nyc_tlc.streaming.topic", raising=False)
-    with pytest.raises(ConfigurationError, match=r"pip install .*requirements-kafka.lock"), optional_packages():
+    with pytest.raises(ConfigurationError, match=r"make extra NAME=kafka"), optional_packages():
         open_target("kafka://localhost:9092/trips", {})
     replay, path = replay_of(lake, month), tmp_path / "trips.jsonl"
     for _ in range(2):

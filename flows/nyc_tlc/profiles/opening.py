@@ -29,12 +29,8 @@ if TYPE_CHECKING:
     from prefect.blocks.core import Block
 
 LOCAL = "local"
-#: Optional package -> the lock file that installs it.
-LOCK_FILES = {
-    "prefect_aws": "requirements-aws.lock",
-    "prefect_azure": "requirements-azure.lock",
-    "confluent_kafka": "requirements-kafka.lock",
-}
+#: Optional package -> the extra that installs it.
+EXTRAS = {"prefect_aws": "aws", "prefect_azure": "azure", "confluent_kafka": "kafka"}
 REGISTER = "register it: .venv/bin/python blocks/register.py {}"
 WAREHOUSE_BLOCKS: dict[Kind, str] = {"postgres": "sqlalchemy-connector", "bigquery": "bigquery-warehouse"}
 
@@ -182,7 +178,7 @@ def import_block(path: str) -> type[Block]:
     """Import a block's class: ``prefect_aws.S3Bucket``.
 
     Raises:
-        ConfigurationError: naming the lock file that installs its package, when that is optional and missing.
+        ConfigurationError: naming the extra that installs its package, when that is optional and missing.
     """
     module, _, name = path.rpartition(".")
     with optional_packages():
@@ -192,13 +188,13 @@ def import_block(path: str) -> type[Block]:
 
 @contextlib.contextmanager
 def optional_packages() -> Iterator[None]:
-    """Name the lock file that installs an optional package which an import in the ``with`` block lacks."""
+    """Name the extra that installs an optional package which an import in the ``with`` block lacks."""
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name not in LOCK_FILES:
+        if error.name not in EXTRAS:
             raise
-        fix = f".venv/bin/pip install --require-hashes -r {LOCK_FILES[error.name]}"
+        fix = f"install it: make extra NAME={EXTRAS[error.name]}"
         raise ConfigurationError(
             "a package that the profile needs is not installed", got=f"no {error.name}", fix=fix
         ) from None
