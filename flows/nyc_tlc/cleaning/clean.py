@@ -228,19 +228,22 @@ def _write_files(
         def encode(batch: CheckedBatch) -> None:
             clean.write(batch.clean)
             quarantine.write(batch.quarantine)
-            for day, rows in _split_days(batch.clean) if layout == "day" else ():
+
+        def encode_days(batch: CheckedBatch) -> None:
+            for day, rows in _split_days(batch.clean):
                 if day not in days:
                     days[day] = open_sink(keys.daily(day), clean_schema, DAY_ROWS)
                 days[day].write(rows)
 
-        with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
-            pending: Future[None] | None = None
+        encoders = (encode, encode_days) if layout == "day" else (encode,)
+        with ThreadPoolExecutor(len(encoders), thread_name_prefix="encode") as threads:
+            pending: list[Future[None]] = []
             for batch in map(check, reader):
-                if pending:
-                    pending.result()
-                pending = encoder.submit(encode, batch)
-            if pending:
-                pending.result()
+                for each in pending:
+                    each.result()
+                pending = [threads.submit(encoder, batch) for encoder in encoders]
+            for each in pending:
+                each.result()
     return clean, quarantine, days
 
 
