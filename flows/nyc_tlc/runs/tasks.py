@@ -50,6 +50,7 @@ from nyc_tlc.planning.report import format_plan
 from nyc_tlc.profiles.connections import check_part
 from nyc_tlc.profiles.opening import name_lake, open_lake, open_warehouse
 from nyc_tlc.runs.flow_runs import newest_allowed, rename_run
+from nyc_tlc.runs.lineage import tell_loaded, tell_published
 from nyc_tlc.runs.month_report import format_answers_markdown, format_quality_report
 from nyc_tlc.runs.progress import bar
 from nyc_tlc.runs.run_logs import join_prefect
@@ -138,15 +139,18 @@ def clean(fetched: FetchedFile, plan: MonthPlan, options: MonthOptions, folder: 
 @step("publish {plan.name}")
 def publish(cleaned: CleanedMonth, plan: MonthPlan, options: MonthOptions) -> Manifest:
     """Check the row counts and publish the month, if the lake still has the month that the plan found."""
-    return publish_month(
+    lake = open_lake(options.profile)
+    manifest = publish_month(
         cleaned,
         read_contract(plan.color),
-        open_lake(options.profile),
+        lake,
         plan.manifest_version,
         plan.planned_at,
         flow_run.id,
         force=options.force,
     )
+    tell_published(manifest, lake, options.profile)
+    return manifest
 
 
 @step("report {manifest.name}")
@@ -173,7 +177,10 @@ def load(manifest: Manifest, options: MonthOptions, kind: Kind) -> tuple[Load, b
         with slot(f"taxi-warehouse-{kind}"):
             return load_month(file, warehouse, flow_run.id, force=options.force)
 
-    return repeat_load(manifest.name, attempt)
+    loaded, new = repeat_load(manifest.name, attempt)
+    if new:
+        tell_loaded(manifest, warehouse, options.profile)
+    return loaded, new
 
 
 def repeat_load(name: str, attempt: Callable[[], R]) -> R:
