@@ -78,6 +78,7 @@ NOTIFYING = (
     f"{NAME_PREFIX}late for 15 minutes -> notification",
     f"{NAME_PREFIX}troubles -> notification",
 )
+LOADED = f"{NAME_PREFIX}months loaded -> models"
 HEARTBEATS = f"{NAME_PREFIX}heartbeats missed -> crashed"
 
 
@@ -332,6 +333,10 @@ def test_a_prepared_server_takes_the_deployments_twice_and_nothing_changes(
     assert {name for name, (_, schedules) in before.items() if any(active for *_, active in schedules)} == SCHEDULED
     deploy(first_checkout, prefect_server)
     assert everything() == before
+    assert LOADED not in apply().out
+    (loaded,) = [each for each in deployed.read_automations() if each.name == LOADED]
+    models = deployed.read_deployment_by_name("transform/models")
+    assert (loaded.enabled, [action.deployment_id for action in loaded.actions]) == (False, [models.id])
     automations = deployed.read_automations()
     again = apply()
     assert again.status == 0
@@ -531,6 +536,21 @@ def test_a_crashed_run_is_scheduled_again_twice_one_lost_before_its_start_once_a
     pass_through(deployed, run, Pending(), Running(), Crashed())
     time.sleep(3)
     assert {deployed.read_flow_run(each.id).state_name for each in (run, lost, unfit, script)} == {"Crashed"}
+
+
+@pytest.mark.torture
+def test_a_loaded_month_starts_the_models_when_that_is_switched_on(
+    deployed: SyncPrefectClient, checkout: Path, apply: Apply, prefect_server: PrefectServer
+) -> None:
+    change(checkout / "deployments/automations.yaml", "enabled: false", "enabled: true")
+    keep_automations(checkout, "months loaded", within=10)
+    assert apply().status == 0
+    month = ("--color", "green", "--year", "2024", "--month", "1", "--source", "sample")
+    done = prefect_server.run("flows/etl_month.py", *month, TLC_SAMPLE_ROWS="10")
+    assert done.returncode == 0, done.stderr
+    models = deployed.read_deployment_by_name("transform/models")
+    (run,) = eventually(lambda: [each for each in deployed.read_flow_runs() if each.deployment_id == models.id])
+    assert run.created_by.type == "AUTOMATION"
 
 
 @pytest.mark.torture
