@@ -147,7 +147,13 @@ def test_links_lead_somewhere(document: str) -> None:
 
 
 def test_the_lock_files_name_no_index_and_hash_every_version() -> None:
-    for name in ("requirements-install.lock", "requirements.lock", "requirements-dev.lock", "requirements-bench.lock"):
+    for name in (
+        "requirements-install.lock",
+        "requirements.lock",
+        "requirements-dev.lock",
+        "requirements-bench.lock",
+        "requirements-openlineage.lock",
+    ):
         text = (ROOT / name).read_text(encoding="utf-8")
         assert "://" not in text
         assert "index-url" not in text
