@@ -592,6 +592,32 @@ def test_a_worker_started_elsewhere_finds_the_flow(
 
 
 @pytest.mark.torture
+def test_a_worker_clones_the_flows_as_the_readme_says(
+    deployed: SyncPrefectClient, checkout: Path, prefect_server: PrefectServer, tmp_path: Path
+) -> None:
+    who = ("-c", "user.name=me", "-c", "user.email=me@example.com")
+    for command in (["init", "--initial-branch", "main"], ["add", "."], ["commit", "--message", "flows"]):
+        subprocess.run(["git", *who, *command], cwd=checkout, check=True, capture_output=True)
+    readme = (ROOT / "deployments/README.md").read_text()
+    (shown,) = re.findall(r"```yaml\n(pull:\n.*?)```", readme, re.DOTALL)
+    content = PREFECT_YAML | yaml.safe_load(
+        shown.replace("https://github.com/you/nyc-tlc-flows.git", checkout.as_uri())
+    )
+    (green,) = [each for each in content["deployments"] if full_name(each) == "etl-web-to-gcs/green"]
+    content["deployments"] = [green | {"name": "cloned"}]
+    (checkout / "prefect.yaml").write_text(yaml.safe_dump(content))
+    deploy(checkout, prefect_server)
+    # Nothing is read from where it was deployed.
+    shutil.rmtree(checkout / "flows")
+    with machine(prefect_server, tmp_path / "elsewhere", TLC_HOME=str(tmp_path / "data"), TLC_SAMPLE_ROWS="10"):
+        month = ("-p", "year=2024", "-p", "month=1", "-p", "source=sample")
+        done = prefect_server.run("-m", "prefect", "deployment", "run", "etl-web-to-gcs/cloned", "--watch", *month)
+    deployed.delete_deployment(deployed.read_deployment_by_name("etl-web-to-gcs/cloned").id)
+    assert done.returncode == 0, done.stdout + (tmp_path / "elsewhere/log").read_text()
+    assert (tmp_path / "data/lake/manifest/green/2024-01.json").is_file()
+
+
+@pytest.mark.torture
 def test_a_lost_machine_s_month_is_done_by_another_without_a_person(
     deployed: SyncPrefectClient,
     checkout: Path,

@@ -285,15 +285,17 @@ def list_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) ->
         log.warning("%s: the table of months was not written: %s", ", ".join(colors), error)
 
 
-def link_to(address: str) -> str:
-    """Return what a browser opens for an object of a lake: its file, or its page in the cloud's console."""
-    scheme, _, rest = address.partition("://")
-    if scheme == "gs":
-        return f"https://storage.cloud.google.com/{rest}"
-    if scheme == "s3":
-        bucket, _, key = rest.partition("/")
-        return f"https://s3.console.aws.amazon.com/s3/object/{bucket}?prefix={key}"
-    return address if rest else Path(address).absolute().as_uri()
+def link_to(place: str) -> str:
+    """Return an object of a lake as Markdown: a link to its page in the cloud, or a path, which no browser opens."""
+    scheme, _, rest = place.partition("://")
+    if not rest:
+        return f"`{Path(place).absolute()}`"
+    bucket, _, key = rest.partition("/")
+    pages = {
+        "gs": f"https://storage.cloud.google.com/{rest}",
+        "s3": f"https://s3.console.aws.amazon.com/s3/object/{bucket}?prefix={key}",
+    }
+    return f"[{place}]({pages.get(scheme, place)})"
 
 
 def tell_age(newest: NewestMonth, profile: str) -> None:
