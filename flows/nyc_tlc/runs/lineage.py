@@ -29,14 +29,12 @@ def tell_published(manifest: Manifest, lake: Lake, profile: str) -> None:
         from nyc_tlc.runs.openlineage import send_run
 
         send_run(manifest, lake)
-    except ModuleNotFoundError as error:
-        fix = ".venv/bin/pip install --require-hashes -r requirements-openlineage.lock"
-        log.warning("%s: nothing is sent to OpenLineage; no %s; to fix: %s", manifest.name, error.name, fix)
-    # The client's errors about settings, and those of the connection.
-    except (ValueError, OSError) as error:
+    # The extra is missing, a setting is wrong, or the connection is. The error's text can have the URL's password.
+    except (ImportError, ValueError, OSError) as error:
         reason = getattr(getattr(error, "response", None), "status_code", type(error).__name__)
         place = redact_url(os.environ["OPENLINEAGE_URL"])
-        log.warning("%s: %s (OPENLINEAGE_URL) did not take the run's event: %s", manifest.name, place, reason)
+        fix = "see OpenLineage in deployments/README.md"
+        log.warning("%s: no event for OPENLINEAGE_URL, %s: %s; %s", manifest.name, place, reason, fix)
 
 
 def tell_loaded(manifest: Manifest, warehouse: Warehouse, profile: str) -> None:

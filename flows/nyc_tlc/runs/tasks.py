@@ -139,16 +139,9 @@ def clean(fetched: FetchedFile, plan: MonthPlan, options: MonthOptions, folder: 
 @step("publish {plan.name}")
 def publish(cleaned: CleanedMonth, plan: MonthPlan, options: MonthOptions) -> Manifest:
     """Check the row counts and publish the month, if the lake still has the month that the plan found."""
-    lake = open_lake(options.profile)
-    manifest = publish_month(
-        cleaned,
-        read_contract(plan.color),
-        lake,
-        plan.manifest_version,
-        plan.planned_at,
-        flow_run.id,
-        force=options.force,
-    )
+    contract, lake = read_contract(plan.color), open_lake(options.profile)
+    version, began = plan.manifest_version, plan.planned_at
+    manifest = publish_month(cleaned, contract, lake, version, began, flow_run.id, force=options.force)
     tell_published(manifest, lake, options.profile)
     return manifest
 
@@ -288,14 +281,12 @@ def list_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) ->
 def link_to(place: str) -> str:
     """Return an object of a lake as Markdown: a link to its page in the cloud, or a path, which no browser opens."""
     scheme, _, rest = place.partition("://")
-    if not rest:
-        return f"`{Path(place).absolute()}`"
-    bucket, _, key = rest.partition("/")
-    pages = {
-        "gs": f"https://storage.cloud.google.com/{rest}",
-        "s3": f"https://s3.console.aws.amazon.com/s3/object/{bucket}?prefix={key}",
-    }
-    return f"[{place}]({pages.get(scheme, place)})"
+    if scheme == "gs":
+        return f"[{place}](https://storage.cloud.google.com/{rest})"
+    if scheme == "s3":
+        bucket, _, key = rest.partition("/")
+        return f"[{place}](https://s3.console.aws.amazon.com/s3/object/{bucket}?prefix={key})"
+    return f"[{place}]({place})" if rest else f"`{Path(place).absolute()}`"
 
 
 def tell_age(newest: NewestMonth, profile: str) -> None:
@@ -331,12 +322,8 @@ def _link_to_run_forms(color: Color, gaps: Sequence[Month]) -> str:
 
 def _link_to_months(color: Color, profile: str) -> str:
     """Return a Markdown link to the table of a colour's months; empty if the run's server has no UI."""
-    ui = PREFECT_UI_URL.value()
-    return (
-        f"\n[All months of {color}]({ui}/artifacts/key/{artifact_key('months', color, name_lake(profile))})\n"
-        if ui
-        else ""
-    )
+    ui, key = PREFECT_UI_URL.value(), artifact_key("months", color, name_lake(profile))
+    return f"\n[All months of {color}]({ui}/artifacts/key/{key})\n" if ui else ""
 
 
 def artifact_key(*parts: str) -> str:
