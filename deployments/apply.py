@@ -53,9 +53,14 @@ def apply(*, pool: list[str] | None = None, profile: str | None = None) -> int:
     made = f"{len(pools)} work pools, {len(limits)} concurrency limits, {len(automations) - len(left_out)} automations"
     sys.stdout.write(f"{url} has what the deployments need: {made}\n")
     sys.stdout.write("a server that is left alone needs Postgres, not SQLite (deployments/README.md)\n")
-    if left_out:
-        missing = f"the profile {profile} has no block for notifications, and blocks/README.md says how to make one"
-        sys.stdout.write(f"left out: {', '.join(left_out)}; {missing}\n")
+    missing = {
+        "send-notification": f"the profile {profile} has no block for notifications, and blocks/README.md says how to "
+        "make one",
+        "run-deployment": f"{server.MODELS} is not deployed yet: deploy, and run this again",
+    }
+    for action, why in missing.items():
+        if names := [name for name, lacking in left_out.items() if lacking == action]:
+            sys.stdout.write(f"left out: {', '.join(names)}; {why}\n")
     for weakness in weaknesses:
         sys.stderr.write(f"warning: {weakness}; {server.SERVER_FIX}\n")
     return 0

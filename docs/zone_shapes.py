@@ -8,7 +8,8 @@ Open Data), in feet of New York's state plane. Here the borders are simplified t
 them, and rounded to 0.00001 degrees, about 1 m. A shape is an SVG path of relative lines in these units, x to the east
 and y to the north, one closed part a ring: outer rings counter-clockwise, each followed by its holes.
 
-Run as ``uv run docs/zone_shapes.py taxi_zones.shp``.
+Run as ``uv run docs/zone_shapes.py taxi_zones.shp``; with a 0 after it, the borders are not simplified
+(docs/operations.md).
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ import shapely
 from shapely.geometry.polygon import orient
 
 TARGET = Path(__file__).parents[1] / "flows" / "nyc_tlc" / "contract" / "datasets" / "zone_shapes.csv"
-#: Feet.
-TOLERANCE = 200
+#: Feet that a border may move.
+TOLERANCE = 200.0
 #: Units of a degree.
 SCALE = 100_000
 
 
-def main(source: Path) -> None:
+def main(source: Path, tolerance: float) -> None:
     """See the module."""
     with shapefile.Reader(source) as reader:
         ids = [record["LocationID"] for record in reader.iterRecords()]
         polygons = [shapely.make_valid(shapely.geometry.shape(each.__geo_interface__)) for each in reader.iterShapes()]
     to_degrees = pyproj.Transformer.from_crs("EPSG:2263", "EPSG:4326", always_xy=True)
     shapes: dict[int, list[shapely.Polygon]] = {}
-    for zone, shape in zip(ids, shapely.coverage_simplify(polygons, TOLERANCE), strict=True):
+    for zone, shape in zip(ids, shapely.coverage_simplify(polygons, tolerance), strict=True):
         degrees = shapely.transform(shape, to_degrees.transform, interleaved=False)
         shapes.setdefault(zone, []).extend(shapely.get_parts(shapely.set_precision(degrees, 1 / SCALE)))
     with TARGET.open("w", encoding="utf-8", newline="") as file:
@@ -55,4 +56,4 @@ def draw_ring(ring: list[tuple[float, float]]) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), float(sys.argv[2]) if sys.argv[2:] else TOLERANCE)

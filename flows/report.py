@@ -52,7 +52,7 @@ def report(*, profile: Profile = None, source: str | None = None, offline: bool 
 
     written = {"page": [coverage, *trips], "catalog": [catalog]}
     lines = [f"{what:<12}{place}" for what, places in written.items() for place in places]
-    links = [f"* {what} [{place}]({tasks.link_to(place)})" for what, places in written.items() for place in places]
+    links = [f"* {what} {tasks.link_to(place)}" for what, places in written.items() for place in places]
     markdown = "\n".join([*(f"* {note}" for note in notes), *links])
     tasks.write_artifact("The pages in the lake", markdown, profile, "reports")
     for newest in find_newest_months(months, list(loads)):

@@ -17,7 +17,6 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.collections import deep_merge
@@ -32,6 +31,8 @@ from nyc_tlc.yaml_files import StrictModel, fill_in, name_key, read_yaml, valida
 SERVER_FIX = "start it with make server, or as docker/compose.yaml does"
 #: The names of this project's automations begin with it.
 NAME_PREFIX = "nyc-tlc: "
+#: The deployment that automations start.
+MODELS = "transform/models"
 #: Environment of every run in a work pool. Without heartbeats nobody notices that a machine is lost (automations.yaml).
 RUN_ENVIRONMENT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
 
@@ -100,7 +101,7 @@ def save_pool(pool: WorkPoolCreate, client: SyncPrefectClient) -> None:
 
 def save_automations(
     wanted: Sequence[AutomationCore], notification: UUID | None, client: SyncPrefectClient
-) -> list[str]:
+) -> dict[str, str]:
     """Create, update and remove automations, so that the server has those of this project that are wanted.
 
     Args:
@@ -109,26 +110,27 @@ def save_automations(
         client: The server's client.
 
     Returns:
-        The names of the automations that only notify and stay as they are.
+        The automations that stay as they are, each with its action that lacks a block or a deployment.
     """
+    models = None
+    with contextlib.suppress(ObjectNotFound):
+        models = client.read_deployment_by_name(MODELS).id
+    ids = {"send-notification": ("block_document_id", notification), "run-deployment": ("deployment_id", models)}
     saved: list[Automation] = []
     while page := client.read_automations(offset=len(saved)):
         saved += page
     ours = [each for each in saved if each.name.startswith(NAME_PREFIX)]
-    left_out = []
+    left_out: dict[str, str] = {}
     for core in wanted:
         if known := next((each for each in ours if each.name == core.name), None):
             ours.remove(known)
-        actions = [
-            each.model_copy(update={"block_document_id": notification}) if isinstance(each, SendNotification) else each
-            for each in core.actions
-            if notification or not isinstance(each, SendNotification)
-        ]
+        places = [(each, *ids.get(each.type, ("type", each.type))) for each in core.actions]
+        actions = [each.model_copy(update={field: id}) for each, field, id in places if id]
         # An update sends only fields that are set, so all are set; except the owner, which an update may not send.
         fields = core.model_dump(exclude={"owner_resource"}) | {"actions": actions}
         complete = AutomationCore.model_validate(fields)
         if not actions:
-            left_out.append(core.name)
+            left_out[core.name] = core.actions[0].type
         elif known is None:
             client.create_automation(complete)
         # An update would start what the automation waits for anew.

@@ -78,6 +78,7 @@ NOTIFYING = (
     f"{NAME_PREFIX}late for 15 minutes -> notification",
     f"{NAME_PREFIX}troubles -> notification",
 )
+LOADED = f"{NAME_PREFIX}months loaded -> models"
 HEARTBEATS = f"{NAME_PREFIX}heartbeats missed -> crashed"
 
 
@@ -332,6 +333,10 @@ def test_a_prepared_server_takes_the_deployments_twice_and_nothing_changes(
     assert {name for name, (_, schedules) in before.items() if any(active for *_, active in schedules)} == SCHEDULED
     deploy(first_checkout, prefect_server)
     assert everything() == before
+    assert LOADED not in apply().out
+    (loaded,) = [each for each in deployed.read_automations() if each.name == LOADED]
+    models = deployed.read_deployment_by_name("transform/models")
+    assert (loaded.enabled, [action.deployment_id for action in loaded.actions]) == (False, [models.id])
     automations = deployed.read_automations()
     again = apply()
     assert again.status == 0
@@ -538,6 +543,21 @@ def test_a_crashed_run_is_scheduled_again_twice_one_lost_before_its_start_once_a
 
 
 @pytest.mark.torture
+def test_a_loaded_month_starts_the_models_when_that_is_switched_on(
+    deployed: SyncPrefectClient, checkout: Path, apply: Apply, prefect_server: PrefectServer
+) -> None:
+    change(checkout / "deployments/automations.yaml", "enabled: false", "enabled: true")
+    keep_automations(checkout, "months loaded", within=10)
+    assert apply().status == 0
+    month = ("--color", "green", "--year", "2024", "--month", "1", "--source", "sample")
+    done = prefect_server.run("flows/etl_month.py", *month, TLC_SAMPLE_ROWS="10")
+    assert done.returncode == 0, done.stderr
+    models = deployed.read_deployment_by_name("transform/models")
+    (run,) = eventually(lambda: [each for each in deployed.read_flow_runs() if each.deployment_id == models.id])
+    assert run.created_by.type == "AUTOMATION"
+
+
+@pytest.mark.torture
 def test_a_run_that_stays_pending_is_crashed_and_taken_up_again(
     deployed: SyncPrefectClient, checkout: Path, apply: Apply
 ) -> None:
@@ -573,6 +593,32 @@ def test_a_worker_started_elsewhere_finds_the_flow(
         assert warehouse.sql("SELECT count(*) FROM ny_taxi.green_trip_data").fetchall() == [
             (manifest["clean"]["rows"],)
         ]
+
+
+@pytest.mark.torture
+def test_a_worker_clones_the_flows_as_the_readme_says(
+    deployed: SyncPrefectClient, checkout: Path, prefect_server: PrefectServer, tmp_path: Path
+) -> None:
+    who = ("-c", "user.name=me", "-c", "user.email=me@example.com")
+    for command in (["init", "--initial-branch", "main"], ["add", "."], ["commit", "--message", "flows"]):
+        subprocess.run(["git", *who, *command], cwd=checkout, check=True, capture_output=True)
+    readme = (ROOT / "deployments/README.md").read_text()
+    (shown,) = re.findall(r"```yaml\n(pull:\n.*?)```", readme, re.DOTALL)
+    content = PREFECT_YAML | yaml.safe_load(
+        shown.replace("https://github.com/you/nyc-tlc-flows.git", checkout.as_uri())
+    )
+    (green,) = [each for each in content["deployments"] if full_name(each) == "etl-web-to-gcs/green"]
+    content["deployments"] = [green | {"name": "cloned"}]
+    (checkout / "prefect.yaml").write_text(yaml.safe_dump(content))
+    deploy(checkout, prefect_server)
+    # Nothing is read from where it was deployed.
+    shutil.rmtree(checkout / "flows")
+    with machine(prefect_server, tmp_path / "elsewhere", TLC_HOME=str(tmp_path / "data"), TLC_SAMPLE_ROWS="10"):
+        month = ("-p", "year=2024", "-p", "month=1", "-p", "source=sample")
+        done = prefect_server.run("-m", "prefect", "deployment", "run", "etl-web-to-gcs/cloned", "--watch", *month)
+    deployed.delete_deployment(deployed.read_deployment_by_name("etl-web-to-gcs/cloned").id)
+    assert done.returncode == 0, done.stdout + (tmp_path / "elsewhere/log").read_text()
+    assert (tmp_path / "data/lake/manifest/green/2024-01.json").is_file()
 
 
 @pytest.mark.torture

@@ -96,13 +96,17 @@ def test_the_check_of_a_source_fails_when_a_month_is_overdue_or_there_is_none(ht
 
 
 @pytest.mark.parametrize(
-    ("address", "link"),
+    ("place", "shown"),
     [
-        ("/data/lake/reports/coverage.html", "file:///data/lake/reports/coverage.html"),
-        ("gs://taxis/tlc/reports/a.html", "https://storage.cloud.google.com/taxis/tlc/reports/a.html"),
-        ("s3://taxis/r/a.html", "https://s3.console.aws.amazon.com/s3/object/taxis?prefix=r/a.html"),
-        ("https://a.blob.core.windows.net/taxis/a.html", "https://a.blob.core.windows.net/taxis/a.html"),
+        # A browser opens no file:// link from a page of Prefect's UI.
+        ("/data/lake/reports/a.html", "`/data/lake/reports/a.html`"),
+        ("gs://taxis/r/a.html", "[gs://taxis/r/a.html](https://storage.cloud.google.com/taxis/r/a.html)"),
+        (
+            "s3://taxis/r/a.html",
+            "[s3://taxis/r/a.html](https://s3.console.aws.amazon.com/s3/object/taxis?prefix=r/a.html)",
+        ),
+        ("https://a.blob/taxis/a.html", "[https://a.blob/taxis/a.html](https://a.blob/taxis/a.html)"),
     ],
 )
-def test_a_page_in_a_lake_has_a_link_for_a_browser(address: str, link: str) -> None:
-    assert link_to(address) == link
+def test_a_page_in_a_lake_is_a_link_that_opens_or_a_path(place: str, shown: str) -> None:
+    assert link_to(place) == shown

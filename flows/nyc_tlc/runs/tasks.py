@@ -50,6 +50,7 @@ from nyc_tlc.planning.report import format_plan
 from nyc_tlc.profiles.connections import check_part
 from nyc_tlc.profiles.opening import name_lake, open_lake, open_warehouse
 from nyc_tlc.runs.flow_runs import newest_allowed, rename_run
+from nyc_tlc.runs.lineage import tell_loaded, tell_published
 from nyc_tlc.runs.month_report import format_answers_markdown, format_quality_report
 from nyc_tlc.runs.progress import bar
 from nyc_tlc.runs.run_logs import join_prefect
@@ -139,15 +140,11 @@ def clean(fetched: FetchedFile, plan: MonthPlan, options: MonthOptions, folder: 
 @step("publish {plan.name}")
 def publish(cleaned: CleanedMonth, plan: MonthPlan, options: MonthOptions) -> Manifest:
     """Check the row counts and publish the month, if the lake still has the month that the plan found."""
-    return publish_month(
-        cleaned,
-        read_contract(plan.color),
-        open_lake(options.profile),
-        plan.manifest_version,
-        plan.planned_at,
-        flow_run.id,
-        force=options.force,
-    )
+    contract, lake = read_contract(plan.color), open_lake(options.profile)
+    version, began = plan.manifest_version, plan.planned_at
+    manifest = publish_month(cleaned, contract, lake, version, began, flow_run.id, force=options.force)
+    tell_published(manifest, lake, options.profile)
+    return manifest
 
 
 @step("report {manifest.name}")
@@ -174,7 +171,10 @@ def load(manifest: Manifest, options: MonthOptions, kind: Kind) -> tuple[Load, b
         with slot(f"taxi-warehouse-{kind}"):
             return load_month(file, warehouse, flow_run.id, force=options.force)
 
-    return repeat_load(manifest.name, attempt)
+    loaded, new = repeat_load(manifest.name, attempt)
+    if new:
+        tell_loaded(manifest, warehouse, options.profile)
+    return loaded, new
 
 
 def repeat_load(name: str, attempt: Callable[[], R]) -> R:
@@ -290,15 +290,15 @@ def list_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) ->
         log.warning("%s: the table of months was not written: %s", ", ".join(colors), error)
 
 
-def link_to(address: str) -> str:
-    """Return what a browser opens for an object of a lake: its file, or its page in the cloud's console."""
-    scheme, _, rest = address.partition("://")
+def link_to(place: str) -> str:
+    """Return an object of a lake as Markdown: a link to its page in the cloud, or a path, which no browser opens."""
+    scheme, _, rest = place.partition("://")
     if scheme == "gs":
-        return f"https://storage.cloud.google.com/{rest}"
+        return f"[{place}](https://storage.cloud.google.com/{rest})"
     if scheme == "s3":
         bucket, _, key = rest.partition("/")
-        return f"https://s3.console.aws.amazon.com/s3/object/{bucket}?prefix={key}"
-    return address if rest else Path(address).absolute().as_uri()
+        return f"[{place}](https://s3.console.aws.amazon.com/s3/object/{bucket}?prefix={key})"
+    return f"[{place}]({place})" if rest else f"`{Path(place).absolute()}`"
 
 
 def tell_age(newest: NewestMonth, profile: str) -> None:
@@ -334,12 +334,8 @@ def _link_to_run_forms(color: Color, gaps: Sequence[Month]) -> str:
 
 def _link_to_months(color: Color, profile: str) -> str:
     """Return a Markdown link to the table of a colour's months; empty if the run's server has no UI."""
-    ui = PREFECT_UI_URL.value()
-    return (
-        f"\n[All months of {color}]({ui}/artifacts/key/{artifact_key('months', color, name_lake(profile))})\n"
-        if ui
-        else ""
-    )
+    ui, key = PREFECT_UI_URL.value(), artifact_key("months", color, name_lake(profile))
+    return f"\n[All months of {color}]({ui}/artifacts/key/{key})\n" if ui else ""
 
 
 def artifact_key(*parts: str) -> str:

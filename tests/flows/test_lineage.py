@@ -1,0 +1,171 @@
+"""What a run tells others about the months that it made: events of Prefect's assets, and OpenLineage's run events."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import attr
+import jsonschema
+import pytest
+import urllib3
+from openlineage.client import event_v2
+
+from conftest import PrefectServer
+from nyc_tlc.month import Month
+from stand_ins.serving import serving
+from waiting import eventually, free_port
+
+MONTH = ("--color", "green", "--year", "2024", "--month", "1", "--source", "sample")
+MATERIALIZED = "prefect.asset.materialization.succeeded"
+FACETS = {
+    "type": "object",
+    "additionalProperties": {
+        "type": "object",
+        "required": ["_producer", "_schemaURL"],
+        "properties": {name: {"type": "string", "format": "uri"} for name in ("_producer", "_schemaURL")},
+    },
+}
+DATASETS = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["namespace", "name"],
+        "properties": {
+            **{name: {"type": "string", "minLength": 1} for name in ("namespace", "name")},
+            **dict.fromkeys(("facets", "inputFacets", "outputFacets"), FACETS),
+        },
+    },
+}
+#: What version 2-0-2 of OpenLineage asks of a run event.
+RUN_EVENT = {
+    "type": "object",
+    "required": ["run", "job", "eventTime", "producer", "schemaURL"],
+    "properties": {
+        "eventType": {"enum": ["START", "RUNNING", "COMPLETE", "ABORT", "FAIL", "OTHER"]},
+        "eventTime": {"type": "string", "format": "date-time"},
+        "producer": {"type": "string", "format": "uri"},
+        "schemaURL": {"const": "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"},
+        "run": {
+            "type": "object",
+            "required": ["runId"],
+            "properties": {"runId": {"type": "string", "format": "uuid"}, "facets": FACETS},
+        },
+        "job": {
+            "type": "object",
+            "required": ["namespace", "name"],
+            "properties": {"namespace": {"type": "string"}, "name": {"type": "string"}, "facets": FACETS},
+        },
+        "inputs": DATASETS,
+        "outputs": DATASETS,
+    },
+}
+
+
+@dataclass
+class Collector:
+    """An HTTP server that takes OpenLineage's events.
+
+    Attributes:
+        url: Its address.
+        events: What it was sent, with the path and the header Authorization of each request.
+    """
+
+    url: str = ""
+    events: list[tuple[str, str | None, dict[str, Any]]] = field(default_factory=list)
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """Serve a collector."""
+    collector = Collector()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            collector.events.append((self.path, self.headers["Authorization"], body))
+            self.send_response(201)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Log nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    with serving(server):
+        collector.url = f"http://127.0.0.1:{server.server_port}"
+        yield collector
+
+
+def materialized(server: PrefectServer, home: Path) -> dict[str, dict[str, Any]]:
+    """Return the assets whose events the server has and whose place is in a folder: key -> the event."""
+    api = urllib3.PoolManager()
+    found = api.request("POST", f"{server.url}/events/filter", json={"filter": {"event": {"name": [MATERIALIZED]}}})
+    events = found.json()["events"]
+    api.clear()
+    here = [each for each in events if str(home) in each["payload"]["place"]]
+    assert len({each["resource"]["prefect.resource.id"] for each in here}) == len(here)
+    return {each["resource"]["prefect.resource.id"]: each for each in here}
+
+
+def test_a_month_is_told_of_once_as_an_asset_and_as_a_run_of_openlineage(
+    prefect_server: PrefectServer, collector: Collector, own_environment: Path
+) -> None:
+    told = {"OPENLINEAGE_URL": collector.url, "OPENLINEAGE_API_KEY": "planted-4a1b", "TLC_SAMPLE_ROWS": "1000"}
+    runs = [prefect_server.run("flows/etl_month.py", *MONTH, **told) for _ in range(2)]
+    assert [run.returncode for run in runs] == [0, 0], runs[0].stderr
+    manifest = json.loads((own_environment / "lake/manifest/green/2024-01.json").read_text())
+
+    in_lake, warehouse = "lake://local-home/green/2024-01", own_environment / "warehouse.duckdb"
+    loaded = f"duckdb://{warehouse}/green_trip_data/2024-01"
+    # The second run made nothing, so each is there once.
+    assets = eventually(lambda: len(found := materialized(prefect_server, own_environment)) == 2 and found, every=0.2)
+    assert assets.keys() == {in_lake, loaded}
+    expected = {
+        "rows": manifest["clean"]["rows"],
+        "source_rows": 1000,
+        "quarantine_rows": manifest["quarantine"]["rows"],
+        "clean_sha256": manifest["clean"]["sha256"],
+        "source_sha256": manifest["source"]["sha256"],
+        "source": "sample://green/2024-01/1000",
+    }
+    clean = str(own_environment / "lake" / manifest["clean"]["key"])
+    assert assets[in_lake]["payload"] == expected | {"place": clean}
+    assert assets[loaded]["payload"] == expected | {"place": str(warehouse)}
+    related = {each["prefect.resource.role"]: each["prefect.resource.id"] for each in assets[loaded]["related"]}
+    assert related["asset"] == in_lake
+    assert related["flow-run"] == f"prefect.flow-run.{manifest['flow_run_id']}"
+
+    ((path, authorization, event),) = collector.events
+    assert (path, authorization) == ("/api/v1/lineage", "Bearer planted-4a1b")
+    assert "planted" not in json.dumps([event, assets]) + runs[0].stdout + runs[0].stderr
+    jsonschema.validate(event, RUN_EVENT, format_checker=jsonschema.FormatChecker())
+    # The client's own classes take it.
+    attr.evolve(event_v2.RunEvent(**{name: each for name, each in event.items() if name != "schemaURL"}))
+    assert UUID(event["run"]["runId"]).version == 5
+    assert (event["eventType"], event["job"]["name"]) == ("COMPLETE", "etl-web-to-gcs/green")
+    assert event["run"]["facets"]["nominalTime"]["nominalEndTime"] == f"{Month(2024, 2).first_day}T00:00:00Z"
+    (source,), (rows, rejected) = event["inputs"], event["outputs"]
+    assert (source["namespace"], source["name"]) == ("sample://green", "2024-01/1000")
+    assert source["inputFacets"]["inputStatistics"]["rowCount"] == 1000
+    assert (rows["namespace"], rows["name"]) == ("file", str(Path(clean).parent))
+    statistics = [each["outputFacets"]["outputStatistics"]["rowCount"] for each in (rows, rejected)]
+    assert statistics == [expected["rows"], expected["quarantine_rows"]]
+    assert rows["facets"]["version"]["datasetVersion"] == expected["clean_sha256"]
+    assert {"name": "pickup_datetime", "type": "timestamp"}.items() <= rows["facets"]["schema"]["fields"][1].items()
+
+
+@pytest.mark.parametrize("url", ["http://me:planted@127.0.0.1:{port}", "planted"])
+def test_a_collector_that_takes_nothing_costs_one_warning(
+    prefect_server: PrefectServer, own_environment: Path, url: str
+) -> None:
+    told = {"OPENLINEAGE_URL": url.format(port=free_port()), "TLC_SAMPLE_ROWS": "10"}
+    done = prefect_server.run("flows/etl_web_to_gcs.py", *MONTH, **told)
+    assert done.returncode == 0, done.stderr
+    assert (own_environment / "lake/manifest/green/2024-01.json").is_file()
+    (warning,) = [line for line in done.stderr.splitlines() if "lineage" in line.lower() or "WARN" in line]
+    assert "green 2024-01: no event for OPENLINEAGE_URL" in warning
+    assert "me:planted" not in done.stderr
