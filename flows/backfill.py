@@ -72,7 +72,7 @@ def backfill(
         colors: Which trip records.
         start: The first month, YYYY-MM, or the month of a day, YYYY-MM-DD.
         end: The last month, or the month of a day; the newest that can be published if left out.
-        last: Instead of start and end, a number of months up to the newest that can be published, or of days in them, 7d.
+        last: Instead of start and end, a number of months up to the newest that can be published, or of days, like 7d.
         older: Also the months before these that failed, are missing in the lake after its first, are outdated or are
             not in a warehouse; each day a share of all others, to see whether their source or their files changed.
             The troubles that are found are kept in the lake's troubles.json and told once.

@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     )
     source: str = Field("tlc", description="Where months come from, unless a flow's parameter says otherwise")
     profile: str = Field("local", description="Which set of blocks to use, unless a flow's parameter says otherwise")
+    rules: Path | None = Field(None, description="A file with rules of your own (docs/rules.md)")
     strict: bool = Field(False, description="Fail on columns the contract doesn't know instead of reporting them")
     max_rejected: float = Field(
         50, ge=0, le=100, description="Percent of a month's rows that may be rejected; more, and it is not published"
@@ -51,11 +52,16 @@ class Settings(BaseSettings):
     warehouse_wait: float = Field(600, ge=0, description="Seconds that a load waits for other users of a warehouse")
     bigquery_location: str = Field("US", description="Where a missing dataset is created if there is no bucket")
 
-    @field_validator("home")
+    @field_validator("rules", mode="before")
     @classmethod
-    def _start_in_clone(cls, home: Path) -> Path:
+    def _read_empty_as_none(cls, rules: Path | str | None) -> Path | str | None:
+        return rules or None
+
+    @field_validator("home", "rules")
+    @classmethod
+    def _start_in_clone(cls, path: Path | None) -> Path | None:
         # In the clone the path stays short, for what is printed.
-        return home.expanduser() if Path.cwd() == CLONE else CLONE / home.expanduser()
+        return path and (path.expanduser() if Path.cwd() == CLONE else CLONE / path.expanduser())
 
     @field_validator("source_schemes")
     @classmethod

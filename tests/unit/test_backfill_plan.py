@@ -44,8 +44,8 @@ NOW = Month(2024, 6)
         (["green"], None, None, 1, "7d", ["2024-04"]),
         (["green"], None, None, 1, "31d", ["2024-03", "2024-04"]),
     ],
-    ids=["a range", "every third", "not before the first", "up to the newest", "the last four", "a colour twice"]
-    + ["days", "a day and a month", "the last days", "the last days of two months"],
+    ids="a_range every_third not_before_the_first up_to_the_newest the_last_four a_colour_twice"
+    " days a_day_and_a_month the_last_days the_last_days_of_two_months".split(),
 )
 def test_the_months_that_are_meant(
     colors: list[str], start: str, end: str, every: int, last: int | str, expected: list[str]

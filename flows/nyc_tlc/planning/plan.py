@@ -48,8 +48,8 @@ def list_months(
         if isinstance(last, int):
             start = str(newest.plus(1 - last))
         else:
-            days = int(last.removesuffix("d"))
-            start, end = str((newest.end - timedelta(days)).date()), str((newest.end - timedelta(1)).date())
+            first_day, last_day = (newest.end - timedelta(days) for days in (int(last.removesuffix("d")), 1))
+            start, end = str(first_day.date()), str(last_day.date())
     first_asked = _find_month(start) if start else None
     last_asked = _find_month(end) if end else newest
     days = [text for text in (start, end) if text and _is_day(text)]
