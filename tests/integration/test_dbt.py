@@ -22,7 +22,7 @@ from nyc_tlc.warehouse.protocol import Kind, Warehouse
 from waiting import eventually
 
 FEBRUARY = Month(2024, 2)
-MODELS = dbt.MODELS_SCHEMA
+MODELS = "ny_taxi_models"
 DAYS = f"SELECT file_month, trips, total_amount FROM {MODELS}.fct_daily_trips ORDER BY 1"
 
 
