@@ -137,10 +137,10 @@ def test_limits_that_are_kept_change_nothing_but_the_version(own_rules: OwnRules
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("purple: {}", "purple: not a colour"),
+        ("purple: {}", "purple.[key]: Input should be 'yellow', 'green'"),
         ("green: {zero_distance: {severty: reject}}", "green.zero_distance: unknown key severty"),
         ("green: {zero_distance: {severity: stop}}", "green.zero_distance.severity: "),
-        ("green: {zero_distance: 5}", "green.zero_distance: it has to have keys"),
+        ("green: {zero_distance: 5}", "green.zero_distance: "),
         ("green: {mine: {severity: warn, when: fare > 1, why: So.}}", "green.mine.when: not usable"),
         ("green: {mine: {severity: warn, when: 'fare_amount > 1 +', why: So.}}", "green.mine.when: not usable"),
         ("green: {mine: {severity: warn, when: 'fare_amount > AVG(fare_amount)', why: So.}}", "green.mine.when: "),
@@ -149,8 +149,8 @@ def test_limits_that_are_kept_change_nothing_but_the_version(own_rules: OwnRules
         ("green: {mine: {when: fare_amount > 1, why: So.}}", "green.mine: when and severity go together"),
         ("green: {mine: {at_least: many, why: So.}}", "green.mine.at_least: "),
         ("green: {mine: {at_least: 5 rows}}", "green.mine.why: missing or empty"),
-        ("green: {no_pickup_time: {severity: warn}}", "green.no_pickup_time: not a name"),
-        ("green: {bad_value:fare: {at_least: 5 rows, why: So.}}", "green.bad_value:fare: "),
+        ("green: {no_pickup_time: {severity: warn}}", "green.no_pickup_time.[key]: not a name"),
+        ("green: {bad_value:fare: {at_least: 5 rows, why: So.}}", "green.bad_value:fare.[key]: not a name"),
         ("green: {a: b: c}", "not valid YAML in line 1"),
     ],
 )

@@ -73,6 +73,7 @@ class Asked:
     """A warehouse that only records the query."""
 
     place = "nowhere"
+    schema = "ny_taxi"
 
     def query(self, sql: str) -> list[tuple[object, ...]]:
         self.sql = sql

@@ -55,18 +55,11 @@ def mcp(*, warehouse: Kind | None = None, profile: Profile = None) -> int:
         with _taking_turns():
             return to_json(door.ask(sql, profile, kind))
 
-    @server.tool()
-    def describe() -> str:
-        """Describe the tables and their columns."""
-        return describe_tables(schema)
-
-    @server.tool()
-    @server.resource("nyc-tlc://questions", mime_type="text/markdown")
-    def questions() -> str:
-        """List questions to try, with their SQL."""
-        return describe_questions(schema)
-
+    describe, questions = (lambda: describe_tables(schema)), (lambda: describe_questions(schema))
+    server.tool("describe", description="Describe the tables and their columns.")(describe)
+    server.tool("questions", description="List questions to try, with their SQL.")(questions)
     server.resource("nyc-tlc://data-dictionary", mime_type="text/markdown")(make_dictionary)
+    server.resource("nyc-tlc://questions", name="questions", mime_type="text/markdown")(questions)
     server.run()
     return 0
 

@@ -82,10 +82,8 @@ def _check_rows(cleaned: CleanedMonth, contract: Contract) -> None:
 def _check_limits(manifest: Manifest, contract: Contract) -> None:
     """Check the month by the limits of its rules, on the counts that its report shows."""
     counts, rows = manifest.warnings | manifest.quarantine.rules, manifest.source.rows
-    for rule in contract.rules:
-        count = counts.get(rule.name) if rule.when else manifest.clean.rows
-        if count is None or not rule.is_about(manifest.month_keys.month):
-            continue
+    for rule in (rule for rule in contract.rules if rule.is_about(manifest.month_keys.month)):
+        count = counts[rule.name] if rule.when else manifest.clean.rows
         if limit := rule.find_failed_limit(count, rows):
             raise SourceError(
                 f"{manifest.name}: the rule {rule.name} ({rule.file or f'{contract.color}.yaml'}) fails for the month",

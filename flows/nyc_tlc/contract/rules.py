@@ -12,15 +12,30 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from nyc_tlc.errors import ArgumentError, ConfigurationError, first_line
-from nyc_tlc.month import COLORS, Color, Month
-from nyc_tlc.yaml_files import StrictModel, read_yaml, validate
+from nyc_tlc.month import Color, Month
+from nyc_tlc.yaml_files import StrictModel, explain, read_yaml, validate
 
 #: Functions of several rows: an average would be that of the rows that happen to be checked together.
 SEVERAL_ROWS = re.compile(r"\b(AVG|COUNT|FIRST|LAST|MAX|MEDIAN|MIN|QUANTILE\w*|STD\w*|SUM|VAR\w*)\s*\(|\bOVER\b", re.I)
 Limit = Annotated[str, Field(pattern=r"^\d+(\.\d+)? ?(rows|%)$")]
+
+
+def _check_name(name: str) -> str:
+    # These two stay as they are: a line that is no record, and a row that no day's file could have.
+    if name in ("unparseable", "no_pickup_time") or not re.fullmatch("[a-z][a-z0-9_]*", name):
+        raise ValueError(
+            "not a name for a rule of yours: lowercase letters, digits and _, and not that of a fixed rule"
+        )
+    return name
+
+
+#: The user's file: colour -> rule -> what is stated about it.
+OWN_RULES: TypeAdapter[dict[Color, dict[str, dict[str, Any] | None] | None]] = TypeAdapter(
+    dict[Color, dict[Annotated[str, AfterValidator(_check_name)], dict[str, Any] | None] | None]
+)
 
 
 class RuleTerms(StrictModel):
@@ -99,34 +114,18 @@ def read_rules(
     return tuple(rules)
 
 
-def _read_own(path: Path, color: Color) -> dict[str, dict[str, Any]]:
+def _read_own(path: Path, color: Color) -> dict[str, dict[str, Any] | None]:
     """Return the rules that the user's file has for a colour."""
-    content = read_yaml(path) or {}
-    if not isinstance(content, dict) or set(content) - set(COLORS):
-        key = next((f"{key}: " for key in content if key not in COLORS), "")
-        raise ConfigurationError(f"{path}: {key}not a colour", expected=", ".join(COLORS))
-    own = content.get(color) or {}
-    if not isinstance(own, dict):
-        raise ConfigurationError(f"{path}: {color}: it has no rules", expected="the name of each rule as a key")
-    for name, terms in own.items():
-        # These two stay as they are: a line that is no record, and a row that no day's file could have.
-        if not re.fullmatch(r"(?!(unparseable|no_pickup_time)$)[a-z][a-z0-9_]*", str(name)):
-            expected = "lowercase letters, digits and _; neither unparseable nor no_pickup_time"
-            raise ConfigurationError(f"{path}: {color}.{name}: not a name for a rule of yours", expected=expected)
-        if not isinstance(terms, dict):
-            raise ConfigurationError(f"{path}: {color}.{name}: it has to have keys", expected="severity, when, why…")
-    return own
+    try:
+        return OWN_RULES.validate_python(read_yaml(path) or {}).get(color) or {}
+    except ValidationError as error:
+        raise explain(error, path, ()) from None
 
 
 def check_own_conditions(
     rules: Sequence[Rule], codes: Mapping[str, Iterable[int | str]], columns: Mapping[str, pl.DataType], place: str
 ) -> None:
-    """Check the conditions of the user's rules on a table without rows.
-
-    Args:
-        codes: The name of each code table -> its codes.
-        columns: The clean columns and their types.
-        place: The file and the colour, for errors.
+    """Check the conditions of the user's rules on a table without rows; ``place`` is the file and the colour.
 
     Raises:
         ConfigurationError: naming the rule whose ``when`` is not SQL, or no condition on a row.

@@ -12,21 +12,21 @@ from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.tables import Field, Table, quarantine_table, trip_table
 
 BUCKET = "gs://YOUR_BUCKET"
-HEADER = """\
+#: Beside the dataset of the loaded tables, which have the same names.
+DATASET = f"{read_settings().schema_name}_lake"
+HEADER = f"""\
 -- External tables of BigQuery over the lake's files. Written by `make docs` from flows/nyc_tlc/contract/.
--- Put your bucket, with its folder if it has one, in place of {bucket}. The dataset has to be where the bucket is.
+-- Put your bucket, with its folder if it has one, in place of {BUCKET}. The dataset has to be where the bucket is.
 -- year and month are the folders' names: a query that asks for them reads those folders only.
 -- While a month is replaced, its folder can have two files for a moment. The tables that are loaded never show that.
 
-CREATE SCHEMA IF NOT EXISTS `{dataset}`;
+CREATE SCHEMA IF NOT EXISTS `{DATASET}`;
 """
 
 
 def describe_external_tables() -> str:
     """Return the file's text."""
-    return "\n".join(
-        [HEADER.format(bucket=BUCKET, dataset=_name_dataset()), *(f"{statement};\n" for statement in list_statements())]
-    )
+    return "\n".join([HEADER, *(f"{statement};\n" for statement in list_statements())])
 
 
 def list_statements() -> list[str]:
@@ -38,16 +38,11 @@ def list_statements() -> list[str]:
     ]
 
 
-def _name_dataset() -> str:
-    """Return a dataset beside that of the loaded tables, which have the same names."""
-    return f"{read_settings().schema_name}_lake"
-
-
 def _create(folder: str, color: Color, table: Table) -> str:
     columns = ",\n".join(f"  {_column(field)}" for field in table.fields)
     prefix = f"{BUCKET}/{folder}/{color}"
     return (
-        f"CREATE OR REPLACE EXTERNAL TABLE `{_name_dataset()}.{table.name}` (\n{columns}\n)\n"
+        f"CREATE OR REPLACE EXTERNAL TABLE `{DATASET}.{table.name}` (\n{columns}\n)\n"
         "WITH PARTITION COLUMNS (year INT64, month INT64)\n"
         "OPTIONS (\n"
         "  format = 'PARQUET',\n"

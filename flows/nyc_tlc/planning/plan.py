@@ -52,7 +52,7 @@ def list_months(
             start, end = str(first_day.date()), str(last_day.date())
     first_asked = _find_month(start) if start else None
     last_asked = _find_month(end) if end else newest
-    days = [text for text in (start, end) if text and _is_day(text)]
+    days = [text for text in (start, end) if text and len(text) > len("YYYY-MM")]
     if days:
         if days != sorted(days):
             raise ArgumentError(f"there are no days from {start} to {end}", fix="check --start and --end")
@@ -69,18 +69,12 @@ def list_months(
     return sorted(asked, key=lambda each: (each[1], each[0]))
 
 
-def _is_day(text: str) -> bool:
-    return len(text) > len("YYYY-MM")
-
-
 def _find_month(text: str) -> Month:
     """Return the month of a text like ``2024-01`` or ``2024-01-25``."""
-    if not _is_day(text):
-        return Month.parse(text)
     try:
         day = date.fromisoformat(text)
     except ValueError:
-        raise ArgumentError(f"no such day: {text!r}", expected="YYYY-MM-DD") from None
+        return Month.parse(text)
     return Month(day.year, day.month)
 
 

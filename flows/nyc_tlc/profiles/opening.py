@@ -89,13 +89,8 @@ def find_schema(profile: str) -> str:
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        found = client.read_variable_by_name(schema_variable(profile))
+        found = client.read_variable_by_name(f"{name_blocks(profile)}-schema")
     return str(found.value) if found else settings.schema_name
-
-
-def schema_variable(profile: str) -> str:
-    """Return the name of Prefect's variable that has the schema which a profile's file names."""
-    return f"{name_blocks(profile)}-schema"
 
 
 def open_broker_settings(profile: str) -> dict[str, Any]:

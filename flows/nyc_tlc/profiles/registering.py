@@ -20,14 +20,7 @@ from prefect.variables import Variable
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, create_model
 
 from nyc_tlc.errors import ConfigurationError
-from nyc_tlc.profiles.opening import (
-    LAKES,
-    find_block,
-    import_block,
-    name_blocks,
-    schema_variable,
-    without_storage_warning,
-)
+from nyc_tlc.profiles.opening import LAKES, find_block, import_block, name_blocks, without_storage_warning
 from nyc_tlc.settings import SchemaName
 from nyc_tlc.yaml_files import StrictModel, explain, fill_in, read_yaml, validate
 
@@ -237,7 +230,7 @@ def register(profile: str, blocks: list[Block], schema: str | None = None) -> di
         block.save(name, overwrite=True)
     stay = (f"{slug}/{name}" for slug in SECTIONS if f"{slug}/{name}" not in done and find_block(profile, slug))
     done |= dict.fromkeys(stay, "unused")
-    variable = schema_variable(profile)
+    variable = f"{name}-schema"
     before = Variable.get(variable)
     if schema:
         Variable.set(variable, schema, overwrite=True)
