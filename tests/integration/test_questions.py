@@ -234,7 +234,7 @@ def test_the_models_have_what_the_page_shows(
     monkeypatch.setattr(
         dbt, "open_dbt_target", lambda *_: ({"type": "duckdb", "path": str(tmp_path / "warehouse.duckdb")}, {})
     )
-    assert not dbt.find_failed(dbt.run_dbt("test", "duckdb", "run"))
+    assert not dbt.find_failed(dbt.run_dbt("local", "duckdb", "run"))
     columns = {"total_amount": "revenue", "trip_distance": "miles", "trip_duration_minutes": "minutes"}
     sums = ", ".join(f"sum({name}), sum({name}_left_out)" for name in columns)
     found = warehouse.query(
