@@ -36,9 +36,9 @@ def register(profile: str, /) -> int:
             f"there is no profile {profile!r}", expected=profiles, fix=f"create blocks/profiles/{file.name}"
         )
     file = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
-    blocks = registering.read_blocks(file, read_variables())
+    blocks, schema = registering.read_blocks(file, read_variables())
     find_server()
-    for block, done in registering.register(profile, blocks).items():
+    for block, done in registering.register(profile, blocks, schema).items():
         sys.stdout.write(f"{done}  {block}\n")
     return 0
 

@@ -35,10 +35,10 @@ Environment variables, or `.env` in the clone. A relative `TLC_HOME` is below th
 
 def make_reference() -> str:
     """Return the page as Markdown."""
-    settings = [
-        f"| `TLC_{name.upper()}` | `{_show(field.default)}` | {field.description} |"
-        for name, field in Settings.model_fields.items()
-    ]
+    settings = []
+    for name, field in Settings.model_fields.items():
+        variable = field.validation_alias or f"TLC_{name.upper()}"
+        settings.append(f"| `{variable}` | {_show_default(field.default)} | {field.description} |")
     return HEAD + "".join(map(_describe_flow, FLOWS)) + SETTINGS + "\n".join(settings) + "\n"
 
 
@@ -50,12 +50,17 @@ def _describe_flow(name: str) -> str:
 
 
 def _describe_option(name: str, schema: dict[str, Any]) -> str:
-    default = "required" if "default" not in schema else "" if schema["default"] is None else _show(schema["default"])
+    default = _show_default(schema["default"]) if "default" in schema else "`required`"
     text = schema.get("description", "").replace("|", "\\|")
     choices = schema.get("enum") or schema.get("items", {}).get("enum") or []
     if choices:
         text = f"{text} One of {', '.join(f'`{choice}`' for choice in choices)}."
-    return f"| `--{name.replace('_', '-')}` | {f'`{default}`' if default else ''} | {text} |"
+    return f"| `--{name.replace('_', '-')}` | {default} | {text} |"
+
+
+def _show_default(value: object) -> str:
+    shown = "" if value is None else _show(value)
+    return f"`{shown}`" if shown else ""
 
 
 def _show(value: object) -> str:

@@ -35,14 +35,16 @@ from nyc_tlc.source.location import redact_url
 
 log = logging.getLogger("nyc_tlc.backfill")
 
+MonthOrDay = Annotated[str, Field(pattern=r"^\d{4}-\d{2}(-\d{2})?$")]
+
 
 @flow(flow_run_name=backfill_name, **RUN_OPTIONS)
 def backfill(
     colors: list[Color] = list(COLORS),  # noqa: B006  the UI's form shows this default
-    start: Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")] | None = None,
-    end: Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")] | None = None,
+    start: MonthOrDay | None = None,
+    end: MonthOrDay | None = None,
     *,
-    last: Annotated[int, Field(ge=1)] | None = None,
+    last: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9]\d{0,4}d$")] | None = None,
     older: bool = False,
     months: list[str] | None = None,
     all_months: bool = False,
@@ -68,9 +70,9 @@ def backfill(
 
     Args:
         colors: Which trip records.
-        start: The first month, YYYY-MM.
-        end: The last month, YYYY-MM; the newest that can be published if left out.
-        last: Instead of start and end, the number of months up to the newest that can be published.
+        start: The first month, YYYY-MM, or the month of a day, YYYY-MM-DD.
+        end: The last month, or the month of a day; the newest that can be published if left out.
+        last: Instead of start and end, a number of months up to the newest that can be published, or of days, like 7d.
         older: Also the months before these that failed, are missing in the lake after its first, are outdated or are
             not in a warehouse; each day a share of all others, to see whether their source or their files changed.
             The troubles that are found are kept in the lake's troubles.json and told once.

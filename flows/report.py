@@ -19,7 +19,7 @@ from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.plan import list_months, plan_months
 from nyc_tlc.planning.record import read_last_catch_up
 from nyc_tlc.planning.troubles import read_troubles
-from nyc_tlc.profiles.opening import choose_warehouses, open_lake
+from nyc_tlc.profiles.opening import choose_warehouses, find_schema, open_lake
 from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.flow_runs import RUN_OPTIONS, Outcome, profile_run_name
 from nyc_tlc.runs.options import Profile
@@ -47,7 +47,7 @@ def report(*, profile: Profile = None, source: str | None = None, offline: bool 
     months = read_coverage(lake, loads, plans)
     ui = PREFECT_UI_URL.value()
     coverage = write_coverage_page(lake, months, list(loads), notes, f"{ui}/runs/flow-run/" if ui else "")
-    trips = [page for color in COLORS if (page := write_trips_page(lake, color))]
+    trips = [page for color in COLORS if (page := write_trips_page(lake, color, find_schema(profile)))]
     catalog = write_catalog(lake)
 
     written = {"page": [coverage, *trips], "catalog": [catalog]}

@@ -13,6 +13,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -183,15 +184,14 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture
-def reopen(kind: Kind, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Warehouse]:
+def reopen(kind: Kind, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Warehouse]:
     """Return a function that opens the test's warehouse."""
     if kind == "duckdb":
-        return lambda: DuckDbWarehouse(tmp_path / "warehouse.duckdb")
+        return partial(DuckDbWarehouse, tmp_path / "warehouse.duckdb")
     if kind == "postgres":
-        parameters = request.getfixturevalue("postgres")
-        return lambda: PostgresWarehouse(parameters)
+        return partial(PostgresWarehouse, request.getfixturevalue("postgres"))
     url = request.getfixturevalue("big_query").url
-    return lambda: BigQueryWarehouse(client(url))
+    return lambda **more: BigQueryWarehouse(client(url), **more)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -15,10 +16,18 @@ if not (CLONE / "prefect.yaml").is_file():
     CLONE = Path()
 
 
+#: The schema or dataset of all tables, unless it is set.
+DEFAULT_SCHEMA = "ny_taxi"
+#: It stands without quotes in all SQL, where aliases have one letter; Postgres takes 63 characters.
+SchemaName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,62}$")]
+
+
 class Settings(BaseSettings):
     """The settings of a run besides its parameters; ``TLC_HOME`` sets ``home`` and so on."""
 
-    model_config = SettingsConfigDict(env_prefix="TLC_", env_file=CLONE / ".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="TLC_", env_file=CLONE / ".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     home: Path = Field(
         Path("data"),
@@ -27,6 +36,13 @@ class Settings(BaseSettings):
     )
     source: str = Field("tlc", description="Where months come from, unless a flow's parameter says otherwise")
     profile: str = Field("local", description="Which set of blocks to use, unless a flow's parameter says otherwise")
+    # A model can't have a field of the name schema.
+    schema_name: SchemaName = Field(
+        DEFAULT_SCHEMA,
+        validation_alias="TLC_SCHEMA",
+        description="Schema or dataset of the tables in all warehouses; a profile's file can name another",
+    )
+    rules: Path | None = Field(None, description="A file with rules of your own (docs/rules.md)")
     strict: bool = Field(False, description="Fail on columns the contract doesn't know instead of reporting them")
     max_rejected: float = Field(
         50, ge=0, le=100, description="Percent of a month's rows that may be rejected; more, and it is not published"
@@ -51,11 +67,11 @@ class Settings(BaseSettings):
     warehouse_wait: float = Field(600, ge=0, description="Seconds that a load waits for other users of a warehouse")
     bigquery_location: str = Field("US", description="Where a missing dataset is created if there is no bucket")
 
-    @field_validator("home")
+    @field_validator("home", "rules")
     @classmethod
-    def _start_in_clone(cls, home: Path) -> Path:
+    def _start_in_clone(cls, path: Path | None) -> Path | None:
         # In the clone the path stays short, for what is printed.
-        return home.expanduser() if Path.cwd() == CLONE else CLONE / home.expanduser()
+        return path and (path.expanduser() if Path.cwd() == CLONE else CLONE / path.expanduser())
 
     @field_validator("source_schemes")
     @classmethod
@@ -81,7 +97,7 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = "_".join(["TLC", *map(str, first["loc"])]).upper()
+        name = f"TLC_{str(first['loc'][0]).upper().removeprefix('TLC_')}"
         allowed = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ").partition(", unable")[0]
         raise ConfigurationError(
             f"the setting {name} is not usable", expected=allowed, got=str(first["input"])

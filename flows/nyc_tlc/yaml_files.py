@@ -35,10 +35,11 @@ class StrictModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_keys(cls, content: Any) -> Any:
-        allowed = ", ".join(cls.model_fields) or "no keys"
+        keys = [field.alias or name for name, field in cls.model_fields.items()]
+        allowed = ", ".join(keys) or "no keys"
         if not isinstance(content, dict):
             raise ValueError(f"it has to have keys; expected {allowed}")
-        if unknown := [key for key in content if key not in cls.model_fields]:
+        if unknown := [key for key in content if key not in keys]:
             raise ValueError(f"unknown key {unknown[0]}; expected {allowed}")
         return content
 

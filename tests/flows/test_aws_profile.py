@@ -37,7 +37,7 @@ def aws(prefect_server: PrefectServer, clear_environment: dict[str, str], store:
     }
     profile = Profile("aws", prefect_server, variables, clear_environment)
     with temporary_settings({PREFECT_API_URL: prefect_server.url, PREFECT_HOME: prefect_server.home}):
-        made = register("aws", read_blocks(ROOT / "blocks/profiles/aws.yaml", variables))
+        made = register("aws", *read_blocks(ROOT / "blocks/profiles/aws.yaml", variables))
         assert made == {"aws-credentials/taxi-aws": "created", "s3-bucket/taxi-aws": "created"}
         yield profile
     profile.unregister()

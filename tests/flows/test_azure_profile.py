@@ -31,7 +31,7 @@ def profile(prefect_server: PrefectServer, clear_environment: dict[str, str], az
 
 def test_the_lake_of_the_registered_profile_takes_a_month(profile: Profile, azure: Azure, tmp_path: Path) -> None:
     with temporary_settings({PREFECT_API_URL: profile.server.url, PREFECT_HOME: profile.server.home}):
-        made = register("azure", read_blocks(ROOT / "blocks/profiles/azure.yaml", profile.variables))
+        made = register("azure", *read_blocks(ROOT / "blocks/profiles/azure.yaml", profile.variables))
         assert list(made) == ["azure-blob-storage-credentials/taxi-azure", "azure-blob-storage-container/taxi-azure"]
         make_month(open_lake("azure"), green_parquet(trip()), tmp_path)
     assert "tlc/manifest/green/2024-01.json" in azure.names()

@@ -435,7 +435,7 @@ def test_automations_are_made_once_updated_by_name_and_removed_when_they_left_th
 
 def profile(content: str, folder: Path) -> list[Block]:
     (folder / "profile.yaml").write_text(content)
-    return read_blocks(folder / "profile.yaml", {})
+    return read_blocks(folder / "profile.yaml", {})[0]
 
 
 SLACK = f"slack-webhook: {{url: https://hooks.slack.com/services/T00/B00/{SECRET}}}"

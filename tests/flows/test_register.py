@@ -21,6 +21,7 @@ from prefect_gcp import GcpCredentials, GcsBucket
 from prefect_sqlalchemy import SqlAlchemyConnector
 
 from conftest import ROOT, PrefectServer
+from nyc_tlc.profiles.opening import find_schema
 from nyc_tlc.profiles.registering import SECTIONS, ConnectionInfo
 
 SECRET = "p@ss:w/o%r#d"
@@ -115,6 +116,27 @@ def test_dev_needs_one_variable_and_a_second_run_keeps_the_blocks(
     assert again.status == 0
     assert again.standings == dict.fromkeys(DEV, "updated")
     assert {block.id: block.data for block in client.read_block_documents()} == before
+
+
+def test_a_profiles_file_names_the_schema_of_its_tables(
+    client: SyncPrefectClient, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", SECRET)
+    assert find_schema("dev") == "ny_taxi"
+    for schema, standing in (("my_taxi", "created"), ("your_taxi", "updated")):
+        monkeypatch.setenv("TLC_SCHEMA", schema)
+        assert register("dev").standings["variable/taxi-dev-schema"] == standing
+    monkeypatch.setenv("TLC_SCHEMA", "this_one")
+    assert (find_schema("dev"), find_schema("local")) == ("this_one", "this_one")
+    # A worker that has no such variable finds the name that the profile was registered with.
+    monkeypatch.delenv("TLC_SCHEMA")
+    assert (find_schema("dev"), find_schema("local")) == ("your_taxi", "ny_taxi")
+    assert register("dev").standings["variable/taxi-dev-schema"] == "removed"
+    assert find_schema("dev") == "ny_taxi"
+    monkeypatch.setenv("TLC_SCHEMA", "My taxi")
+    wrong = register("dev")
+    assert (wrong.status, wrong.err.count("\n")) == (1, 1)
+    assert wrong.err.startswith("error: blocks/profiles/dev.yaml: schema: String should match pattern")
 
 
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # by a library of Prefect's

@@ -61,7 +61,7 @@ def registered(prefect_server: PrefectServer, gcp: Profile, dev: Profile, away: 
     with temporary_settings({PREFECT_API_URL: prefect_server.url, PREFECT_HOME: prefect_server.home}):
         for file, profile in (("gcp", gcp), ("dev", dev), ("dev", away)):
             wanted = registering.read_blocks(ROOT / f"blocks/profiles/{file}.yaml", profile.variables)
-            registering.register(profile.name, wanted)
+            registering.register(profile.name, *wanted)
 
 
 @pytest.fixture(scope="module")

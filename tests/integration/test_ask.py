@@ -123,7 +123,7 @@ def test_postgres_answers_selects_and_refuses_all_else(
     assert ask("SELECT 1 AS a, 'b%s' AS a -- both").rows == [(1, "b%s")]
     assert ask("SELECT 1 AS one WHERE false") == door.Answer(["one"], [], is_cut=False)
     assert len(ask("SELECT generate_series(1, 1000000)").rows) == door.MOST_ROWS
-    for question in list_questions():
+    for question in list_questions("ny_taxi"):
         assert ask(question["sql"]).rows
     monkeypatch.setattr(door, "SECONDS", 1)
     for endless in (
@@ -155,7 +155,7 @@ def test_bigquery_is_asked_what_a_query_is_before_it_runs(
         return door.ask(sql, "gcp", "bigquery")
 
     assert ask("SELECT row_count FROM ny_taxi.loads").rows == [(3,)]
-    for question in list_questions():
+    for question in list_questions("ny_taxi"):
         assert ask(question["sql"]).rows
     ran = len(big_query.statements)
     for sql in ("DROP TABLE ny_taxi.green_loads", "SELECT 1; SELECT 2", "DELETE FROM ny_taxi.green_loads WHERE true"):

@@ -22,7 +22,7 @@ from nyc_tlc.warehouse.protocol import Kind, Warehouse
 from waiting import eventually
 
 FEBRUARY = Month(2024, 2)
-MODELS = dbt.MODELS_SCHEMA
+MODELS = "ny_taxi_models"
 DAYS = f"SELECT file_month, trips, total_amount FROM {MODELS}.fct_daily_trips ORDER BY 1"
 
 
@@ -42,7 +42,7 @@ def build(
         url = request.getfixturevalue("big_query").url
         output = {"type": kind, "method": "oauth-secrets", "token": "any", "project": "test", "api_endpoint": url}
     monkeypatch.setattr(dbt, "open_dbt_target", lambda *_: (dict(output), {}))
-    return lambda *arguments: dbt.run_dbt("test", kind, *arguments)
+    return lambda *arguments: dbt.run_dbt("local", kind, *arguments)
 
 
 @pytest.fixture
@@ -121,6 +121,22 @@ def test_of_two_runs_that_find_a_month_due_one_adds_it(
             connection.commit()
         assert [dbt.find_failed(run.result()) for run in runs] == [[], []]
     assert warehouse.query(DAYS) == [(JANUARY.first_day, 2, 29.0), (FEBRUARY.first_day, 3, 43.5)]
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("kind", ["duckdb", "postgres"])
+def test_the_models_of_a_schema_of_ones_own_stand_beside_it(
+    build: Callable[..., list[dbt.NodeResult]],
+    reopen: Callable[..., Warehouse],
+    lake: FolderLake,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TLC_SCHEMA", "my_taxi")
+    mine = reopen(schema="my_taxi")
+    load_month(LakeFile(make_month(lake, green_parquet(trip(), trip()), tmp_path), lake), mine)
+    assert not dbt.find_failed(build("run"))
+    assert mine.query("SELECT file_month, trips FROM my_taxi_models.fct_daily_trips") == [(JANUARY.first_day, 2)]
 
 
 @pytest.mark.torture

@@ -34,7 +34,7 @@ from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.protocol import Kind, Warehouse
-from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables
+from nyc_tlc.warehouse.tables import list_views, month_tables
 from stand_ins.google_sql import analyze
 
 QUESTIONS = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
@@ -234,11 +234,11 @@ def test_the_models_have_what_the_page_shows(
     monkeypatch.setattr(
         dbt, "open_dbt_target", lambda *_: ({"type": "duckdb", "path": str(tmp_path / "warehouse.duckdb")}, {})
     )
-    assert not dbt.find_failed(dbt.run_dbt("test", "duckdb", "run"))
+    assert not dbt.find_failed(dbt.run_dbt("local", "duckdb", "run"))
     columns = {"total_amount": "revenue", "trip_distance": "miles", "trip_duration_minutes": "minutes"}
     sums = ", ".join(f"sum({name}), sum({name}_left_out)" for name in columns)
     found = warehouse.query(
-        f"SELECT file_month, sum(trips), {sums} FROM {dbt.MODELS_SCHEMA}.fct_daily_trips GROUP BY 1 ORDER BY 1"
+        f"SELECT file_month, sum(trips), {sums} FROM ny_taxi_models.fct_daily_trips GROUP BY 1 ORDER BY 1"
     )
     for month, *row in found:
         shown = page.sums([f"{month:%Y-%m}"])
@@ -248,7 +248,7 @@ def test_the_models_have_what_the_page_shows(
     averages = warehouse.query(
         "SELECT pickup_location_id, sum(avg_monthly_trip_distance * (total_monthly_trips - trip_distance_left_out)),"
         " sum(trip_distance_left_out), sum(revenue_monthly_total_amount), sum(total_amount_left_out)"
-        f" FROM {dbt.MODELS_SCHEMA}.fct_monthly_zone_revenue GROUP BY 1"
+        " FROM ny_taxi_models.fct_monthly_zone_revenue GROUP BY 1"
     )
     for zone, *row in averages:
         shown = page.sums(page.data["months"], str(zone))
@@ -272,12 +272,12 @@ def test_every_question_has_an_answer_and_files_and_tables_are_asked() -> None:
 
 def test_googles_analyzer_takes_the_queries_that_are_for_bigquery_too() -> None:
     known = {
-        (SCHEMA, table.name): tuple((field.name, TYPES[field.type]) for field in table.fields)
+        ("ny_taxi", table.name): tuple((field.name, TYPES[field.type]) for field in table.fields)
         for table in (*month_tables(), *(lookup.table for lookup in read_lookups()))
     }
     types = {name: kind for columns in known.values() for name, kind in columns} | {"is_quarantined": "BOOLEAN"}
-    for view in list_views():
-        known[SCHEMA, view.name] = tuple((name, types[name]) for name in view.columns if name in types)
+    for view in list_views("ny_taxi"):
+        known["ny_taxi", view.name] = tuple((name, types[name]) for name in view.columns if name in types)
     asked = [sql for sql in re.findall(r"```sql\n(.*?)```", QUESTIONS, re.DOTALL) if "ny_taxi." in sql]
     # What the document names as different there.
     others = [sql for sql in asked if re.search(r"percentile_cont|epoch|INTERVAL '", sql)]

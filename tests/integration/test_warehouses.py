@@ -24,6 +24,7 @@ from nyc_tlc.lake.gcs import GcsLake
 from nyc_tlc.month import Month
 from nyc_tlc.planning.month_plan import find_published
 from nyc_tlc.source.sample import write_sample
+from nyc_tlc.warehouse.counts import find_wrong_counts
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import ask_where_trips_began, load_month
 from nyc_tlc.warehouse.lookups import read_lookups
@@ -96,6 +97,21 @@ def test_going_back_to_an_earlier_file_is_a_change_too(warehouse: Warehouse, lak
     for count in (3, 5, 3):
         load_month(in_lake(lake, tmp_path, *trips(count)), warehouse)
         assert len(fares(warehouse)) == count
+
+
+def test_a_schema_of_ones_own_holds_everything(
+    reopen: Callable[..., Warehouse], lake: FolderLake, tmp_path: Path
+) -> None:
+    mine, file = reopen(schema="my_taxi"), in_lake(lake, tmp_path, *trips(3))
+    for force in (False, True):
+        load, _ = load_month(file, mine, None, force=force)
+    answer = ask_where_trips_began(load, True, mine)
+    assert (answer.rows[0][2], mine.loads()) == (3, {("green", JANUARY): load})
+    assert " FROM my_taxi.green_trip_data t LEFT JOIN my_taxi.zones z" in answer.sql
+    for view in ("trips_by_zone", "green_source"):
+        assert mine.query(f"SELECT COUNT(*) FROM my_taxi.{view}") == [(3,)]
+    assert find_wrong_counts(mine, mine.loads()) == {}
+    assert reopen().loads() == {}
 
 
 @pytest.mark.parametrize("deleted", ["green_trip_data WHERE fare_amount = 1", "green_quarantine WHERE source_row = 3"])

@@ -260,18 +260,18 @@ def test_one_select_is_answered(sql: str, rows: list[tuple[object, ...]]) -> Non
     assert ask(sql) == door.Answer(ask(sql).columns, rows, is_cut=False)
 
 
-@pytest.mark.parametrize("question", list_questions(), ids=lambda each: each["question"])
+@pytest.mark.parametrize("question", list_questions("ny_taxi"), ids=lambda each: each["question"])
 def test_each_question_to_try_has_an_answer(question: dict[str, str]) -> None:
     assert question["question"].endswith("?")
     assert ask(question["sql"]).rows
 
 
 def test_there_are_five_questions_to_try() -> None:
-    assert len(list_questions()) == 5
+    assert len(list_questions("ny_taxi")) == 5
 
 
 def test_every_column_of_the_warehouse_is_described() -> None:
-    described = describe_tables()
+    described = describe_tables("ny_taxi")
     sections = {part.partition("\n")[0]: part for part in described.removeprefix("## ").split("\n\n## ")}
     found = ask("SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'ny_taxi'").rows
     assert len(found) > 200

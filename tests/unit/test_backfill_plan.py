@@ -38,11 +38,17 @@ NOW = Month(2024, 6)
         (["green"], "2024-03", None, 1, None, ["2024-03", "2024-04"]),
         (["green"], None, None, 1, 4, ["2024-01", "2024-02", "2024-03", "2024-04"]),
         (["green", "green"], "2024-01", "2024-01", 1, None, ["2024-01"]),
+        (["green"], "2024-01-25", "2024-02-03", 1, None, ["2024-01", "2024-02"]),
+        (["green"], "2024-01-31", "2024-01", 1, None, ["2024-01"]),
+        # The newest that can be published is April.
+        (["green"], None, None, 1, "7d", ["2024-04"]),
+        (["green"], None, None, 1, "31d", ["2024-03", "2024-04"]),
     ],
-    ids=["a range", "every third", "not before the first", "up to the newest", "the last four", "a colour twice"],
+    ids="a_range every_third not_before_the_first up_to_the_newest the_last_four a_colour_twice"
+    " days a_day_and_a_month the_last_days the_last_days_of_two_months".split(),
 )
 def test_the_months_that_are_meant(
-    colors: list[str], start: str, end: str, every: int, last: int, expected: list[str]
+    colors: list[str], start: str, end: str, every: int, last: int | str, expected: list[str]
 ) -> None:
     asked = list_months(colors, start, end, every, last, NOW)
     assert [str(month) for _, month in asked] == expected
@@ -59,7 +65,14 @@ def test_months_of_several_colours_come_oldest_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "last"), [("2024-03", "2024-01", None), ("2024-01", None, 2), ("soon", None, None)]
+    ("start", "end", "last"),
+    [
+        ("2024-03", "2024-01", None),
+        ("2024-01", None, 2),
+        ("soon", None, None),
+        ("2024-01-25", "2024-01-03", None),
+        ("2024-02-30", None, None),
+    ],
 )
 def test_a_range_that_cannot_be_meant_is_refused(start: str, end: str | None, last: int | None) -> None:
     with pytest.raises(ArgumentError):

@@ -15,13 +15,13 @@ from nyc_tlc.warehouse.bigquery_jobs import TYPES
 from nyc_tlc.warehouse.load import ask_where_trips_began
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.protocol import Load, Warehouse
-from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables, trip_tables
+from nyc_tlc.warehouse.tables import list_views, month_tables, trip_tables
 from stand_ins.google_sql import GoogleSqlError, analyze
 
 TABLES = (*month_tables(), *(lookup.table for lookup in read_lookups()))
-VIEWS = list_views()
+VIEWS = list_views("ny_taxi")
 NAMES = sorted(
-    {SCHEMA, *(table.name for table in TABLES), *(name for table in TABLES for name in table.names)}
+    {"ny_taxi", *(table.name for table in TABLES), *(name for table in TABLES for name in table.names)}
     | {view.name for view in VIEWS}
     | {name for view in VIEWS for name in view.columns}
 )
@@ -73,6 +73,7 @@ class Asked:
     """A warehouse that only records the query."""
 
     place = "nowhere"
+    schema = "ny_taxi"
 
     def query(self, sql: str) -> list[tuple[object, ...]]:
         self.sql = sql
@@ -80,11 +81,13 @@ class Asked:
 
 
 def test_googles_analyzer_takes_the_views_and_the_first_question() -> None:
-    known = {(SCHEMA, table.name): tuple((field.name, TYPES[field.type]) for field in table.fields) for table in TABLES}
+    known = {
+        ("ny_taxi", table.name): tuple((field.name, TYPES[field.type]) for field in table.fields) for table in TABLES
+    }
     types = {name: kind for columns in known.values() for name, kind in columns}
     for view in VIEWS:
         analyze(view.sql, known, {})
-        known[SCHEMA, view.name] = tuple((name, types.get(name, "STRING")) for name in view.columns)
+        known["ny_taxi", view.name] = tuple((name, types.get(name, "STRING")) for name in view.columns)
     for table in trip_tables().values():
         warehouse: Asked = Asked()
         color = table.name.removesuffix("_trip_data")

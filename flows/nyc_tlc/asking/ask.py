@@ -16,7 +16,7 @@ from cyclopts import Parameter
 from nyc_tlc.asking import door
 from nyc_tlc.asking.describe import describe_questions, describe_tables
 from nyc_tlc.errors import ArgumentError
-from nyc_tlc.profiles.opening import LOCAL, list_warehouses
+from nyc_tlc.profiles.opening import LOCAL, find_schema, list_warehouses
 from nyc_tlc.runs.command_line import find_server
 from nyc_tlc.runs.options import Profile
 from nyc_tlc.settings import read_settings
@@ -39,17 +39,19 @@ def ask(
     Nothing can be changed. An answer has at most 1,000 rows, and a query has 30 seconds.
 
     Args:
-        query: The SELECT, as one argument in quotes. Tables are named with their schema: ny_taxi.loads.
+        query: The SELECT, as one argument in quotes. Tables are named with their schema: ny_taxi.loads (TLC_SCHEMA).
         as_csv: Print the answer as CSV.
         as_json: Print the answer as a list of JSON objects.
         warehouse: Which warehouse of the profile; the first if left out.
     """
     if as_csv and as_json:
         raise ArgumentError("an answer is CSV or JSON", fix="leave out --csv or --json")
+    profile, kind = choose(profile, warehouse)
     if query is None:
-        sys.stdout.write(f"{describe_tables()}\n\n# Questions to try\n\n{describe_questions()}\n")
+        schema = find_schema(profile)
+        sys.stdout.write(f"{describe_tables(schema)}\n\n# Questions to try\n\n{describe_questions(schema)}\n")
         return 0
-    answer = door.ask(query, *choose(profile, warehouse))
+    answer = door.ask(query, profile, kind)
     write = format_csv if as_csv else format_json if as_json else format_lines
     sys.stdout.write(write(answer))
     if answer.is_cut:

@@ -18,12 +18,13 @@ from nyc_tlc.asking.ask import choose, to_json
 from nyc_tlc.asking.describe import describe_questions, describe_tables
 from nyc_tlc.descriptions.dictionary import make_dictionary
 from nyc_tlc.errors import TlcError
+from nyc_tlc.profiles.opening import find_schema
 from nyc_tlc.runs.options import Profile
 from nyc_tlc.warehouse.protocol import Kind
 
 INSTRUCTIONS = """\
 New York's taxi trip records, month by month, in a warehouse that can only be read. Call `months` for what is there,
-`describe` for the tables and columns, and `query` with one SELECT. Name tables with their schema: ny_taxi.trips."""
+`describe` for the tables and columns, and `query` with one SELECT. Name tables with their schema: {schema}.trips."""
 
 _turn = threading.Lock()
 
@@ -37,7 +38,9 @@ def mcp(*, warehouse: Kind | None = None, profile: Profile = None) -> int:
         warehouse: Which warehouse of the profile; the first if left out.
     """
     profile, kind = choose(profile, warehouse)
-    server: MCPServer[Any] = MCPServer("nyc-tlc", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING")
+    schema = find_schema(profile)
+    instructions = INSTRUCTIONS.format(schema=schema)
+    server: MCPServer[Any] = MCPServer("nyc-tlc", instructions=instructions, version=__version__, log_level="WARNING")
 
     @server.tool(structured_output=False)
     def months() -> str:
@@ -52,10 +55,11 @@ def mcp(*, warehouse: Kind | None = None, profile: Profile = None) -> int:
         with _taking_turns():
             return to_json(door.ask(sql, profile, kind))
 
-    server.tool("describe", description="Describe the tables and their columns.")(describe_tables)
-    server.tool("questions", description="List questions to try, with their SQL.")(describe_questions)
+    describe, questions = (lambda: describe_tables(schema)), (lambda: describe_questions(schema))
+    server.tool("describe", description="Describe the tables and their columns.")(describe)
+    server.tool("questions", description="List questions to try, with their SQL.")(questions)
     server.resource("nyc-tlc://data-dictionary", mime_type="text/markdown")(make_dictionary)
-    server.resource("nyc-tlc://questions", mime_type="text/markdown")(describe_questions)
+    server.resource("nyc-tlc://questions", name="questions", mime_type="text/markdown")(questions)
     server.run()
     return 0
 

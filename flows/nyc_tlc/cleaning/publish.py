@@ -17,6 +17,8 @@ from nyc_tlc.settings import read_settings
 
 log = logging.getLogger(__name__)
 
+UNCHANGED = "the lake is not changed; look at the file, and publish it with --force if it is right"
+
 
 def publish_month(
     cleaned: CleanedMonth,
@@ -32,10 +34,11 @@ def publish_month(
 
     Args:
         old_version: The version of the month's manifest when the run began; None if there was no manifest.
-        force: Whether to publish a month that has no rows, more rejected rows than are allowed, or may be incomplete.
+        force: Whether to publish a month that has no rows, breaks a limit or may be incomplete.
 
     Raises:
-        SourceError: when the month has no rows, too many rejected rows or may be incomplete; the lake is not changed.
+        SourceError: when the month has no rows, too many rejected rows, fails the limit of a rule or may be incomplete;
+            the lake is not changed.
         ReconciliationError: when the row counts differ; the lake is not changed.
         ConflictError: when another run published the month since this one began.
         TransientError: when the lake stopped answering; it has the old month or the new one.
@@ -43,6 +46,7 @@ def publish_month(
     """
     if not force:
         _check_rows(cleaned, contract)
+        _check_limits(cleaned.manifest, contract)
     made_by = {"flow_run_id": flow_run_id, "started_at": started_at, "finished_at": datetime.now(UTC)}
     manifest = cleaned.manifest.model_copy(update=made_by)
     publish_files(lake, manifest, cleaned.files, old_version)
@@ -54,11 +58,10 @@ def _check_rows(cleaned: CleanedMonth, contract: Contract) -> None:
     """Check that the file may be the whole month. If it is another month's, nearly all its rows are rejected."""
     manifest = cleaned.manifest
     name, rows, quarantine = manifest.name, manifest.source.rows, manifest.quarantine
-    fix = "the lake is not changed; look at the file, and publish it with --force if it is right"
     if manifest.source.verified_by == "nothing":
-        raise SourceError(f"{name}: nothing shows that the file is complete: its server states no size", fix=fix)
+        raise SourceError(f"{name}: nothing shows that the file is complete: its server states no size", fix=UNCHANGED)
     if rows == 0:
-        raise SourceError(f"{name}: the file has no rows", fix=fix)
+        raise SourceError(f"{name}: the file has no rows", fix=UNCHANGED)
     allowed, setting = contract.max_rejected, f"{contract.color}.yaml"
     if allowed is None:
         allowed, setting = read_settings().max_rejected, "TLC_MAX_REJECTED"
@@ -72,5 +75,19 @@ def _check_rows(cleaned: CleanedMonth, contract: Contract) -> None:
             f"{name}: {share:.1f} % of its {rows:,} rows are rejected",
             expected=f"at most {allowed:g} % ({setting})",
             got=f"{counts}; the first one: {values[:400]}",
-            fix=fix,
+            fix=UNCHANGED,
         )
+
+
+def _check_limits(manifest: Manifest, contract: Contract) -> None:
+    """Check the month by the limits of its rules, on the counts that its report shows."""
+    counts, rows = manifest.warnings | manifest.quarantine.rules, manifest.source.rows
+    for rule in (rule for rule in contract.rules if rule.is_about(manifest.month_keys.month)):
+        count = counts[rule.name] if rule.when else manifest.clean.rows
+        if limit := rule.find_failed_limit(count, rows):
+            raise SourceError(
+                f"{manifest.name}: the rule {rule.name} ({rule.file or f'{contract.color}.yaml'}) fails for the month",
+                expected=limit,
+                got=f"{count:,} rows, {100 * count / rows:.1f} %",
+                fix=UNCHANGED,
+            )

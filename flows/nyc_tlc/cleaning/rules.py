@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime
 
 import polars as pl
 
 from nyc_tlc.cleaning.conform import Batch
-from nyc_tlc.contract.dataset import Contract, Rule, code_tables
+from nyc_tlc.contract.dataset import Contract, list_codes
+from nyc_tlc.contract.rules import compile_rules
 from nyc_tlc.month import Month
 
 #: The rule for lines that are not records, and the prefix of the rules for values that can't be cast.
@@ -39,9 +39,8 @@ class RuleCheck:
     """
 
     def __init__(self, contract: Contract, month: Month) -> None:
-        names = _list_rule_values(contract, month)
-        rules = [rule for rule in contract.rules if _is_about(rule, month)]
-        self.expressions = [pl.sql_expr(rule.when.format(**names)).fill_null(False).alias(rule.name) for rule in rules]
+        rules = [rule for rule in contract.rules if rule.is_about(month)]
+        self.expressions = compile_rules(contract.rules, month, list_codes())
         self.rejects = [rule.name for rule in rules if rule.severity == "reject"]
         self._warnings = [rule.name for rule in rules if rule.severity == "warn"]
         self._first_rules: Counter[str] = Counter()
@@ -111,23 +110,3 @@ class RuleCheck:
         for vendor, found, trips in minutes.rows():
             self._vendor_minutes.setdefault(vendor, set()).update(found)
             self._vendor_trips[vendor] += trips
-
-
-def _is_about(rule: Rule, month: Month) -> bool:
-    return not rule.months or str(month) in rule.months
-
-
-def _list_rule_values(contract: Contract, month: Month) -> dict[str, str]:
-    """Return the values of the names in braces: the month and its limits, the code tables, and rules with months."""
-    codes = {name: f"({', '.join(map(repr, table.codes))})" for name, table in code_tables().items()}
-    moments = {"month_start": month.start, "month_end": month.end, "dst_end": month.dst_end}
-    values = codes | {name: _format_timestamp(moment) for name, moment in moments.items()} | {"month": str(month.month)}
-    return values | {
-        rule.name: f"COALESCE({rule.when.format(**values)}, FALSE)" if _is_about(rule, month) else "FALSE"
-        for rule in contract.rules
-        if rule.months
-    }
-
-
-def _format_timestamp(moment: datetime) -> str:
-    return f"TIMESTAMP '{moment:%Y-%m-%d %H:%M:%S}'"

@@ -15,15 +15,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
 
+from nyc_tlc.contract.rules import Rule, check_own_conditions, read_rules
 from nyc_tlc.contract.types import TYPES, ContractType
 from nyc_tlc.errors import ContractError
 from nyc_tlc.month import Color, Month
+from nyc_tlc.settings import read_settings
+from nyc_tlc.yaml_files import StrictModel
 
 FileFormat = Literal["parquet", "csv"]
 #: The format of a source file, which is also its file name extension in the lake.
@@ -36,13 +38,7 @@ READER_VERSION = 3
 NULL_TEXTS = ["NA", "N/A", "#N/A", "<NA>", "NAN", "NULL", "NONE", r"\N", "-"]
 
 
-class ContractModel(BaseModel):
-    """A part of a YAML file of the contract: unknown keys are errors, and values can't be changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Code(ContractModel):
+class Code(StrictModel):
     """The meaning of a code, and its texts in old files."""
 
     name: str
@@ -50,7 +46,7 @@ class Code(ContractModel):
     note: str = ""
 
 
-class CodeTable(ContractModel):
+class CodeTable(StrictModel):
     """A table of codes, and where TLC describes them."""
 
     title: str
@@ -63,7 +59,7 @@ class CodeTable(ContractModel):
         return {text.upper(): str(code) for code, entry in self.codes.items() for text in entry.texts}
 
 
-class Column(ContractModel):
+class Column(StrictModel):
     """A clean column: its type, its names in source files, and what it holds."""
 
     name: str
@@ -86,21 +82,7 @@ class Column(ContractModel):
         return code_tables()[self.codes].texts if self.codes else self.texts
 
 
-class Rule(ContractModel):
-    """A data quality rule. A row for which ``when`` (SQL) is true is rejected, or only counted.
-
-    A rule with ``months`` is about a known fault of these months. The ``when`` of another rule can have its name in
-    braces, which is false in other months.
-    """
-
-    name: str
-    severity: Literal["reject", "warn"]
-    when: str
-    why: str
-    months: tuple[Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")], ...] = ()
-
-
-class Plausible(ContractModel):
+class Plausible(StrictModel):
     """The values that a sum or an average can bear, both ends included, and why others can't be right."""
 
     min: float
@@ -255,6 +237,11 @@ def code_tables() -> dict[str, CodeTable]:
     return {name: CodeTable(**table) for name, table in _read_yaml("codes.yaml").items()}
 
 
+def list_codes() -> dict[str, list[int | str]]:
+    """Return the name of each code table -> its codes."""
+    return {name: list(table.codes) for name, table in code_tables().items()}
+
+
 @cache
 def plausible_ranges() -> dict[str, Plausible]:
     """Return the plausible values of columns, and of what dbt's models compute, by name."""
@@ -263,13 +250,19 @@ def plausible_ranges() -> dict[str, Plausible]:
 
 @cache
 def read_contract(color: Color) -> Contract:
-    """Read the contract of a colour."""
-    data = _read_yaml(f"datasets/{color}.yaml")
+    """Read the contract of a colour, with the rules of the file that ``TLC_RULES`` names.
+
+    Raises:
+        ConfigurationError: naming the file and the key of a mistake in the user's rules.
+    """
+    data, own_file = _read_yaml(f"datasets/{color}.yaml"), read_settings().rules
     columns = tuple(Column(name=name, **column) for name, column in data["columns"].items())
-    rules = _read_rules(data["rules"])
+    rules = read_rules(color, data["rules"], _read_yaml("datasets/common.yaml")["rules"], own_file)
+    types = {column.name: TYPES[column.type].polars for column in columns + OUR_COLUMNS}
+    check_own_conditions(rules, list_codes(), types, f"{own_file}: {color}")
     codes = {name: (list(table.codes), table.texts) for name, table in code_tables().items()}
     decides_values = [column.model_dump(exclude={"description", "unit"}) for column in columns]
-    decides_rejections = [rule.model_dump(exclude={"why"}) for rule in rules]
+    decides_rejections = [rule.model_dump(exclude={"why", "file"}, exclude_none=True) for rule in rules]
     return Contract(
         color=color,
         title=data["title"],
@@ -289,12 +282,6 @@ def read_contract(color: Color) -> Contract:
 def _read_yaml(name: str) -> dict[str, Any]:
     # Each run reads contracts, and the loader in C takes a tenth of the time.
     return dict(yaml.load((CONTRACT_FOLDER / name).read_bytes(), Loader=yaml.CSafeLoader))
-
-
-def _read_rules(entries: dict[str, dict[str, str] | None]) -> tuple[Rule, ...]:
-    """Read a colour's rules in its own order. Fields that it does not have are those of ``common.yaml``."""
-    shared = _read_yaml("datasets/common.yaml")["rules"]
-    return tuple(Rule(name=name, **shared.get(name, {}) | (stated or {})) for name, stated in entries.items())
 
 
 def _read_layouts(file_format: FileFormat, entries: list[dict[str, Any]]) -> tuple[FileLayout, ...]:

@@ -9,8 +9,9 @@ import yaml
 
 from nyc_tlc.contract.dataset import plausible_ranges, read_contract
 from nyc_tlc.month import COLORS
+from nyc_tlc.settings import DEFAULT_SCHEMA
 from nyc_tlc.warehouse.lookups import read_lookups
-from nyc_tlc.warehouse.tables import LOADS, SCHEMA, Table, quarantine_table, trip_table
+from nyc_tlc.warehouse.tables import LOADS, Table, quarantine_table, trip_table
 
 #: Columns that the models call otherwise, that no model has, and those of all colours.
 RENAMED = {"rate_code": "rate_code_id"}
@@ -88,7 +89,8 @@ def describe_sources() -> str:
     ]
     described = [_describe(table) for table in tables]
     described[-1]["config"] = FRESHNESS
-    return _write_yaml({"version": 2, "sources": [{"name": SCHEMA, "schema": SCHEMA, "tables": described}]})
+    schema = f"{{{{ env_var('TLC_SCHEMA', '{DEFAULT_SCHEMA}') }}}}"
+    return _write_yaml({"version": 2, "sources": [{"name": DEFAULT_SCHEMA, "schema": schema, "tables": described}]})
 
 
 def _describe(table: Table) -> dict[str, Any]:

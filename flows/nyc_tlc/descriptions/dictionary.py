@@ -92,9 +92,9 @@ def _describe_color(contract: Contract) -> list[str]:
     rules = [
         (
             f"`{rule.name}`" + (f" (only in {', '.join(rule.months)})" if rule.months else ""),
-            rule.severity,
-            f"`{rule.when.strip()}`",
-            rule.why.strip(),
+            rule.severity or "month",
+            f"`{rule.when.strip()}`" if rule.when else "",
+            rule.reason,
         )
         for rule in contract.rules
     ]

@@ -8,11 +8,12 @@ from __future__ import annotations
 from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.contract.types import TYPES
 from nyc_tlc.month import COLORS, Color
+from nyc_tlc.settings import read_settings
 from nyc_tlc.warehouse.tables import Field, Table, quarantine_table, trip_table
 
-#: Not ``ny_taxi``: there, the loaded tables have these names.
-DATASET = "ny_taxi_lake"
 BUCKET = "gs://YOUR_BUCKET"
+#: Beside the dataset of the loaded tables, which have the same names.
+DATASET = f"{read_settings().schema_name}_lake"
 HEADER = f"""\
 -- External tables of BigQuery over the lake's files. Written by `make docs` from flows/nyc_tlc/contract/.
 -- Put your bucket, with its folder if it has one, in place of {BUCKET}. The dataset has to be where the bucket is.

@@ -65,7 +65,7 @@ def write_coverage_page(
     examples = dict(read_summaries(lake, manifests, _take_examples))
     lines = [(each.id, line) for each in reversed(months) for line in odd.get(each.name, ())]
     lines.sort(key=lambda line: line[0][-7:], reverse=True)
-    rules = {color: {rule.name: rule.why for rule in read_contract(color).rules} for color in COLORS}
+    rules = {color: {rule.name: rule.reason for rule in read_contract(color).rules} for color in COLORS}
     details = {
         "kinds": list(kinds),
         "runs_url": runs_url,

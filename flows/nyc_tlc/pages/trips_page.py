@@ -25,16 +25,16 @@ from nyc_tlc.month import Color, Month
 from nyc_tlc.pages.figures import HISTOGRAMS, ZONE, figures_of, keys_of, select_sums, select_values
 from nyc_tlc.pages.rendering import to_json, trips_page, write_page
 from nyc_tlc.pages.summary import SUMS, read_summaries
+from nyc_tlc.settings import DEFAULT_SCHEMA
 from nyc_tlc.warehouse.lookups import read_lookups
-from nyc_tlc.warehouse.tables import SCHEMA
 
 #: The number of newest months whose distributions the page has by zone; those of all would make it too large to mail.
 ZONE_MONTHS = 12
 CODE_TABLES = {"payment": "payment_types", "rate": "rate_codes"}
 
 
-def write_trips_page(lake: Lake, color: Color) -> str | None:
-    """Write a colour's page into the lake.
+def write_trips_page(lake: Lake, color: Color, schema: str = DEFAULT_SCHEMA) -> str | None:
+    """Write a colour's page into the lake; its queries are for tables in a schema.
 
     Returns:
         The address of the page, for people; None when the lake has no month of the colour.
@@ -73,14 +73,14 @@ def write_trips_page(lake: Lake, color: Color) -> str | None:
         histograms=data["histograms"],
         codes={part: code_tables()[table].title for part, table in CODE_TABLES.items() if part in keys},
         figures=figures_of(color),
-        queries=to_json(chart_queries(color)),
+        queries=to_json(chart_queries(color, schema)),
         data=base64.b64encode(packed).decode(),
     )
 
 
-def chart_queries(color: Color) -> dict[str, str]:
+def chart_queries(color: Color, schema: str) -> dict[str, str]:
     """Return part -> the SQL that gives its figures. ``{where}`` stands for the months and the zone that are chosen."""
-    trips = f"{SCHEMA}.{color}_trip_data"
+    trips = f"{schema}.{color}_trip_data"
 
     def sums(key: str, name: str) -> str:
         return (

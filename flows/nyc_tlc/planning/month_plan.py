@@ -84,14 +84,16 @@ def read_requested_month(color: Color, year: int | None, month: int | None) -> M
     Raises:
         ArgumentError: when only one of year and month is given, or the month is before the colour's first or in the
             future.
+        ConfigurationError: when the user's rules can't be used.
     """
+    first = read_contract(color).first_month
     if year is None and month is None:
         return None
     if year is None or month is None:
         raise ArgumentError(
             "year and month go together", got=f"year={year}, month={month}", fix="leave both out for the newest month"
         )
-    asked, first, current = Month(year, month), read_contract(color).first_month, Month.current()
+    asked, current = Month(year, month), Month.current()
     if asked < first:
         raise ArgumentError(f"there is no {color} {asked}: the records begin in {first}")
     if asked > current:

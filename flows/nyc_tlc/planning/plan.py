@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
+from datetime import date, timedelta
 from types import MappingProxyType
 
 from nyc_tlc.contract.dataset import read_contract
@@ -28,12 +29,13 @@ SILENT_MONTHS = 3
 
 
 def list_months(
-    colors: Iterable[Color], start: str | None, end: str | None, every: int, last: int | None, now: Month
+    colors: Iterable[Color], start: str | None, end: str | None, every: int, last: int | str | None, now: Month
 ) -> list[tuple[Color, Month]]:
     """Return the colour-months of a range, oldest first; see ``flows/backfill.py`` for the parameters.
 
     Args:
-        start: ``YYYY-MM``, as ``end``; the colour's first month if left out.
+        start: ``YYYY-MM`` or a day, as ``end``; the colour's first month if left out.
+        last: A number of months, or of days like ``7d``.
         now: The current month, or the month that a late run was scheduled for.
 
     Raises:
@@ -43,11 +45,19 @@ def list_months(
     if last is not None:
         if start or end:
             raise ArgumentError("last can't be combined with start or end")
-        first_asked: Month | None = newest.plus(1 - last)
-        last_asked = newest
-    else:
-        first_asked = Month.parse(start) if start else None
-        last_asked = Month.parse(end) if end else newest
+        if isinstance(last, int):
+            start = str(newest.plus(1 - last))
+        else:
+            first_day, last_day = (newest.end - timedelta(days) for days in (int(last.removesuffix("d")), 1))
+            start, end = str(first_day.date()), str(last_day.date())
+    first_asked = _find_month(start) if start else None
+    last_asked = _find_month(end) if end else newest
+    days = [text for text in (start, end) if text and len(text) > len("YYYY-MM")]
+    if days:
+        if days != sorted(days):
+            raise ArgumentError(f"there are no days from {start} to {end}", fix="check --start and --end")
+        span = f"from {start or 'the first'} to {end or last_asked}"
+        log.info("the days %s are in the months %s to %s", span, first_asked or "the first", last_asked)
     asked: list[tuple[Color, Month]] = []
     for color in dict.fromkeys(colors):
         month = max(first_asked or read_contract(color).first_month, read_contract(color).first_month)
@@ -57,6 +67,15 @@ def list_months(
     if not asked:
         raise ArgumentError(f"there are no months from {first_asked} to {last_asked}", fix="check --start and --end")
     return sorted(asked, key=lambda each: (each[1], each[0]))
+
+
+def _find_month(text: str) -> Month:
+    """Return the month of a text like ``2024-01`` or ``2024-01-25``."""
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        return Month.parse(text)
+    return Month(day.year, day.month)
 
 
 def parse_months(names: Iterable[str]) -> list[tuple[Color, Month]]:

@@ -65,16 +65,28 @@ def open_warehouse(profile: str, kind: Kind) -> Warehouse:
     if kind == "duckdb":
         from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 
-        return DuckDbWarehouse(duckdb_path())
+        return DuckDbWarehouse(duckdb_path(), find_schema(profile))
     if kind == "postgres":
         from nyc_tlc.warehouse.postgres import PostgresWarehouse
 
-        return PostgresWarehouse(libpq_parameters(profile))
+        return PostgresWarehouse(libpq_parameters(profile), find_schema(profile))
     from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 
     _, client = open_bigquery(profile)
     bucket = _gcs_bucket(profile)[0] if find_block(profile, "gcs-bucket") else None
-    return BigQueryWarehouse(client, bucket and partial(_read_location, bucket))
+    return BigQueryWarehouse(client, bucket and partial(_read_location, bucket), find_schema(profile))
+
+
+def find_schema(profile: str) -> str:
+    """Return the schema or dataset of a profile's tables: ``TLC_SCHEMA``, else the name in the profile's file."""
+    settings = read_settings()
+    if profile == LOCAL or "schema_name" in settings.model_fields_set:
+        return settings.schema_name
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        found = client.read_variable_by_name(f"{name_blocks(profile)}-schema")
+    return str(found.value) if found else settings.schema_name
 
 
 def open_broker_settings(profile: str) -> dict[str, Any]:
@@ -136,7 +148,11 @@ def open_dbt_target(profile: str, kind: Kind) -> tuple[dict[str, Any], dict[str,
 
         credentials, client = open_bigquery(profile)
         # BigQuery joins nothing across locations: the models' dataset has to be where the tables are.
-        output |= {"method": "oauth", "project": client.project, "location": find_location(client)}
+        output |= {
+            "method": "oauth",
+            "project": client.project,
+            "location": find_location(client, find_schema(profile)),
+        }
         if credentials.service_account_info:
             output["method"] = "service-account-json"
             key = credentials.service_account_info.get_secret_value()

@@ -16,10 +16,12 @@ from uuid import UUID
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, MalformedError
 from prefect.blocks.core import Block
 from prefect.types import SecretDict
+from prefect.variables import Variable
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, create_model
 
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.profiles.opening import LAKES, find_block, import_block, name_blocks, without_storage_warning
+from nyc_tlc.settings import SchemaName
 from nyc_tlc.yaml_files import StrictModel, explain, fill_in, read_yaml, validate
 
 Text = TypeVar("Text", str, SecretStr)
@@ -171,16 +173,23 @@ SECTIONS = {
 }
 #: The blocks that send notifications; a profile has at most one of them.
 NOTIFICATIONS = ("slack-webhook", "sendgrid-email", "custom-webhook")
-#: The keys of a profile's file are the sections.
-Profile = _keys(**{slug: section.keys | None for slug, section in SECTIONS.items()})
+#: The keys of a profile's file are the sections, and the schema or dataset of the tables.
+Profile = create_model(
+    "Profile",
+    __base__=_keys(**{slug: section.keys | None for slug, section in SECTIONS.items()}),
+    schema_name=(SchemaName | None, Field(None, alias="schema")),
+)
 
 
-def read_blocks(path: Path, variables: Mapping[str, str]) -> list[Block]:
+def read_blocks(path: Path, variables: Mapping[str, str]) -> tuple[list[Block], str | None]:
     """Build the blocks of a profile's file, without saving them; credentials come before blocks that refer to them.
 
     Args:
         path: The YAML file.
         variables: The values for ``${VAR}``. A key whose value becomes empty counts as left out.
+
+    Returns:
+        The blocks, and the schema or dataset of the tables if the file names one.
 
     Raises:
         ConfigurationError: naming file and key, the keys that are allowed and the variables that aren't set.
@@ -189,7 +198,7 @@ def read_blocks(path: Path, variables: Mapping[str, str]) -> list[Block]:
     if isinstance(content, dict):
         # A section without a value has no keys.
         content = fill_in({slug: keys or {} for slug, keys in content.items()}, variables, path)
-    profile = validate(Profile, content, path)
+    profile: Any = validate(Profile, content, path)
     given = {slug: keys for slug in SECTIONS if (keys := getattr(profile, slug)) is not None}
     for what, choice in (("lake", LAKES), ("notification", NOTIFICATIONS)):
         if len(chosen := [slug for slug in choice if slug in given]) > 1:
@@ -200,18 +209,19 @@ def read_blocks(path: Path, variables: Mapping[str, str]) -> list[Block]:
         if needed and needed not in blocks:
             raise ConfigurationError(f"{path}: {slug} without {needed}", fix=f"add the section {needed}")
         blocks[slug] = _build(path, slug, keys, blocks.get(needed))
-    return list(blocks.values())
+    return list(blocks.values()), profile.schema_name
 
 
-def register(profile: str, blocks: list[Block]) -> dict[str, str]:
+def register(profile: str, blocks: list[Block], schema: str | None = None) -> dict[str, str]:
     """Create or update a profile's blocks on the Prefect server; one that the profile no longer has stays there.
 
     Args:
         profile: The profile's name.
         blocks: Its blocks; a block comes after those it refers to, so that it is saved with a reference to them.
+        schema: The schema or dataset of its tables, if it names one; it is kept in a variable of Prefect.
 
     Returns:
-        Block -> ``created``, ``updated``, or ``unused`` for one that stays.
+        Block or variable -> ``created``, ``updated``, ``unused`` for a block that stays, or ``removed``.
     """
     name, done = name_blocks(profile), {}
     for block in blocks:
@@ -219,7 +229,16 @@ def register(profile: str, blocks: list[Block]) -> dict[str, str]:
         done[f"{slug}/{name}"] = "updated" if find_block(profile, slug) else "created"
         block.save(name, overwrite=True)
     stay = (f"{slug}/{name}" for slug in SECTIONS if f"{slug}/{name}" not in done and find_block(profile, slug))
-    return done | dict.fromkeys(stay, "unused")
+    done |= dict.fromkeys(stay, "unused")
+    variable = f"{name}-schema"
+    before = Variable.get(variable)
+    if schema:
+        Variable.set(variable, schema, overwrite=True)
+        done[f"variable/{variable}"] = "updated" if before else "created"
+    elif before:
+        Variable.unset(variable)
+        done[f"variable/{variable}"] = "removed"
+    return done
 
 
 def find_notification_block(profile: str) -> UUID | None:

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from nyc_tlc.errors import ConfigurationError, ReportedError, TlcError
-from nyc_tlc.profiles.opening import list_warehouses, open_dbt_target, open_warehouse
+from nyc_tlc.profiles.opening import find_schema, list_warehouses, open_dbt_target, open_warehouse
 from nyc_tlc.runs.tasks import slot, step, write_artifact
 from nyc_tlc.settings import read_settings
 from nyc_tlc.text_tables import format_table
@@ -31,8 +31,6 @@ ROOT = Path(__file__).parents[3]
 PROJECT = ROOT / "dbt"
 #: The path at which ``make dbt`` installs it.
 COMMAND = ROOT / ".venv-dbt" / "bin" / "dbt"
-#: The schema or dataset of the models; the tables are in another one.
-MODELS_SCHEMA = "ny_taxi_models"
 #: Statuses of a failed model or test.
 FAILED = ("error", "fail", "runtime error")
 
@@ -142,12 +140,14 @@ def run_dbt(profile: str, kind: Kind, command: str, *options: str) -> list[NodeR
 def _environment(profile: str, kind: Kind) -> Iterator[tuple[Path, dict[str, str], dict[str, str]]]:
     """Return a temporary folder with ``profiles.yml``, the variables with secrets, and all variables for dbt."""
     output, secrets = open_dbt_target(profile, kind)
-    output |= {"schema": MODELS_SCHEMA, "threads": 2}
+    schema = find_schema(profile)
+    output |= {"schema": f"{schema}_models", "threads": 2}
     with tempfile.TemporaryDirectory(prefix="nyc-tlc-dbt-") as name:
         target = {"nyc_tlc": {"target": kind, "outputs": {kind: output}}}
         (Path(name) / "profiles.yml").write_text(yaml.safe_dump(target), encoding="utf-8")
         folders = {"DBT_PROFILES_DIR": name, "DBT_PROJECT_DIR": str(PROJECT), "DBT_LOG_PATH": f"{name}/logs"}
-        yield Path(name), secrets, {**os.environ, **secrets, **folders, "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
+        own = {"TLC_SCHEMA": schema, "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
+        yield Path(name), secrets, {**os.environ, **secrets, **folders, **own}
 
 
 def run_by_hand(arguments: Sequence[str]) -> int:

@@ -38,6 +38,11 @@ def format_quality_report(manifest: Manifest, lake: Lake) -> str:
         for severity, counts in (("reject", quarantine.rules), ("warn", manifest.warnings))
         for rule, rows in counts.items()
     ]
+    rules += [
+        (f"`{rule.name}`", "month", f"{clean.rows:,}", rule.reason)
+        for rule in read_contract(manifest.color).rules
+        if not rule.when and rule.is_about(manifest.month_keys.month)
+    ]
     lines += format_table(("Rule", "Severity", "Rows", "Why"), rules, right=("Rows",))
     lines += ["", "A rejected row counts under the first rule it breaks. Warnings count all rows of the source.", ""]
     if manifest.drift:
@@ -149,6 +154,6 @@ def _why(manifest: Manifest, rule: str) -> str:
         return f"A text in {rule.removeprefix(NULL_TEXT)} that other tools write for null."
     if rule.startswith(ONE_MINUTE):
         return f"All pick-ups of vendor {rule.removeprefix(ONE_MINUTE)} have the same minute of the hour."
-    return {entry.name: entry.why for entry in read_contract(manifest.color).rules}.get(
+    return {entry.name: entry.reason for entry in read_contract(manifest.color).rules}.get(
         rule, "The contract no longer has this rule."
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 from nyc_tlc.runs.interruption import expect_signals
@@ -26,7 +25,10 @@ if sys.argv[0] == "nyc-tlc" or Path(sys.argv[0]).resolve().parent.parent == CLON
     from nyc_tlc.month import COLORS
 
     # The usual mistake is told before the imports, which take more than a second.
-    for option, value in pairwise(sys.argv):
-        if option == "--color" and value not in COLORS:
-            sys.stderr.write(f"error: there is no colour {value!r}; expected {', '.join(COLORS)}\n")
+    option = ""
+    for text in sys.argv[1:]:
+        if text.startswith("-"):
+            option = text
+        elif option in ("--color", "--colors") and text not in COLORS:
+            sys.stderr.write(f"error: there is no colour {text!r}; expected {', '.join(COLORS)}\n")
             sys.exit(2)

@@ -216,7 +216,7 @@ def load_lookups(zones: bytes | None, profile: str, kind: Kind) -> str:
     """Replace the rows of the lookup tables. Return the warehouse's place."""
     warehouse = open_warehouse(profile, kind)
     rows = read_lookups(zones)
-    warehouse.prepare(month_tables(), rows, list_views())
+    warehouse.prepare(month_tables(), rows, list_views(warehouse.schema))
     warehouse.replace_lookups(rows)
     return warehouse.place
 

@@ -23,24 +23,18 @@ from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ConfigurationError, TlcError
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
-from nyc_tlc.settings import read_settings
+from nyc_tlc.settings import DEFAULT_SCHEMA, read_settings
 from nyc_tlc.warehouse.bigquery_errors import ENABLE_BILLING, FAILURES, explain
 from nyc_tlc.warehouse.bigquery_jobs import TYPES, MonthJobs, ParquetFile, job_config, next_turn, schema, set_partitions
 from nyc_tlc.warehouse.bigquery_locations import can_load, list_places
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.protocol import Kind, Load, Lookup, reconcile
-from nyc_tlc.warehouse.tables import LOADS, SCHEMA, TRIP_KEY, Table, View, missing_fields, to_arrow, trip_table
+from nyc_tlc.warehouse.tables import LOADS, TRIP_KEY, Table, View, missing_fields, to_arrow, trip_table
 
 log = logging.getLogger(__name__)
 
 #: The ledger is a table for each colour, partitioned by month as the trips are; ``loads`` shows them together.
 LEDGERS: dict[Color, Table] = {color: replace(LOADS, name=f"{color}_loads", key=("file_month",)) for color in COLORS}
-LOADS_VIEW = View(
-    LOADS.name,
-    LOADS.description,
-    LOADS.comments,
-    " UNION ALL ".join(f"SELECT {', '.join(LOADS.names)} FROM {SCHEMA}.{each.name}" for each in LEDGERS.values()),
-)
 
 OLD_ROWS_STAY = "the old rows stay"
 JOB_IS_IN_DOUBT = "its load job may still finish; load the month again to find out"
@@ -50,12 +44,17 @@ MILLISECONDS_OF_DAY = 86_400_000
 
 
 class BigQueryWarehouse:
-    """A warehouse in a BigQuery project: the dataset ``ny_taxi``."""
+    """A warehouse in a BigQuery project: a dataset, which is its schema."""
 
     kind: Kind = "bigquery"
 
-    def __init__(self, client: bigquery.Client, bucket_location: Callable[[], str] | None = None) -> None:
-        """Use a project.
+    def __init__(
+        self,
+        client: bigquery.Client,
+        bucket_location: Callable[[], str] | None = None,
+        schema: str = DEFAULT_SCHEMA,
+    ) -> None:
+        """Use a dataset of a project.
 
         Args:
             client: A client with the roles ``bigquery.jobUser`` on the project and ``bigquery.dataEditor`` on the
@@ -63,9 +62,9 @@ class BigQueryWarehouse:
             bucket_location: Returns the location of the lake's bucket, or its two regions with a ``+`` between; a
                 missing dataset is created there, and loads from elsewhere are refused.
         """
-        self._client, self._bucket_location = client, bucket_location
-        self.place = f"bigquery://{client.project}/{SCHEMA}"
-        self._dataset = bigquery.DatasetReference(client.project, SCHEMA)
+        self._client, self._bucket_location, self.schema = client, bucket_location, schema
+        self.place = f"bigquery://{client.project}/{schema}"
+        self._dataset = bigquery.DatasetReference(client.project, schema)
 
     def loads(self) -> dict[tuple[Color, Month], Load]:
         """Return the loaded months."""
@@ -78,7 +77,7 @@ class BigQueryWarehouse:
             self._prepare_dataset()
             own = [table for table in tables if table != LOADS]
             if LOADS in tables:
-                own, views = [*own, *LEDGERS.values()], [LOADS_VIEW, *views]
+                own, views = [*own, *LEDGERS.values()], [self._view_ledgers(), *views]
             changed = [self._prepare(table) for table in own]
             for lookup in lookups:
                 if self._find_table(lookup.table.name) is None:
@@ -132,7 +131,7 @@ class BigQueryWarehouse:
                 self._replace_lookup(lookup)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Return the rows of a SELECT. Table names need the dataset: ``ny_taxi.loads``."""
+        """Return the rows of a SELECT. Table names need the dataset."""
         with self._translate_errors("a query"):
             return [tuple(row.values()) for row in self._client.query_and_wait(sql)]
 
@@ -200,9 +199,14 @@ class BigQueryWarehouse:
             )
         return location, made
 
+    def _view_ledgers(self) -> View:
+        """Return the view ``loads`` over the ledgers of all colours."""
+        ledgers = (f"SELECT {', '.join(LOADS.names)} FROM {self.schema}.{each.name}" for each in LEDGERS.values())
+        return View(LOADS.name, LOADS.description, LOADS.comments, " UNION ALL ".join(ledgers))
+
     def _qualify(self, sql: str) -> str:
         """Add the project to the names of tables."""
-        return re.sub(rf"\b{SCHEMA}\.(\w+)", rf"`{self._dataset.project}.{SCHEMA}.\1`", sql)
+        return re.sub(rf"\b{self.schema}\.(\w+)", rf"`{self._dataset.project}.{self.schema}.\1`", sql)
 
     def _find_table(self, name: str) -> bigquery.Table | None:
         with contextlib.suppress(api.NotFound):
@@ -255,13 +259,13 @@ class BigQueryWarehouse:
         return MonthJobs(self._client, self._dataset, file.month, era, labels, str(there.location))
 
     def _count(self, table: Table, month: Month) -> int:
-        sql = f"SELECT COUNT(*) FROM {SCHEMA}.{table.name} WHERE file_month = DATE '{month.first_day}'"
+        sql = f"SELECT COUNT(*) FROM {self.schema}.{table.name} WHERE file_month = DATE '{month.first_day}'"
         return int(next(iter(self._client.query_and_wait(self._qualify(sql))))[0])
 
     def _read_ledger(self, name: str, month: Month | None = None) -> dict[tuple[Color, Month], Load]:
         """Return the loads of a month, or all."""
         only = f" WHERE file_month = DATE '{month.first_day}'" if month else ""
-        sql = self._qualify(f"SELECT {', '.join(LOADS.names)} FROM {SCHEMA}.{name}{only}")
+        sql = self._qualify(f"SELECT {', '.join(LOADS.names)} FROM {self.schema}.{name}{only}")
         return {
             (load.color, load.month): load
             for load in (Load.from_row(row.values()) for row in self._client.query_and_wait(sql))
@@ -288,15 +292,15 @@ class BigQueryWarehouse:
             raise explain(error, what, self.place, outcome, outcome if in_doubt is None else in_doubt) from error
 
 
-def find_location(client: bigquery.Client) -> str:
+def find_location(client: bigquery.Client, schema: str) -> str:
     """Return the dataset's location.
 
     Raises:
         TlcError: when there is no dataset yet, or BigQuery does not answer.
     """
-    place = f"bigquery://{client.project}/{SCHEMA}"
+    place = f"bigquery://{client.project}/{schema}"
     try:
-        return str(client.get_dataset(bigquery.DatasetReference(client.project, SCHEMA)).location)
+        return str(client.get_dataset(bigquery.DatasetReference(client.project, schema)).location)
     except FAILURES as error:
         raise explain(error, "the location of the tables", place, "", "") from error
 

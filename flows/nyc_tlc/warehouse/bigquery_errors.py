@@ -7,7 +7,6 @@ from google.api_core import exceptions as api
 from google.auth import exceptions as auth
 
 from nyc_tlc.errors import ConfigurationError, TlcError, WarehouseAwayError, first_line
-from nyc_tlc.warehouse.tables import SCHEMA
 
 FAILURES = (api.GoogleAPIError, auth.GoogleAuthError, requests.RequestException)
 TRANSIENT = (
@@ -23,8 +22,8 @@ TRANSIENT = (
 )
 
 ENABLE_BILLING = (
-    f"enable billing for the project (the free tier stays), clear the expirations of the dataset {SCHEMA}, and drop its"
-    " tables, which keep the old ones"
+    "enable billing for the project (the free tier stays), clear the dataset's expirations, and drop its tables, which"
+    " keep the old ones"
 )
 
 
@@ -51,5 +50,5 @@ def explain(error: Exception, what: str, place: str, outcome: str, in_doubt: str
         fix = "grant the account of the loads roles/storage.objectUser and roles/storage.legacyBucketReader on it"
     elif isinstance(error, api.Forbidden):
         kind, why = ConfigurationError, f"a permission is missing in {place}"
-        fix = f"grant roles/bigquery.jobUser on the project and roles/bigquery.dataEditor on the dataset {SCHEMA}"
+        fix = "grant roles/bigquery.jobUser on the project and roles/bigquery.dataEditor on the dataset"
     return kind("; ".join(filter(None, [f"{what}: {why}", state])), got=message, fix=fix)

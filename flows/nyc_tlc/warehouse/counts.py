@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from nyc_tlc.month import Color, Month
 from nyc_tlc.warehouse.protocol import Kind, Load, Warehouse
-from nyc_tlc.warehouse.tables import SCHEMA
 
 #: Warehouse -> month -> a message, for months whose rows are not as many as ``loads`` says.
 Wrong = Mapping[Kind, Mapping[tuple[Color, Month], str]]
@@ -32,5 +31,5 @@ def find_wrong_counts(
 
 
 def _count(warehouse: Warehouse, table: str) -> dict[Month, int]:
-    rows = warehouse.query(f"SELECT file_month, COUNT(*) FROM {SCHEMA}.{table} GROUP BY file_month")
+    rows = warehouse.query(f"SELECT file_month, COUNT(*) FROM {warehouse.schema}.{table} GROUP BY file_month")
     return {Month(day.year, day.month): int(count) for day, count in rows}

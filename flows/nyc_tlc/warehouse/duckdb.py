@@ -20,10 +20,11 @@ import pyarrow.dataset as ds
 from nyc_tlc.contract.types import TYPES
 from nyc_tlc.errors import BusyError, ConfigurationError, TlcError, first_line
 from nyc_tlc.month import Color, Month
+from nyc_tlc.settings import DEFAULT_SCHEMA
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.protocol import Kind, Load, Lookup, Patience, reconcile
-from nyc_tlc.warehouse.sql_warehouse import SqlWarehouse, qualify
-from nyc_tlc.warehouse.tables import SCHEMA, Table, View
+from nyc_tlc.warehouse.sql_warehouse import SqlWarehouse
+from nyc_tlc.warehouse.tables import Table, View
 
 #: A view in a file from elsewhere could read the files of this machine: rows come as Arrow batches, and DuckDB opens
 #: nothing but its own file.
@@ -41,9 +42,9 @@ class DuckDbWarehouse(SqlWarehouse):
     kind: Kind = "duckdb"
     types: ClassVar = {kind: names.duckdb for kind, names in TYPES.items()}
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, schema: str = DEFAULT_SCHEMA) -> None:
         """Use a DuckDB file; the first write creates it."""
-        self._path, self._patience = path.absolute(), Patience()
+        self.schema, self._path, self._patience = schema, path.absolute(), Patience()
         here = Path.cwd()
         self.place = str(self._path.relative_to(here) if self._path.is_relative_to(here) else self._path)
 
@@ -66,7 +67,7 @@ class DuckDbWarehouse(SqlWarehouse):
             if not force and (known := self._find_load(connection, file)):
                 return known, False
             for each in (file, file.quarantine):
-                name = qualify(each.table.name)
+                name = self._qualify(each.table.name)
                 connection.execute(f"DELETE FROM {name} WHERE file_month = ?", [file.month.first_day])
                 connection.register("file_rows", read_rows(each))
                 ((rows,),) = self._execute(connection, f"INSERT INTO {name} BY NAME SELECT * FROM file_rows")
@@ -88,7 +89,7 @@ class DuckDbWarehouse(SqlWarehouse):
             "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database()"
             " AND schema_name = ? AND table_name = ? ORDER BY column_index"
         )
-        return dict(self._execute(session, sql, [SCHEMA, table]))
+        return dict(self._execute(session, sql, [self.schema, table]))
 
     def _find_table(self, session: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
         """Return the columns of a table.
@@ -97,17 +98,17 @@ class DuckDbWarehouse(SqlWarehouse):
             ConfigurationError: when a view has its name.
         """
         views = "duckdb_views() WHERE database_name = current_database() AND schema_name = ? AND view_name = ?"
-        if self._execute(session, f"SELECT 1 FROM {views}", [SCHEMA, table]):
-            name = qualify(table)
+        if self._execute(session, f"SELECT 1 FROM {views}", [self.schema, table]):
+            name = self._qualify(table)
             raise ConfigurationError(f"{name} is a view and not a table", fix=f"look at it, then DROP VIEW {name}")
         return self._find_columns(session, table)
 
     def _create_table(self, session: duckdb.DuckDBPyConnection, table: Table) -> None:
-        self._execute(session, f"CREATE TABLE {qualify(table.name)} ({self._define_columns(table)})")
+        self._execute(session, f"CREATE TABLE {self._qualify(table.name)} ({self._define_columns(table)})")
 
     def _insert(self, session: duckdb.DuckDBPyConnection, table: Table, rows: pa.Table) -> None:
         session.register("new_rows", rows)
-        session.execute(f"INSERT INTO {qualify(table.name)} BY NAME SELECT * FROM new_rows")
+        session.execute(f"INSERT INTO {self._qualify(table.name)} BY NAME SELECT * FROM new_rows")
         session.unregister("new_rows")
 
     @contextlib.contextmanager

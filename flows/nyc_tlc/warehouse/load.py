@@ -9,7 +9,7 @@ from nyc_tlc.errors import ConflictError, TlcError
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.protocol import Load, Warehouse
-from nyc_tlc.warehouse.tables import SCHEMA, list_views, month_tables
+from nyc_tlc.warehouse.tables import list_views, month_tables
 from nyc_tlc.warehouse.volume import check_volume, read_trailing
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def load_month(
     try:
         file.check()
         file.quarantine.check()
-        warehouse.prepare(month_tables(), read_lookups(), list_views())
+        warehouse.prepare(month_tables(), read_lookups(), list_views(warehouse.schema))
         load, new = warehouse.replace_month(file, flow_run_id, force=force)
     except TlcError as error:
         if file.lake.manifest(file.manifest.month_keys) == file.manifest:
@@ -69,9 +69,9 @@ class Answer:
 
 def ask_where_trips_began(load: Load, new: bool, warehouse: Warehouse) -> Answer:
     """Query a warehouse for the zones where most of a month's trips began."""
-    at = f"{SCHEMA}.{load.color}_trip_data"
+    at = f"{warehouse.schema}.{load.color}_trip_data"
     sql = (
-        f"SELECT z.borough, z.zone, COUNT(*) AS trips FROM {at} t LEFT JOIN {SCHEMA}.zones z"
+        f"SELECT z.borough, z.zone, COUNT(*) AS trips FROM {at} t LEFT JOIN {warehouse.schema}.zones z"
         f" ON z.location_id = t.pickup_location_id WHERE t.file_month = DATE '{load.month.first_day}'"
         " GROUP BY z.borough, z.zone ORDER BY trips DESC, z.zone LIMIT 3"
     )

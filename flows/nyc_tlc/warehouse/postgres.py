@@ -18,12 +18,13 @@ from psycopg2 import errors, extensions
 
 from nyc_tlc.contract.types import TYPES
 from nyc_tlc.errors import BusyError
+from nyc_tlc.settings import DEFAULT_SCHEMA
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.postgres_connection import connect, explain
 from nyc_tlc.warehouse.postgres_tables import copy, drop_views
 from nyc_tlc.warehouse.protocol import Kind, Load, Lookup, Patience, reconcile
-from nyc_tlc.warehouse.sql_warehouse import SqlWarehouse, qualify
-from nyc_tlc.warehouse.tables import SCHEMA, TRIP_KEY, Table, View, missing_fields
+from nyc_tlc.warehouse.sql_warehouse import SqlWarehouse
+from nyc_tlc.warehouse.tables import TRIP_KEY, Table, View, missing_fields
 
 #: How long a statement waits for a table's lock; queries that queue behind it can then continue. It is less than the
 #: second after which Postgres looks for deadlocks, so no reader is ever cancelled because of a load.
@@ -40,9 +41,9 @@ class PostgresWarehouse(SqlWarehouse):
     kind: Kind = "postgres"
     types: ClassVar = {kind: names.postgres for kind, names in TYPES.items()}
 
-    def __init__(self, parameters: Mapping[str, Any]) -> None:
-        """Use a database."""
-        self._parameters, self._patience = dict(parameters), Patience()
+    def __init__(self, parameters: Mapping[str, Any], schema: str = DEFAULT_SCHEMA) -> None:
+        """Use a schema of a database."""
+        self.schema, self._parameters, self._patience = schema, dict(parameters), Patience()
         host, port = parameters.get("host", "localhost"), parameters.get("port") or 5432
         self.place = f"postgresql://{host}:{port}/{parameters.get('dbname', '')}"
 
@@ -55,7 +56,7 @@ class PostgresWarehouse(SqlWarehouse):
         with self._transaction("the tables") as cursor:
             if not self._is_complete(cursor, [*tables, *(lookup.table for lookup in lookups)], views):
                 create = partial(self._create, cursor, tables, lookups, views)
-                self._wait_for_locks(cursor, f"the tables: {self.place}: {SCHEMA} {BUSY}", END_OTHERS, create)
+                self._wait_for_locks(cursor, f"the tables: {self.place}: {self.schema} {BUSY}", END_OTHERS, create)
 
     def replace_month(self, file: LakeFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
         """Replace the month's rows by those of the files."""
@@ -81,10 +82,10 @@ class PostgresWarehouse(SqlWarehouse):
         filled = f"{_name_partition(file)}_filling"
         # The CHECK spares ATTACH a scan. The partitioned table is not read: that would block the swaps of other months.
         check = f"CONSTRAINT is_its_month CHECK (file_month = '{file.month.first_day}')"
-        cursor.execute(f"CREATE TABLE {qualify(filled)} ({self._define_columns(file.table)}, {check})")
-        copied = copy(cursor, filled, file.schema, file.batches(), frozen=True)
-        _create_index(cursor, filled)
-        ((found,),) = self._execute(cursor, f"SELECT count(*) FROM {qualify(filled)}")
+        cursor.execute(f"CREATE TABLE {self._qualify(filled)} ({self._define_columns(file.table)}, {check})")
+        copied = copy(cursor, self._qualify(filled), file.schema, file.batches(), frozen=True)
+        self._create_index(cursor, filled)
+        ((found,),) = self._execute(cursor, f"SELECT count(*) FROM {self._qualify(filled)}")
         reconcile(file, self.place, copied=copied, found=found)
         return filled
 
@@ -99,14 +100,14 @@ class PostgresWarehouse(SqlWarehouse):
         self, cursor: extensions.cursor, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]
     ) -> None:
         # Without the lock, two transactions that create the same object would fail.
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"nyc_tlc {SCHEMA}"])
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"nyc_tlc {self.schema}"])
         self._create_schema(cursor)
         self._create_missing(cursor, tables, lookups)
         found = {view.name: tuple(self._find_columns(cursor, view.name)) for view in views}
         changed = [view for view in views if found[view.name] != view.columns]
         # Postgres replaces a view that gains columns at its end. For any other change all views are created again.
         if any(view.columns[: len(found[view.name])] != found[view.name] for view in changed):
-            drop_views(cursor, [name for name, columns in found.items() if columns], self.place)
+            drop_views(cursor, [self._qualify(name) for name, columns in found.items() if columns], self.place)
             changed = list(views)
         for view in changed:
             self._replace_view(cursor, view)
@@ -120,24 +121,24 @@ class PostgresWarehouse(SqlWarehouse):
             "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
             " WHERE attrelid = to_regclass(?) AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
         )
-        return dict(self._execute(session, sql, [qualify(table)]))
+        return dict(self._execute(session, sql, [self._qualify(table)]))
 
     def _create_table(self, session: extensions.cursor, table: Table) -> None:
         """Create a table; one of trips is partitioned by month."""
-        name, columns = qualify(table.name), self._define_columns(table)
+        name, columns = self._qualify(table.name), self._define_columns(table)
         if table.key == TRIP_KEY:
             session.execute(f"CREATE TABLE {name} ({columns}) PARTITION BY RANGE (file_month)")
-            _create_index(session, table.name)
+            self._create_index(session, table.name)
         else:
             session.execute(f"CREATE TABLE {name} ({columns}, PRIMARY KEY ({', '.join(table.key)}))")
 
     def _insert(self, session: extensions.cursor, table: Table, rows: pa.Table) -> None:
-        copy(session, table.name, rows.schema, iter(rows.to_batches()), frozen=False)
+        copy(session, self._qualify(table.name), rows.schema, iter(rows.to_batches()), frozen=False)
 
     def _lock_month(self, cursor: extensions.cursor, file: LakeFile) -> None:
 
         def lock() -> None:
-            month = f"nyc_tlc {SCHEMA}.{file.name}"
+            month = f"nyc_tlc {self.schema}.{file.name}"
             cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [month])
 
         busy = f"{file.name}: another load of this month into {self.place} is still running"
@@ -150,9 +151,9 @@ class PostgresWarehouse(SqlWarehouse):
         def lock() -> None:
             for each in files:
                 mode = "ACCESS EXCLUSIVE" if self._find_partition(cursor, each) else "SHARE UPDATE EXCLUSIVE"
-                cursor.execute(f"LOCK TABLE {qualify(each.table.name)} IN {mode} MODE")
+                cursor.execute(f"LOCK TABLE {self._qualify(each.table.name)} IN {mode} MODE")
 
-        tables = " and ".join(qualify(each.table.name) for each in files)
+        tables = " and ".join(self._qualify(each.table.name) for each in files)
         self._wait_for_locks(cursor, f"{file.name}: {self.place}: {tables} {BUSY}", END_OTHERS, lock)
 
     def _wait_for_locks(self, cursor: extensions.cursor, busy: str, fix: str, act: Callable[[], None]) -> None:
@@ -175,17 +176,17 @@ class PostgresWarehouse(SqlWarehouse):
 
     def _swap(self, cursor: extensions.cursor, file: LakeFile, filled: str) -> None:
         """Replace the old partition by the filled table. The caller holds the locks."""
-        whole, name, month = qualify(file.table.name), _name_partition(file), file.month
+        whole, name, month = self._qualify(file.table.name), _name_partition(file), file.month
         if old := self._find_partition(cursor, file):
             cursor.execute(f"ALTER TABLE {whole} DETACH PARTITION {old}")
             cursor.execute(f"DROP TABLE {old}")
-        cursor.execute(f"ALTER TABLE {qualify(filled)} RENAME TO {name}")
-        _rename_index_and_constraints(cursor, filled, name)
+        cursor.execute(f"ALTER TABLE {self._qualify(filled)} RENAME TO {name}")
+        self._rename_index_and_constraints(cursor, filled, name)
         bounds = f"FROM ('{month.first_day}') TO ('{month.plus(1).first_day}')"
-        cursor.execute(f"ALTER TABLE {whole} ATTACH PARTITION {qualify(name)} FOR VALUES {bounds}")
-        cursor.execute(f"ALTER TABLE {qualify(name)} DROP CONSTRAINT is_its_month")
+        cursor.execute(f"ALTER TABLE {whole} ATTACH PARTITION {self._qualify(name)} FOR VALUES {bounds}")
+        cursor.execute(f"ALTER TABLE {self._qualify(name)} DROP CONSTRAINT is_its_month")
         comment = f"{file.name}: the partition of {whole} for {month}; every load replaces it whole"
-        self._comment(cursor, f"TABLE {qualify(name)}", comment)
+        self._comment(cursor, f"TABLE {self._qualify(name)}", comment)
 
     def _find_partition(self, cursor: extensions.cursor, file: LakeFile) -> str | None:
         """Return the partition that has the file's month, whatever its name; None if there is none."""
@@ -194,7 +195,7 @@ class PostgresWarehouse(SqlWarehouse):
             " WHERE inhparent = to_regclass(?) AND pg_get_expr(relpartbound, inhrelid) LIKE ?"
         )
         bounds = f"FOR VALUES FROM ('{file.month.first_day}') TO %"
-        found = self._execute(cursor, sql, [qualify(file.table.name), bounds])
+        found = self._execute(cursor, sql, [self._qualify(file.table.name), bounds])
         return found[0][0] if found else None
 
     @contextlib.contextmanager
@@ -216,24 +217,24 @@ class PostgresWarehouse(SqlWarehouse):
         finally:
             connection.close()
 
+    def _create_index(self, cursor: extensions.cursor, table: str) -> None:
+        cursor.execute(
+            f"CREATE INDEX {table}_pickup_datetime_brin ON {self._qualify(table)} USING brin (pickup_datetime)"
+        )
+
+    def _rename_index_and_constraints(self, cursor: extensions.cursor, filled: str, partition: str) -> None:
+        """Name a filled table's index and constraints after its partition."""
+        index = f"{filled}_pickup_datetime_brin"
+        cursor.execute(f"ALTER INDEX {self._qualify(index)} RENAME TO {index.replace(filled, partition)}")
+        # Since version 18, NOT NULL is a constraint with a name.
+        cursor.execute(
+            "SELECT conname FROM pg_constraint WHERE conrelid = to_regclass(%s) AND starts_with(conname, %s)",
+            [self._qualify(partition), filled],
+        )
+        for (name,) in cursor.fetchall():
+            new = name.replace(filled, partition)
+            cursor.execute(f"ALTER TABLE {self._qualify(partition)} RENAME CONSTRAINT {name} TO {new}")
+
 
 def _name_partition(file: LakeFile) -> str:
     return f"{file.table.name}_{file.month.year:04d}_{file.month.month:02d}"
-
-
-def _create_index(cursor: extensions.cursor, table: str) -> None:
-    cursor.execute(f"CREATE INDEX {table}_pickup_datetime_brin ON {qualify(table)} USING brin (pickup_datetime)")
-
-
-def _rename_index_and_constraints(cursor: extensions.cursor, filled: str, partition: str) -> None:
-    """Name a filled table's index and constraints after its partition."""
-    index = f"{filled}_pickup_datetime_brin"
-    cursor.execute(f"ALTER INDEX {qualify(index)} RENAME TO {index.replace(filled, partition)}")
-    # Since version 18, NOT NULL is a constraint with a name.
-    cursor.execute(
-        "SELECT conname FROM pg_constraint WHERE conrelid = to_regclass(%s) AND starts_with(conname, %s)",
-        [qualify(partition), filled],
-    )
-    for (name,) in cursor.fetchall():
-        new = name.replace(filled, partition)
-        cursor.execute(f"ALTER TABLE {qualify(partition)} RENAME CONSTRAINT {name} TO {new}")

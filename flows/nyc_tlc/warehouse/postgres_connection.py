@@ -11,7 +11,6 @@ import psycopg2
 from psycopg2 import extensions
 
 from nyc_tlc.errors import ConfigurationError, TlcError, WarehouseAwayError, first_line
-from nyc_tlc.warehouse.tables import SCHEMA
 
 #: How fast a connection notices that the server is gone. Values in the profile's block override these.
 CONNECTION_DEFAULTS: dict[str, Any] = {
@@ -32,7 +31,7 @@ REASONS = (
     (
         "42501",
         "a permission is missing",
-        f"grant it (to make tables: CREATE on the database, or on the schema {SCHEMA}), or use another user",
+        "grant it (to make tables: CREATE on the database, or on the schema of TLC_SCHEMA), or use another user",
     ),
     (
         "25006",
@@ -48,7 +47,7 @@ REASONS_IN_A_LOAD = (
     (
         "2BP01",
         "something uses the month's partition, which a load replaces",
-        f"keep its definition, drop it, load again, and make it again on the table in {SCHEMA}, which stays",
+        "keep its definition, drop it, load again, and make it again on the whole table, which stays",
     ),
     (
         "42P17",

@@ -11,8 +11,6 @@ from psycopg2 import extensions
 
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.threads import prefetch
-from nyc_tlc.warehouse.sql_warehouse import qualify
-from nyc_tlc.warehouse.tables import SCHEMA
 
 #: Rows that are encoded and sent together, about four megabytes.
 COPY_BATCH_ROWS = 1 << 14
@@ -37,7 +35,7 @@ def copy(
         frozen: Whether all transactions see the rows after the commit, also older ones. The table must be new.
     """
     options = "FORMAT binary, FREEZE" if frozen else "FORMAT binary"
-    statement = f"COPY {qualify(table)} ({', '.join(schema.names)}) FROM STDIN WITH ({options})"
+    statement = f"COPY {table} ({', '.join(schema.names)}) FROM STDIN WITH ({options})"
     # COPY takes an empty chunk for the end.
     with closing(prefetch(filter(None, _encode(schema, batches)))) as encoded:
         cursor.copy_expert(statement, _Chunks(encoded))
@@ -59,10 +57,10 @@ def drop_views(cursor: extensions.cursor, views: Sequence[str], place: str) -> N
     Raises:
         ConfigurationError: when others have permissions on them, which would be lost.
     """
-    command = f"DROP VIEW {', '.join(map(qualify, views))}"
+    command = f"DROP VIEW {', '.join(views)}"
     if grants := [grant for view in views for grant in _list_grants(cursor, view)]:
         raise ConfigurationError(
-            f"{place}: the views in {SCHEMA} must be dropped and created again, and others have permissions on them",
+            f"{place}: views must be dropped and created again, and others have permissions on them",
             fix=f"run {command}; load again; then run {'; '.join(grants)}",
         )
     cursor.execute(command)
@@ -78,6 +76,6 @@ def _list_grants(cursor: extensions.cursor, view: str) -> list[str]:
         " SELECT pg_class.oid, relowner, attname, (aclexplode(attacl)).* FROM pg_attribute"
         " JOIN pg_class ON pg_class.oid = attrelid) AS granted"
         " WHERE oid = to_regclass(%s) AND grantee <> relowner",
-        [qualify(view)],
+        [view],
     )
     return [grant for (grant,) in cursor.fetchall()]

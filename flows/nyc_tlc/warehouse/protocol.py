@@ -100,10 +100,12 @@ class Warehouse(Protocol):
     Attributes:
         kind: DuckDB, Postgres or BigQuery.
         place: Its address for messages, without secrets.
+        schema: The schema or dataset of its tables.
     """
 
     kind: Kind
     place: str
+    schema: str
 
     def loads(self) -> dict[tuple[Color, Month], Load]:
         """Return the loaded months; none if the tables do not exist yet."""

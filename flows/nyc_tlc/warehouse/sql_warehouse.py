@@ -14,16 +14,11 @@ from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import Color, Month
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.protocol import Load, Lookup
-from nyc_tlc.warehouse.tables import LOADS, SCHEMA, Table, View, missing_fields
+from nyc_tlc.warehouse.tables import LOADS, Table, View, missing_fields
 
 #: DuckDB's connection or Postgres' cursor in a transaction. With a type variable, ``typing`` would keep DuckDB's class,
 #: which DuckDB reports as a leak when the process ends.
 Session = Any
-
-
-def qualify(name: str) -> str:
-    """Return a name with our schema. Our names are plain words, so none needs quotes."""
-    return f"{SCHEMA}.{name}"
 
 
 class SqlWarehouse(ABC):
@@ -32,6 +27,7 @@ class SqlWarehouse(ABC):
     #: The names of the types.
     types: ClassVar[Mapping[Type, str]]
     place: str
+    schema: str
 
     @abstractmethod
     def _transaction(self, what: str, *, read_only: bool = False) -> AbstractContextManager[Session]:
@@ -71,17 +67,21 @@ class SqlWarehouse(ABC):
 
     def check(self, lake: Lake) -> str:
         """Check that tables can be made."""
-        name = qualify("connection_check")
+        name = self._qualify("connection_check")
         with self._transaction("a check") as session:
             self._create_schema(session)
             self._execute(session, f"CREATE TABLE {name} (one INTEGER)")
             self._execute(session, f"DROP TABLE {name}")
         return "answers, and tables can be made"
 
+    def _qualify(self, name: str) -> str:
+        """Return a name with the schema. All are plain words, so none needs quotes."""
+        return f"{self.schema}.{name}"
+
     def _create_schema(self, session: Session) -> None:
         # Not IF NOT EXISTS, for which Postgres wants a permission even if the schema exists.
-        if not self._execute(session, "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = ?", [SCHEMA]):
-            self._execute(session, f"CREATE SCHEMA {SCHEMA}")
+        if not self._execute(session, "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = ?", [self.schema]):
+            self._execute(session, f"CREATE SCHEMA {self.schema}")
 
     def _find_table(self, session: Session, table: str) -> dict[str, str]:
         """Return the columns of a table and their types; empty if it does not exist."""
@@ -97,7 +97,7 @@ class SqlWarehouse(ABC):
 
     def _prepare_table(self, session: Session, table: Table) -> bool:
         """Create a table, or add its missing columns. Return whether the table changed."""
-        name, found = qualify(table.name), self._find_table(session, table.name)
+        name, found = self._qualify(table.name), self._find_table(session, table.name)
         if not found:
             self._create_table(session, table)
             self._comment(session, f"TABLE {name}", table.description)
@@ -113,21 +113,21 @@ class SqlWarehouse(ABC):
 
     def _replace_lookup(self, session: Session, lookup: Lookup) -> None:
         self._prepare_table(session, lookup.table)
-        self._execute(session, f"DELETE FROM {qualify(lookup.table.name)}")
+        self._execute(session, f"DELETE FROM {self._qualify(lookup.table.name)}")
         self._insert(session, lookup.table, lookup.rows)
 
     def _replace_view(self, session: Session, view: View) -> None:
-        self._execute(session, f"CREATE OR REPLACE VIEW {qualify(view.name)} AS {view.sql}")
-        self._comment(session, f"VIEW {qualify(view.name)}", view.description)
+        self._execute(session, f"CREATE OR REPLACE VIEW {self._qualify(view.name)} AS {view.sql}")
+        self._comment(session, f"VIEW {self._qualify(view.name)}", view.description)
         for column, comment in view.comments.items():
-            self._comment(session, f"COLUMN {qualify(view.name)}.{column}", comment)
+            self._comment(session, f"COLUMN {self._qualify(view.name)}.{column}", comment)
 
     def _comment(self, session: Session, on: str, text: str) -> None:
         quoted = text.replace("'", "''")
         self._execute(session, f"COMMENT ON {on} IS '{quoted}'")
 
     def _count(self, session: Session, file: LakeFile) -> int:
-        sql = f"SELECT count(*) FROM {qualify(file.table.name)} WHERE file_month = '{file.month.first_day}'"
+        sql = f"SELECT count(*) FROM {self._qualify(file.table.name)} WHERE file_month = '{file.month.first_day}'"
         return int(self._execute(session, sql)[0][0])
 
     def _find_load(self, session: Session, file: LakeFile) -> Load | None:
@@ -139,11 +139,11 @@ class SqlWarehouse(ABC):
         return None
 
     def _read_loads(self, session: Session) -> dict[tuple[Color, Month], Load]:
-        rows = self._execute(session, f"SELECT {', '.join(LOADS.names)} FROM {qualify(LOADS.name)}")
+        rows = self._execute(session, f"SELECT {', '.join(LOADS.names)} FROM {self._qualify(LOADS.name)}")
         return {(load.color, load.month): load for load in map(Load.from_row, rows)}
 
     def _write_load(self, session: Session, load: Load) -> None:
         row = load.to_row()
-        self._execute(session, f"DELETE FROM {qualify(LOADS.name)} WHERE color = ? AND file_month = ?", row[:2])
+        self._execute(session, f"DELETE FROM {self._qualify(LOADS.name)} WHERE color = ? AND file_month = ?", row[:2])
         names, marks = ", ".join(LOADS.names), ", ".join("?" * len(row))
-        self._execute(session, f"INSERT INTO {qualify(LOADS.name)} ({names}) VALUES ({marks})", row)
+        self._execute(session, f"INSERT INTO {self._qualify(LOADS.name)} ({names}) VALUES ({marks})", row)

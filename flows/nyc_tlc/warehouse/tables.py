@@ -13,9 +13,6 @@ from nyc_tlc.contract.types import TYPES, Type
 from nyc_tlc.errors import ContractError
 from nyc_tlc.month import COLORS, Color
 
-#: The schema or dataset that holds everything.
-SCHEMA = "ny_taxi"
-
 
 @dataclass(frozen=True)
 class Field:
@@ -118,7 +115,7 @@ def month_tables() -> tuple[Table, ...]:
 
 @dataclass(frozen=True)
 class View:
-    """A view. Its SQL is the same for all warehouses; tables are ``ny_taxi.name`` in it.
+    """A view. Its SQL is the same for all warehouses; tables are named with their schema in it.
 
     Attributes:
         comments: Column -> what it holds.
@@ -135,8 +132,8 @@ class View:
         return tuple(self.comments)
 
 
-def list_views() -> tuple[View, ...]:
-    """Return the views on the trips; a view comes after those it uses."""
+def list_views(schema: str) -> tuple[View, ...]:
+    """Return the views on the trips in a schema; a view comes after those it uses."""
     tables = trip_tables()
     merged = {
         "color": "The colour of the taxi: yellow or green",
@@ -150,12 +147,12 @@ def list_views() -> tuple[View, ...]:
         for column, name in (("borough", "borough"), ("zone", "name"))
     }
     return (
-        *(_source_view(color, table) for color, table in tables.items()),
+        *(_source_view(schema, color, table) for color, table in tables.items()),
         View(
             "trips",
             "The trips of yellow and green taxis",
             merged,
-            " UNION ALL ".join(_select_trips(color, tables[color], columns) for color in ("yellow", "green")),
+            " UNION ALL ".join(_select_trips(schema, color, tables[color], columns) for color in ("yellow", "green")),
         ),
         View(
             "trips_by_zone",
@@ -163,19 +160,19 @@ def list_views() -> tuple[View, ...]:
             merged | zones,
             f"SELECT {', '.join(f't.{name}' for name in merged)},"
             " p.borough AS pickup_borough, p.zone AS pickup_zone, d.borough AS dropoff_borough, d.zone AS dropoff_zone"
-            f" FROM {SCHEMA}.trips t"
-            f" LEFT JOIN {SCHEMA}.zones p ON p.location_id = t.pickup_location_id"
-            f" LEFT JOIN {SCHEMA}.zones d ON d.location_id = t.dropoff_location_id",
+            f" FROM {schema}.trips t"
+            f" LEFT JOIN {schema}.zones p ON p.location_id = t.pickup_location_id"
+            f" LEFT JOIN {schema}.zones d ON d.location_id = t.dropoff_location_id",
         ),
     )
 
 
-def _select_trips(color: str, table: Table, names: Sequence[str]) -> str:
+def _select_trips(schema: str, color: str, table: Table, names: Sequence[str]) -> str:
     columns = ", ".join(name if name in table.names else f"NULL AS {name}" for name in names)
-    return f"SELECT '{color}' AS color, {columns} FROM {SCHEMA}.{table.name}"
+    return f"SELECT '{color}' AS color, {columns} FROM {schema}.{table.name}"
 
 
-def _source_view(color: Color, table: Table) -> View:
+def _source_view(schema: str, color: Color, table: Table) -> View:
     columns, rows = ", ".join(table.names), ", ".join(f"r.{name}" for name in table.names)
     return View(
         f"{color}_source",
@@ -187,9 +184,9 @@ def _source_view(color: Color, table: Table) -> View:
             **{name: LOADS.comments[name] for name in ("source_kind", "source_url")},
         },
         f"SELECT {rows}, r.is_quarantined, r.rejection_rule, l.source_kind, l.source_url FROM ("
-        f"SELECT {columns}, TRUE AS is_quarantined, rejection_rule FROM {SCHEMA}.{color}_quarantine"
-        f" UNION ALL SELECT {columns}, FALSE, NULL FROM {SCHEMA}.{table.name}"
-        f") r LEFT JOIN {SCHEMA}.{LOADS.name} l ON l.color = '{color}' AND l.file_month = r.file_month",
+        f"SELECT {columns}, TRUE AS is_quarantined, rejection_rule FROM {schema}.{color}_quarantine"
+        f" UNION ALL SELECT {columns}, FALSE, NULL FROM {schema}.{table.name}"
+        f") r LEFT JOIN {schema}.{LOADS.name} l ON l.color = '{color}' AND l.file_month = r.file_month",
     )
 
 
@@ -207,7 +204,7 @@ def missing_fields(table: Table, found: Mapping[str, str], types: Mapping[Type, 
     wrong = [name for name, kind in found.items() if expected.get(name) != kind]
     if wrong:
         raise ContractError(
-            f"{place}: the table {SCHEMA}.{table.name} differs from the contract",
+            f"{place}: the table {table.name} differs from the contract",
             expected=", ".join(f"{name} {expected.get(name, '(no such column)')}" for name in wrong),
             got=", ".join(f"{name} {found[name]}" for name in wrong),
             fix="drop or rename the table, and load its months again",
