@@ -115,15 +115,21 @@ def test_a_month_is_told_of_once_as_an_asset_and_as_a_run_of_openlineage(
     prefect_server: PrefectServer, collector: Collector, own_environment: Path
 ) -> None:
     told = {"OPENLINEAGE_URL": collector.url, "OPENLINEAGE_API_KEY": "planted-4a1b", "TLC_SAMPLE_ROWS": "1000"}
-    runs = [prefect_server.run("flows/etl_month.py", *MONTH, **told) for _ in range(2)]
-    assert [run.returncode for run in runs] == [0, 0], runs[0].stderr
+    months = ("--colors", "green", "--start", "2024-01", "--end", "2024-02", "--source", "sample")
+    runs = [
+        prefect_server.run("flows/etl_month.py", *MONTH, **told),
+        # January is current by now, and loaded.
+        prefect_server.run("flows/backfill.py", *months, "--warehouses", "duckdb", **told),
+        prefect_server.run("flows/etl_gcs_to_duckdb.py", *MONTH[:6], **told),
+    ]
+    assert [run.returncode for run in runs] == [0] * len(runs), runs[-1].stderr
     manifest = json.loads((own_environment / "lake/manifest/green/2024-01.json").read_text())
 
     in_lake, warehouse = "lake://local-home/green/2024-01", own_environment / "warehouse.duckdb"
     loaded = f"duckdb://{warehouse}/green_trip_data/2024-01"
-    # The second run made nothing, so each is there once.
-    assets = eventually(lambda: len(found := materialized(prefect_server, own_environment)) == 2 and found, every=0.2)
-    assert assets.keys() == {in_lake, loaded}
+    february = {key.replace("2024-01", "2024-02") for key in (in_lake, loaded)}
+    assets = eventually(lambda: len(found := materialized(prefect_server, own_environment)) == 4 and found, every=0.2)
+    assert assets.keys() == {in_lake, loaded} | february
     expected = {
         "rows": manifest["clean"]["rows"],
         "source_rows": 1000,
@@ -139,7 +145,8 @@ def test_a_month_is_told_of_once_as_an_asset_and_as_a_run_of_openlineage(
     assert related["asset"] == in_lake
     assert related["flow-run"] == f"prefect.flow-run.{manifest['flow_run_id']}"
 
-    ((path, authorization, event),) = collector.events
+    (path, authorization, event), (*_, next_event) = collector.events
+    assert next_event["run"]["runId"] != event["run"]["runId"]
     assert (path, authorization) == ("/api/v1/lineage", "Bearer planted-4a1b")
     assert "planted" not in json.dumps([event, assets]) + runs[0].stdout + runs[0].stderr
     jsonschema.validate(event, RUN_EVENT, format_checker=jsonschema.FormatChecker())
