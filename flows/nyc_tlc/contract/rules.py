@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,9 +25,7 @@ Limit = Annotated[str, Field(pattern=r"^\d+(\.\d+)? ?(rows|%)$")]
 def _check_name(name: str) -> str:
     # These two stay as they are: a line that is no record, and a row that no day's file could have.
     if name in ("unparseable", "no_pickup_time") or not re.fullmatch("[a-z][a-z0-9_]*", name):
-        raise ValueError(
-            "not a name for a rule of yours: lowercase letters, digits and _, and not that of a fixed rule"
-        )
+        raise ValueError("not a name for your rule: lowercase letters, digits and _, and not that of a fixed rule")
     return name
 
 
@@ -73,11 +70,9 @@ class Rule(RuleTerms):
     @property
     def reason(self) -> str:
         """Why there is the rule, with its limits for the month, and whose it is."""
-        limits = (
-            f"{which} {limit}" for which, limit in (("at least", self.at_least), ("at most", self.at_most)) if limit
-        )
-        notes = "; ".join([*limits, *([f"yours, in {self.file}"] if self.file else [])])
-        return f"{self.why.strip()} ({notes})" if notes else self.why.strip()
+        notes = [f"{which} {limit}" for which, limit in self._limits.items()]
+        notes += [f"yours, in {self.file}"] if self.file else []
+        return f"{self.why.strip()} ({'; '.join(notes)})" if notes else self.why.strip()
 
     def is_about(self, month: Month) -> bool:
         """Return whether the rule holds in a month."""
@@ -85,12 +80,15 @@ class Rule(RuleTerms):
 
     def find_failed_limit(self, rows: int, source_rows: int) -> str | None:
         """Return the limit that a number of rows does not keep, like ``at most 5 %``; None if it keeps all."""
-        for which, limit, sign in (("at least", self.at_least, 1), ("at most", self.at_most, -1)):
-            if limit:
-                value = 100 * rows / source_rows if limit.endswith("%") else rows
-                if sign * value < sign * float(limit.rstrip(" rows%")):
-                    return f"{which} {limit}"
+        for which, limit in self._limits.items():
+            value, bound = 100 * rows / source_rows if limit.endswith("%") else rows, float(limit.rstrip(" rows%"))
+            if value < bound if which == "at least" else value > bound:
+                return f"{which} {limit}"
         return None
+
+    @property
+    def _limits(self) -> dict[str, str]:
+        return {which: limit for which, limit in (("at least", self.at_least), ("at most", self.at_most)) if limit}
 
 
 def read_rules(
@@ -153,7 +151,8 @@ def compile_rules(rules: Sequence[Rule], month: Month, codes: Mapping[str, Itera
     """
     moments = {"month_start": month.start, "month_end": month.end, "dst_end": month.dst_end}
     values: dict[str, str] = {name: f"({', '.join(map(repr, table))})" for name, table in codes.items()}
-    values |= {name: _format_timestamp(moment) for name, moment in moments.items()} | {"month": str(month.month)}
+    values |= {name: f"TIMESTAMP '{moment:%Y-%m-%d %H:%M:%S}'" for name, moment in moments.items()}
+    values["month"] = str(month.month)
     values |= {
         rule.name: f"COALESCE({rule.when.format(**values)}, FALSE)" if rule.is_about(month) else "FALSE"
         for rule in rules
@@ -164,7 +163,3 @@ def compile_rules(rules: Sequence[Rule], month: Month, codes: Mapping[str, Itera
         for rule in rules
         if rule.when and rule.is_about(month)
     ]
-
-
-def _format_timestamp(moment: datetime) -> str:
-    return f"TIMESTAMP '{moment:%Y-%m-%d %H:%M:%S}'"
