@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     )
     source: str = Field("tlc", description="Where months come from, unless a flow's parameter says otherwise")
     profile: str = Field("local", description="Which set of blocks to use, unless a flow's parameter says otherwise")
+    keep_versions: int = Field(
+        3, ge=0, description="How many versions of a month are kept, besides the current one, when its source changes"
+    )
     strict: bool = Field(False, description="Fail on columns the contract doesn't know instead of reporting them")
     max_rejected: float = Field(
         50, ge=0, le=100, description="Percent of a month's rows that may be rejected; more, and it is not published"
