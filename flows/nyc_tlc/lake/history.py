@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from nyc_tlc.errors import ArgumentError, LakeError, TlcError
+from nyc_tlc.errors import ArgumentError, LakeError, NotThereYetError, TlcError
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
+from nyc_tlc.month import Color, Month
 from nyc_tlc.threads import ContextPool
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ def find_version(lake: Lake, keys: Keys, which: str) -> Manifest:
 
     Raises:
         ArgumentError: when it is none of these.
+        NotThereYetError: when the month came into the lake later.
         LakeError: when the lake has no such version, or not the one that stood at that time.
     """
     at, versions = _read_time(which), list_versions(lake, keys)
@@ -95,15 +97,23 @@ def find_version(lake: Lake, keys: Keys, which: str) -> Manifest:
         found = [each for each in versions if each.manifest.published_at <= at]
     if found and not (at and found[-1].gap):
         return found[-1].manifest
-    if not versions:
-        raise LakeError(f"{keys.name}: not in the lake {lake.url('')}")
-    oldest = versions[0].manifest
+    oldest = versions[0].manifest if versions else None
+    if not oldest or (at and at < oldest.published_at and oldest.replaces is None):
+        raise NotThereYetError(
+            f"{keys.name}: not in the lake {lake.url('')}{f' at {which}' if at else ''}",
+            got=f"its first version, published {oldest.published_at:%Y-%m-%d %H:%M} UTC" if oldest else "",
+        )
     raise LakeError(
         f"{keys.name}: the version {'of ' if at else ''}{which} is not kept",
         got=f"{len(versions)} of its versions, the oldest published {oldest.published_at:%Y-%m-%d %H:%M} UTC",
         fix=f"they are listed by python flows/history.py --color {keys.color} --year {keys.month.year}"
         f" --month {keys.month.month}",
     )
+
+
+def list_changed_months(lake: Lake, color: Color) -> list[Month]:
+    """Return the months of a colour that have more than one version, or a copy that is none."""
+    return sorted({Month.parse(key.split("/")[2]) for key in lake.list_keys(f"history/{color}/")})
 
 
 def find_prunable(lake: Lake, keys: Keys, keep: int) -> set[str]:
