@@ -12,8 +12,8 @@ from prefect.utilities.callables import parameter_schema
 from nyc_tlc.settings import Settings
 
 FLOWS = (
-    "etl_web_to_gcs etl_month etl_gcs_to_duckdb etl_gcs_to_postgres etl_gcs_to_bq backfill months report transform"
-    " load_lookups check_connections copy_lake replay"
+    "etl_web_to_gcs etl_month etl_gcs_to_duckdb etl_gcs_to_postgres etl_gcs_to_bq backfill months history diff report"
+    " transform load_lookups check_connections copy_lake replay"
 ).split()
 HEAD = """\
 # Reference
@@ -55,7 +55,7 @@ def _describe_option(name: str, schema: dict[str, Any]) -> str:
     choices = schema.get("enum") or schema.get("items", {}).get("enum") or []
     if choices:
         text = f"{text} One of {', '.join(f'`{choice}`' for choice in choices)}."
-    return f"| `--{name.replace('_', '-')}` | {f'`{default}`' if default else ''} | {text} |"
+    return f"| `--{name.strip('_').replace('_', '-')}` | {f'`{default}`' if default else ''} | {text} |"
 
 
 def _show(value: object) -> str:

@@ -10,10 +10,9 @@ from pathlib import Path
 from prefect import flow
 
 from nyc_tlc.errors import LakeError
-from nyc_tlc.lake.diff import MonthVersion, compare
+from nyc_tlc.lake.diff import compare
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.lake.history import find_version, list_versions
-from nyc_tlc.lake.store import Lake
+from nyc_tlc.lake.history import list_versions
 from nyc_tlc.planning.month_plan import find_published, read_requested_month
 from nyc_tlc.profiles.opening import open_lake
 from nyc_tlc.runs import command_line, tasks
@@ -48,24 +47,19 @@ def diff(
     """
     profile = profile or read_settings().profile
     lake = open_lake(profile)
-    manifest = find_published(lake, color, read_requested_month(color, year, month), profile)
-    keys, other = manifest.month_keys, _open_other(with_) if with_ else lake
-
-    versions = list_versions(lake, keys)
-    if len(versions) < 2 and not (from_ or with_):
-        raise LakeError(f"{keys.name}: the lake has one version", fix="compare it with another lake: --with")
-    old = find_version(lake, keys, from_) if from_ else manifest if with_ else versions[-2].manifest
-    new = find_version(other, keys, to) if to else find_published(other, color, keys.month, with_ or profile)
+    other = lake if not with_ else FolderLake(Path(with_)) if os.sep in with_ else open_lake(with_)
+    old = find_published(lake, color, read_requested_month(color, year, month), profile, from_)
+    new = find_published(other, color, old.month_keys.month, with_ or profile, to)
+    if not from_ and not with_:
+        versions = list_versions(lake, old.month_keys)
+        if len(versions) < 2:
+            raise LakeError(f"{old.name}: the lake has one version of it", fix="compare it with another lake: --with")
+        old = versions[-2].manifest
     with scratch_folder() as folder:
-        difference = compare(MonthVersion(lake, old), MonthVersion(other, new), folder, Path(rows) if rows else None)
-
+        difference = compare((lake, old), (other, new), folder, Path(rows) if rows else None)
     text = difference.format()
-    tasks.write_artifact(f"Difference of {keys.name}", text, profile, color, manifest.month, "diff")
+    tasks.write_artifact(f"Difference of {old.name}", text, profile, color, old.month, "diff")
     return Outcome(f"{text}\n\nrows  {rows}" if rows else text)
-
-
-def _open_other(name: str) -> Lake:
-    return FolderLake(Path(name)) if os.sep in name else open_lake(name)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import nyc_tlc.runs.script  # noqa: F401
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from prefect import flow
 
-from nyc_tlc.lake.diff import MonthVersion, compare
-from nyc_tlc.lake.history import Version, find_prunable, list_changed_months, list_versions, remove_versions
+from nyc_tlc.lake.diff import compare
+from nyc_tlc.lake.history import find_prunable, list_changed_months, list_versions, remove_versions
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.planning.month_plan import read_requested_month
@@ -22,7 +21,7 @@ from nyc_tlc.settings import read_settings
 from nyc_tlc.source.fetch import scratch_folder
 from nyc_tlc.text_tables import format_table
 
-HEADER = ("Month", "Version", "From (UTC)", "Until", "Bytes", "ETag", "SHA-256", "Rows", "Clean", "Changed", "Flow run")
+HEADER = "Month,Version,From (UTC),Until,Bytes,ETag,SHA-256,Rows,Clean,Changed,Flow run".split(",")
 
 
 @flow(flow_run_name="history-{color}", **RUN_OPTIONS)
@@ -46,62 +45,44 @@ def history(
     """
     profile = profile or read_settings().profile
     lake, one = open_lake(profile), read_requested_month(color, year, month)
-    found = [Keys(color, each) for each in ([one] if one else list_changed_months(lake, color))]
+    months = [Keys(color, each) for each in ([one] if one else list_changed_months(lake, color))]
     if prune:
-        return Outcome(_prune(lake, found, force))
-    rows = [row for keys in found for row in _describe(lake, list_versions(lake, keys), with_rows=one is not None)]
-    if not rows:
-        return Outcome(f"{color}{f' {one}' if one else ''}: the lake has no versions")
+        return Outcome("\n".join(line for keys in months for line in _prune(lake, keys, force)) or "nothing to remove")
+    rows = [row for keys in months for row in _describe(lake, keys, compared=one is not None)]
     text = "\n".join(format_table(HEADER, rows, right=("Bytes", "Rows", "Clean"), pad=True))
     tasks.write_artifact(f"Versions of {color}", text, profile, color, str(one or "changed"), "history")
     return Outcome(text)
 
 
-def _describe(lake: Lake, versions: Sequence[Version], *, with_rows: bool) -> list[tuple[str, ...]]:
-    """Return a row of the table for each version."""
+def _describe(lake: Lake, keys: Keys, *, compared: bool) -> list[tuple[str, ...]]:
+    """Return a row of the table for each version of a month."""
     rows, before = [], None
-    for version in versions:
-        manifest = version.manifest
-        source = manifest.source
-        until = f"before {_minute(version.until)}" if version.until and version.gap else _minute(version.until)
-        changed = "" if before is None else f"{source.rows - before.source.rows:+,} rows"
-        if before and with_rows:
+    for version, until in list_versions(lake, keys):
+        source, changed = version.source, ""
+        if before and compared:
             with scratch_folder() as folder:
-                changed = str(compare(MonthVersion(lake, before), MonthVersion(lake, manifest), folder))
-        rows.append(
-            (
-                manifest.month,
-                manifest.version,
-                _minute(manifest.published_at),
-                until,
-                f"{source.bytes:,}",
-                source.etag or "",
-                source.sha256[:12],
-                f"{source.rows:,}",
-                f"{manifest.clean.rows:,}",
-                changed,
-                manifest.flow_run_id or "",
-            )
-        )
-        before = manifest
+                changed = str(compare((lake, before), (lake, version), folder))
+        elif before:
+            changed = f"{source.rows - before.source.rows:+,} rows"
+        times = (_minute(version.published_at), _minute(until) if until else "")
+        file = (f"{source.bytes:,}", source.etag or "", source.sha256[:12])
+        counts = (f"{source.rows:,}", f"{version.clean.rows:,}")
+        rows.append((version.month, version.version, *times, *file, *counts, changed, version.flow_run_id or ""))
+        before = version
     return rows
 
 
-def _prune(lake: Lake, months: Sequence[Keys], force: bool) -> str:
-    """Return what can be removed, and remove it if it is forced."""
-    lines = []
-    for keys in months:
-        prunable = find_prunable(lake, keys, read_settings().keep_versions)
-        for folder in sorted({key.split("/")[3] for key in prunable}):
-            lines.append(f"{keys.name}  {folder}  {'removed' if force else 'can be removed'}")
-        if force:
-            remove_versions(lake, prunable)
-    hint = [] if force or not lines else ["--force removes them"]
-    return "\n".join([*lines, *hint]) or f"nothing exceeds {read_settings().keep_versions} versions of a month"
+def _prune(lake: Lake, keys: Keys, force: bool) -> list[str]:
+    """Return a line for each folder that can be removed. Remove them if it is forced."""
+    prunable = find_prunable(lake, keys, read_settings().keep_versions)
+    if force:
+        remove_versions(lake, prunable)
+    done = "removed" if force else "to be removed by --force"
+    return [f"{keys.name}  {folder}  {done}" for folder in sorted({key.split("/")[3] for key in prunable})]
 
 
-def _minute(at: datetime | None) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}" if at else ""
+def _minute(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 if __name__ == "__main__":

@@ -82,10 +82,6 @@ class LakeError(TlcError):
     """The data lake could not be read or written."""
 
 
-class NotThereYetError(LakeError):
-    """The data lake did not have the month at that time."""
-
-
 class ConflictError(LakeError):
     """Another run published the same month in the meantime."""
 

@@ -23,7 +23,7 @@ import pyarrow.dataset as ds
 
 from nyc_tlc.contract.dataset import plausible_ranges, read_contract
 from nyc_tlc.contract.zone_shapes import read_polygons, read_zone_paths
-from nyc_tlc.errors import ArgumentError, LakeError, NotThereYetError
+from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.history import find_version
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
@@ -91,7 +91,7 @@ def trips(
     first, last, days = _read_span(start, end)
     manifests = _manifests(lake, color, first, last, profile, as_of, missing == "skip")
     if days:
-        near = [_find(lake, Keys(color, month), as_of, skip=True) for month in (first.plus(-1), last.plus(1))]
+        near = [find_version(lake, Keys(color, month), as_of) for month in (first.plus(-1), last.plus(1))]
         manifests = [each for each in (near[0], *manifests, near[1]) if each]
     if generated := describe_generated(manifests):
         log.warning(generated)
@@ -186,7 +186,7 @@ def months(
     found = read_coverage(lake, loads, colors=COLORS if color is None else (color,))
     if as_of:
         with ThreadPoolExecutor(PARALLEL_READS) as pool:
-            then = pool.map(lambda each: _find(lake, Keys(each.color, each.month), as_of, skip=True), found)
+            then = pool.map(lambda each: find_version(lake, Keys(each.color, each.month), as_of), found)
             found = [replace(each, manifest=manifest) for each, manifest in zip(found, then, strict=True) if manifest]
     rows = [
         {
@@ -235,16 +235,6 @@ def _read_span(start: str | date, end: str | date | None) -> tuple[Month, Month,
     return *months, f"pickup_datetime >= DATE '{from_day}' AND pickup_datetime < DATE '{until}'"
 
 
-def _find(lake: Lake, keys: Keys, as_of: str | date | None, *, skip: bool) -> Manifest | None:
-    """Return a month's manifest, as of a time if one is given. If there is none, return None or raise an error."""
-    try:
-        return find_version(lake, keys, str(as_of)) if as_of else lake.manifest(keys)
-    except NotThereYetError:
-        if skip:
-            return None
-        raise
-
-
 def _manifests(
     lake: Lake, color: Color, first: Month, last: Month, profile: str, as_of: str | date | None, skip: bool
 ) -> list[Manifest]:
@@ -255,13 +245,13 @@ def _manifests(
     """
     found, month = {}, first
     while month <= last:
-        found[month] = _find(lake, Keys(color, month), as_of, skip=skip)
+        found[month] = find_version(lake, Keys(color, month), as_of)
         month = month.plus(1)
     missing = [month for month, manifest in found.items() if manifest is None]
     if missing and not skip:
         named = ", ".join(map(str, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise LakeError(
-            f"{color} {named}: not in the lake {lake.url('')}",
+            f"{color} {named}: not in the lake {lake.url('')}{f' at {as_of}' if as_of else ''}",
             fix=f"bring what is missing: python flows/backfill.py --colors {color} --start {missing[0]}"
             f" --end {missing[-1]} --profile {profile}",
         )

@@ -101,13 +101,8 @@ class Manifest(Part):
 
     @property
     def history_folder(self) -> str:
-        """The prefix under which the version is kept when a changed source replaces it."""
-        return f"{self.month_keys.history}{self.published_at.astimezone(UTC):%Y%m%dT%H%M%S%fZ}.{self.version}/"
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether its keys are those of a kept version."""
-        return self.clean.key.startswith(self.month_keys.history)
+        """The folder in which the version is kept when a changed source replaces it."""
+        return f"{self.month_keys.history}{self.published_at.astimezone(UTC):%Y%m%dT%H%M%S%fZ}.{self.version}"
 
     def with_keys(self, new_key: Callable[[str], str]) -> Manifest:
         """Return the manifest of the same files under other keys."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
 from nyc_tlc.errors import ConflictError, LakeError, TlcError, TransientError
-from nyc_tlc.lake.history import FILES_AT_ONCE, follow, keep_version, prune_after_publication
+from nyc_tlc.lake.history import find_prunable, keep_version, remove_versions
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Found, Lake, SwapRefusedError
@@ -21,6 +22,9 @@ from nyc_tlc.settings import read_settings
 from nyc_tlc.threads import ContextPool
 
 log = logging.getLogger(__name__)
+
+#: How many files are sent, listed or removed at the same time.
+FILES_AT_ONCE = 4
 
 
 def publish_files(lake: Lake, manifest: Manifest, files: Mapping[str, Path], old_version: str | None) -> Manifest:
@@ -43,8 +47,12 @@ def publish_files(lake: Lake, manifest: Manifest, files: Mapping[str, Path], old
     if found.version != old_version:
         raise _conflict(keys)
     before = _parse_old(lake, keys, found)
-    manifest = follow(manifest, before)
-    keep = read_settings().keep_versions if before and before.source.sha256 != manifest.source.sha256 else 0
+    if before and before.source.sha256 == manifest.source.sha256:
+        keep, times = 0, {"published_at": before.published_at, "replaces": before.replaces}
+    else:
+        keep = read_settings().keep_versions
+        times = {"published_at": datetime.now(UTC), "replaces": before.published_at if before else None}
+    manifest = manifest.model_copy(update=times)
     old = _list_files(lake, keys) - manifest.file_keys
     try:
         _upload(lake, manifest, files)
@@ -59,8 +67,8 @@ def publish_files(lake: Lake, manifest: Manifest, files: Mapping[str, Path], old
         _remove(lake, keys, files)
         raise _conflict(keys) from error
     _remove(lake, keys, old)
-    if keep:
-        prune_after_publication(lake, keys, keep)
+    if before and keep:
+        _prune(lake, keys, keep)
     return manifest
 
 
@@ -122,6 +130,13 @@ def _remove(lake: Lake, keys: Keys, unnamed: Iterable[str]) -> None:
                 list(pool.map(lake.remove, some))
     except TlcError as error:
         log.warning("%s: old files could not be removed; the next run removes them: %s", keys.name, error)
+
+
+def _prune(lake: Lake, keys: Keys, keep: int) -> None:
+    try:
+        remove_versions(lake, find_prunable(lake, keys, keep))
+    except TlcError as error:
+        log.warning("%s: older versions could not be removed; the next change removes them: %s", keys.name, error)
 
 
 def _order(keys: Iterable[str]) -> list[list[str]]:

@@ -150,14 +150,14 @@ def find_published(lake: Lake, color: Color, month: Month | None, profile: str, 
         LakeError: when the month is not in the lake, or not in that version.
     """
     newest = max(lake.months(color), default=None) if month is None else month
-    manifest = lake.manifest(Keys(color, newest)) if newest else None
+    manifest = find_version(lake, Keys(color, newest), as_of) if newest else None
     if manifest is None:
         which = f"--color {color}" + (f" --year {month.year} --month {month.month}" if month else "")
         raise LakeError(
-            f"{color} {month or 'trip records'}: not in the lake {lake.url('')}",
+            f"{color} {month or 'trip records'}: not in the lake {lake.url('')}{f' at {as_of}' if as_of else ''}",
             fix=f"make it: python flows/etl_web_to_gcs.py {which} --profile {profile}",
         )
-    return find_version(lake, manifest.month_keys, as_of) if as_of else manifest
+    return manifest
 
 
 def _plan_without_source(color: Color, month: Month, options: MonthOptions, lake: Lake) -> MonthPlan | None:
