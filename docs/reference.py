@@ -51,7 +51,7 @@ def _describe_flow(name: str) -> str:
 
 def _describe_option(name: str, schema: dict[str, Any]) -> str:
     default = "required" if "default" not in schema else "" if schema["default"] is None else _show(schema["default"])
-    text = schema.get("description", "").replace("|", "\\|")
+    text = " ".join(schema.get("description", "").split()).replace("|", "\\|")
     choices = schema.get("enum") or schema.get("items", {}).get("enum") or []
     if choices:
         text = f"{text} One of {', '.join(f'`{choice}`' for choice in choices)}."

@@ -90,7 +90,7 @@ def reading(store: Store) -> Iterator[None]:
 
 
 def check_whole(store: Store) -> Manifest:
-    """Check that the manifests' files exist, with their digests, and that no version is lost. Return the current one."""
+    """Check that the manifests' files exist, with their digests, and that no version is lost; return the current."""
     *kept, current = list_versions(store.open_lake(), KEYS)
     assert current.manifest.file_keys <= store.objects()
     for file in (file for version in (*kept, current) for file in version.manifest.files):
