@@ -12,8 +12,8 @@ from prefect.utilities.callables import parameter_schema
 from nyc_tlc.settings import Settings
 
 FLOWS = (
-    "etl_web_to_gcs etl_month etl_gcs_to_duckdb etl_gcs_to_postgres etl_gcs_to_bq backfill months report transform"
-    " load_lookups check_connections copy_lake replay"
+    "etl_web_to_gcs etl_month etl_gcs_to_duckdb etl_gcs_to_postgres etl_gcs_to_bq backfill months history diff report"
+    " transform load_lookups check_connections copy_lake replay"
 ).split()
 HEAD = """\
 # Reference
@@ -51,11 +51,11 @@ def _describe_flow(name: str) -> str:
 
 def _describe_option(name: str, schema: dict[str, Any]) -> str:
     default = _show_default(schema["default"]) if "default" in schema else "`required`"
-    text = schema.get("description", "").replace("|", "\\|")
+    text = " ".join(schema.get("description", "").split()).replace("|", "\\|")
     choices = schema.get("enum") or schema.get("items", {}).get("enum") or []
     if choices:
         text = f"{text} One of {', '.join(f'`{choice}`' for choice in choices)}."
-    return f"| `--{name.replace('_', '-')}` | {default} | {text} |"
+    return f"| `--{name.strip('_').replace('_', '-')}` | {default} | {text} |"
 
 
 def _show_default(value: object) -> str:

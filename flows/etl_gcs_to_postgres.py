@@ -9,7 +9,7 @@ from prefect import flow
 from nyc_tlc.runs import command_line
 from nyc_tlc.runs.flow_runs import RUN_OPTIONS, Outcome, run_name
 from nyc_tlc.runs.month import load_from_lake
-from nyc_tlc.runs.options import Color, Force, MonthNumber, Profile, Year
+from nyc_tlc.runs.options import AsOf, Color, Force, MonthNumber, Profile, Year
 
 
 @flow(flow_run_name=run_name, **RUN_OPTIONS)
@@ -18,6 +18,7 @@ def etl_gcs_to_postgres(
     year: Year = None,
     month: MonthNumber = None,
     *,
+    as_of: AsOf = None,
     profile: Profile = None,
     force: Force = False,
 ) -> Outcome:
@@ -25,7 +26,7 @@ def etl_gcs_to_postgres(
 
     The month is a partition. A new partition is filled, and replaces the old one in one transaction.
     """
-    return load_from_lake("postgres", color, year, month, profile, force)
+    return load_from_lake("postgres", color, year, month, as_of, profile, force)
 
 
 if __name__ == "__main__":

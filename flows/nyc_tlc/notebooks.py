@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any, Literal, get_args, overload
 
@@ -22,9 +24,10 @@ import pyarrow.dataset as ds
 from nyc_tlc.contract.dataset import plausible_ranges, read_contract
 from nyc_tlc.contract.zone_shapes import read_polygons, read_zone_paths
 from nyc_tlc.errors import ArgumentError, LakeError
+from nyc_tlc.lake.history import find_version
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.store import Lake
+from nyc_tlc.lake.store import PARALLEL_READS, Lake
 from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.pages.coverage import describe_generated, read_coverage
 from nyc_tlc.profiles.opening import choose_warehouses, open_lake, open_warehouse
@@ -48,6 +51,7 @@ def trips(
     columns: Sequence[str] | None = None,
     where: str | None = None,
     missing: Literal["error", "skip"] = "error",
+    as_of: str | date | None = None,
     profile: str | None = None,
     as_: Shape = "pandas",
 ) -> Any:
@@ -63,6 +67,7 @@ def trips(
         columns: The columns wanted; all if left out. Only these are read.
         where: Which trips, as SQL: ``trip_distance > 10 AND payment_type = 1``.
         missing: ``skip`` leaves out months that are not in the lake.
+        as_of: The months as they were at the end of a day, ``2024-06-01``, or at a time, in UTC.
         profile: Where the lake is; TLC_PROFILE or local if left out.
         as_: ``pandas`` (with Arrow types), ``arrow``, ``polars``, or ``batches``: an iterator of Arrow batches, for
             what does not fit into memory.
@@ -72,7 +77,7 @@ def trips(
 
     Raises:
         ArgumentError: for an unknown colour, month or column, or an expression that is not valid SQL.
-        LakeError: when a month is not in the lake; it names the command that fetches it.
+        LakeError: when a month is not in the lake, it names the command that fetches it, or not as it was then.
     """
     if as_ not in get_args(Shape):
         raise ArgumentError(f"as_ can't be {as_!r}", expected=", ".join(get_args(Shape)))
@@ -84,9 +89,9 @@ def trips(
         raise ArgumentError(f"{color} trips have no column {', '.join(unknown)}", expected=", ".join(schema.names))
     wanted = pa.schema([schema.field(name) for name in columns]) if columns else schema
     first, last, days = _read_span(start, end)
-    manifests = _manifests(lake, color, first, last, profile, missing == "skip")
+    manifests = _manifests(lake, color, first, last, profile, as_of, missing == "skip")
     if days:
-        near = [lake.manifest(Keys(color, month)) for month in (first.plus(-1), last.plus(1))]
+        near = [find_version(lake, Keys(color, month), as_of) for month in (first.plus(-1), last.plus(1))]
         manifests = [each for each in (near[0], *manifests, near[1]) if each]
     if generated := describe_generated(manifests):
         log.warning(generated)
@@ -157,22 +162,32 @@ def codes(table: str) -> pd.DataFrame:
 
 
 def months(
-    color: Color | None = None, *, warehouses: Sequence[Kind] | None = None, profile: str | None = None
+    color: Color | None = None,
+    *,
+    as_of: str | date | None = None,
+    warehouses: Sequence[Kind] | None = None,
+    profile: str | None = None,
 ) -> pd.DataFrame:
     """Return all known months: one row per colour and month, with its source, its file and its loads.
 
     Args:
         color: One colour; all if left out.
+        as_of: The months as they were at the end of a day, ``2024-06-01``, or at a time, in UTC.
         warehouses: The warehouses to ask, a column each; all that the profile has if left out.
         profile: Where the lake is; TLC_PROFILE or local if left out.
 
     Raises:
         ConfigurationError: when the profile can't be used.
+        LakeError: when a month as it was then is not kept.
     """
     profile, kinds = choose_warehouses(profile, warehouses)
     lake = open_lake(profile)
     loads = {kind: open_warehouse(profile, kind).loads() for kind in kinds}
     found = read_coverage(lake, loads, colors=COLORS if color is None else (color,))
+    if as_of:
+        with ThreadPoolExecutor(PARALLEL_READS) as pool:
+            then = pool.map(lambda each: find_version(lake, Keys(each.color, each.month), as_of), found)
+            found = [replace(each, manifest=manifest) for each, manifest in zip(found, then, strict=True) if manifest]
     rows = [
         {
             "color": each.color,
@@ -220,7 +235,9 @@ def _read_span(start: str | date, end: str | date | None) -> tuple[Month, Month,
     return *months, f"pickup_datetime >= DATE '{from_day}' AND pickup_datetime < DATE '{until}'"
 
 
-def _manifests(lake: Lake, color: Color, first: Month, last: Month, profile: str, skip: bool) -> list[Manifest]:
+def _manifests(
+    lake: Lake, color: Color, first: Month, last: Month, profile: str, as_of: str | date | None, skip: bool
+) -> list[Manifest]:
     """Read the manifests of all months from the first to the last.
 
     Raises:
@@ -228,13 +245,13 @@ def _manifests(lake: Lake, color: Color, first: Month, last: Month, profile: str
     """
     found, month = {}, first
     while month <= last:
-        found[month] = lake.manifest(Keys(color, month))
+        found[month] = find_version(lake, Keys(color, month), as_of)
         month = month.plus(1)
     missing = [month for month, manifest in found.items() if manifest is None]
     if missing and not skip:
         named = ", ".join(map(str, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise LakeError(
-            f"{color} {named}: not in the lake {lake.url('')}",
+            f"{color} {named}: not in the lake {lake.url('')}{f' at {as_of}' if as_of else ''}",
             fix=f"bring what is missing: python flows/backfill.py --colors {color} --start {missing[0]}"
             f" --end {missing[-1]} --profile {profile}",
         )

@@ -43,6 +43,9 @@ class Settings(BaseSettings):
         description="Schema or dataset of the tables in all warehouses; a profile's file can name another",
     )
     rules: Path | None = Field(None, description="A file with rules of your own (docs/rules.md)")
+    keep_versions: int = Field(
+        3, ge=0, description="How many versions of a month are kept, besides the current one, when its source changes"
+    )
     strict: bool = Field(False, description="Fail on columns the contract doesn't know instead of reporting them")
     max_rejected: float = Field(
         50, ge=0, le=100, description="Percent of a month's rows that may be rejected; more, and it is not published"

@@ -5,12 +5,14 @@ import re
 from datetime import datetime
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from conftest import PrefectServer
 from factories import JANUARY, green_parquet, make_month, publish_fetched, trip
 from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.keys import Keys
 from nyc_tlc.month import Month
 from nyc_tlc.runs import tasks
 from nyc_tlc.runs.flow_runs import Outcome
@@ -67,6 +69,41 @@ def test_report_writes_its_pages_and_prints_where(prefect_server: PrefectServer,
     loads = {name: month["loads"] for name, month in months_on(lake).items()}
     assert [load[:3] for load in loads["green-2024-01"]] == [["duckdb", "current", 2]]
     assert [load[:3] for load in loads["green-2024-02"]] == [["duckdb", "", None]]
+
+
+def test_a_month_that_changed_is_shown_listed_compared_loaded_and_pruned(
+    prefect_server: PrefectServer, lake: FolderLake, tmp_path: Path
+) -> None:
+    old = lake.manifest(Keys("green", JANUARY))
+    new = make_month(lake, green_parquet(trip(), trip(passenger_count=4), trip(passenger_count=0)), tmp_path)
+    assert old
+
+    def run(flow: str, *options: str, **settings: str) -> str:
+        which = ("--color", "green", *options) if flow != "report" else options
+        done = prefect_server.run(f"flows/{flow}.py", *which, TLC_HOME=str(lake.root.parent), **settings)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+    run("report", "--offline")
+    month = months_on(lake)["green-2024-01"]
+    assert [row[0] for row in month["versions"]] == [old.version, new.version]  # type: ignore[attr-defined]
+    january = ("--year", "2024", "--month", "1")
+    changed = "+0 rows; 1 added; 1 dropped"
+    rows = [line.split("|")[2:] for line in run("history", *january).splitlines()[2:]]
+    assert [(row[0].strip(), row[-3].strip()) for row in rows] == [(old.version, ""), (new.version, changed)]
+    assert "| +0 rows |" in run("history")
+    out = run("diff", *january, "--rows", str(tmp_path / "rows.parquet"))
+    assert f"# green 2024-01: {changed}" in out
+    assert pq.read_metadata(tmp_path / "rows.parquet").num_rows == 2
+    other = FolderLake(tmp_path / "other")
+    make_month(other, green_parquet(trip(), trip(), trip(passenger_count=0)), tmp_path)
+    assert "the same rows" in run("diff", *january, "--from", old.version, "--with", str(other.root))
+    run("etl_gcs_to_duckdb", *january, "--as-of", old.version)
+    loads = DuckDbWarehouse(lake.root.parent / "warehouse.duckdb").query("SELECT version FROM ny_taxi.loads")
+    assert loads == [(old.version,)]
+    assert f"{old.version}  to be removed by --force" in run("history", "--prune", TLC_KEEP_VERSIONS="0")
+    assert f"{old.version}  removed" in run("history", "--prune", "--force", TLC_KEEP_VERSIONS="0")
+    assert lake.list_keys("history/") == set()
 
 
 def test_report_asks_the_source_what_is_published_and_changed(

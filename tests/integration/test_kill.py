@@ -15,6 +15,7 @@ from die_at import make_month_and_die
 
 from factories import JANUARY, green_parquet, make_month, trip
 from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.history import list_versions
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
 
@@ -54,7 +55,7 @@ def check_whole(lake: FolderLake, manifest: Manifest) -> None:
 
 
 def month_files(lake: FolderLake) -> set[str]:
-    """Return the keys of all files except the manifest."""
+    """Return the keys of all files except the manifests."""
     paths = (path for path in lake.root.rglob("*") if path.is_file())
     return {key for path in paths if not (key := path.relative_to(lake.root).as_posix()).startswith("manifest/2")}
 
@@ -87,7 +88,11 @@ def test_killed_at_a_change_of_the_lake(tmp_path: Path, every: int) -> None:
         left = "old" if manifest.started_at == before.started_at else "new"
         remade = make_month(lake, NEW, source, layout="day")
         check_whole(lake, remade)
-        assert month_files(lake) == remade.file_keys | {KEYS.manifest}
+        old, new = (each.manifest for each in list_versions(lake, KEYS))
+        assert (old.source.sha256, new) == (before.source.sha256, remade)
+        check_whole(lake, old)
+        kept = {*old.file_keys, f"{old.history_folder}/manifest.json"}
+        assert month_files(lake) == remade.file_keys | {KEYS.manifest} | kept
         return left
 
     with ThreadPoolExecutor(2) as pool:

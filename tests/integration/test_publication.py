@@ -20,6 +20,7 @@ from nyc_tlc.cleaning.publish import publish_month
 from nyc_tlc.cleaning.raw import fetch_raw
 from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ConflictError
+from nyc_tlc.lake.history import list_versions
 from nyc_tlc.lake.keys import Keys, Layout
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
@@ -89,13 +90,19 @@ def reading(store: Store) -> Iterator[None]:
 
 
 def check_whole(store: Store) -> Manifest:
-    """Check that the files in the manifest exist, with the manifest's digests. Return the manifest."""
-    manifest = store.open_lake().manifest(KEYS)
-    assert manifest is not None
-    assert manifest.file_keys <= store.objects()
-    for file in manifest.files:
+    """Check that the manifests' files exist, with their digests, and that no version is lost; return the current."""
+    *kept, current = list_versions(store.open_lake(), KEYS)
+    assert current.manifest.file_keys <= store.objects()
+    for file in (file for version in (*kept, current) for file in version.manifest.files):
         assert hashlib.sha256(store.read(file.key)).hexdigest() == file.sha256
-    return manifest
+    assert all(version.until for version in kept)
+    assert len(kept) == 3 or (kept or [current])[0].manifest.replaces is None
+    return current.manifest
+
+
+def list_current(store: Store) -> set[str]:
+    """Return the keys of all objects that are not in the history."""
+    return {key for key in store.objects() if not key.startswith("history/")}
 
 
 def clear(store: Store) -> None:
@@ -137,13 +144,14 @@ def run_interleaved(store: Store, folder: Path, case: Case, at: int) -> int:
     stands = check_whole(store)
     if made and published is None:
         assert stands.clean == made[-1].clean
-        assert store.objects() == {*stands.file_keys, KEYS.manifest}, "a run that is refused removes its files"
+        assert list_current(store) == {*stands.file_keys, KEYS.manifest}, "a run that is refused removes its files"
     else:
         # The held run published, before the others began or after them.
         assert stands in (published, *made)
     (folder / "last").mkdir()
     last = make_month(store.open_lake(), NEW, folder / "last")
-    assert store.objects() == {*last.file_keys, KEYS.manifest}
+    assert list_current(store) == {*last.file_keys, KEYS.manifest}
+    check_whole(store)
     return steps[0]
 
 

@@ -3,7 +3,7 @@
 import io
 import subprocess
 import sys
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +19,7 @@ from nyc_tlc import codes, months, plausible, trips, zones
 from nyc_tlc.errors import ArgumentError, LakeError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.gcs import GcsLake
+from nyc_tlc.lake.keys import Keys
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.published import look_at
 from nyc_tlc.source.sample import write_sample
@@ -89,6 +90,23 @@ def test_a_missing_month_names_the_command_that_brings_it(lake: FolderLake) -> N
         trips("green", "2023-11", "2024-03")
     assert "green 2023-11, 2023-12, 2024-03: not in the lake" in str(caught.value)
     assert "python flows/backfill.py --colors green --start 2023-11 --end 2024-03 --profile local" in str(caught.value)
+
+
+def test_trips_and_months_are_those_of_a_time(lake: FolderLake, tmp_path: Path) -> None:
+    old = lake.manifest(Keys("green", JANUARY))
+    new = make_month(lake, green_parquet(trip()), tmp_path)
+    assert old
+    then = new.published_at - timedelta(microseconds=1)
+    assert [len(trips("green", "2024-01", "2024-02", as_of=each)) for each in (then, str(new.published_at))] == [4, 2]
+    assert len(trips("green", "2024-01-15", as_of=then)) == 3
+    found = months(as_of=then)
+    assert found[["month", "rows"]].to_numpy().tolist() == [["2024-01", 3], ["2024-02", 1]]
+    assert pq.read_metadata(found["lake"][0]).num_rows == 3
+    assert months(as_of=old.published_at)["month"].tolist() == ["2024-01"]
+    with pytest.raises(LakeError, match=r"green 2024-02: not in the lake .* at 20"):
+        trips("green", "2024-01", "2024-02", as_of=old.published_at)
+    assert len(trips("green", "2024-01", "2024-02", as_of=old.published_at, missing="skip")) == 3
+    assert months(as_of="2009-01-01").empty
 
 
 def test_months_that_are_missing_can_be_skipped(lake: FolderLake) -> None:

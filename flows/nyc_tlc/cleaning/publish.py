@@ -49,7 +49,7 @@ def publish_month(
         _check_limits(cleaned.manifest, contract)
     made_by = {"flow_run_id": flow_run_id, "started_at": started_at, "finished_at": datetime.now(UTC)}
     manifest = cleaned.manifest.model_copy(update=made_by)
-    publish_files(lake, manifest, cleaned.files, old_version)
+    manifest = publish_files(lake, manifest, cleaned.files, old_version)
     log.info("%s: published to %s", manifest.name, lake.url(""))
     return manifest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,15 @@ class AzureLake(BucketLake):
 
     def _delete(self, name: str) -> None:
         self._container.delete_blob(name)
+
+    def _duplicate(self, name: str, to: str) -> bool:
+        copy = self._container.get_blob_client(to)
+        copy.start_copy_from_url(self._container.get_blob_client(name).url)
+        while (status := copy.get_blob_properties().copy.status) == "pending":
+            time.sleep(1)
+        if status != "success":
+            raise azure.AzureError(f"the copy ended as {status}")
+        return True
 
     def _send(self, name: str, path: Path, metadata: Mapping[str, str]) -> None:
         with path.open("rb") as content:

@@ -118,6 +118,10 @@ class BucketLake(Lake):
         """Delete an object."""
 
     @abstractmethod
+    def _duplicate(self, name: str, to: str) -> bool:
+        """Copy an object inside the store; it keeps its type and its metadata."""
+
+    @abstractmethod
     def _send(self, name: str, path: Path, metadata: Mapping[str, str]) -> None:
         """Send a file by the client's managed transfer."""
 
@@ -168,6 +172,9 @@ class BucketLake(Lake):
 
     def remove(self, key: str) -> None:
         self._if_exists(key, self._delete)
+
+    def copy(self, key: str, to: str) -> bool:
+        return bool(self._if_exists(key, lambda name: self._duplicate(name, self.name(to))))
 
     def upload(self, key: str, path: Path, sha256: str, labels: Mapping[str, str]) -> None:
         with self._translate_errors(key):

@@ -38,7 +38,7 @@ def copy_month(source: Lake, target: Lake, color: Color, month: Month, scratch: 
         there = target.parse(found.content, keys)
         one, other = ((each.contract_version, *(file.sha256 for file in each.files)) for each in (there, manifest))
         return "was there already" if one == other else "another version is there"
-    copy = manifest.of_version(keys.of_new_version())
+    copy = manifest.with_keys(keys.of_new_version().of)
     files = {new.key: scratch / str(number) for number, new in enumerate(copy.files)}
     for old, path in zip(manifest.files, files.values(), strict=True):
         source.download(old, manifest.name, path)

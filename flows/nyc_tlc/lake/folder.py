@@ -97,6 +97,16 @@ class FolderLake(Lake):
             finally:
                 draft.unlink(missing_ok=True)
 
+    def copy(self, key: str, to: str) -> bool:
+        source = self.local_path(key)
+        with self._translate_errors(key), self._locked(to) as target:
+            if not source.exists():
+                return False
+            with self._drafted(target) as draft:
+                if not _link(source, draft):
+                    shutil.copyfile(source, draft)
+        return True
+
     @contextlib.contextmanager
     def _locked(self, key: str) -> Iterator[Path]:
         """Hold the lake's lock. Yield the path of an object, whose folder exists until the lock is released."""
@@ -115,12 +125,17 @@ class FolderLake(Lake):
         return os.fdopen(descriptor, "rb")
 
     def _replace(self, target: Path, content: bytes) -> None:
+        with self._drafted(target) as draft, draft.open("xb") as file:
+            file.write(content)
+
+    @contextlib.contextmanager
+    def _drafted(self, target: Path) -> Iterator[Path]:
+        """Yield a new path for the file's content. At the end of the block the file has its name."""
         draft = _draft(target)
         # A killed run's, or a link that somebody put there.
         draft.unlink(missing_ok=True)
         try:
-            with draft.open("xb") as file:
-                file.write(content)
+            yield draft
             sync(draft)
             self._rename(draft, target)
         finally:

@@ -47,6 +47,11 @@ class Keys:
         """The manifest, which names the month's files."""
         return f"manifest/{self.color}/{self.month}.json"
 
+    @property
+    def history(self) -> str:
+        """The prefix of the versions that a changed source replaced."""
+        return f"history/{self.color}/{self.month}/"
+
     def partition(self, rows: Literal["clean", "quarantine"]) -> str:
         """Return the Hive partition of the clean or of the rejected rows."""
         return f"{rows}/{self.color}/year={self.month.year:04d}/month={self.month.month:02d}/"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from collections.abc import Callable
+from datetime import UTC, date, datetime
 from typing import Annotated, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from nyc_tlc.contract.dataset import SourceFormat
 from nyc_tlc.errors import ReconciliationError
-from nyc_tlc.lake.keys import FileKeys, Keys
+from nyc_tlc.lake.keys import Keys
 from nyc_tlc.month import Color, Month
 from nyc_tlc.shown import shown
 
@@ -59,6 +60,8 @@ class QuarantineRecord(FileRecord):
 class Manifest(Part):
     """The files of a month, their row counts, and what they were made from.
 
+    ``published_at`` is when the lake got this version of the month. A version is a source file, so cleaning it again
+    does not change the time. ``replaces`` is when the version before it was published; None if there was none.
     ``revision`` counts how often the manifest was written again without other changes, before the removal of files
     that it does not name.
 
@@ -82,6 +85,8 @@ class Manifest(Part):
     seconds: dict[Text, float] = {}
     started_at: datetime
     finished_at: datetime
+    published_at: datetime = Field(default_factory=lambda data: data["finished_at"])
+    replaces: datetime | None = None
     revision: int = 0
 
     @property
@@ -89,11 +94,21 @@ class Manifest(Part):
         """The month's keys."""
         return Keys(self.color, Month.parse(self.month))
 
-    def of_version(self, keys: FileKeys) -> Manifest:
-        """Return the manifest of the same files under the keys of another version."""
+    @property
+    def version(self) -> str:
+        """The 12 digits in the keys of its publication's files."""
+        return self.month_keys.of_version_in(self.clean.key).version
+
+    @property
+    def history_folder(self) -> str:
+        """The folder in which the version is kept when a changed source replaces it."""
+        return f"{self.month_keys.history}{self.published_at.astimezone(UTC):%Y%m%dT%H%M%S%fZ}.{self.version}"
+
+    def with_keys(self, new_key: Callable[[str], str]) -> Manifest:
+        """Return the manifest of the same files under other keys."""
 
         def rename(file: F) -> F:
-            return file.model_copy(update={"key": keys.of(file.key)})
+            return file.model_copy(update={"key": new_key(file.key)})
 
         files = {"source": rename(self.source), "clean": rename(self.clean), "quarantine": rename(self.quarantine)}
         return self.model_copy(update={**files, "daily": tuple(map(rename, self.daily))})

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
-from nyc_tlc.errors import ConflictError, TlcError, TransientError
+from nyc_tlc.errors import ConflictError, LakeError, TlcError, TransientError
+from nyc_tlc.lake.history import find_prunable, keep_version, remove_versions
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.lake.store import Lake, SwapRefusedError
+from nyc_tlc.lake.store import Found, Lake, SwapRefusedError
+from nyc_tlc.settings import read_settings
 from nyc_tlc.threads import ContextPool
 
 log = logging.getLogger(__name__)
@@ -24,12 +27,15 @@ log = logging.getLogger(__name__)
 FILES_AT_ONCE = 4
 
 
-def publish_files(lake: Lake, manifest: Manifest, files: Mapping[str, Path], old_version: str | None) -> None:
-    """Publish a month: upload its files and replace its manifest.
+def publish_files(lake: Lake, manifest: Manifest, files: Mapping[str, Path], old_version: str | None) -> Manifest:
+    """Publish a month: upload its files and replace its manifest. Keep the old month if its source was another file.
 
     Args:
         manifest: The new manifest; it names every file.
         files: Key -> path of the files that are not in the lake yet.
+
+    Returns:
+        The manifest in the lake: the new one, with the time of its version.
 
     Raises:
         ConflictError: when another run published the month since this one began. The lake has that run's month.
@@ -37,11 +43,21 @@ def publish_files(lake: Lake, manifest: Manifest, files: Mapping[str, Path], old
         LakeError: when the lake can't be written. The lake has the old month.
     """
     keys = manifest.month_keys
-    if lake.find_manifest(keys).version != old_version:
+    found = lake.find_manifest(keys)
+    if found.version != old_version:
         raise _conflict(keys)
+    before = _parse_old(lake, keys, found)
+    if before and before.source.sha256 == manifest.source.sha256:
+        keep, times = 0, {"published_at": before.published_at, "replaces": before.replaces}
+    else:
+        keep = read_settings().keep_versions
+        times = {"published_at": datetime.now(UTC), "replaces": before.published_at if before else None}
+    manifest = manifest.model_copy(update=times)
     old = _list_files(lake, keys) - manifest.file_keys
     try:
         _upload(lake, manifest, files)
+        if before and keep:
+            keep_version(lake, before)
     except TlcError:
         _remove(lake, keys, files)
         raise
@@ -51,6 +67,9 @@ def publish_files(lake: Lake, manifest: Manifest, files: Mapping[str, Path], old
         _remove(lake, keys, files)
         raise _conflict(keys) from error
     _remove(lake, keys, old)
+    if before and keep:
+        _prune(lake, keys, keep)
+    return manifest
 
 
 def remove_leftovers(lake: Lake, manifest: Manifest, version: str) -> None:
@@ -67,6 +86,15 @@ def remove_leftovers(lake: Lake, manifest: Manifest, version: str) -> None:
     except SwapRefusedError:
         return
     _remove(lake, keys, leftovers)
+
+
+def _parse_old(lake: Lake, keys: Keys, found: Found) -> Manifest | None:
+    """Return the manifest that is replaced; None if there is none, or if it can't be read and so can't be kept."""
+    try:
+        return lake.parse(found.content, keys) if found.content else None
+    except LakeError as error:
+        log.warning("%s: the month is replaced and not kept: %s", keys.name, error)
+        return None
 
 
 def _upload(lake: Lake, manifest: Manifest, files: Mapping[str, Path]) -> None:
@@ -102,6 +130,13 @@ def _remove(lake: Lake, keys: Keys, unnamed: Iterable[str]) -> None:
                 list(pool.map(lake.remove, some))
     except TlcError as error:
         log.warning("%s: old files could not be removed; the next run removes them: %s", keys.name, error)
+
+
+def _prune(lake: Lake, keys: Keys, keep: int) -> None:
+    try:
+        remove_versions(lake, find_prunable(lake, keys, keep))
+    except TlcError as error:
+        log.warning("%s: older versions could not be removed; the next change removes them: %s", keys.name, error)
 
 
 def _order(keys: Iterable[str]) -> list[list[str]]:

@@ -121,6 +121,10 @@ class S3Lake(BucketLake):
     def _delete(self, name: str) -> None:
         self._client.delete_object(Bucket=self._bucket, Key=name)
 
+    def _duplicate(self, name: str, to: str) -> bool:
+        self._client.copy_object(Bucket=self._bucket, Key=to, CopySource={"Bucket": self._bucket, "Key": name})
+        return True
+
     def _send(self, name: str, path: Path, metadata: Mapping[str, str]) -> None:
         # boto3's other client, which it takes where it is installed, has retries and errors of its own.
         config = TransferConfig(preferred_transfer_client="classic")

@@ -101,6 +101,10 @@ class Lake(ABC):
         """Delete an object. A missing one is no error."""
 
     @abstractmethod
+    def copy(self, key: str, to: str) -> bool:
+        """Copy an object inside the lake, atomically. Return False if it does not exist."""
+
+    @abstractmethod
     def upload(self, key: str, path: Path, sha256: str, labels: Mapping[str, str]) -> None:
         """Send a file under a key that no object has had. It becomes an object when all of it has arrived.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -11,6 +11,8 @@ import polars as pl
 
 from nyc_tlc.cleaning.rules import UNPARSEABLE
 from nyc_tlc.contract.dataset import read_contract
+from nyc_tlc.lake.history import list_changed_months, list_versions
+from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
@@ -62,6 +64,11 @@ def write_coverage_page(
     """
     odd = _find_odd(months)
     manifests = [each.manifest for each in months if each.manifest]
+    versions = {
+        f"{color}-{month}": _list_versions(lake, Keys(color, month))
+        for color in COLORS
+        for month in list_changed_months(lake, color)
+    }
     examples = dict(read_summaries(lake, manifests, _take_examples))
     lines = [(each.id, line) for each in reversed(months) for line in odd.get(each.name, ())]
     lines.sort(key=lambda line: line[0][-7:], reverse=True)
@@ -71,7 +78,9 @@ def write_coverage_page(
         "runs_url": runs_url,
         "rules": rules | {"any": {UNPARSEABLE: "The line is no record; its text is kept."}},
         "months": {
-            each.id: _detail(each, kinds, lake, examples.get(each.name, []), odd.get(each.name, [])) for each in months
+            each.id: _detail(each, kinds, lake, examples.get(each.name, []), odd.get(each.name, []))
+            | {"versions": versions.get(each.id, [])}
+            for each in months
         },
     }
     return write_page(
@@ -84,7 +93,7 @@ def write_coverage_page(
         notes=notes,
         shades=[f"up to {limit:.1%}" for limit in SHADES] + [f"more than {SHADES[-1]:.0%} quarantined"],
         kinds=kinds,
-        calendar=_calendar(months, kinds),
+        calendar=_calendar(months, kinds, {id for id, found in versions.items() if found}),
         titles={color: read_contract(color).title for color in COLORS},
         odd=lines[:ODD_LISTED],
         odd_left_out=max(0, len(lines) - ODD_LISTED),
@@ -116,9 +125,11 @@ def _cards(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> list[Card]:
     return cards
 
 
-def _calendar(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> dict[Color, dict[int, list[Cell | None]]]:
-    """Return colour -> year -> twelve cells; the newest year first."""
-    cells = {(each.color, each.month): _cell(each, kinds) for each in months}
+def _calendar(
+    months: Sequence[CoveredMonth], kinds: Sequence[Kind], revised: Container[str]
+) -> dict[Color, dict[int, list[Cell | None]]]:
+    """Return colour -> year -> twelve cells; the newest year first. The source of ``revised`` months changed."""
+    cells = {(each.color, each.month): _cell(each, kinds, each.id in revised) for each in months}
     years = {(each.color, each.month.year) for each in months}
     return {
         color: {
@@ -129,7 +140,14 @@ def _calendar(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) -> dict[Col
     }
 
 
-def _cell(month: CoveredMonth, kinds: Sequence[Kind]) -> Cell:
+def _list_versions(lake: Lake, keys: Keys) -> list[tuple[str, str, int, int, str]]:
+    """Return a month's versions: name, since when, rows, bytes and digest; none if there is only the current one."""
+    found = [each.manifest for each in list_versions(lake, keys)]
+    rows = [(each.version, _minute(each.published_at), each.source) for each in found if len(found) > 1]
+    return [(version, since, source.rows, source.bytes, source.sha256) for version, since, source in rows]
+
+
+def _cell(month: CoveredMonth, kinds: Sequence[Kind], revised: bool) -> Cell:
     manifest = month.manifest
     title, classes = f"{month.name}: {STATES[month.state]}", month.state.replace(" ", "-")
     text, marks = {"missing": "+", "unpublished": "-", "overdue": "!"}.get(month.state, "?"), []
@@ -137,6 +155,8 @@ def _cell(month: CoveredMonth, kinds: Sequence[Kind]) -> Cell:
         shade = sum(manifest.rejected_share > limit for limit in SHADES)
         classes, text = f"{classes} shade{shade}", shorten(manifest.clean.rows)
         title += f", {manifest.clean.rows:,} rows, {manifest.rejected_share:.2%} quarantined"
+    if revised:
+        classes, title = f"{classes} revised", f"{title}, its source changed"
     if manifest or month.loads:
         marks = [month.describe_load(kind) or "absent" for kind in kinds]
         title += "".join(f", {kind}: {month.describe_load(kind) or 'not loaded'}" for kind in kinds)

@@ -10,6 +10,7 @@ from typing import Literal
 from nyc_tlc.cleaning.raw import describe_source
 from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.errors import ArgumentError, LakeError, NotPublished, TransientError
+from nyc_tlc.lake.history import find_version
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import FileRecord, Manifest
 from nyc_tlc.lake.store import Lake
@@ -141,18 +142,21 @@ def plan_month(
     return MonthPlan(color, keys.month, need, why, remote, manifest, found.version)
 
 
-def find_published(lake: Lake, color: Color, month: Month | None, profile: str) -> Manifest:
+def find_published(lake: Lake, color: Color, month: Month | None, profile: str, as_of: str | None = None) -> Manifest:
     """Return the manifest of a month in the lake; of the newest if month is None.
 
+    Args:
+        as_of: Which version of it, as ``find_version`` takes it; None for the current one.
+
     Raises:
-        LakeError: when the month is not in the lake.
+        LakeError: when the month is not in the lake, or not in that version.
     """
     newest = max(lake.months(color), default=None) if month is None else month
-    manifest = lake.manifest(Keys(color, newest)) if newest else None
+    manifest = find_version(lake, Keys(color, newest), as_of) if newest else None
     if manifest is None:
         which = f"--color {color}" + (f" --year {month.year} --month {month.month}" if month else "")
         raise LakeError(
-            f"{color} {month or 'trip records'}: not in the lake {lake.url('')}",
+            f"{color} {month or 'trip records'}: not in the lake {lake.url('')}{f' at {as_of}' if as_of else ''}",
             fix=f"make it: python flows/etl_web_to_gcs.py {which} --profile {profile}",
         )
     return manifest

@@ -48,11 +48,11 @@ def bring_to_lake(color: Color, month: Month | None, options: MonthOptions) -> M
 
 
 def load_from_lake(
-    kind: Kind, color: Color, year: int | None, month: int | None, profile: str | None, force: bool
+    kind: Kind, color: Color, year: int | None, month: int | None, as_of: str | None, profile: str | None, force: bool
 ) -> Outcome:
     """Replace a month's rows in a warehouse by those of the lake: the body of the flows ``etl_gcs_to_*``."""
     options = MonthOptions.of(None, profile, force=force)
-    manifest = tasks.find(color, read_requested_month(color, year, month), options.profile)
+    manifest = tasks.find(color, read_requested_month(color, year, month), options.profile, as_of)
     answer = tasks.query(manifest, options, kind, tasks.load(manifest, options, kind))
     tasks.report_load(manifest, options.profile, [answer])
     return Outcome(format_answers(manifest, [answer]), manifest)

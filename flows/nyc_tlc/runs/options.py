@@ -34,6 +34,13 @@ _MonthNumber = Annotated[
     ),
 ]
 MonthNumber = Annotated[_MonthNumber | None, Help(help="The month, 1 to 12.")]
+AsOf = Annotated[
+    str | None,
+    Help(
+        help="Load the version that stood at the end of a day, 2024-06-01, or at a time, in UTC, or the one with these"
+        " 12 digits; the current one if left out."
+    ),
+]
 Profile = Annotated[str | None, Help(help="Which set of blocks to use; TLC_PROFILE or local if left out.")]
 Source = Annotated[
     str | None,

@@ -197,9 +197,9 @@ def query(manifest: Manifest, options: MonthOptions, kind: Kind, loaded: tuple[L
 
 
 @step("find {color} {month} in the lake")
-def find(color: Color, month: Month | None, profile: str) -> Manifest:
-    """Return the manifest of a month in the lake; of the newest if month is None."""
-    manifest = find_published(open_lake(profile), color, month, profile)
+def find(color: Color, month: Month | None, profile: str, as_of: str | None = None) -> Manifest:
+    """Return the manifest of a month in the lake, of the newest if month is None, in the version of ``as_of``."""
+    manifest = find_published(open_lake(profile), color, month, profile, as_of)
     rename_run(manifest)
     return manifest
 

@@ -265,7 +265,8 @@ class BigQueryWarehouse:
     def _read_ledger(self, name: str, month: Month | None = None) -> dict[tuple[Color, Month], Load]:
         """Return the loads of a month, or all."""
         only = f" WHERE file_month = DATE '{month.first_day}'" if month else ""
-        sql = self._qualify(f"SELECT {', '.join(LOADS.names)} FROM {self.schema}.{name}{only}")
+        # An older table has the first of the columns.
+        sql = self._qualify(f"SELECT * FROM {self.schema}.{name}{only}")
         return {
             (load.color, load.month): load
             for load in (Load.from_row(row.values()) for row in self._client.query_and_wait(sql))

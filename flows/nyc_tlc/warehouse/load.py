@@ -39,7 +39,7 @@ def load_month(
         warehouse.prepare(month_tables(), read_lookups(), list_views(warehouse.schema))
         load, new = warehouse.replace_month(file, flow_run_id, force=force)
     except TlcError as error:
-        if file.lake.manifest(file.manifest.month_keys) == file.manifest:
+        if file.record.key.startswith("history/") or file.lake.manifest(file.manifest.month_keys) == file.manifest:
             raise
         raise ConflictError(
             f"{file.name}: another run replaced it in the lake while it was loaded",

@@ -49,6 +49,7 @@ class Load:
     job_id: str | None = None
     source_kind: str | None = None
     source_url: str | None = None
+    version: str | None = None
 
     @classmethod
     def of(cls, file: LakeFile, loaded_at: datetime, flow_run_id: str | None, job_id: str | None = None) -> Load:
@@ -67,6 +68,7 @@ class Load:
             job_id=job_id,
             source_kind=source_kind(manifest.source.url),
             source_url=manifest.source.url,
+            version=manifest.version,
         )
 
     @classmethod

@@ -139,7 +139,8 @@ class SqlWarehouse(ABC):
         return None
 
     def _read_loads(self, session: Session) -> dict[tuple[Color, Month], Load]:
-        rows = self._execute(session, f"SELECT {', '.join(LOADS.names)} FROM {self._qualify(LOADS.name)}")
+        # An older table has the first of the columns.
+        rows = self._execute(session, f"SELECT * FROM {self._qualify(LOADS.name)}")
         return {(load.color, load.month): load for load in map(Load.from_row, rows)}
 
     def _write_load(self, session: Session, load: Load) -> None:

@@ -70,6 +70,7 @@ LOADS = Table(
         Field("job_id", "string", "The BigQuery load job; null in other warehouses"),
         Field("source_kind", "string", "The kind of source: tlc, dtc, sample or template"),
         Field("source_url", "string", "The source file's URL, without what can be secret"),
+        Field("version", "string", "The lake's version of the month: the 12 digits in the names of its files"),
     ),
     ("color", "file_month"),
 )

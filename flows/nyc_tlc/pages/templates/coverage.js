@@ -61,6 +61,7 @@ function show(id) {
   if (month.facts.length) detail.append(make("h3", "Source and files"), table(["What", "Value"], month.facts));
   if (month.drift.length) detail.append(make("p", `Columns unknown to the contract: ${month.drift.join(", ")}.`, { class: "warning" }));
   if (data.kinds.length) detail.append(make("h3", "Loads"), table(["Warehouse", "State", "Rows", "Loaded (UTC)", "Flow run"], month.loads.map(([kind, state, rows, ...rest]) => [kind, state || "not loaded", rows === null ? "" : count(rows), ...rest]), [2]));
+  if (month.versions.length) detail.append(make("h3", "Versions"), table(["Version", "Published (UTC)", "Rows", "Bytes", "SHA-256 of the source"], month.versions.map(([version, since, rows, bytes, digest]) => [version, since, count(rows), count(bytes), digest]), [2, 3]));
   if (month.runs.length) detail.append(make("h3", "Runs"), table(["Step", "Flow run", "When (UTC)"], month.runs));
 }
 
