@@ -111,7 +111,7 @@ def test_a_backfill_of_nothing_published_is_no_failure(prefect_server: PrefectSe
     assert done.stderr.splitlines()[-1].startswith("not published: ")
 
 
-@pytest.mark.parametrize("wrong", ["--start soon", "--last 0", "--at-once 65"])
+@pytest.mark.parametrize("wrong", ["--start soon", "--last 0", "--at-once 201", "--runner spark"])
 def test_wrong_arguments_exit_with_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: str
 ) -> None:

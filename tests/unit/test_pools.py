@@ -21,7 +21,7 @@ def job(name: str, **variables: str) -> dict[str, Any]:
 
 
 def test_a_run_can_choose_nothing_and_sends_heartbeats() -> None:
-    pools = [*read_server(ROOT / "deployments/server.yaml")[0], *(read_pool(file, GIVEN) for file in FILES)]
+    pools = [*read_server(ROOT / "deployments/server.yaml", {})[0], *(read_pool(file, GIVEN) for file in FILES)]
     assert {pool.name for pool in pools} == {"taxi", *(f"taxi-{file.stem}" for file in FILES)}
     for pool in pools:
         assert pool.base_job_template["variables"] == {

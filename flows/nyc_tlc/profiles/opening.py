@@ -34,6 +34,8 @@ LOCK_FILES = {
     "prefect_aws": "requirements-aws.lock",
     "prefect_azure": "requirements-azure.lock",
     "confluent_kafka": "requirements-kafka.lock",
+    "prefect_dask": "requirements-dask.lock",
+    "prefect_ray": "requirements-ray.lock",
 }
 REGISTER = "register it: .venv/bin/python blocks/register.py {}"
 WAREHOUSE_BLOCKS: dict[Kind, str] = {"postgres": "sqlalchemy-connector", "bigquery": "bigquery-warehouse"}
@@ -199,9 +201,7 @@ def optional_packages() -> Iterator[None]:
         if error.name not in LOCK_FILES:
             raise
         fix = f".venv/bin/pip install --require-hashes -r {LOCK_FILES[error.name]}"
-        raise ConfigurationError(
-            "a package that the profile needs is not installed", got=f"no {error.name}", fix=fix
-        ) from None
+        raise ConfigurationError("a package is not installed", got=f"no {error.name}", fix=fix) from None
 
 
 @contextlib.contextmanager
