@@ -90,7 +90,7 @@ def server(full_postgres: str, scripts: Scripts, tmp_path: Path) -> Iterator[Ser
     with (tmp_path / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
-            retries = Retry(total=300, backoff_factor=0.2, backoff_max=0.2)
+            retries = Retry(total=900, backoff_factor=0.2, backoff_max=0.2)
             urllib3.PoolManager().request("GET", f"{server.url}/health", retries=retries).drain_conn()
             prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
             for prepare in ([sys.executable, "deployments/apply.py"], [*prefect, "deploy", "--all"]):
