@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID
@@ -86,9 +86,10 @@ def _run(
         running = dict[UUID, list[MonthPlan]]()
         crashed_at: dict[UUID, float] = {}
         while waiting or running:
+            active = _read_active(client, deployments.values()) if waiting and len(running) < at_once else []
             while waiting and len(running) < at_once:
                 batch = waiting.pop(0)
-                runs_of_batch = _submit(client, batch, deployments[batch[0].color], options, takes_months)
+                runs_of_batch = _submit(batch, deployments[batch[0].color], options, takes_months, active)
                 for run_id, months in runs_of_batch.items():
                     running.setdefault(run_id, []).extend(months)
             time.sleep(POLL_INTERVAL)
@@ -115,12 +116,20 @@ def split(due: Sequence[MonthPlan], size: int) -> list[list[MonthPlan]]:
     return sorted(batches, key=lambda batch: batch[0].month)
 
 
+def _read_active(client: SyncPrefectClient, deployments: Iterable[DeploymentResponse]) -> list[FlowRun]:
+    """Return the deployments' runs that have not ended."""
+    return client.read_flow_runs(
+        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": ACTIVE_STATES}}}),
+        deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [each.id for each in deployments]}}),
+    )
+
+
 def _submit(
-    client: SyncPrefectClient,
     batch: list[MonthPlan],
     deployment: DeploymentResponse,
     options: MonthOptions,
     takes_months: bool,
+    active: Sequence[FlowRun],
 ) -> dict[UUID, list[MonthPlan]]:
     """Submit a run for the months of a batch which no active run has. Return the months by the ids of their runs."""
     shared: dict[str, Any] = {
@@ -132,10 +141,6 @@ def _submit(
         "force": options.force,
         "verify": options.verify or any(plan.recount for plan in batch),
     }
-    active = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": ACTIVE_STATES}}}),
-        deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment.id]}}),
-    )
     runs: dict[UUID, list[MonthPlan]] = {}
     rest = []
     for plan in batch:
