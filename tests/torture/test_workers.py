@@ -50,7 +50,7 @@ class Server(PrefectServer):
     pid: int = 0
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def full_postgres() -> Iterator[str]:
     """Start a PostgreSQL with its extensions: Prefect needs pg_trgm, which the PostgreSQL in the wheel lacks."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "")]
@@ -79,16 +79,17 @@ def full_postgres() -> Iterator[str]:
             run("pg_ctl", "-m", "immediate", "stop")
 
 
-@pytest.fixture
-def server(full_postgres: str, scripts: Scripts, tmp_path: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def server(full_postgres: str, scripts: Scripts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Start a Prefect server on Postgres, prepare it and deploy to it."""
     port = free_port()
-    server = Server(f"http://127.0.0.1:{port}/api", tmp_path / "prefect", scripts)
+    folder = tmp_path_factory.mktemp("server")
+    server = Server(f"http://127.0.0.1:{port}/api", folder / "prefect", scripts)
     environment = server.environment(
         PREFECT_API_DATABASE_CONNECTION_URL=full_postgres, PREFECT_SERVER_ANALYTICS_ENABLED="false"
     ) | {"PREFECT_API_URL": ""}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (tmp_path / "server.log").open("wb") as log:
+    with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             retries = Retry(total=900, backoff_factor=0.2, backoff_max=0.2)
@@ -173,8 +174,8 @@ def backfill(
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def month_runs(client: SyncPrefectClient) -> list[FlowRun]:
-    ours = FlowRunFilter.model_validate({"name": {"like_": "-20"}, "deployment_id": {"is_null_": False}})
+def month_runs(client: SyncPrefectClient, color: Color = "green") -> list[FlowRun]:
+    ours = FlowRunFilter.model_validate({"name": {"like_": f"{color}-20"}, "deployment_id": {"is_null_": False}})
     return client.read_flow_runs(flow_run_filter=ours)
 
 
@@ -230,7 +231,8 @@ def test_sixteen_slots_are_used_and_one_worker_of_four_is_lost(
         output, took = run.communicate(timeout=60)[0], time.monotonic() - began
         assert run.returncode == 0, output
         assert doomed.returncode == -signal.SIGKILL
-        assert f"{MONTHS} done" in output
+        # What the lost runs had done is current for the runs that did the rest.
+        assert "failed" not in output
         again = backfill(server, *BY_WORKERS).communicate(timeout=200)[0]
         assert f"{MONTHS} current" in again
     check_all_done(own_environment)
@@ -280,7 +282,7 @@ def test_two_hundred_months(
         output, took = run.communicate(timeout=1500)[0], time.monotonic() - began
     assert run.returncode == 0, output
     check_all_done(own_environment, "yellow", "2009-01", 200)
-    runs = month_runs(api)
+    runs = month_runs(api, "yellow")
     seconds = sum(run.total_run_time.total_seconds() for run in runs) / len(runs)
     cpu = cpu_seconds(server.pid) - cpu
     record_property(
