@@ -105,7 +105,7 @@ bench: $(VENV)/.bench ## Speed and memory against what else there is (minutes); 
 	@$(BIN)/python tests/benchmarks/bench.py $(ARGS)
 
 .PHONY: extra
-extra: $(VENV)/.run ## What is optional: make extra NAME=aws, azure, kafka, mcp, notebook or openlineage
+extra: $(VENV)/.run ## What is optional: make extra NAME=aws, azure, dask, kafka, mcp, notebook, openlineage or ray
 	@$(INSTALL_MORE) --extra $(NAME)
 
 .PHONY: lock
@@ -146,7 +146,7 @@ $(VENV)/.run: requirements.lock $(UV)
 
 $(VENV)/.dev: requirements-all.lock $(VENV)/.run
 	@echo "installing the tools for tests and checks"
-	@$(INSTALL_MORE) --extra aws --extra azure --extra kafka --extra mcp --extra openlineage --group dev
+	@$(INSTALL_MORE) --extra aws --extra azure --extra kafka --extra mcp --extra openlineage --extra dask --group dev
 	@touch $@
 
 $(VENV)/.bench: requirements-all.lock $(VENV)/.dev

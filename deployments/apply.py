@@ -34,8 +34,9 @@ def apply(*, pool: list[str] | None = None, profile: str | None = None) -> int:
     profile = profile or read_settings().profile
     folder = HERE.relative_to(Path.cwd()) if HERE.is_relative_to(Path.cwd()) else HERE
     # Everything is read before the first change, so that a mistake changes nothing.
-    pools, limits = server.read_server(folder / "server.yaml")
-    pools += [server.read_pool(folder / f"pools/{name}.yaml", read_variables()) for name in pool or ()]
+    variables = read_variables()
+    pools, limits, at_once = server.read_server(folder / "server.yaml", variables)
+    pools += [server.read_pool(folder / f"pools/{name}.yaml", variables) for name in pool or ()]
     automations = server.read_automations(folder / "automations.yaml")
     url = PREFECT_API_URL.value()
     if not url:
@@ -45,13 +46,13 @@ def apply(*, pool: list[str] | None = None, profile: str | None = None) -> int:
     block = find_notification_block(profile)
     with get_client(sync_client=True) as client:
         for each in pools:
-            server.save_pool(each, client)
+            server.save_pool(each, at_once, client)
         for limit, slots in limits.items():
             client.upsert_global_concurrency_limit_by_name(limit, slots)
         left_out = server.save_automations(automations, block, client)
         weaknesses = list(server.find_weaknesses(url, client))
-    made = f"{len(pools)} work pools, {len(limits)} concurrency limits, {len(automations) - len(left_out)} automations"
-    sys.stdout.write(f"{url} has what the deployments need: {made}\n")
+    made = f"{len(pools)} work pools for {at_once} runs at once each, {len(limits)} concurrency limits"
+    sys.stdout.write(f"{url} has what the deployments need: {made}, {len(automations) - len(left_out)} automations\n")
     sys.stdout.write("a server that is left alone needs Postgres, not SQLite (deployments/README.md)\n")
     missing = {
         "send-notification": f"the profile {profile} has no block for notifications, and blocks/README.md says how to "

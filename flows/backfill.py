@@ -27,10 +27,11 @@ from nyc_tlc.runs import command_line, tasks
 from nyc_tlc.runs.catch_up import count_rows, end_catch_up, find_in_lake, widen
 from nyc_tlc.runs.dbt import build_models, find_dbt
 from nyc_tlc.runs.flow_runs import RUN_OPTIONS, Outcome, backfill_name, not_published, scheduled_month
+from nyc_tlc.runs.limits import warn_of_slots
 from nyc_tlc.runs.options import Force, Layout, Models, Profile, Source, Verify, Warehouses
 from nyc_tlc.runs.progress import follow
-from nyc_tlc.runs.run_here import run_here
-from nyc_tlc.runs.run_on_workers import run_on_workers
+from nyc_tlc.runs.run_here import RunnerName, open_runner, run_here
+from nyc_tlc.runs.run_on_workers import MOST_AT_ONCE, run_on_workers
 from nyc_tlc.source.location import redact_url
 
 log = logging.getLogger("nyc_tlc.backfill")
@@ -58,8 +59,11 @@ def backfill(
     force: Force = False,
     verify: Verify = False,
     plan_only: bool = False,
+    at_once: Annotated[int, Field(ge=1, le=MOST_AT_ONCE)] = 2,
+    runner: RunnerName = "threads",
+    address: str | None = None,
     via: str | None = None,
-    at_once: Annotated[int, Field(ge=1, le=64)] = 2,
+    per_run: Annotated[int, Field(ge=1)] = 1,
     name: str | None = None,
     reason: str = "",
 ) -> Outcome | State[None]:
@@ -81,8 +85,12 @@ def backfill(
         every: Take only every n-th month, counted from the first.
         lake_only: Load no warehouse.
         plan_only: Print the plan and stop.
-        via: Run each month as a run of this flow's deployment for its colour, on any worker; usually etl-month.
         at_once: How many months run at the same time; with via, how many runs are submitted and not finished.
+        runner: What runs the months: threads or processes of this machine, or a cluster of Dask or Ray.
+        address: Of the cluster; without it one is started on this machine.
+        via: Instead of runner, run the months as runs of this flow's deployments, one for each colour, on any worker:
+            etl-month takes one month a run, backfill takes per_run.
+        per_run: With via, how many months a run has at most, because its start can take as long as a month.
         name: The name of the backfill's record in the lake; the flow run's name if left out.
         reason: Why it is run; it is kept in the record.
     """
@@ -116,13 +124,17 @@ def backfill(
             raise
         found.append(find_trouble(name_trouble(error), str(error), place=redact_url(options.source)))
         return end_catch_up(lake, profile, found)
+    due = [plan for plan in plans if plan.is_due]
+    if via:
+        months_done = run_on_workers(due, options, via, at_once, per_run)
+    else:
+        months_done = run_here(due, options, open_runner(runner, at_once, address))
+    warn_of_slots(due, at_once)
     run = start_run(plans, options, via, reason, flow_run.id)
     # A catch-up without anything to do leaves nothing behind.
-    due = [plan for plan in plans if plan.is_due]
     is_quiet = older and not due
     if not is_quiet:
         write_run(lake, name, earlier, run)
-    months_done = run_on_workers(due, options, via, at_once) if via else run_here(due, options, at_once)
     run = finish_run(run, follow(months_done, len(due)))
     report = format_report(name, run)
     if not is_quiet:

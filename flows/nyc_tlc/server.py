@@ -48,8 +48,13 @@ class WorkPool(StrictModel):
 
 
 class ServerFile(StrictModel):
-    """The content of ``server.yaml``; a limit is the number of slots on all machines together."""
+    """The content of ``server.yaml``; a limit is the number of slots on all machines together.
 
+    Attributes:
+        at_once: The limit of each work pool.
+    """
+
+    at_once: PositiveInt
     work_pools: list[WorkPool]
     concurrency_limits: dict[str, PositiveInt]
 
@@ -60,14 +65,14 @@ class AutomationsFile(StrictModel):
     automations: list[AutomationCore]
 
 
-def read_server(path: Path) -> tuple[list[WorkPoolCreate], dict[str, int]]:
-    """Read the work pools and limits that every server has.
+def read_server(path: Path, variables: Mapping[str, str | None]) -> tuple[list[WorkPoolCreate], dict[str, int], int]:
+    """Read the work pools and limits that every server has, and the limit of each work pool.
 
     Raises:
         ConfigurationError: when the file has a mistake; so do the other functions that read a file.
     """
-    server = validate(ServerFile, read_yaml(path), path)
-    return [_build_pool(pool, path) for pool in server.work_pools], server.concurrency_limits
+    server = validate(ServerFile, fill_in(read_yaml(path), variables, path), path)
+    return [_build_pool(pool, path) for pool in server.work_pools], server.concurrency_limits, server.at_once
 
 
 def read_pool(path: Path, variables: Mapping[str, str | None]) -> WorkPoolCreate:
@@ -85,8 +90,8 @@ def read_automations(path: Path) -> list[AutomationCore]:
     return automations
 
 
-def save_pool(pool: WorkPoolCreate, client: SyncPrefectClient) -> None:
-    """Create or update a work pool.
+def save_pool(pool: WorkPoolCreate, at_once: int, client: SyncPrefectClient) -> None:
+    """Create or update a work pool, in which so many runs may be at work at the same time.
 
     Raises:
         ConfigurationError: when the server's pool has another type, which can't be changed.
@@ -96,7 +101,7 @@ def save_pool(pool: WorkPoolCreate, client: SyncPrefectClient) -> None:
             fix = f"delete it: .venv/bin/prefect work-pool delete {pool.name}"
             what = f"the work pool {pool.name} is of another type"
             raise ConfigurationError(what, expected=pool.type, got=saved.type, fix=fix)
-    client.create_work_pool(pool, overwrite=True)
+    client.create_work_pool(pool.model_copy(update={"concurrency_limit": at_once}), overwrite=True)
 
 
 def save_automations(

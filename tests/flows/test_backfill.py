@@ -19,11 +19,12 @@ from backfill import backfill
 from conftest import ROOT, PrefectServer
 from etl_web_to_gcs import etl_web_to_gcs
 from factories import JANUARY, green_parquet, trip
-from nyc_tlc.errors import ReportedError
+from nyc_tlc.errors import ArgumentError, ReportedError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.month import Month
 from nyc_tlc.runs import command_line
+from nyc_tlc.runs.run_here import open_runner
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 
@@ -111,7 +112,7 @@ def test_a_backfill_of_nothing_published_is_no_failure(prefect_server: PrefectSe
     assert done.stderr.splitlines()[-1].startswith("not published: ")
 
 
-@pytest.mark.parametrize("wrong", ["--start soon", "--last 0", "--last 7w", "--at-once 65"])
+@pytest.mark.parametrize("wrong", ["--start soon", "--last 0", "--last 7w", "--at-once 201", "--runner spark"])
 def test_wrong_arguments_exit_with_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: str
 ) -> None:
@@ -126,6 +127,25 @@ def test_months_that_cannot_be_meant_exit_with_2(prefect_server: PrefectServer) 
     done = prefect_server.run(SCRIPT, "--source", "sample", "--start", "2024-03", "--end", "2024-01")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("runner", ["processes", "dask"])
+def test_months_in_other_processes_end_as_they_do_in_threads(
+    prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path, runner: str
+) -> None:
+    publish(http_source, 3)
+    http_source.files["/green_tripdata_2024-02.parquet"].body = b"no month at all"
+    done = prefect_server.run(SCRIPT, *and_latest(http_source, 3, "--runner", runner, "--name", runner))
+    assert f"backfill {runner}: 2 done, 1 failed, 1 unpublished" in done.stdout, done.stderr
+    assert done.stderr.splitlines()[-1] == f"error: backfill {runner}: 1 of 4 months failed"
+    assert "green 2024-01: published to" in done.stderr, "what the processes log is shown"
+    warehouse = DuckDbWarehouse(own_environment / "warehouse.duckdb")
+    assert warehouse.query("SELECT COUNT(*) FROM ny_taxi.green_trip_data") == [(10,)]
+
+
+def test_threads_have_no_address() -> None:
+    with pytest.raises(ArgumentError, match="use --runner dask or ray with --address"):
+        open_runner("threads", 2, "tcp://127.0.0.1:8786")
 
 
 @pytest.mark.torture

@@ -56,7 +56,7 @@ from waiting import eventually
 SECRET = "s3cr3t"
 FREQUENCY = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
 PREFECT_YAML = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-DEPLOYMENTS = {f"{flow}/{color}" for flow in ("etl-web-to-gcs", "etl-month") for color in COLORS} | {
+DEPLOYMENTS = {f"{flow}/{color}" for flow in ("etl-web-to-gcs", "etl-month", "backfill") for color in COLORS} | {
     "backfill/backfill",
     "etl-gcs-to-bq/lake-to-bigquery",
     "etl-gcs-to-postgres/lake-to-postgres",
@@ -269,7 +269,7 @@ def test_a_misspelt_key_would_be_noticed(where: list[str | int]) -> None:
 
 
 def test_every_deployment_is_there_and_says_what_it_needs() -> None:
-    pools = {pool.name for pool in read_server(ROOT / "deployments/server.yaml")[0]}
+    pools = {pool.name for pool in read_server(ROOT / "deployments/server.yaml", {})[0]}
     assert {full_name(deployment) for deployment in PREFECT_YAML["deployments"]} == DEPLOYMENTS
     for content in PREFECT_YAML["deployments"]:
         assert content["description"]
@@ -277,8 +277,10 @@ def test_every_deployment_is_there_and_says_what_it_needs() -> None:
         assert content["work_pool"].get("name", "taxi") in pools
         # The server would refuse them.
         assert "job_variables" not in content["work_pool"]
-        assert content["concurrency_limit"]["limit"] >= 1
-        assert content["concurrency_limit"]["collision_strategy"] in ConcurrencyLimitStrategy.__members__
+        # How many months are at work is the work pool's to say: a run that a deployment refuses waits for 30 seconds.
+        limit = content.get("concurrency_limit", {"limit": 1, "collision_strategy": "ENQUEUE"})
+        assert limit["limit"] == 1
+        assert limit["collision_strategy"] in ConcurrencyLimitStrategy.__members__
         schedules = content.get("schedules", [])
         assert all(CronSchedule(cron=each["cron"], timezone="America/New_York") for each in schedules)
         assert all(each["timezone"] == "America/New_York" for each in schedules)
@@ -345,8 +347,10 @@ def test_a_prepared_server_takes_the_deployments_twice_and_nothing_changes(
     assert deployed.read_automations() == automations
     yellow = deployed.read_deployment_by_name("etl-month/yellow")
     assert yellow.parameters == {"color": "yellow"}
-    assert yellow.global_concurrency_limit.limit == 2
-    assert yellow.concurrency_options.collision_strategy == ConcurrencyLimitStrategy.ENQUEUE
+    assert yellow.global_concurrency_limit is None
+    backfills = deployed.read_deployment_by_name("backfill/backfill")
+    assert backfills.global_concurrency_limit.limit == 1
+    assert backfills.concurrency_options.collision_strategy == ConcurrencyLimitStrategy.ENQUEUE
 
 
 def test_the_server_plans_the_runs_of_the_active_schedules_and_no_others(deployed: SyncPrefectClient) -> None:
@@ -358,7 +362,9 @@ def test_the_server_plans_the_runs_of_the_active_schedules_and_no_others(deploye
     assert eventually(lambda: planned() >= SCHEDULED and planned()) == SCHEDULED
 
 
-def test_what_was_changed_by_hand_is_put_right(deployed: SyncPrefectClient, apply: Apply) -> None:
+def test_what_was_changed_by_hand_is_put_right_and_a_fleet_raises_the_limits_in_one_place(
+    deployed: SyncPrefectClient, apply: Apply, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deployed.upsert_global_concurrency_limit_by_name("taxi-warehouse-postgres", 20)
     deployed.upsert_global_concurrency_limit_by_name("somebody's", 20)
     deployed.delete_global_concurrency_limit_by_name("taxi-source-github.com")
@@ -366,10 +372,15 @@ def test_what_was_changed_by_hand_is_put_right(deployed: SyncPrefectClient, appl
     free = default_template("process")
     deployed.update_work_pool("taxi", WorkPoolUpdate(base_job_template=free))
     assert apply().status == 0
-    assert deployed.read_global_concurrency_limit_by_name("taxi-warehouse-postgres").limit == 2
+    assert deployed.read_work_pool("taxi").concurrency_limit == 4
+    assert deployed.read_global_concurrency_limit_by_name("taxi-warehouse-postgres").limit == 4
     assert deployed.read_global_concurrency_limit_by_name("taxi-source-github.com").limit == 4
     assert deployed.read_global_concurrency_limit_by_name("somebody's").limit == 20
     assert deployed.find_automation(HEARTBEATS).enabled
+    monkeypatch.setenv("TLC_AT_ONCE", "16")
+    assert apply().status == 0
+    assert deployed.read_work_pool("taxi").concurrency_limit == 16
+    assert deployed.read_global_concurrency_limit_by_name("taxi-source-github.com").limit == 16
     assert deployed.read_work_pool("taxi").base_job_template["variables"]["properties"] == {}
 
 
@@ -680,15 +691,15 @@ def test_a_lost_machine_s_month_is_done_by_another_without_a_person(
         ),
         (
             "server.yaml",
-            "bigquery: 8",
-            "bigquery: 0",
-            "server.yaml: concurrency_limits.taxi-warehouse-bigquery: Input should be greater than",
+            "postgres: 4",
+            "postgres: 0",
+            "server.yaml: concurrency_limits.taxi-warehouse-postgres: Input should be greater than",
         ),
         (
             "server.yaml",
-            "bigquery: 8",
-            "bigquery: many",
-            "concurrency_limits.taxi-warehouse-bigquery: Input should be a",
+            "postgres: 4",
+            "postgres: many",
+            "concurrency_limits.taxi-warehouse-postgres: Input should be a",
         ),
         ("server.yaml", "type: process", "kind: process", "work_pools.0: unknown key kind; expected name, type"),
     ],

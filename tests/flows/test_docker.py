@@ -369,8 +369,8 @@ def test_the_catch_up_can_be_restricted_and_switched_off_by_variables(machine: M
 def test_a_worker_with_nothing_but_the_image_does_a_month(
     machine: Machine, api: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    for pool in read_server(ROOT / "deployments/server.yaml")[0]:
-        save_pool(pool, api)
+    for pool in read_server(ROOT / "deployments/server.yaml", {})[0]:
+        save_pool(pool, 2, api)
     deployed = machine.run("deploy", "prefect", "--no-prompt", "deploy", "--name", "etl-month/green")
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     with machine.running("worker", tmp_path) as worker:
@@ -389,6 +389,6 @@ def test_work_pools_are_updated_when_their_file_changes(api: SyncPrefectClient) 
     given = {"TLC_REGION": "us-east1", "TLC_SERVICE_ACCOUNT": "runs@taxis"}
     for image in ("registry/taxi:1", "registry/taxi:2"):
         for file in POOLS:
-            save_pool(read_pool(file, given | {"TLC_IMAGE": image}), api)
+            save_pool(read_pool(file, given | {"TLC_IMAGE": image}), 2, api)
         saved = api.read_work_pool("taxi-docker").base_job_template["job_configuration"]
         assert saved["image"] == image

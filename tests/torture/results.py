@@ -1,6 +1,7 @@
 """Say what ``make torture`` will take, and keep what came of it in ``tests/RELIABILITY.md``.
 
-A test tells how often it attacks by ``record_property("attacked", n)``; else it is one attack.
+A test tells how often it attacks by ``record_property("attacked", n)``; else it is one attack. What it
+measured, it tells by ``record_property("measured", text)``.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 KEPT = Path(__file__).parents[1] / "RELIABILITY.md"
 BEGIN, END = "<!-- figures of make torture, written by it -->\n", "<!-- end of the figures -->"
-HEAD = "| File | Attacked | Held | Skipped | Seconds | On |\n|---|---:|---:|---:|---:|---|\n"
+HEAD = "| File | Attacked | Held | Skipped | Seconds | On | Measured |\n|---|---:|---:|---:|---:|---|---|\n"
 PACKAGES = ("prefect", "polars", "pyarrow", "duckdb")
 
 
@@ -29,6 +30,7 @@ class Figures:
     held: int = 0
     skipped: int = 0
     seconds: float = 0
+    measured: list[str] = field(default_factory=list)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,11 +62,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             attacks = int(dict(report.user_properties).get("attacked", 1))
             figures.attacked += attacks
             figures.held += attacks * report.passed
+            figures.measured += [str(value) for name, value in report.user_properties if name == "measured"]
         elif report.failed:
             figures.attacked += 1
     today = datetime.now(UTC).date().isoformat()
     rows = {
-        file: [f"{each.attacked:,}", f"{each.held:,}", f"{each.skipped}", f"{each.seconds:,.0f}", today]
+        file: [
+            *(f"{count:,}" for count in (each.attacked, each.held, each.skipped, round(each.seconds))),
+            today,
+            "; ".join(each.measured),
+        ]
         for file, each in sorted(made.items())
     }
     terminalreporter.write_sep("=", "attacks")

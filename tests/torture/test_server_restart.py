@@ -19,6 +19,7 @@ from prefect.states import Pending
 from urllib3.util import Retry
 
 from conftest import ROOT, SERVER, PrefectServer
+from scripts import Scripts
 from stand_ins.docker import read_compose
 from waiting import eventually, free_port
 
@@ -64,8 +65,10 @@ def test_compose_has_the_setting() -> None:
     assert compose["services"]["server"]["environment"][SETTING] == LEASES
 
 
-def test_a_catch_up_that_is_pending_when_the_server_restarts_does_not_block_the_next(tmp_path: Path) -> None:
-    server = PrefectServer(f"http://127.0.0.1:{free_port()}/api", tmp_path)
+def test_a_catch_up_that_is_pending_when_the_server_restarts_does_not_block_the_next(
+    scripts: Scripts, tmp_path: Path
+) -> None:
+    server = PrefectServer(f"http://127.0.0.1:{free_port()}/api", tmp_path, scripts)
     with running(server, **{SETTING: LEASES}) as client:
         assert server.run("deployments/apply.py").returncode == 0
         deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--name", "backfill/catch-up"]

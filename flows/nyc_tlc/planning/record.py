@@ -39,7 +39,7 @@ TroubleKind = Literal[
 
 
 LAST_CATCH_UP = "catch-up.json"
-#: How long the record of a catch-up stays in the lake.
+#: How long the record of a catch-up, or of a run that a backfill started, stays in the lake.
 KEPT_DAYS = 60
 
 BACKFILL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -137,10 +137,10 @@ def read_last_catch_up(lake: Lake) -> list[MonthPlan]:
 
 
 def remove_old_records(lake: Lake) -> None:
-    """Remove the records of catch-ups, which have the default name of ``last``, after KEPT_DAYS."""
+    """Remove those after KEPT_DAYS that have the names of a catch-up (``last``) or of a backfill's run on a worker."""
     oldest = f"{datetime.now(UTC) - timedelta(days=KEPT_DAYS):%Y%m%dT%H%M%S}"
     for key in lake.list_keys("backfills/"):
-        named = re.search(r"-last-\d+-(\d{8}T\d{6})\.json$", key)
+        named = re.search(r"-(?:last-\d+|to-\d{4}-\d\d)-(\d{8}T\d{6})\.json$", key)
         if named and named[1] < oldest:
             lake.remove(key)
 

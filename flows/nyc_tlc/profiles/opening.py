@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 #: Optional package -> the extra that installs it.
-EXTRAS = {"prefect_aws": "aws", "prefect_azure": "azure", "confluent_kafka": "kafka"}
+EXTRAS = {
+    "prefect_aws": "aws",
+    "prefect_azure": "azure",
+    "confluent_kafka": "kafka",
+    "prefect_dask": "dask",
+    "prefect_ray": "ray",
+}
 REGISTER = "register it: .venv/bin/python blocks/register.py {}"
 WAREHOUSE_BLOCKS: dict[Kind, str] = {"postgres": "sqlalchemy-connector", "bigquery": "bigquery-warehouse"}
 
@@ -211,9 +217,7 @@ def optional_packages() -> Iterator[None]:
         if error.name not in EXTRAS:
             raise
         fix = f"install it: make extra NAME={EXTRAS[error.name]}"
-        raise ConfigurationError(
-            "a package that the profile needs is not installed", got=f"no {error.name}", fix=fix
-        ) from None
+        raise ConfigurationError("a package is not installed", got=f"no {error.name}", fix=fix) from None
 
 
 @contextlib.contextmanager

@@ -22,7 +22,8 @@ import yaml
 
 from nyc_tlc.errors import ConfigurationError, ReportedError, TlcError
 from nyc_tlc.profiles.opening import find_schema, list_warehouses, open_dbt_target, open_warehouse
-from nyc_tlc.runs.tasks import slot, step, write_artifact
+from nyc_tlc.runs.limits import slot, warehouse_limit
+from nyc_tlc.runs.tasks import step, write_artifact
 from nyc_tlc.settings import read_settings
 from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.protocol import Kind
@@ -92,7 +93,7 @@ def build_models(profile: str, kinds: Sequence[Kind], *, force: bool = False, be
 
 
 def _build(profile: str, kind: Kind, force: bool) -> str:
-    with slot("taxi-models"), slot(f"taxi-warehouse-{kind}"):
+    with slot("taxi-models"), slot(warehouse_limit(kind)):
         # Unlike dbt, this waits for a DuckDB file that another process has open.
         warehouse = open_warehouse(profile, kind)
         if not warehouse.loads():

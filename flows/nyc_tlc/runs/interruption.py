@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import select
 import signal
@@ -39,6 +40,19 @@ def expect_signals() -> None:
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(read,), name="signals", daemon=True).start()
     sys.excepthook = _end_or_show
+
+
+def end_with_parent() -> None:
+    """Let this process end with the one that started it, however that ends, and leave Ctrl-C to that one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_await_parent, name="parent", daemon=True).start()
+
+
+def _await_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        remove_workspaces()
+        os._exit(1)
 
 
 def end_if_interrupted() -> None:

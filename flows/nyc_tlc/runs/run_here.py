@@ -1,29 +1,78 @@
-"""Run the planned months of a backfill in this process, several at the same time, each as one task."""
+"""Run the planned months of a backfill from this process, several at the same time, each as one task."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any, Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import SettingsContext, get_settings_context
 from prefect.futures import PrefectFuture, as_completed
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from nyc_tlc.errors import NotPublished, TlcError
+from nyc_tlc.errors import ArgumentError, NotPublished, TlcError
 from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.record import MonthRecord, record_month
 from nyc_tlc.planning.troubles import name_trouble
+from nyc_tlc.profiles.opening import optional_packages
 from nyc_tlc.runs import tasks
+from nyc_tlc.runs.interruption import end_with_parent
 from nyc_tlc.runs.month import bring_to_lake
 from nyc_tlc.runs.progress import line
 
+RunnerName = Literal["threads", "processes", "dask", "ray"]
 
-def run_here(due: Sequence[MonthPlan], options: MonthOptions, at_once: int) -> Iterator[MonthRecord]:
+
+def open_runner(name: RunnerName, at_once: int, address: str | None = None) -> TaskRunner[Any]:
+    """Return one of Prefect's task runners.
+
+    Args:
+        name: Where tasks run.
+        at_once: How many at the same time; a cluster that is there already decides that itself.
+        address: That of a Dask scheduler or a Ray head; without one, a cluster is started on this machine.
+
+    Raises:
+        ArgumentError: when threads or processes get an address.
+        ConfigurationError: when the package is not installed.
+    """
+    if name in ("threads", "processes"):
+        if address:
+            raise ArgumentError(f"{name} have no address", fix="use --runner dask or ray with --address")
+        if name == "threads":
+            return ThreadPoolTaskRunner(max_workers=at_once)
+        return ProcessPoolTaskRunner(at_once, [_settings_of_this_thread()], initializer=end_with_parent)
+    with optional_packages():
+        if name == "dask":
+            from prefect_dask.task_runners import DaskTaskRunner
+
+            own = {"n_workers": at_once, "threads_per_worker": 1, "dashboard_address": None}
+            return DaskTaskRunner(address=address, cluster_kwargs=None if address else own)
+        from prefect_ray.task_runners import RayTaskRunner
+
+        ray: TaskRunner[Any] = RayTaskRunner(address=address, init_kwargs={} if address else {"num_cpus": at_once})
+        return ray
+
+
+def _settings_of_this_thread() -> Any:
+    """Return what gives these settings to the thread that sends the processes' log lines to the server.
+
+    Prefect starts that thread without them, so it would start a server of its own, or send no password.
+    """
+    here = get_settings_context()
+
+    def enter() -> Callable[[str, Any], tuple[str, Any]]:
+        SettingsContext(profile=here.profile, settings=here.settings).__enter__()
+        return lambda kind, content: (kind, content)
+
+    return enter
+
+
+def run_here(due: Sequence[MonthPlan], options: MonthOptions, runner: TaskRunner[Any]) -> Iterator[MonthRecord]:
     """Run the due months and yield their records as they finish. A failed month does not stop the others."""
-    runner: ThreadPoolTaskRunner[MonthRecord] = ThreadPoolTaskRunner(max_workers=at_once)
     with runner:
         futures: dict[PrefectFuture[MonthRecord], MonthPlan] = {
             runner.submit(run_month, {"planned": plan, "options": options}): plan for plan in due

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ from nyc_tlc.runs.interruption import expect_signals
 
 CLONE = Path(__file__).resolve().parents[3]
 
-# A worker or a test that imports a flow is neither the command nor a script of the clone.
-if sys.argv[0] == "nyc-tlc" or Path(sys.argv[0]).resolve().parent.parent == CLONE:
+# A worker or a test that imports a flow is neither the command nor a script of the clone, and neither is a process that
+# a script starts.
+if multiprocessing.parent_process() is None and (
+    sys.argv[0] == "nyc-tlc" or Path(sys.argv[0]).resolve().parent.parent == CLONE
+):
     if importlib.util.find_spec("prefect") is None:
         python = CLONE / ".venv/bin/python"
         make = "" if python.exists() else f"make -C {CLONE} run, and from then on "

@@ -13,18 +13,16 @@ import random
 import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
 from itertools import groupby
 from pathlib import Path
 from typing import ParamSpec, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
-from prefect.concurrency.sync import concurrency
 from prefect.context import TaskRunContext
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
@@ -50,6 +48,7 @@ from nyc_tlc.planning.report import format_plan
 from nyc_tlc.profiles.connections import check_part
 from nyc_tlc.profiles.opening import name_lake, open_lake, open_warehouse
 from nyc_tlc.runs.flow_runs import newest_allowed, rename_run
+from nyc_tlc.runs.limits import slot, source_limit, warehouse_limit
 from nyc_tlc.runs.lineage import tell_loaded, tell_published
 from nyc_tlc.runs.month_report import format_answers_markdown, format_quality_report
 from nyc_tlc.runs.progress import bar
@@ -91,20 +90,6 @@ def step(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def slot(limit: str) -> AbstractContextManager[None]:
-    """Wait for a slot and hold it inside the ``with`` block; do nothing if the server has no such limit.
-
-    Prefect notices a missing limit only when it asks for a slot. That is a write; a busy SQLite refuses it, and Prefect
-    repeats it two seconds later. So the limit is looked up first, which is only a read.
-    """
-    with get_client(sync_client=True) as client:
-        try:
-            client.read_global_concurrency_limit_by_name(limit)
-        except ObjectNotFound:
-            return nullcontext()
-    return concurrency(limit)
-
-
 @step("look for {color} {month}")
 def look(color: Color, month: Month | None, options: MonthOptions) -> MonthPlan:
     """Look at the source and the lake, and return what has to be done. Remove what killed runs left."""
@@ -125,8 +110,7 @@ def fetch(plan: MonthPlan, options: MonthOptions, folder: Path) -> FetchedFile:
     if plan.need == "clean again" and plan.manifest:
         return fetch_raw(plan.manifest, open_lake(options.profile), folder)
     assert plan.remote is not None
-    host = urlsplit(plan.remote.url).hostname or "file"
-    with slot(f"taxi-source-{host}"), bar(f"fetch {plan.name}", "bytes") as progress:
+    with slot(source_limit(plan.remote)), bar(f"fetch {plan.name}", "bytes") as progress:
         return fetch_month(plan.remote, folder, progress)
 
 
@@ -168,7 +152,7 @@ def load(manifest: Manifest, options: MonthOptions, kind: Kind) -> tuple[Load, b
     file = LakeFile(manifest, open_lake(options.profile))
 
     def attempt() -> tuple[Load, bool]:
-        with slot(f"taxi-warehouse-{kind}"):
+        with slot(warehouse_limit(kind)):
             return load_month(file, warehouse, flow_run.id, force=options.force)
 
     loaded, new = repeat_load(manifest.name, attempt)
