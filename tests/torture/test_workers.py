@@ -182,7 +182,7 @@ def month_runs(client: SyncPrefectClient, color: Color = "green") -> list[FlowRu
 def watch(client: SyncPrefectClient, run: subprocess.Popen[str], lose_one: Callable[[int], bool]) -> Seen:
     """Look at the runs until the backfill ends.
 
-    ``lose_one`` gets the number of finished runs and returns whether all workers are there: a lost one's slots stay free.
+    ``lose_one`` gets the number of finished runs and returns whether all workers are there.
     """
     seen, free_since, all_there = Seen(), None, True
     while run.poll() is None:
