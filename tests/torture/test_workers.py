@@ -179,20 +179,23 @@ def month_runs(client: SyncPrefectClient, color: Color = "green") -> list[FlowRu
     return client.read_flow_runs(flow_run_filter=ours)
 
 
-def watch(client: SyncPrefectClient, run: subprocess.Popen[str], at_done: Callable[[int], None]) -> Seen:
-    """Look at the runs until the backfill ends; call ``at_done`` with the number of finished ones."""
-    seen, free_since = Seen(), None
+def watch(client: SyncPrefectClient, run: subprocess.Popen[str], lose_one: Callable[[int], bool]) -> Seen:
+    """Look at the runs until the backfill ends.
+
+    ``lose_one`` gets the number of finished runs and returns whether all workers are there.
+    """
+    seen, free_since, all_there = Seen(), None, True
     while run.poll() is None:
         runs = month_runs(client)
         kinds = Counter(run.state_type for run in runs)
         seen.states |= {str(run.state_name) for run in runs}
         seen.most_running = max(seen.most_running, kinds[StateType.RUNNING])
-        if kinds[StateType.SCHEDULED] and kinds[StateType.RUNNING] + kinds[StateType.PENDING] < SLOTS:
+        if all_there and kinds[StateType.SCHEDULED] and kinds[StateType.RUNNING] + kinds[StateType.PENDING] < SLOTS:
             free_since = free_since or time.monotonic()
             seen.longest_wait = max(seen.longest_wait, time.monotonic() - free_since)
         else:
             free_since = None
-        at_done(kinds[StateType.COMPLETED])
+        all_there = lose_one(kinds[StateType.COMPLETED])
         time.sleep(2)
     return seen
 
@@ -227,7 +230,13 @@ def test_sixteen_slots_are_used_and_one_worker_of_four_is_lost(
     with workers(server, tmp_path) as (doomed, *_):
         began, cpu = time.monotonic(), cpu_seconds(server.pid)
         run = backfill(server, *BY_WORKERS)
-        seen = watch(api, run, lambda done: kill(doomed) if done >= 2 and doomed.poll() is None else None)
+
+        def lose_one(done: int) -> bool:
+            if done >= 2 and doomed.poll() is None:
+                kill(doomed)
+            return doomed.poll() is None
+
+        seen = watch(api, run, lose_one)
         output, took = run.communicate(timeout=60)[0], time.monotonic() - began
         assert run.returncode == 0, output
         assert doomed.returncode == -signal.SIGKILL
