@@ -403,7 +403,7 @@ def test_a_run_that_brings_its_own_program_is_refused(deployed: SyncPrefectClien
 def test_a_pool_of_another_type_is_named_and_stays(deployed: SyncPrefectClient) -> None:
     deployed.create_work_pool(WorkPoolCreate(name="taxi-docker", type="process"))
     with pytest.raises(ConfigurationError, match="taxi-docker is of another type; expected docker; got process"):
-        save_pool(read_pool(ROOT / "deployments/pools/docker.yaml", {}), deployed)
+        save_pool(read_pool(ROOT / "deployments/pools/docker.yaml", {}), 2, deployed)
     assert deployed.read_work_pool("taxi-docker").type == "process"
     deployed.delete_work_pool("taxi-docker")
 
