@@ -129,7 +129,7 @@ def test_months_that_cannot_be_meant_exit_with_2(prefect_server: PrefectServer) 
     assert done.stderr.startswith("error: ")
 
 
-@pytest.mark.parametrize("runner", ["processes", "dask"])
+@pytest.mark.parametrize("runner", ["processes", pytest.param("dask", marks=pytest.mark.torture)])
 def test_months_in_other_processes_end_as_they_do_in_threads(
     prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path, runner: str
 ) -> None:
