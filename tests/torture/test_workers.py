@@ -32,7 +32,7 @@ from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.month import Color, Month
 from scripts import Scripts
-from waiting import free_port
+from waiting import eventually, free_port
 
 pytestmark = pytest.mark.torture
 
@@ -236,6 +236,7 @@ def test_sixteen_slots_are_used_and_one_worker_of_four_is_lost(
     record_property: Callable[[str, object], None],
 ) -> None:
     with workers(server, tmp_path) as (doomed, *_):
+        eventually(lambda: len(api.read_workers_for_work_pool("taxi")) == 4, 120)
         began, cpu = time.monotonic(), cpu_seconds(server.pid)
         run = backfill(server, *BY_WORKERS)
 
