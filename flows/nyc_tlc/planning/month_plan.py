@@ -155,9 +155,12 @@ def find_published(lake: Lake, color: Color, month: Month | None, profile: str, 
     manifest = find_version(lake, Keys(color, newest), as_of) if newest else None
     if manifest is None:
         which = f"--color {color}" + (f" --year {month.year} --month {month.month}" if month else "")
+        fix = f"make it: python flows/etl_web_to_gcs.py {which} --profile {profile}"
+        if as_of:
+            fix = f"see since when it was: python flows/history.py {which} --profile {profile}"
         raise LakeError(
             f"{color} {month or 'trip records'}: not in the lake {lake.url('')}{f' at {as_of}' if as_of else ''}",
-            fix=f"make it: python flows/etl_web_to_gcs.py {which} --profile {profile}",
+            fix=fix,
         )
     return manifest
 
