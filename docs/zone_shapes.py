@@ -8,8 +8,7 @@ Open Data), in feet of New York's state plane. Here the borders are simplified t
 them, and rounded to 0.00001 degrees, about 1 m. A shape is an SVG path of relative lines in these units, x to the east
 and y to the north, one closed part a ring: outer rings counter-clockwise, each followed by its holes.
 
-Run as ``uv run docs/zone_shapes.py taxi_zones.shp``; with a 0 after it, the borders are not simplified
-(docs/operations.md).
+Run as ``uv run docs/zone_shapes.py taxi_zones.shp``.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ TOLERANCE = 200.0
 SCALE = 100_000
 
 
-def main(source: Path, tolerance: float) -> None:
+def main(source: Path) -> None:
     """See the module."""
     with shapefile.Reader(source) as reader:
         ids = [record["LocationID"] for record in reader.iterRecords()]
         polygons = [shapely.make_valid(shapely.geometry.shape(each.__geo_interface__)) for each in reader.iterShapes()]
     to_degrees = pyproj.Transformer.from_crs("EPSG:2263", "EPSG:4326", always_xy=True)
     shapes: dict[int, list[shapely.Polygon]] = {}
-    for zone, shape in zip(ids, shapely.coverage_simplify(polygons, tolerance), strict=True):
+    for zone, shape in zip(ids, shapely.coverage_simplify(polygons, TOLERANCE), strict=True):
         degrees = shapely.transform(shape, to_degrees.transform, interleaved=False)
         shapes.setdefault(zone, []).extend(shapely.get_parts(shapely.set_precision(degrees, 1 / SCALE)))
     with TARGET.open("w", encoding="utf-8", newline="") as file:
@@ -56,4 +55,4 @@ def draw_ring(ring: list[tuple[float, float]]) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]) if sys.argv[2:] else TOLERANCE)
+    main(Path(sys.argv[1]))

@@ -39,10 +39,8 @@ _cleaning_lock = threading.Lock()
 
 #: A row group has at least so many rows: a block of CSV with an odd line is read in many small batches.
 GROUP_ROWS = READ_BATCH_ROWS // 2
-
 #: The number of a day's rows to collect before they are written: the rows of a month can be in any order.
 DAY_ROWS = 1 << 14
-
 #: Columns, besides times, whose values rarely repeat. A dictionary of them would cost much time and save little space.
 DISTINCT_COLUMNS = frozenset(
     {"source_row", "pickup_longitude", "pickup_latitude", "dropoff_longitude", "dropoff_latitude"}

@@ -29,12 +29,19 @@ def read_zone_paths() -> dict[int, str]:
 
 def read_polygons(path: str) -> list[Polygon]:
     """Return the polygons of a path. Outer rings run counter-clockwise, each is followed by its holes."""
-    polygons: list[Polygon] = []
+    rings: list[Ring] = []
     for part in path.split("z")[:-1]:
         numbers = [int(number) for number in re.findall(r"-?\d+", part)]
         xs, ys = accumulate(numbers[::2]), accumulate(numbers[1::2])
         ring = [(x / SCALE, y / SCALE) for x, y in zip(xs, ys, strict=True)]
-        ring.append(ring[0])
+        rings.append([*ring, ring[0]])
+    return group_rings(rings)
+
+
+def group_rings(rings: list[Ring]) -> list[Polygon]:
+    """Return the polygons of rings: outer ones counter-clockwise, each followed by its holes."""
+    polygons: list[Polygon] = []
+    for ring in rings:
         twice_area = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairwise(ring))
         if twice_area > 0:
             polygons.append([])

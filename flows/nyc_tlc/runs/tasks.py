@@ -196,10 +196,10 @@ def copy(color: Color, month: Month, profile: str, to: str, force: bool) -> Copi
 
 
 @step("load lookups into {kind}")
-def load_lookups(zones: bytes | None, profile: str, kind: Kind) -> str:
+def load_lookups(zones: bytes | None, shapes: bytes | None, profile: str, kind: Kind) -> str:
     """Replace the rows of the lookup tables. Return the warehouse's place."""
     warehouse = open_warehouse(profile, kind)
-    rows = read_lookups(zones)
+    rows = read_lookups(zones, shapes)
     warehouse.prepare(month_tables(), rows, list_views(warehouse.schema))
     warehouse.replace_lookups(rows)
     return warehouse.place

@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 
 #: TLC publishes a month after about this many months, sometimes after one or two more.
 PUBLICATION_LAG = 2
-
 #: The number of months in which to look for the newest published one.
 NEWEST_WITHIN = 24
 

@@ -27,7 +27,6 @@ Array = npt.NDArray[Any]
 Values = tuple[Array, Array | None]
 
 CHUNK_ROWS = 1 << 20
-
 #: Trips in each hour of the day, in percent of the busiest hour.
 HOURLY = np.array([40, 28, 19, 13, 10, 12, 25, 50, 65, 68, 70, 76, 82, 84, 88, 90, 88, 95, 100, 92, 84, 80, 74, 56])
 #: The first month in which a block of rows at the end of the taxi files lacks passenger_count and other fields.

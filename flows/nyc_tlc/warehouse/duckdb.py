@@ -29,7 +29,6 @@ from nyc_tlc.warehouse.tables import Table, View
 #: A view in a file from elsewhere could read the files of this machine: rows come as Arrow batches, and DuckDB opens
 #: nothing but its own file.
 CONFIGURATION: dict[str, Any] = {"enable_external_access": False, "autoinstall_known_extensions": False}
-
 #: Seconds between two attempts to open a file, at least and at most.
 LOCK_PAUSE = (0.1, 0.1)
 

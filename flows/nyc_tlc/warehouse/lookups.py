@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 
 from nyc_tlc.contract.dataset import CodeTable, code_tables, read_contract
 from nyc_tlc.contract.types import Type
+from nyc_tlc.contract.zone_shapefile import read_zone_shapefile
 from nyc_tlc.contract.zone_shapes import read_polygons, read_zone_paths, write_text
 from nyc_tlc.errors import SourceError, TlcError
 from nyc_tlc.month import COLORS
@@ -20,9 +22,10 @@ from nyc_tlc.warehouse.tables import Field, Table, to_arrow
 
 log = logging.getLogger(__name__)
 
-#: TLC's file of zones, linked from its page "TLC Trip Record Data".
+#: TLC's files of zones and of their shapes, linked from its page "TLC Trip Record Data".
 ZONES_URL = "https://d37ci6vzurychx.cloudfront.net/misc/taxi_zone_lookup.csv"
-#: A copy of the file, used when TLC's can't be fetched.
+SHAPES_URL = "https://d37ci6vzurychx.cloudfront.net/misc/taxi_zones.zip"
+#: A copy of the zones, used when TLC's can't be fetched.
 EMBEDDED_ZONES = Path(__file__).parents[1] / "contract" / "datasets" / "zones.csv"
 
 ZONES = Table(
@@ -38,7 +41,8 @@ ZONES = Table(
 )
 ZONE_SHAPES = Table(
     "zone_shapes",
-    "The shapes of TLC's taxi zones, simplified to about 60 m; zones that TLC has no shape of are missing",
+    "The shapes of TLC's taxi zones, simplified to about 60 m until load_lookups has fetched TLC's own; "
+    "zones that TLC has no shape of are missing",
     (
         Field("location_id", "int16", "The zone's id, 1 to 263", required=True),
         Field("shape", "geography", "Its shape as a multipolygon: longitudes and latitudes in degrees"),
@@ -46,11 +50,11 @@ ZONE_SHAPES = Table(
     ("location_id",),
 )
 ZONE_HEADER = ["LocationID", "Borough", "Zone", "service_zone"]
-#: The bytes and rows that the file can have at most; TLC's has 12,331 bytes and 265 rows.
-MOST_ZONE_BYTES = 1 << 20
+#: The bytes and rows that the files can have at most; TLC's have 12,331 bytes and 265 rows, and about 1 MB.
+MOST_BYTES = 8 << 20
 MOST_ZONES = 1_000
 #: Seconds without a byte until the embedded copy is used.
-ZONES_SECONDS = 20.0
+PATIENCE = 20.0
 #: Code table -> its column of codes.
 CODE_COLUMNS = {
     "vendors": "vendor_id",
@@ -61,39 +65,54 @@ CODE_COLUMNS = {
 }
 
 
-def read_lookups(zones_csv: bytes | None = None) -> tuple[Lookup, ...]:
+def read_lookups(zones_csv: bytes | None = None, shapes_zip: bytes | None = None) -> tuple[Lookup, ...]:
     """Return all lookup tables with their rows.
 
     Args:
         zones_csv: The zones as TLC publishes them; the embedded copy if left out.
+        shapes_zip: Their shapes as TLC publishes them; the embedded, simplified ones if left out.
 
     Raises:
-        SourceError: when ``zones_csv`` does not have the layout of TLC's file.
+        SourceError: when one of the two does not have the layout of TLC's file.
     """
     codes = (_codes(name, table) for name, table in code_tables().items())
-    shapes = [(zone, write_text(read_polygons(path))) for zone, path in read_zone_paths().items()]
     zones = _zones(EMBEDDED_ZONES.read_bytes() if zones_csv is None else zones_csv)
-    return (zones, *codes, Lookup(ZONE_SHAPES, to_arrow(shapes, ZONE_SHAPES)))
+    return (zones, *codes, _shapes(shapes_zip))
 
 
 def fetch_zones(url: str = ZONES_URL) -> bytes | None:
     """Fetch TLC's file of zones. Return None, and log why, when that fails or the file is another one."""
+    return _fetch("zones", url, _zones)
+
+
+def fetch_zone_shapes(url: str = SHAPES_URL) -> bytes | None:
+    """Fetch TLC's archive of the zones' shapes. Return None, and log why, when that fails or it is another file."""
+    return _fetch("zone shapes", url, _shapes)
+
+
+def _fetch(name: str, url: str, check: Callable[[bytes], object]) -> bytes | None:
     content = b""
     try:
-        with own_connections().client.stream("GET", url, timeout=ZONES_SECONDS) as response:
+        with own_connections().client.stream("GET", url, timeout=PATIENCE) as response:
             response.raise_for_status()
             for chunk in response.iter_raw():
                 content += chunk
-                if len(content) > MOST_ZONE_BYTES:
-                    raise SourceError(f"zones: {url} sends more than {MOST_ZONE_BYTES:,} bytes")
-        _zones(content)
+                if len(content) > MOST_BYTES:
+                    raise SourceError(f"{name}: {url} sends more than {MOST_BYTES:,} bytes")
+        check(content)
     except httpx.HTTPError as error:
-        log.warning("zones: no answer from %s: %s; using the embedded copy", url, describe_error(error))
+        log.warning("%s: no answer from %s: %s; using the embedded copy", name, url, describe_error(error))
     except TlcError as error:
         log.warning("%s; using the embedded copy", error)
     else:
         return content
     return None
+
+
+def _shapes(archive: bytes | None) -> Lookup:
+    embedded = ((zone, read_polygons(path)) for zone, path in read_zone_paths().items())
+    shapes = embedded if archive is None else read_zone_shapefile(archive).items()
+    return Lookup(ZONE_SHAPES, to_arrow([(zone, write_text(polygons)) for zone, polygons in shapes], ZONE_SHAPES))
 
 
 def _zones(text: bytes) -> Lookup:
