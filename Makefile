@@ -102,7 +102,7 @@ format: $(VENV)/.dev ## Put the code into the house's format
 
 .PHONY: bench
 bench: $(VENV)/.bench ## Speed and memory against what else there is (minutes); writes tests/benchmarks/RESULTS.md
-	@$(BIN)/python tests/benchmarks/bench.py $(ARGS)
+	@PYTHONPATH=flows:tests $(BIN)/python tests/benchmarks/bench.py $(ARGS)
 
 .PHONY: extra
 extra: $(VENV)/.run ## What is optional: make extra NAME=aws, azure, dask, kafka, mcp, notebook, openlineage or ray
