@@ -13,7 +13,7 @@ from nyc_tlc.errors import ArgumentError, LakeError, TransientError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
-from nyc_tlc.month import Month
+from nyc_tlc.month import Color, Month
 from nyc_tlc.planning.month_plan import plan_month
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.plan import list_months, parse_months, plan_months
@@ -167,6 +167,12 @@ def a_run(*results: str | None) -> BackfillRun:
         warehouses=("postgres",),
         months=tuple(months),
     )
+
+
+def test_a_source_that_is_none_is_told_once_and_nothing_is_planned(tmp_path: Path) -> None:
+    asked: list[tuple[Color, Month]] = [("green", JANUARY), ("green", JANUARY.plus(1))]
+    with pytest.raises(ArgumentError, match="neither a name nor a template"):
+        plan_months(asked, MonthOptions("file:///data", "local"), FolderLake(tmp_path / "lake"), {})
 
 
 def test_the_record_keeps_every_run_of_a_backfill(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.planning.month_plan import MonthPlan, plan_month
 from nyc_tlc.planning.options import MonthOptions
-from nyc_tlc.source.location import redact_url
+from nyc_tlc.source.location import locate, redact_url
 from nyc_tlc.source.published import PUBLICATION_LAG
 from nyc_tlc.threads import ContextPool
 from nyc_tlc.warehouse.counts import Wrong
@@ -117,9 +117,13 @@ def plan_months(
         at_look: Called with the number of months looked at so far.
 
     Raises:
+        ArgumentError: when the source is neither a name nor a template.
+        ConfigurationError: when the source's scheme is not allowed.
         TransientError: when the source does not answer for several months in a row.
         OverdueError: when the source has none of several months, of which it must have some by now.
     """
+    for color, month in asked[:1]:
+        locate(options.source, color, month)
     silent = list[TransientError]()
 
     def look(which: tuple[Color, Month]) -> MonthPlan:

@@ -53,7 +53,8 @@ def open_runner(name: RunnerName, at_once: int, address: str | None = None) -> T
             return DaskTaskRunner(address=address, cluster_kwargs=None if address else own)
         from prefect_ray.task_runners import RayTaskRunner
 
-        ray: TaskRunner[Any] = RayTaskRunner(address=address, init_kwargs={} if address else {"num_cpus": at_once})
+        own = {"num_cpus": at_once, "include_dashboard": False}
+        ray: TaskRunner[Any] = RayTaskRunner(address=address, init_kwargs={} if address else own)
         return ray
 
 
