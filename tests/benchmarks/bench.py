@@ -158,7 +158,8 @@ def measure(contender: str, source: Path) -> tuple[float, int, int]:
             text=True,
             check=True,
         )
-        seconds, peak = done.stdout.split()
+        # A runner of Dask may print lines of its own.
+        seconds, peak = done.stdout.splitlines()[-1].split()
         # In the lake, or what a contender without a lake writes.
         clean = [*Path(scratch).glob("lake/clean/**/*.parquet"), *Path(scratch).glob("clean*.parquet")]
         return float(seconds), int(peak), sum(path.stat().st_size for path in clean) >> 10
