@@ -236,7 +236,9 @@ class PrefectServer:
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return the environment of a process that uses the server."""
-        prefect = {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home)}
+        # One certificate is read in no time; each of Prefect's many clients would read the 130 that are usual.
+        certificate = {"PREFECT_API_SSL_CERT_FILE": str(self.home / "certificate.pem")}
+        prefect = {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home)} | certificate
         return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | prefect | more
 
     def run(self, *command: str, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
@@ -261,6 +263,7 @@ def prefect_server(scripts: Scripts, tmp_path_factory: pytest.TempPathFactory) -
     port = free_port()
     server = PrefectServer(f"http://127.0.0.1:{port}/api", home, scripts)
     log = (home / "server.log").open("wb")
+    make_certificate(home / "certificate.pem")
     quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
     process = subprocess.Popen(
         [sys.executable, "-c", SERVER, "server", "start", "--host", "127.0.0.1", "--port", str(port)],
