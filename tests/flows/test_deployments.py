@@ -6,14 +6,11 @@ import os
 import re
 import runpy
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +32,6 @@ from prefect.utilities.schema_tools import validate
 from pydantic import ValidationError
 
 from conftest import ROOT, PrefectServer
-from factories import green_parquet, trip
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.month import COLORS
 from nyc_tlc.profiles.registering import read_blocks, register
@@ -50,7 +46,7 @@ from nyc_tlc.server import (
     save_pool,
 )
 from scripts import Scripts
-from stand_ins.http_source import Fault, HttpSource, PublishedFile
+from stand_ins.inbox import inbox
 from waiting import eventually
 
 SECRET = "s3cr3t"
@@ -158,37 +154,6 @@ def apply(checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return run
 
 
-@dataclass
-class Inbox:
-    """The notifications that a webhook received."""
-
-    url: str = ""
-    mail: list[dict[str, Any]] = field(default_factory=list)
-    authorizations: set[str | None] = field(default_factory=set)
-
-
-@pytest.fixture
-def inbox() -> Iterator[Inbox]:
-    """Serve an endpoint for notifications."""
-    inbox = Inbox()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            inbox.mail.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            inbox.authorizations.add(self.headers["Authorization"])
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Log nothing."""
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        inbox.url = f"http://127.0.0.1:{server.server_port}"
-        yield inbox
-        server.shutdown()
-
-
 @contextlib.contextmanager
 def machine(server: PrefectServer, directory: Path, **environment: str) -> Iterator[None]:
     """Start a worker in a new directory, which stands for a machine."""
@@ -207,14 +172,6 @@ def machine(server: PrefectServer, directory: Path, **environment: str) -> Itera
     finally:
         worker.terminate()
         worker.wait(30)
-
-
-def lose(directory: Path) -> None:
-    """Kill all processes of a machine. The worker is first, or it would report that the flow run died."""
-    for environment in sorted(Path("/proc").glob("[0-9]*/environ"), key=lambda path: int(path.parent.name)):
-        with contextlib.suppress(OSError):
-            if f"MACHINE={directory}\0".encode() in environment.read_bytes():
-                os.kill(int(environment.parent.name), signal.SIGKILL)
 
 
 def new_run(client: SyncPrefectClient, deployment: str, **parameters: Any) -> FlowRun:
@@ -489,9 +446,11 @@ def test_a_notification_that_could_not_arrive_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.torture
 def test_failed_and_late_runs_are_told_to_the_block_of_the_profile(
-    deployed: SyncPrefectClient, checkout: Path, apply: Apply, inbox: Inbox, tmp_path: Path
+    deployed: SyncPrefectClient, checkout: Path, apply: Apply, tmp_path: Path
 ) -> None:
-    register("notified", profile(f"custom-webhook: {{url: {inbox.url}, token: {SECRET}}}", tmp_path))
+    stack = contextlib.ExitStack()
+    url, received = stack.enter_context(inbox())
+    register("notified", profile(f"custom-webhook: {{url: {url}, token: {SECRET}}}", tmp_path))
     keep_automations(checkout, "failed ->", "crashed for good", "late for", "troubles", within=10)
     assert "left out" not in apply("--profile", "notified").out
     failed, crashed, late = (new_run(deployed, f"etl-month/{color}") for color in ("green", "fhv", "fhvhv"))
@@ -502,18 +461,19 @@ def test_failed_and_late_runs_are_told_to_the_block_of_the_profile(
     lake = {"prefect.resource.id": "nyc-tlc.lake.dev", "prefect.resource.name": "dev"}
     event = Event(event="nyc-tlc.troubles", resource=lake, payload=told).model_dump(mode="json")
     deployed.request("POST", "/events", json=[event])
-    eventually(lambda: len(inbox.mail) == 4)
-    mails = {mail["subject"].removeprefix("etl-month "): mail["body"] for mail in inbox.mail}
+    eventually(lambda: len(received) == 4)
+    stack.close()
+    mails = {mail["subject"].removeprefix("etl-month "): mail["body"] for *_, mail in received}
     assert mails[f"{failed.name}: Failed"] == f"no such month\nAttempt 1, started by green: {failed.id}"
     assert "by a worker of the pool taxi" in mails[f"{late.name}: late"]
     assert mails[f"{crashed.name}: Crashed"].startswith("no memory\nAttempt 0, started by fhv: ")
     assert mails["dev: 1 troubles are open, 1 have changed"] == "new, overdue: fhv 2024-01 is not there"
-    assert inbox.authorizations == {f"Bearer {SECRET}"}
+    assert {authorization for _, authorization, _ in received} == {f"Bearer {SECRET}"}
     (shown,) = [
         block for block in deployed.read_block_documents(include_secrets=False) if block.name == "taxi-notified"
     ]
     assert SECRET not in str(shown.data)
-    assert inbox.url not in str(shown.data)
+    assert url not in str(shown.data)
     assert FAILURES in apply().out
     assert FAILURES in {each.name for each in deployed.read_automations()}
 
@@ -622,39 +582,6 @@ def test_a_worker_clones_the_flows_as_the_readme_says(
         done = prefect_server.run("-m", "prefect", "deployment", "run", "etl-web-to-gcs/cloned", "--watch", *month)
     deployed.delete_deployment(deployed.read_deployment_by_name("etl-web-to-gcs/cloned").id)
     assert done.returncode == 0, done.stdout + (tmp_path / "elsewhere/log").read_text()
-    assert (tmp_path / "data/lake/manifest/green/2024-01.json").is_file()
-
-
-@pytest.mark.torture
-def test_a_lost_machine_s_month_is_done_by_another_without_a_person(
-    deployed: SyncPrefectClient,
-    checkout: Path,
-    apply: Apply,
-    prefect_server: PrefectServer,
-    http_source: HttpSource,
-    tmp_path: Path,
-) -> None:
-    keep_automations(checkout, "heartbeats", "crashed -> scheduled again", within=15)
-    assert apply().status == 0
-    body = green_parquet(*[trip()] * 20)
-    http_source.files["/green_tripdata_2024-01.parquet"] = PublishedFile(body, faults=[Fault("stall", after=100)])
-    shared = {"TLC_HOME": str(tmp_path / "data")}
-    with machine(prefect_server, tmp_path / "lost", **shared):
-        run = new_run(deployed, "etl-web-to-gcs/green", color="green", year=2024, month=1, source=http_source.template)
-        assert http_source.stalled.wait(60)
-        lose(tmp_path / "lost")
-    with machine(prefect_server, tmp_path / "other", **shared):
-        eventually(lambda: deployed.read_flow_run(run.id).state_name == "Completed", 120)
-    names = [state.name for state in deployed.read_flow_run_states(run.id)]
-    assert [name for name in names if name in ("Running", "Crashed", "AwaitingRetry", "Completed")] == [
-        "Running",
-        "Crashed",
-        "AwaitingRetry",
-        "Running",
-        "Completed",
-    ]
-    (crashed,) = [state for state in deployed.read_flow_run_states(run.id) if state.name == "Crashed"]
-    assert str(crashed.message).startswith("No heartbeat for 90 seconds")
     assert (tmp_path / "data/lake/manifest/green/2024-01.json").is_file()
 
 

@@ -174,7 +174,6 @@ def test_a_run_with_a_server_of_its_own_ends_and_ends_the_server(
     [
         ("etl_month", None, 130),
         pytest.param("etl_month", signal.SIGTERM, 143, marks=pytest.mark.torture),
-        pytest.param("backfill", None, 130, marks=pytest.mark.torture),
         pytest.param("backfill", signal.SIGTERM, 143, marks=pytest.mark.torture),
     ],
 )
