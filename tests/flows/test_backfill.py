@@ -137,7 +137,9 @@ def test_months_in_other_processes_end_as_they_do_in_threads(
 ) -> None:
     publish(http_source, 3)
     http_source.files["/green_tripdata_2024-02.parquet"].body = b"no month at all"
-    done = prefect_server.run(SCRIPT, *and_latest(http_source, 3, "--runner", runner, "--name", runner))
+    done = prefect_server.run(
+        SCRIPT, *and_latest(http_source, 3, "--runner", runner, "--name", runner, "--at-once", "1")
+    )
     assert f"backfill {runner}: 2 done, 1 failed, 1 unpublished" in done.stdout, done.stderr
     assert done.stderr.splitlines()[-1] == f"error: backfill {runner}: 1 of 4 months failed"
     assert "green 2024-01: published to" in done.stderr, "what the processes log is shown"

@@ -24,7 +24,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, FlowRun
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.events import Automation, Event
+from prefect.events import Event
+from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Crashed, Failed, Late, Pending, Running, State
@@ -393,7 +394,7 @@ def test_automations_are_made_once_updated_by_name_and_removed_when_they_left_th
     content = yaml.safe_load(file.read_text())
     copies = [each for each in content["automations"] if each["actions"][0]["type"] != "send-notification"]
     for each in [*copies, somebody]:
-        deployed.create_automation(Automation.model_validate(each))
+        deployed.create_automation(AutomationCore.model_validate(each))
     change(file, "within: 90", "within: 120")
     assert len(deployed.read_automations()) == 2 * len(copies) + 1
     assert apply().status == 0

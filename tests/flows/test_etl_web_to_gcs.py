@@ -367,7 +367,6 @@ def test_without_a_server_a_run_starts_a_quiet_one_which_ends_even_if_the_run_is
         import os, signal
         from etl_web_to_gcs import etl_web_to_gcs
         from nyc_tlc.runs import command_line
-from nyc_tlc.runs.temporary_server import SERVER
         try:
             command_line.run(etl_web_to_gcs)
         except SystemExit as ended:
