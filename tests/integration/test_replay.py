@@ -184,7 +184,6 @@ def test_what_would_lose_trips_is_refused(kafka: Broker, lake: FolderLake, month
     other = make_month(lake, green_parquet(*TRIPS[1:]), tmp_path)
     for again in (
         replay_of(lake, month, name="n", by="pickup"),
-        replay_of(lake, month, name="n", pairs=True),
         replay_of(lake, month, name="n", start=datetime(2024, 1, 2)),
         replay_of(lake, other, name="n"),
     ):
