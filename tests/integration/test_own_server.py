@@ -78,17 +78,12 @@ class OwnServer:
 
 
 @pytest.fixture(scope="module")
-def own_server(
-    scripts: Scripts, prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[OwnServer]:
+def own_server(scripts: Scripts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
     """Start the server of a copy of the clone as ``make server`` does, with the umask that lets others read."""
     clone, home = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("home") / "prefect"
     shutil.copytree(ROOT / "flows", clone / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "prefect.yaml"):
         shutil.copy(ROOT / name, clone)
-    home.mkdir()
-    (home / "prefect.db").write_bytes(prefect_server.new_database.read_bytes())
-    (home / "prefect.db").chmod(0o600)
     port = free_port()
     server = OwnServer(clone, home, f"http://127.0.0.1:{port}/api", home.parent / "printed", scripts)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
