@@ -14,15 +14,13 @@ from pathlib import Path
 import psycopg2
 import pytest
 from mcp import Client, StdioServerParameters
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from conftest import ROOT, Profile
+from conftest import ROOT
 from factories import green_parquet, make_month, trip
 from nyc_tlc.asking import door
 from nyc_tlc.asking.describe import list_questions
 from nyc_tlc.errors import ConfigurationError, TlcError
 from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.profiles.registering import read_blocks, register
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.lake_file import LakeFile
@@ -168,17 +166,6 @@ def test_bigquery_is_asked_what_a_query_is_before_it_runs(
         if "query" in job.configuration
     ]
     assert str(10 << 30) in limits
-
-
-def test_a_profile_of_blocks_is_asked_in_its_first_warehouse(dev: Profile) -> None:
-    with temporary_settings({PREFECT_API_URL: dev.server.url, PREFECT_HOME: dev.server.home}):
-        register("dev", *read_blocks(ROOT / "blocks/profiles/dev.yaml", dev.variables))
-    done = dev.server.run(
-        *("-m", "nyc_tlc", "ask", "SELECT current_user::text AS who", "--csv", "--profile", "dev"),
-        **dev.environment,
-        PYTHONPATH=str(ROOT / "flows"),
-    )
-    assert done.stdout == f"who\n{dev.variables['POSTGRES_USER']}\n", done.stderr
 
 
 @pytest.fixture

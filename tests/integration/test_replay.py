@@ -13,16 +13,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from conftest import ROOT, Profile
 from factories import green_parquet, make_month, trip
 from nyc_tlc.errors import ArgumentError, ConfigurationError, TransientError
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.month import Month
 from nyc_tlc.profiles.opening import optional_packages
-from nyc_tlc.profiles.registering import read_blocks, register
 from nyc_tlc.streaming.events import Replay
 from nyc_tlc.streaming.sending import open_target, send_events
 from nyc_tlc.warehouse.lake_file import LakeFile
@@ -260,25 +257,3 @@ def test_without_its_package_only_topics_are_refused(
     assert lines[0]["value"]["pickup_datetime"] == "2024-01-15 12:00:00"
     with pytest.raises(ArgumentError, match="only a replay to a topic can go on; leave --name out"):
         open_target(path.as_uri(), {}, "n")
-
-
-def test_a_month_is_replayed_with_the_profiles_broker_and_to_stdout(
-    kafka: Broker, dev: Profile, tmp_path: Path
-) -> None:
-    password = "planted-9c1b7a55"
-    month = ("--color", "green", "--year", "2024", "--month", "1")
-    to = kafka.topic("script")
-    settings = {"KAFKA_SERVERS": kafka.servers, "KAFKA_USERNAME": "me", "KAFKA_PASSWORD": password}
-    with temporary_settings({PREFECT_API_URL: dev.server.url, PREFECT_HOME: dev.server.home}):
-        made = register("dev", *read_blocks(ROOT / "blocks/profiles/dev.yaml", dev.variables | settings))
-    assert made["secret/taxi-dev"] == "created"
-    make_month(FolderLake(Path(dev.variables["LAKE_FOLDER"])), green_parquet(*TRIPS), tmp_path)
-    with reading(to) as consumer:
-        done = dev.run("replay", *month, "--to", "kafka:///script", "--name", "first")
-        assert done.returncode == 0, done.stderr
-        consumer.wait_for(40)
-        assert len(set(consumer.keys())) == 40
-    assert f"40 events to {to}" in done.stdout
-    lines = dev.run("replay", *month, "--to", "-", "--names", "tlc").stdout.splitlines()
-    assert [json.loads(line)["value"].keys() >= {"PULocationID"} for line in lines] == [True] * 40
-    assert all(password not in ran.stdout + ran.stderr for ran in dev.server.ran)
