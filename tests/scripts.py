@@ -25,6 +25,9 @@ IMPORTED = (
     *("prefect", "prefect.cli", "prefect.cli.deploy", "prefect.deployments.base", "prefect_gcp", "prefect_sqlalchemy"),
     *("polars", "pyarrow.compute", "pyarrow.parquet", "duckdb", "psycopg2", "pgpq", "google.cloud.bigquery"),
     *("google.cloud.storage", "cyclopts", "jinja2", "isal.igzip", "rich.progress", "dotenv", "pandas"),
+    *("prefect.artifacts", "prefect.concurrency.sync", "prefect.flow_engine", "prefect.task_engine", "fastapi"),
+    *("anyio._backends._asyncio", "prefect.utilities.schema_tools", "prefect.utilities.visualization", "pydantic.v1"),
+    *("pyarrow.csv", "pyarrow.pandas_compat"),
 )
 WAITING = 100
 
@@ -107,6 +110,8 @@ def _run(command: list[str]) -> int:
     tempfile.tempdir = None
     sys.modules["prefect.context"].refresh_global_settings_context()
     sys.modules["prefect.logging.configuration"].setup_logging(incremental=False)
+    # A run waits a second for the end of the thread that sends them.
+    sys.modules["prefect.flow_engine"]._send_heartbeats = contextlib.nullcontext
     is_module = command[0] == "-m"
     sys.argv = command[is_module:]
     folder = Path.cwd() if is_module else Path(command[0]).parent

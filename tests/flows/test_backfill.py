@@ -2,8 +2,6 @@
 
 import json
 import re
-import signal
-import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,17 +14,15 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from backfill import backfill
-from conftest import ROOT, PrefectServer
+from conftest import PrefectServer
 from etl_web_to_gcs import etl_web_to_gcs
 from factories import JANUARY, green_parquet, trip
 from nyc_tlc.errors import ArgumentError, ReportedError
-from nyc_tlc.lake.folder import FolderLake
-from nyc_tlc.lake.keys import Keys
 from nyc_tlc.month import Month
 from nyc_tlc.runs import command_line
 from nyc_tlc.runs.run_here import open_runner
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
-from stand_ins.http_source import Fault, HttpSource, PublishedFile
+from stand_ins.http_source import HttpSource, PublishedFile
 
 SCRIPT = "flows/backfill.py"
 
@@ -95,9 +91,10 @@ def test_plan_only_says_what_would_be_done_and_does_nothing(
     prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path
 ) -> None:
     publish(http_source, 1)
-    done = prefect_server.run(SCRIPT, *and_latest(http_source, 1, "--plan-only"))
-    assert done.returncode == 0, done.stderr
-    assert "1 ingest, 1 unpublished" in done.stdout
+    months = [f"green-{month}" for month in (JANUARY, LATEST)]
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+        done: Any = backfill(months=months, source=http_source.template, warehouses=[], plan_only=True)
+    assert "1 ingest, 1 unpublished" in done.text
     # A server that refuses HEAD with 403 is asked for the first byte.
     assert {(request.method, request.range) for request in http_source.requests} == {
         ("HEAD", None),
@@ -106,10 +103,21 @@ def test_plan_only_says_what_would_be_done_and_does_nothing(
     assert not (own_environment / "lake").exists()
 
 
-def test_a_backfill_of_nothing_published_is_no_failure(prefect_server: PrefectServer, http_source: HttpSource) -> None:
-    done = prefect_server.run(SCRIPT, *and_latest(http_source, 0))
-    assert done.returncode == 3
-    assert done.stderr.splitlines()[-1].startswith("not published: ")
+def test_a_backfill_that_can_do_nothing_ends_with_one_line_and_its_own_status(
+    prefect_server: PrefectServer, http_source: HttpSource
+) -> None:
+    publish(http_source, 1)
+    for status, line, given in (
+        (3, "not published: ", and_latest(http_source, 0)),
+        (2, "error: ", ["--source", "sample", "--start", "2024-03", "--end", "2024-01"]),
+        (
+            *(1, "error: the server has no deployment no-such-flow/green"),
+            arguments(http_source, "2024-01", "--via", "no-such-flow"),
+        ),
+    ):
+        done = prefect_server.run(SCRIPT, *given)
+        assert done.returncode == status, done.stderr
+        assert done.stderr.splitlines()[-1].startswith(line)
 
 
 @pytest.mark.parametrize("wrong", ["--start soon", "--last 0", "--last 7w", "--at-once 201", "--runner spark"])
@@ -123,19 +131,15 @@ def test_wrong_arguments_exit_with_2(
     assert capsys.readouterr().err.startswith("error: ")
 
 
-def test_months_that_cannot_be_meant_exit_with_2(prefect_server: PrefectServer) -> None:
-    done = prefect_server.run(SCRIPT, "--source", "sample", "--start", "2024-03", "--end", "2024-01")
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ")
-
-
 @pytest.mark.parametrize("runner", ["processes", pytest.param("dask", marks=pytest.mark.torture)])
 def test_months_in_other_processes_end_as_they_do_in_threads(
     prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path, runner: str
 ) -> None:
     publish(http_source, 3)
     http_source.files["/green_tripdata_2024-02.parquet"].body = b"no month at all"
-    done = prefect_server.run(SCRIPT, *and_latest(http_source, 3, "--runner", runner, "--name", runner))
+    done = prefect_server.run(
+        SCRIPT, *and_latest(http_source, 3, "--runner", runner, "--name", runner, "--at-once", "1")
+    )
     assert f"backfill {runner}: 2 done, 1 failed, 1 unpublished" in done.stdout, done.stderr
     assert done.stderr.splitlines()[-1] == f"error: backfill {runner}: 1 of 4 months failed"
     assert "green 2024-01: published to" in done.stderr, "what the processes log is shown"
@@ -146,31 +150,6 @@ def test_months_in_other_processes_end_as_they_do_in_threads(
 def test_threads_have_no_address() -> None:
     with pytest.raises(ArgumentError, match="use --runner dask or ray with --address"):
         open_runner("threads", 2, "tcp://127.0.0.1:8786")
-
-
-@pytest.mark.torture
-def test_killed_and_run_again_it_does_only_what_is_left(
-    prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path
-) -> None:
-    publish(http_source, 4)
-    http_source.files["/green_tripdata_2024-03.parquet"].faults = [Fault("stall")]
-    command = [sys.executable, str(ROOT / SCRIPT), *arguments(http_source, "2024-04", "--at-once", "1")]
-    lake = FolderLake(own_environment / "lake")
-    with subprocess.Popen(command, env=prefect_server.environment()) as process:
-        assert http_source.stalled.wait(60)
-        process.send_signal(signal.SIGKILL)
-    http_source.release.set()
-    assert [str(month) for month in lake.months("green")] == ["2024-01", "2024-02"]
-    made = {month: (lake.root / Keys("green", month).manifest).stat().st_mtime_ns for month in lake.months("green")}
-    again = prefect_server.run(SCRIPT, *arguments(http_source, "2024-04"))
-    assert again.returncode == 0, again.stderr
-    assert "2 current, 2 done" in again.stdout
-    assert (
-        made.items()
-        <= {
-            month: (lake.root / Keys("green", month).manifest).stat().st_mtime_ns for month in lake.months("green")
-        }.items()
-    )
 
 
 def test_one_months_failure_fails_the_run_with_its_report(
@@ -186,49 +165,6 @@ def test_one_months_failure_fails_the_run_with_its_report(
     error = state.result(raise_on_failure=False)
     assert isinstance(error, ReportedError)
     assert "| failed " in error.report
-
-
-def test_via_workers_needs_a_server_that_workers_know(prefect_server: PrefectServer, http_source: HttpSource) -> None:
-    publish(http_source, 1)
-    done = prefect_server.run(SCRIPT, *arguments(http_source, "2024-01", "--via", "no-such-flow"))
-    assert done.returncode == 1
-    assert "the server has no deployment no-such-flow/green" in done.stderr
-
-
-@pytest.mark.torture
-def test_months_go_through_workers_and_are_reported_the_same_way(
-    prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path
-) -> None:
-    publish(http_source, 3)
-    http_source.files["/green_tripdata_2024-02.parquet"].body = b"no month"
-    environment = prefect_server.environment(PREFECT_WORKER_QUERY_SECONDS="1", TLC_HTTP_BACKOFF="0.01")
-
-    def prefect(*words: str) -> list[str]:
-        return [sys.executable, "-m", "prefect", "--no-prompt", *words]
-
-    for words in (
-        ("work-pool", "create", "taxi", "--type", "process", "--overwrite"),
-        ("deploy", "--name", "etl-month/green"),
-    ):
-        subprocess.run(prefect(*words), env=environment, cwd=ROOT, check=True, capture_output=True, timeout=60)
-    started = prefect("worker", "start", "--pool", "taxi", "--limit", "2")
-    with subprocess.Popen(started, env=environment, cwd=own_environment.parent) as worker:
-        by_workers = ("--via", "etl-month", "--name", "by-workers", "--at-once", "4")
-        try:
-            done = prefect_server.run(SCRIPT, *and_latest(http_source, 3, *by_workers))
-        finally:
-            worker.terminate()
-            worker.wait(30)
-    assert "backfill by-workers: 2 done, 1 failed, 1 unpublished" in done.stdout, done.stdout + done.stderr
-    assert done.returncode == 1
-    assert "no month" in done.stdout
-    lake = FolderLake(own_environment / "lake")
-    assert [str(month) for month in lake.months("green")] == ["2024-01", "2024-03"]
-    with temporary_settings({PREFECT_API_URL: prefect_server.url}), get_client(sync_client=True) as client:
-        runs = [
-            run for run in client.read_flow_runs() if run.name.startswith("green-2024-0") and run.parent_task_run_id
-        ]
-    assert {run.name for run in runs} >= {"green-2024-01", "green-2024-02", "green-2024-03"}
 
 
 def test_a_run_made_late_is_about_the_months_it_was_meant_for(

@@ -1,5 +1,6 @@
 """Run the main job as a script, with a real Prefect server and without one."""
 
+import contextlib
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
@@ -26,11 +28,13 @@ from factories import JANUARY, green_parquet, publish_fetched, trip, without_ver
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.month import Month
 from nyc_tlc.runs import command_line
+from nyc_tlc.runs.temporary_server import SERVER
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.published import look_at
 from scripts import Scripts
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 from stand_ins.proxy import Proxy
+from waiting import eventually
 
 SCRIPT = "flows/etl_web_to_gcs.py"
 PATH = "/green_tripdata_2024-01.parquet"
@@ -64,6 +68,16 @@ def make(month: PublishedFile, http_source: HttpSource, own_environment: Path, t
     return run
 
 
+def temporary_servers(home: str) -> list[int]:
+    """Return the temporary servers that run with a PREFECT_HOME."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if SERVER in process.cmdline() and process.environ().get("PREFECT_HOME") == home:
+                found.append(process.pid)
+    return found
+
+
 def run_flow(**parameters: Any) -> Any:
     return etl_web_to_gcs(**parameters, return_state=True)
 
@@ -83,6 +97,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_a_month_is_a_run_with_its_name_tasks_report_and_log(
     client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource
 ) -> None:
+    month.faults = [Fault("status", 503)]
     state = run_flow(color="green", year=2024, month=1, source=http_source.template)
     assert state.is_completed()
     run = client.read_flow_run(state.state_details.flow_run_id)
@@ -102,8 +117,13 @@ def test_a_month_is_a_run_with_its_name_tasks_report_and_log(
     assert re.search(
         r"\| \[green 2024-01\]\(http.*/green-2024-01-quality-local-home\) +\| +20 \| +4\.76% \|", str(table.data)
     )
-    manifest = state.result().manifest
-    assert manifest.flow_run_id == str(run.id)
+    assert state.result().manifest.flow_run_id == str(run.id)
+    send_logs()
+    logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))
+    ours = [log for log in logs if log.name.startswith("nyc_tlc")]
+    assert len(ours) >= 4
+    assert all("green 2024-01" in log.message for log in ours)
+    assert any("503" in log.message and "trying again" in log.message for log in ours)
 
 
 def test_a_download_that_takes_a_while_shows_how_far_it_is(
@@ -117,40 +137,42 @@ def test_a_download_that_takes_a_while_shows_how_far_it_is(
     assert [artifact.data for artifact in progress] == [100.0]
 
 
-def test_log_lines_reach_the_run_and_name_the_month(
-    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource
+def test_a_current_month_costs_one_request_and_what_changed_is_redone(
+    client: SyncPrefectClient,
+    make: Callable[[], None],
+    month: PublishedFile,
+    http_source: HttpSource,
+    own_environment: Path,
 ) -> None:
-    http_source.files[PATH].faults = [Fault("status", 503)]
-    state = run_flow(color="green", year=2024, month=1, source=http_source.template)
-    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[state.state_details.flow_run_id]))
-    send_logs()
-    ours = [log for log in client.read_logs(wanted) if log.name.startswith("nyc_tlc")]
-    assert len(ours) >= 4
-    assert all("green 2024-01" in log.message for log in ours)
-    assert any("503" in log.message and "trying again" in log.message for log in ours)
+    def run(**more: Any) -> Any:
+        http_source.requests.clear()
+        return run_flow(color="green", year=2024, month=1, source=http_source.template, **more).result()
 
-
-def test_a_current_month_costs_one_request_no_download_and_clears_what_a_killed_run_left(
-    client: SyncPrefectClient, make: Callable[[], None], http_source: HttpSource, own_environment: Path
-) -> None:
     make()
+    lake = own_environment / "lake"
     before = files(own_environment)
     abandoned = own_environment / "nyc-tlc-scratch" / "run-0123456789ab"
     abandoned.mkdir(parents=True)
-    (abandoned / "green_tripdata_2024-01").write_bytes(b"half of it")
-    state = run_flow(color="green", year=2024, month=1, source=http_source.template)
-    assert "green 2024-01 is current" in state.result().text
+    (abandoned / "green_tripdata_2024-01").write_bytes(b"what a killed run left")
+    assert "green 2024-01 is current" in run().text
     assert [request.method for request in http_source.requests] == ["HEAD"]
     assert files(own_environment) == before
 
+    run(force=True)
+    old, new = (
+        {name: data for name, data in each.items() if "clean" in name} for each in (before, files(own_environment))
+    )
+    assert {without_version(name): data for name, data in new.items()} == {
+        without_version(name): data for name, data in old.items()
+    }
+    assert not new.keys() & old.keys()
 
-def test_a_changed_source_is_noticed_and_the_month_redone(
-    client: SyncPrefectClient, make: Callable[[], None], month: PublishedFile, http_source: HttpSource
-) -> None:
-    parameters = {"color": "green", "year": 2024, "month": 1, "source": http_source.template}
-    make()
+    assert [day.rows for day in run(layout="day").manifest.daily] == [20]
+    shutil.rmtree(lake / "clean")
+    assert run().manifest.clean.rows == 20
+    assert len(list((lake / "clean").rglob("*.parquet"))) == 1
     month.body = green_parquet(*[trip()] * 5)
-    assert run_flow(**parameters).result().manifest.source.rows == 5
+    assert run().manifest.source.rows == 5
 
 
 def test_a_source_that_tells_nothing_is_downloaded_and_compared(
@@ -161,36 +183,6 @@ def test_a_source_that_tells_nothing_is_downloaded_and_compared(
     again = run_flow(color="green", year=2024, month=1, source=http_source.template).result()
     assert "is current" in again.text
     assert len([request for request in http_source.requests if request.method == "GET"]) == 1
-
-
-def test_force_redoes_a_current_month_to_the_same_bytes(
-    client: SyncPrefectClient, make: Callable[[], None], http_source: HttpSource, own_environment: Path
-) -> None:
-    make()
-    before = files(own_environment / "lake")
-    run_flow(color="green", year=2024, month=1, source=http_source.template, force=True).result()
-    after = files(own_environment / "lake")
-    assert {without_version(name): data for name, data in after.items() if "clean" in name} == {
-        without_version(name): data for name, data in before.items() if "clean" in name
-    }
-    assert not {name for name in after if "clean" in name} & before.keys()
-
-
-def test_asking_for_days_redoes_a_month_that_has_none(
-    client: SyncPrefectClient, make: Callable[[], None], http_source: HttpSource
-) -> None:
-    make()
-    days = run_flow(color="green", year=2024, month=1, source=http_source.template, layout="day").result()
-    assert [day.rows for day in days.manifest.daily] == [20]
-
-
-def test_a_month_whose_clean_file_was_lost_is_redone(
-    client: SyncPrefectClient, make: Callable[[], None], http_source: HttpSource, own_environment: Path
-) -> None:
-    make()
-    shutil.rmtree(own_environment / "lake" / "clean")
-    run_flow(color="green", year=2024, month=1, source=http_source.template)
-    assert len(list((own_environment / "lake" / "clean").rglob("*.parquet"))) == 1
 
 
 def test_a_month_not_published_is_no_failure(client: SyncPrefectClient, http_source: HttpSource) -> None:
@@ -226,19 +218,6 @@ def test_a_fetch_has_its_place_where_the_server_limits_them(
         assert running.result().is_completed()
     assert client.read_global_concurrency_limit_by_name(limit).active_slots == 0
     client.delete_global_concurrency_limit_by_name(limit)
-
-
-def test_an_expected_failure_has_its_line_and_no_traceback_in_the_run(
-    client: SyncPrefectClient, month: PublishedFile, http_source: HttpSource, own_environment: Path
-) -> None:
-    month.body = MONTH[:2000]
-    state = run_flow(color="green", year=2024, month=1, source=http_source.template)
-    assert state.is_failed()
-    assert "an incomplete Parquet file" in str(state.message)
-    send_logs()
-    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[state.state_details.flow_run_id]))
-    assert not [log for log in client.read_logs(wanted) if "Traceback" in log.message]
-    assert files(own_environment) == {}
 
 
 def test_the_ui_form_shows_choices_limits_and_descriptions() -> None:
@@ -281,30 +260,18 @@ def test_a_real_month_by_environment_and_flags(
     assert again.stdout.startswith("green 2024-01 is current, nothing to do")
 
 
-@pytest.mark.parametrize(
-    ("file", "color", "year", "month", "named"),
-    [
-        ("truncated-download.parquet", "yellow", 2021, 1, "an incomplete Parquet file (1,918,543 bytes, no footer)"),
-        ("lfs-pointer.parquet", "green", 2022, 1, "a Git-LFS pointer to a file of 1,254,291 bytes"),
-        ("lfs-pointer.csv.gz", "green", 2019, 9, "a Git-LFS pointer to a file of 7,854,533 bytes"),
-    ],
-)
 def test_what_people_really_got_instead_of_data_is_named(
-    client: SyncPrefectClient,
-    real_data: Path,
-    own_environment: Path,
-    file: str,
-    color: str,
-    year: int,
-    month: int,
-    named: str,
+    client: SyncPrefectClient, real_data: Path, own_environment: Path
 ) -> None:
-    template = real_data.resolve().as_uri() + "/negative/{color}_tripdata_{year:04d}-{month:02d}." + file
-    state = run_flow(color=color, year=year, month=month, source=template)
-    assert state.is_failed()
-    message = str(state.message)
-    assert f"{color} {year}-{month:02d}: " in message
-    assert named in message
+    for file, color, year, month, named in (
+        ("truncated-download.parquet", "yellow", 2021, 1, "an incomplete Parquet file (1,918,543 bytes, no footer)"),
+        ("lfs-pointer.csv.gz", "green", 2019, 9, "a Git-LFS pointer to a file of 7,854,533 bytes"),
+    ):
+        template = real_data.resolve().as_uri() + "/negative/{color}_tripdata_{year:04d}-{month:02d}." + file
+        state = run_flow(color=color, year=year, month=month, source=template)
+        assert state.is_failed()
+        assert f"{color} {year}-{month:02d}: " in str(state.message)
+        assert named in str(state.message)
     assert files(own_environment) == {}
 
 
@@ -323,37 +290,34 @@ def test_a_proxy_is_used_for_the_source_and_not_for_prefects_server(
 
 
 def test_a_script_run_that_fails_ends_with_one_line(
-    prefect_server: PrefectServer, month: PublishedFile, http_source: HttpSource, own_environment: Path
+    prefect_server: PrefectServer,
+    client: SyncPrefectClient,
+    month: PublishedFile,
+    http_source: HttpSource,
+    own_environment: Path,
 ) -> None:
     month.body = MONTH[:2000]
-    arguments = ("--color", "green", "--year", "2024", "--month", "1", "--source", http_source.template)
-    done = prefect_server.run(SCRIPT, *arguments)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: green 2024-01: ")
-    assert done.stderr.count("\n") == 1
-    assert files(own_environment) == {}
-
-
-def test_a_script_run_for_an_unpublished_month_exits_with_3(
-    prefect_server: PrefectServer, http_source: HttpSource
-) -> None:
     latest = Month.current().plus(-1)
-    which = ("--color", "green", "--year", str(latest.year), "--month", str(latest.month))
-    done = prefect_server.run(SCRIPT, *which, "--source", http_source.template)
-    assert done.returncode == 3
-    assert done.stderr.startswith(f"not published: green {latest}")
-    assert done.stderr.count("\n") == 1
-
-
-def test_an_old_month_that_is_refused_is_a_failure_that_says_so(
-    prefect_server: PrefectServer, http_source: HttpSource
-) -> None:
-    arguments = ("--color", "green", "--year", "2024", "--month", "2", "--source", http_source.template)
-    done = prefect_server.run(SCRIPT, *arguments)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: green 2024-02: ")
-    assert "403" in done.stderr
-    assert done.stderr.count("\n") == 1
+    for year, number, status, line, more in (
+        (2024, 1, 1, "error: green 2024-01: .*an incomplete Parquet file", {}),
+        (latest.year, latest.month, 3, f"not published: green {latest}", {}),
+        (2024, 2, 1, "error: green 2024-02: .*403", {}),
+        (
+            *(2024, 3, 1, r"error: the Prefect server at http://127.0.0.1:1/api \(PREFECT_API_URL\) can't be"),
+            {"PREFECT_API_URL": "http://127.0.0.1:1/api"},
+        ),
+    ):
+        which = ("--color", "green", "--year", str(year), "--month", str(number), "--source", http_source.template)
+        done = prefect_server.run(SCRIPT, *which, **more)
+        assert done.returncode == status
+        assert re.match(line, done.stderr)
+        assert done.stderr.count("\n") == 1
+    assert files(own_environment) == {}
+    (run,) = [run for run in client.read_flow_runs() if run.name == "green-2024-02"]
+    assert run.state_name == "Failed"
+    logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))
+    assert logs
+    assert not [log for log in logs if "Traceback" in log.message]
 
 
 @pytest.mark.parametrize(
@@ -393,39 +357,30 @@ def test_wrong_arguments_are_refused_before_any_server_starts(scripts: Scripts, 
     assert not (home / "prefect.db").exists()
 
 
-def test_without_a_server_a_run_is_quiet(scripts: Scripts, tmp_path: Path) -> None:
+def test_without_a_server_a_run_starts_a_quiet_one_which_ends_even_if_the_run_is_killed(
+    scripts: Scripts, prefect_server: PrefectServer, tmp_path: Path
+) -> None:
+    home = tmp_path / "prefect"
+    home.mkdir()
+    shutil.copy(prefect_server.new_database, home / "prefect.db")
+    program = """if True:
+        import os, signal
+        from etl_web_to_gcs import etl_web_to_gcs
+        from nyc_tlc.runs import command_line
+        try:
+            command_line.run(etl_web_to_gcs)
+        except SystemExit as ended:
+            print(ended.code, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    (tmp_path / "script.py").write_text(program)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "TLC_SAMPLE_ROWS": "1000"}
-    done = scripts.run(str(ROOT / SCRIPT), "--source", "sample", environment=environment, timeout=200)
-    assert done.returncode == 0, done.stderr
+    environment |= {"PREFECT_HOME": str(home), "PYTHONPATH": str(ROOT / "flows"), "TLC_SAMPLE_ROWS": "1000"}
+    month = ("--source", "sample", "--year", "2024", "--month", "1")
+    done = scripts.run(str(tmp_path / "script.py"), *month, environment=environment, timeout=200)
+    assert done.returncode == -signal.SIGKILL
+    assert done.stdout.endswith("\n0\n"), done.stderr
     assert all("nyc_tlc" in line for line in done.stderr.splitlines()), done.stderr
     assert "1,000 rows in" in done.stdout
-
-
-def test_a_run_killed_while_it_fetches_leaves_nothing_and_the_next_one_completes(
-    prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path
-) -> None:
-    http_source.files[PATH] = PublishedFile(MONTH, faults=[Fault("stall", after=2000)])
-    arguments = [SCRIPT, "--color", "green", "--year", "2024", "--month", "1", "--source", http_source.template]
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / arguments[0]), *arguments[1:]],
-        env=prefect_server.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        assert http_source.stalled.wait(60)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    assert not (own_environment / "lake" / "manifest" / "green" / f"{JANUARY}.json").exists()
-    http_source.release.set()
-    done = prefect_server.run(*arguments)
-    assert done.returncode == 0, done.stderr
-    assert list((own_environment / "nyc-tlc-scratch").iterdir()) == []
-
-
-def test_a_server_that_is_not_there_is_one_line(prefect_server: PrefectServer) -> None:
-    arguments = ("--source", "sample", "--year", "2024", "--month", "1")
-    done = prefect_server.run(SCRIPT, *arguments, PREFECT_API_URL="http://127.0.0.1:1/api")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: the Prefect server at http://127.0.0.1:1/api (PREFECT_API_URL) can't be")
-    assert done.stderr.count("\n") == 1
+    assert "starting a Prefect server for this run" in done.stderr
+    eventually(lambda: temporary_servers(str(home)) == [])

@@ -36,8 +36,9 @@ OPTIONS = MonthOptions("sample", "local", ("duckdb",), "month", False)
 
 
 @pytest.fixture
-def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
+def client(prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[SyncPrefectClient]:
     """Return a client of the server; flows in this process use the same server."""
+    monkeypatch.setattr("nyc_tlc.runs.run_on_workers.POLL_INTERVAL", 0.1)
     settings = {PREFECT_API_URL: prefect_server.url, PREFECT_HOME: prefect_server.home}
     with temporary_settings(settings), get_client(sync_client=True) as client:
         yield client

@@ -9,7 +9,6 @@ import re
 import select
 import signal
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +26,6 @@ from factories import green_parquet, trip
 from nyc_tlc.runs.temporary_server import SERVER
 from scripts import Scripts
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
-from waiting import eventually
 
 LINE = "interrupted: nothing is half done; the same command does the rest"
 CTRL_C = b"\x03"
@@ -171,30 +169,11 @@ def test_a_run_with_a_server_of_its_own_ends_and_ends_the_server(
     assert servers(home) == []
 
 
-def test_the_server_of_a_killed_script_ends_too(tmp_path: Path) -> None:
-    home = str(tmp_path / "prefect")
-    program = "from nyc_tlc.runs.temporary_server import start_server; start_server(); print('up', flush=True); input()"
-    script = subprocess.Popen(
-        [sys.executable, "-c", program],
-        env=os.environ | {"PREFECT_HOME": home, "PYTHONPATH": str(ROOT / "flows")},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert script.stdout
-    assert script.stdout.readline() == "up\n"
-    assert len(servers(home)) == 1
-    script.kill()
-    script.communicate()
-    eventually(lambda: servers(home) == [])
-
-
 @pytest.mark.parametrize(
     ("script", "how", "status"),
     [
         ("etl_month", None, 130),
         pytest.param("etl_month", signal.SIGTERM, 143, marks=pytest.mark.torture),
-        pytest.param("backfill", None, 130, marks=pytest.mark.torture),
         pytest.param("backfill", signal.SIGTERM, 143, marks=pytest.mark.torture),
     ],
 )
