@@ -73,7 +73,7 @@ def reading(store: Store) -> Iterator[None]:
 
     def read() -> None:
         lake = store.open_lake()
-        while not stop.is_set():
+        while not stop.wait(0.02):
             found = lake.find_manifest(KEYS)
             for key in lake.parse(found.content, KEYS).file_keys if found.content else ():
                 if lake.size(key) is None and lake.find_manifest(KEYS).version == found.version:
@@ -167,6 +167,8 @@ def check_all_steps(store: Store, tmp_path: Path, case: Case) -> None:
 
 @pytest.mark.parametrize("case", sorted(SHORT))
 def test_a_run_that_is_held_while_another_one_runs(store: Store, tmp_path: Path, case: str) -> None:
+    if case != "another source" and not isinstance(store, FolderStore):
+        pytest.skip("all cases of a bucket are torture")
     steps = run_interleaved(store, tmp_path / "count", CASES[case], 0)
     assert steps > 8
     for at in range(max(1, steps - 12), steps + 1, 3):

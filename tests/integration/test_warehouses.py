@@ -304,6 +304,9 @@ def test_loads_of_different_months_go_on_side_by_side(
     assert (len(fares(reopen())), len(fares(reopen(), FEBRUARY))) == (20, 10)
 
 
+@pytest.mark.parametrize(
+    "kind", ["duckdb", "postgres", pytest.param("bigquery", marks=pytest.mark.torture)], indirect=True
+)
 def test_a_loader_killed_half_way_leaves_the_old_month_and_the_next_one_completes(
     warehouse: Warehouse,
     kind: Kind,
