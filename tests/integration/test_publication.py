@@ -169,7 +169,7 @@ def test_a_run_that_is_held_while_another_one_runs(store: Store, tmp_path: Path)
     for case in SHORT if isinstance(store, FolderStore) else SHORT[:1]:
         steps = run_interleaved(store, tmp_path / case / "count", CASES[case], 0)
         assert steps > 8
-        for at in range(max(1, steps - 12), steps + 1, 4):
+        for at in range(max(1, steps - 12), steps + 1, 3):
             run_interleaved(store, tmp_path / case / f"at {at}", CASES[case], at)
 
 
