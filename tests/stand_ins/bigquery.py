@@ -30,6 +30,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
@@ -229,7 +230,8 @@ class BigQuery:
                 if len(rows):
                     cursor.register("kept", rows)
                     cursor.execute(f'INSERT INTO "{dataset}"."{name}" FROM kept')
-        self.datasets, self.tables = dict(kept.datasets), dict(kept.tables)
+        # Tests change what a table has in it.
+        self.datasets, self.tables = deepcopy(kept.datasets), deepcopy(kept.tables)
 
     def jobs_of(self, kind: str) -> list[Job]:
         """The jobs of a kind, ``load`` or ``query``, the oldest first."""
