@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,14 +32,17 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.settings import DEFAULT_SCHEMA
 from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
+from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.postgres import PostgresWarehouse
-from nyc_tlc.warehouse.protocol import KINDS, Kind, Warehouse
+from nyc_tlc.warehouse.protocol import KINDS, Kind, Lookup, Warehouse
+from nyc_tlc.warehouse.tables import Table, View, list_views, month_tables
 from scripts import Scripts
 from scripts import running as running_scripts
 from stand_ins.azure import Azure, azurite, find_azurite
-from stand_ins.bigquery import BigQuery
+from stand_ins.bigquery import BigQuery, Kept
 from stand_ins.certificate import make_certificate
 from stand_ins.gcs import Gcs
 from stand_ins.google_tokens import GoogleCloud, google_cloud
@@ -197,9 +200,34 @@ def reopen(kind: Kind, request: pytest.FixtureRequest, tmp_path: Path) -> Callab
     return lambda **more: BigQueryWarehouse(client(url), **more)
 
 
+@pytest.fixture(scope="session")
+def prepared_big_query() -> Kept:
+    """Prepare BigQuery once for all tests."""
+    with BigQuery("test").running() as big_query:
+        BigQueryWarehouse(client(big_query.url)).prepare(*prepared())
+        return big_query.kept()
+
+
+@pytest.fixture(scope="session")
+def prepared_duckdb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepare a DuckDB file once for all tests."""
+    path = tmp_path_factory.mktemp("prepared") / "warehouse.duckdb"
+    DuckDbWarehouse(path).prepare(*prepared())
+    return path
+
+
+def prepared() -> tuple[Sequence[Table], Sequence[Lookup], Sequence[View]]:
+    """Return what a load prepares."""
+    return month_tables(), read_lookups(), list_views(DEFAULT_SCHEMA)
+
+
 @pytest.fixture
-def warehouse(reopen: Callable[[], Warehouse]) -> Warehouse:
-    """Open the test's warehouse."""
+def warehouse(kind: Kind, reopen: Callable[[], Warehouse], request: pytest.FixtureRequest, tmp_path: Path) -> Warehouse:
+    """Open the test's warehouse; what a load prepares is there already, except in Postgres, where that is quick."""
+    if kind == "duckdb":
+        shutil.copy(request.getfixturevalue("prepared_duckdb"), tmp_path)
+    elif kind == "bigquery":
+        request.getfixturevalue("big_query").restore(request.getfixturevalue("prepared_big_query"))
     return reopen()
 
 

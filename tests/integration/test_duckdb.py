@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pytest
@@ -23,9 +23,9 @@ from warehouse_cases import fares, half_way, in_lake, trips
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of the warehouse's file."""
-    return tmp_path / "warehouse.duckdb"
+def path(tmp_path: Path, prepared_duckdb: Path) -> Path:
+    """Return a warehouse's file, in which is what a load prepares."""
+    return Path(shutil.copy(prepared_duckdb, tmp_path))
 
 
 def test_a_file_that_another_process_holds_is_waited_for(
@@ -73,9 +73,10 @@ def test_a_notebook_that_reads_keeps_no_reader_waiting(
         holder.stdin.close()
 
 
-def test_a_read_only_file_system_can_be_read(tmp_path: Path, lake: FolderLake) -> None:
+def test_a_read_only_file_system_can_be_read(path: Path, tmp_path: Path, lake: FolderLake) -> None:
     folder = tmp_path / "disk"
     folder.mkdir()
+    path.rename(folder / "warehouse.duckdb")
     load, _ = load_month(in_lake(lake, tmp_path, *trips(3)), DuckDbWarehouse(folder / "warehouse.duckdb"))
     if subprocess.run(["mount", "-o", "bind,ro", folder, folder], check=False, capture_output=True).returncode:
         pytest.skip("nothing can be mounted here")
@@ -95,19 +96,17 @@ def test_a_reader_joins_a_writer_of_its_own_process(path: Path, lake: FolderLake
     assert len(fares(DuckDbWarehouse(path))) == 40
 
 
-@pytest.mark.parametrize("how", [{"read_only": True}, {"config": {"threads": "1"}}], ids=["read-only", "configured"])
 def test_another_connection_of_the_process_is_named_with_what_to_do(
-    path: Path, lake: FolderLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
+    path: Path, lake: FolderLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = in_lake(lake, tmp_path, *trips(3))
-    load_month(file, DuckDbWarehouse(path))
     monkeypatch.setenv("TLC_WAREHOUSE_WAIT", "0")
-    line = r"another connection of this process.*restart the kernel"
-    with duckdb.connect(path, **how), pytest.raises(TransientError, match=line):
-        load_month(file, DuckDbWarehouse(path), force=True)
+    for how in ({"read_only": True}, {"config": {"threads": "1"}}):
+        with duckdb.connect(path, **how), pytest.raises(TransientError, match=r"this process.*restart the kernel"):
+            load_month(file, DuckDbWarehouse(path))
     # A connection like the warehouse's own does not matter.
     with duckdb.connect(path):
-        assert load_month(file, DuckDbWarehouse(path), force=True)[1]
+        assert load_month(file, DuckDbWarehouse(path))[1]
 
 
 KEEPS_AN_ERROR = """
@@ -131,7 +130,8 @@ failed.wait()
 """
 
 
-def test_a_failed_load_ends_without_a_word_about_leaks(path: Path, tmp_path: Path) -> None:
+def test_a_failed_load_ends_without_a_word_about_leaks(tmp_path: Path) -> None:
+    path = tmp_path / "warehouse.duckdb"
     with duckdb.connect(path) as connection:
         connection.execute("CREATE SCHEMA ny_taxi; CREATE TABLE ny_taxi.loads (mine INTEGER)")
     program = tmp_path / "program.py"
@@ -141,9 +141,8 @@ def test_a_failed_load_ends_without_a_word_about_leaks(path: Path, tmp_path: Pat
     assert (ended.stdout, ended.stderr) == ("", "")
 
 
-def test_tables_and_columns_say_what_they_hold(path: Path, lake: FolderLake, tmp_path: Path) -> None:
+def test_tables_and_columns_say_what_they_hold(path: Path) -> None:
     warehouse = DuckDbWarehouse(path)
-    load_month(in_lake(lake, tmp_path, *trips(1)), warehouse)
     sql = "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'green_trip_data'"
     comments = dict(warehouse.query(sql))
     every = "SELECT table_name, column_name FROM duckdb_columns() WHERE schema_name = 'ny_taxi' AND comment IS NULL"

@@ -23,6 +23,7 @@ from nyc_tlc.month import Month
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.load import load_month
+from stand_ins.gcs import Gcs
 from stores import BucketStore, Store, open_store
 
 KEYS = Keys("green", JANUARY)
@@ -67,6 +68,7 @@ def names(lake: Lake) -> list[str]:
     return [each.manifest.version for each in list_versions(lake, KEYS)]
 
 
+@pytest.mark.parametrize("store", ["folder", "gcs"], indirect=True)
 def test_a_replaced_month_is_listed_read_as_of_its_time_and_compared(store: Store, tmp_path: Path) -> None:
     lake = store.open_lake()
     old = make_month(lake, green_parquet(*OLD), tmp_path, layout="day")
@@ -152,12 +154,10 @@ def test_what_is_broken_is_not_kept_and_keeps_nothing_back(
     assert names(lake) == [third.version]
 
 
-@pytest.mark.parametrize("name", ["gcs", "s3"])
 def test_without_kept_versions_a_publication_asks_nothing_more(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    gcs: Gcs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = open_store(name, request, tmp_path)
-    assert isinstance(store, BucketStore)
+    store = BucketStore(gcs)
 
     def count(fare: float) -> tuple[int, bool]:
         store.stand_in.calls.clear()

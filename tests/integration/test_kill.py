@@ -60,7 +60,7 @@ def month_files(lake: FolderLake) -> set[str]:
     return {key for path in paths if not (key := path.relative_to(lake.root).as_posix()).startswith("manifest/2")}
 
 
-@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.torture)])
 def test_killed_at_a_change_of_the_lake(tmp_path: Path, every: int) -> None:
     old_lake, sources = tmp_path / "old", [tmp_path / "old source", tmp_path / "new source"]
     for source, body in zip(sources, (OLD, NEW), strict=True):

@@ -47,7 +47,7 @@ CASES: dict[str, Case] = {
     "cleaned again twice": ((None, "month"), ((None, "day"),), OLD),
 }
 #: A few of the cases show most of it in seconds; all of them are torture.
-SHORT = {"another source", "cleaned again beside another source"}
+SHORT = ("another source", "cleaned again beside another source")
 
 
 @pytest.fixture(params=["folder", "gcs", *(pytest.param(name, marks=pytest.mark.torture) for name in ("s3", "azure"))])
@@ -73,7 +73,7 @@ def reading(store: Store) -> Iterator[None]:
 
     def read() -> None:
         lake = store.open_lake()
-        while not stop.is_set():
+        while not stop.wait(0.02):
             found = lake.find_manifest(KEYS)
             for key in lake.parse(found.content, KEYS).file_keys if found.content else ():
                 if lake.size(key) is None and lake.find_manifest(KEYS).version == found.version:
@@ -165,12 +165,12 @@ def check_all_steps(store: Store, tmp_path: Path, case: Case) -> None:
         run_interleaved(store, tmp_path / f"at {at}", case, at)
 
 
-@pytest.mark.parametrize("case", sorted(SHORT))
-def test_a_run_that_is_held_while_another_one_runs(store: Store, tmp_path: Path, case: str) -> None:
-    steps = run_interleaved(store, tmp_path / "count", CASES[case], 0)
-    assert steps > 8
-    for at in range(max(1, steps - 12), steps + 1, 3):
-        run_interleaved(store, tmp_path / f"at {at}", CASES[case], at)
+def test_a_run_that_is_held_while_another_one_runs(store: Store, tmp_path: Path) -> None:
+    for case in SHORT if isinstance(store, FolderStore) else SHORT[:1]:
+        steps = run_interleaved(store, tmp_path / case / "count", CASES[case], 0)
+        assert steps > 8
+        for at in range(max(1, steps - 12), steps + 1, 3):
+            run_interleaved(store, tmp_path / case / f"at {at}", CASES[case], at)
 
 
 @pytest.mark.torture

@@ -17,7 +17,7 @@ from warehouse_cases import FEBRUARY, in_february, in_lake, trips
 LOST = trip(lpep_pickup_datetime=datetime(2009, 1, 1), passenger_count=0)
 
 
-def test_all_rows_of_the_source_are_there_with_the_rule_and_the_source(
+def test_rejected_rows_are_there_with_rule_and_source_and_replaced_with_their_month(
     warehouse: Warehouse, lake: FolderLake, tmp_path: Path
 ) -> None:
     file = in_lake(lake, tmp_path, *trips(5), trip(passenger_count=0), LOST)
@@ -33,11 +33,6 @@ def test_all_rows_of_the_source_are_there_with_the_rule_and_the_source(
     rules = warehouse.query("SELECT rejection_rules FROM ny_taxi.green_quarantine ORDER BY source_row")
     assert [list(row[0]) for row in rules] == [["zero_passengers"], ["pickup_outside_month", "zero_passengers"]]
 
-
-def test_the_quarantine_is_replaced_with_its_month_and_leaves_its_neighbours(
-    warehouse: Warehouse, lake: FolderLake, tmp_path: Path
-) -> None:
-    load_month(in_lake(lake, tmp_path, *trips(3), LOST, LOST), warehouse)
     zero = trip(passenger_count=0, lpep_pickup_datetime=datetime(2024, 2, 10))
     load_month(in_lake(lake, tmp_path, *in_february(2), zero, month=FEBRUARY), warehouse)
     load_month(in_lake(lake, tmp_path, *trips(4), LOST), warehouse)
@@ -64,15 +59,3 @@ def test_a_quarantine_file_that_is_short_leaves_the_old_month(
         warehouse.replace_month(file, None)
     assert warehouse.query("SELECT COUNT(*) FROM ny_taxi.green_trip_data") == [(3,)]
     assert warehouse.query("SELECT COUNT(*) FROM ny_taxi.green_quarantine") == [(1,)]
-
-
-def warehouse_sql(warehouse: Warehouse, statement: str) -> None:
-    """Run a statement in the test's warehouse."""
-    if warehouse.kind == "duckdb":
-        with warehouse._transaction("a test") as connection:  # type: ignore[attr-defined]
-            connection.execute(statement)
-    elif warehouse.kind == "postgres":
-        with warehouse._transaction("a test") as cursor:  # type: ignore[attr-defined]
-            cursor.execute(statement)
-    else:
-        warehouse.query(statement)

@@ -19,15 +19,17 @@ import psycopg2
 import pytest
 
 from conftest import ROOT
-from factories import publish_fetched
+from factories import make_month, publish_fetched
 from nyc_tlc import plausible, trips
 from nyc_tlc.lake.folder import FolderLake
+from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import Month
 from nyc_tlc.pages.figures import FIGURES
 from nyc_tlc.pages.trips_page import write_trips_page
 from nyc_tlc.runs import dbt
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.location import RemoteFile
+from nyc_tlc.source.sample import write_sample
 from nyc_tlc.warehouse.bigquery_jobs import TYPES
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.lake_file import LakeFile
@@ -95,7 +97,12 @@ class Page:
 @pytest.fixture(scope="module")
 def page(months: list[LakeFile]) -> Page:
     """Write the page about the months."""
-    html = Path(str(write_trips_page(months[0].lake, "green"))).read_text(encoding="utf-8")
+    return read_page(months[0].lake)
+
+
+def read_page(lake: Lake) -> Page:
+    """Write the page about a lake's green months, and read what it shows."""
+    html = Path(str(write_trips_page(lake, "green"))).read_text(encoding="utf-8")
     found = dict(re.findall(r'<script type="[a-z/]+" id="(\w+)">(.*?)</script>', html, re.DOTALL))
     return Page(json.loads(gzip.decompress(base64.b64decode(found["data"]))), json.loads(found["queries"]))
 
@@ -162,27 +169,39 @@ def format_cell(value: object) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
-@pytest.mark.parametrize("kind", ["duckdb", "postgres"])
+@pytest.mark.parametrize("kind", ["duckdb", pytest.param("postgres", marks=pytest.mark.torture)])
 def test_the_tables_answer_as_the_document_says(
-    months: list[LakeFile],
-    page: Page,
-    kind: Kind,
-    warehouse: Warehouse,
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
+    months: list[LakeFile], kind: Kind, warehouse: Warehouse, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     for month in months:
         load_month(month, warehouse)
     warehouse.replace_lookups(read_lookups())
-    if kind == "duckdb":
-        connection: Any = duckdb.connect(str(tmp_path / "warehouse.duckdb"), read_only=True)
-    else:
-        connection = psycopg2.connect(**request.getfixturevalue("postgres"))
-    with closing(connection), connection.cursor() as cursor:
+    with closing(connect(kind, tmp_path, request)) as connection, connection.cursor() as cursor:
         for sql, answer in TABLES:
             cursor.execute(sql)
             assert format_answer(cursor) == answer, sql
-        check_queries(page, cursor)
+
+
+@pytest.mark.parametrize("kind", ["duckdb", "postgres"])
+def test_the_sql_beside_a_chart_gives_what_the_chart_shows(
+    kind: Kind, warehouse: Warehouse, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    lake = FolderLake(tmp_path / "lake")
+    for month in (Month(2023, 12), Month(2024, 1)):
+        write_sample("green", month, 2_000, tmp_path / "sample")
+        made = make_month(lake, (tmp_path / "sample").read_bytes(), tmp_path, month)
+        load_month(LakeFile(made, lake), warehouse)
+    with closing(connect(kind, tmp_path, request)) as connection, connection.cursor() as cursor:
+        check_queries(read_page(lake), cursor)
+        for sql, _ in TABLES:
+            cursor.execute(sql)
+
+
+def connect(kind: Kind, folder: Path, request: pytest.FixtureRequest) -> Any:
+    """Connect to the test's warehouse with the database's own client."""
+    if kind == "duckdb":
+        return duckdb.connect(str(folder / "warehouse.duckdb"), read_only=True)
+    return psycopg2.connect(**request.getfixturevalue("postgres"))
 
 
 def test_the_page_shows_what_the_document_says(page: Page) -> None:

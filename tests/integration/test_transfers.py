@@ -209,7 +209,7 @@ def test_early_hints_are_no_refusal(look_too: bool, tmp_path: Path) -> None:
 def test_an_answer_without_an_end_of_its_headers_ends_at_the_deadline(
     sent: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TLC_HTTP_DEADLINE", "1")
+    monkeypatch.setenv("TLC_HTTP_DEADLINE", "0.3")
     endless = RawAnswer(["HTTP/1.1 100 Continue"], sent * 50, seconds_a_byte=0.01)
     began = time.monotonic()
     with RawSource([whole(OLD)], [endless]).running() as source, pytest.raises(TransientError, match="DEADLINE"):
@@ -252,7 +252,7 @@ def test_a_transfer_that_always_breaks_at_one_place_is_given_up(kind: str, tmp_p
 
 
 def test_a_byte_a_time_is_given_up_at_the_deadline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TLC_HTTP_DEADLINE", "1")
+    monkeypatch.setenv("TLC_HTTP_DEADLINE", "0.3")
     slow = whole(OLD)
     slow.seconds_a_byte = 0.05
     with RawSource([whole(OLD)], [slow]).running() as source, pytest.raises(TransientError, match="DEADLINE"):

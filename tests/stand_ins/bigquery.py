@@ -30,12 +30,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import duckdb
+import pyarrow as pa
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
@@ -134,6 +136,16 @@ class Job:
         }
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Datasets and tables as a stand-in had them, the SQL that makes them in DuckDB, and their rows."""
+
+    datasets: dict[str, Resource]
+    tables: dict[Key, Resource]
+    made: list[str]
+    rows: dict[Key, pa.Table]
+
+
 class BigQuery:
     """The stand-in.
 
@@ -198,6 +210,28 @@ class BigQuery:
             finally:
                 if self.pause:
                     self.pause.set()
+
+    def kept(self) -> Kept:
+        """What datasets and tables there are, with their rows."""
+        with self._transaction(writes=False) as cursor:
+            made = cursor.execute("SELECT sql FROM duckdb_tables()").fetchall()
+            views = "SELECT sql FROM duckdb_views() WHERE NOT internal ORDER BY view_oid"
+            made += cursor.execute(views).fetchall()
+            stored = [key for key, table in self.tables.items() if table["type"] == "TABLE"]
+            rows = {(at, name): cursor.sql(f'SELECT * FROM "{at}"."{name}"').to_arrow_table() for at, name in stored}
+        return Kept(dict(self.datasets), dict(self.tables), [sql for (sql,) in made], rows)
+
+    def restore(self, kept: Kept) -> None:
+        """Have what another stand-in had."""
+        with self._transaction() as cursor:
+            for sql in (*(f'CREATE SCHEMA "{name}"' for name in kept.datasets), *kept.made):
+                cursor.execute(sql)
+            for (dataset, name), rows in kept.rows.items():
+                if len(rows):
+                    cursor.register("kept", rows)
+                    cursor.execute(f'INSERT INTO "{dataset}"."{name}" FROM kept')
+        # Tests change what a table has in it.
+        self.datasets, self.tables = deepcopy(kept.datasets), deepcopy(kept.tables)
 
     def jobs_of(self, kind: str) -> list[Job]:
         """The jobs of a kind, ``load`` or ``query``, the oldest first."""
@@ -451,27 +485,30 @@ class BigQuery:
 
     def _insert_job(self, request: Request) -> Resource | Answer:
         is_upload = request.path.startswith("/upload")
-        return self._upload(request) if is_upload else self._start(request.json).resource
+        return self._upload(request) if is_upload else self._wait_for(self._start(request.json)).resource
 
     def _get_job(self, request: Request) -> Resource:
         job = self._job(request)
+        return self._wait_for(job).resource
+
+    def _wait_for(self, job: Job) -> Job:
+        """Wait for a job that nothing pauses: a client told too early sleeps a second before it asks again."""
         if not self.pause:
-            # About what an answer takes from afar; a client told too early sleeps a second before it asks again.
-            job.finished.wait(0.2)
-        return job.resource
+            job.finished.wait(10)
+        return job
 
     def _upload(self, request: Request) -> Resource | Answer:
         if request.query["uploadType"] == "multipart":
             boundary = re.findall(r'boundary="?([^";]+)', request.headers["Content-Type"])[0]
             parts = request.body.split(b"--" + boundary.encode())[1:-1]
             resource, content = (part.partition(b"\r\n\r\n")[2][:-2] for part in parts)
-            return self._start(json.loads(resource), content).resource
+            return self._wait_for(self._start(json.loads(resource), content)).resource
         upload_id = uuid.uuid4().hex
         self._uploads[upload_id] = request.json
         return 200, {"Location": f"{self.url}{request.path}?uploadType=resumable&upload_id={upload_id}"}, None
 
     def _finish_upload(self, request: Request) -> Resource:
-        return self._start(self._uploads.pop(request.query["upload_id"]), request.body).resource
+        return self._wait_for(self._start(self._uploads.pop(request.query["upload_id"]), request.body)).resource
 
     # Loads.
 

@@ -173,19 +173,19 @@ def look(folder: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("sql", REFUSED)
-def test_what_is_no_select_over_the_tables_is_refused_and_leaves_no_trace(sql: str, home: Path, tmp_path: Path) -> None:
+def test_what_is_no_select_over_the_tables_is_refused_and_leaves_no_trace(home: Path, tmp_path: Path) -> None:
     secret_of_the_caller = read_contract("green").clean_schema.empty_table()  # noqa: F841  DuckDB would find it by name
-    before = look(home), look(tmp_path)
-    with pytest.raises(TlcError) as caught:
-        ask(sql.replace("{there}", str(home)))
-    assert "\n" not in str(caught.value)
-    assert SECRET not in str(caught.value)
-    assert (look(home), look(tmp_path)) == before
-
-
-def test_at_least_sixty_attacks_are_tried() -> None:
     assert len(REFUSED) == len(set(REFUSED)) >= 60
+    before = look(home), look(tmp_path)
+    answered = []
+    for sql in REFUSED:
+        try:
+            answered.append((sql, ask(sql.replace("{there}", str(home)))))
+        except TlcError as error:
+            assert "\n" not in str(error), sql
+            assert SECRET not in str(error), sql
+    assert answered == []
+    assert (look(home), look(tmp_path)) == before
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_at_least_sixty_attacks_are_tried() -> None:
     ids=lambda sql: sql[:60].encode("ascii", "replace").decode(),
 )
 def test_a_query_without_end_or_measure_ends_as_one_line(sql: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "SECONDS", 0.5)
+    monkeypatch.setattr(door, "SECONDS", 0.2)
     monkeypatch.setattr(door, "MEMORY", 200_000_000)
     monkeypatch.setitem(door.CONFIGURATION, "memory_limit", "200MB")
     began = time.monotonic()
@@ -260,14 +260,12 @@ def test_one_select_is_answered(sql: str, rows: list[tuple[object, ...]]) -> Non
     assert ask(sql) == door.Answer(ask(sql).columns, rows, is_cut=False)
 
 
-@pytest.mark.parametrize("question", list_questions("ny_taxi"), ids=lambda each: each["question"])
-def test_each_question_to_try_has_an_answer(question: dict[str, str]) -> None:
-    assert question["question"].endswith("?")
-    assert ask(question["sql"]).rows
-
-
-def test_there_are_five_questions_to_try() -> None:
-    assert len(list_questions("ny_taxi")) == 5
+def test_each_of_the_five_questions_to_try_has_an_answer() -> None:
+    questions = list_questions("ny_taxi")
+    assert len(questions) == 5
+    for question in questions:
+        assert question["question"].endswith("?")
+        assert ask(question["sql"]).rows
 
 
 def test_every_column_of_the_warehouse_is_described() -> None:

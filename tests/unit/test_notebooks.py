@@ -68,7 +68,7 @@ def test_only_the_row_groups_and_columns_needed_are_asked_of_a_bucket(
     gcs: Gcs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake, source = GcsLake(bucket(gcs.url), "taxi"), tmp_path / "sample.parquet"
-    write_sample("yellow", JANUARY, 300_000, source)
+    write_sample("yellow", JANUARY, 140_000, source)
     manifest = make_month(lake, source.read_bytes(), tmp_path, color="yellow")
     footer = pq.read_metadata(io.BytesIO(gcs.read("taxi-lake", f"taxi/{manifest.clean.key}")))
     assert footer.num_row_groups > 1

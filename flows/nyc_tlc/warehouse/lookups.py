@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import httpx
@@ -109,6 +110,7 @@ def _fetch(name: str, url: str, check: Callable[[bytes], object]) -> bytes | Non
     return None
 
 
+@lru_cache(1)
 def _shapes(archive: bytes | None) -> Lookup:
     embedded = ((zone, read_polygons(path)) for zone, path in read_zone_paths().items())
     shapes = embedded if archive is None else read_zone_shapefile(archive).items()
