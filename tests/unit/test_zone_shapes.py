@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import zipfile
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,15 @@ def test_tlc_s_own_borders_run_through_the_points_of_the_simplified_ones(archive
     assert exact.keys() == read_zone_paths().keys()
     assert sum(len(ring) for polygons in exact.values() for rings in polygons for ring in rings) == 98_192
     for zone, path in read_zone_paths().items():
-        points = {to_units(point) for rings in exact[zone] for ring in rings for point in ring}
+        points = {
+            (x + dx, y + dy)
+            for rings in exact[zone]
+            for ring in rings
+            for x, y in map(to_units, ring)
+            for dx, dy in product((-1, 0, 1), repeat=2)
+        }
         rough = [to_units(point) for rings in read_polygons(path) for ring in rings for point in ring]
-        assert sum(point in points for point in rough) > 0.95 * len(rough), zone
+        assert sum(point in points for point in rough) > 0.97 * len(rough), zone
 
 
 def to_units(point: tuple[float, float]) -> tuple[int, int]:
@@ -70,7 +77,7 @@ def test_a_damaged_archive_is_refused_and_nothing_else_happens(archive: bytes) -
         files = {name: whole.read(name) for name in whole.namelist() if name.endswith((".shp", ".dbf"))}
     chance = random.Random(1)
     refused = 0
-    for _ in range(25):
+    for _ in range(12):
         name = chance.choice(list(files))
         damaged = bytearray(files[name])
         for _ in range(chance.randint(1, 4)):
@@ -81,7 +88,7 @@ def test_a_damaged_archive_is_refused_and_nothing_else_happens(archive: bytes) -
             read_zone_shapefile(content)
         except SourceError:
             refused += 1
-    assert refused > 8
+    assert refused > 3
 
 
 @pytest.mark.parametrize("east", [0.0, 2_000_000.0, float("nan")])
