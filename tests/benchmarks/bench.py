@@ -127,7 +127,7 @@ ROUNDS = [
         ("green", "2024-01", 1, "parquet"),
         ("large months", "large months, processes", "large months, dask"),
         {},
-        1500,
+        2200,
         3,
     ),
     Round(
