@@ -38,7 +38,8 @@ server: $(VENV)/.run ## A Prefect server that only this clone's scripts and work
 .PHONY: test
 test: $(VENV)/.dev ## The whole test suite
 	@# Without the caches of compiled code, which a shell can turn off, it takes half a minute more.
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+	@# Three processes on two cores: the tests wait for a third of their time.
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 .PHONY: dbt
 dbt: $(DBT_VENV)/.ready ## dbt in an environment of its own, for flows/transform.py
