@@ -147,6 +147,19 @@ def test_months_in_other_processes_end_as_they_do_in_threads(
     assert warehouse.query("SELECT COUNT(*) FROM ny_taxi.green_trip_data") == [(10,)]
 
 
+@pytest.mark.torture
+def test_a_cluster_that_is_not_there_is_one_line(
+    prefect_server: PrefectServer, http_source: HttpSource, own_environment: Path
+) -> None:
+    publish(http_source, 1)
+    done = prefect_server.run(
+        *(SCRIPT, *arguments(http_source, "2024-01", "--runner", "dask", "--address", "tcp://127.0.0.1:1"))
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: the runner takes no months; got Timed out trying to connect")
+    assert not (own_environment / "lake/manifest").exists()
+
+
 def test_threads_have_no_address() -> None:
     with pytest.raises(ArgumentError, match="use --runner dask or ray with --address"):
         open_runner("threads", 2, "tcp://127.0.0.1:8786")

@@ -146,6 +146,15 @@ def test_links_lead_somewhere(document: str) -> None:
             assert (ROOT / document).parent.joinpath(target.partition("#")[0]).exists(), target
 
 
+@pytest.mark.parametrize("document", ["docs/security.md", "tests/RELIABILITY.md"])
+def test_every_test_that_a_document_names_exists(document: str) -> None:
+    named = set(re.findall(r"\b(test_\w{8,})\b(?!\.py)", (ROOT / document).read_text(encoding="utf-8")))
+    files = [*(ROOT / "tests").rglob("test_*.py")]
+    written = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text(encoding="utf-8"))}
+    assert len(named) > 10
+    assert named <= written | {file.stem for file in files}
+
+
 def test_the_lock_files_name_no_index_and_hash_every_version() -> None:
     for name in ("requirements-install.lock", "requirements.lock", "requirements-all.lock"):
         text = (ROOT / name).read_text(encoding="utf-8")
