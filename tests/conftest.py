@@ -264,14 +264,15 @@ class PrefectServer:
     home: Path
     scripts: Scripts
     #: A database that nothing was done with yet: making one takes a server six seconds.
-    new_database: Path
+    new_database: Path = Path()
     ran: list[subprocess.CompletedProcess[str]] = field(default_factory=list)
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return the environment of a process that uses the server."""
         # One certificate is read in no time; each of Prefect's many clients would read the 130 that are usual.
-        certificate = {"PREFECT_API_SSL_CERT_FILE": str(self.home / "certificate.pem")}
-        given = {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home)} | certificate
+        certificate = self.home / "certificate.pem"
+        given = {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home)}
+        given |= {"PREFECT_API_SSL_CERT_FILE": str(certificate)} if certificate.exists() else {}
         return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | given | more
 
     def run(self, *command: str, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
