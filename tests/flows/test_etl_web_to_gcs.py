@@ -1,6 +1,5 @@
 """Run the main job as a script, with a real Prefect server and without one."""
 
-import contextlib
 import json
 import logging
 import os
@@ -15,7 +14,6 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
@@ -28,12 +26,12 @@ from factories import JANUARY, green_parquet, publish_fetched, trip, without_ver
 from nyc_tlc.lake.folder import FolderLake
 from nyc_tlc.month import Month
 from nyc_tlc.runs import command_line
-from nyc_tlc.runs.temporary_server import SERVER
 from nyc_tlc.source.fetch import fetch_month
 from nyc_tlc.source.published import look_at
 from scripts import Scripts
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
 from stand_ins.proxy import Proxy
+from temporary_servers import find_temporary_servers
 from waiting import eventually
 
 SCRIPT = "flows/etl_web_to_gcs.py"
@@ -66,16 +64,6 @@ def make(month: PublishedFile, http_source: HttpSource, own_environment: Path, t
         http_source.requests.clear()
 
     return run
-
-
-def temporary_servers(home: str) -> list[int]:
-    """Return the temporary servers that run with a PREFECT_HOME."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if SERVER in process.cmdline() and process.environ().get("PREFECT_HOME") == home:
-                found.append(process.pid)
-    return found
 
 
 def run_flow(**parameters: Any) -> Any:
@@ -383,4 +371,4 @@ def test_without_a_server_a_run_starts_a_quiet_one_which_ends_even_if_the_run_is
     assert all("nyc_tlc" in line for line in done.stderr.splitlines()), done.stderr
     assert "1,000 rows in" in done.stdout
     assert "starting a Prefect server for this run" in done.stderr
-    eventually(lambda: temporary_servers(str(home)) == [])
+    eventually(lambda: find_temporary_servers(str(home)) == [])

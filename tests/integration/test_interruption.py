@@ -23,9 +23,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from conftest import ROOT, PrefectServer
 from factories import green_parquet, trip
-from nyc_tlc.runs.temporary_server import SERVER
 from scripts import Scripts
 from stand_ins.http_source import Fault, HttpSource, PublishedFile
+from temporary_servers import find_temporary_servers
 
 LINE = "interrupted: nothing is half done; the same command does the rest"
 CTRL_C = b"\x03"
@@ -104,16 +104,6 @@ def after(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() > due
 
 
-def servers(home: str) -> list[int]:
-    """Return the temporary servers that run with a PREFECT_HOME."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if SERVER in process.cmdline() and process.environ().get("PREFECT_HOME") == home:
-                found.append(process.pid)
-    return found
-
-
 @pytest.fixture
 def stalling(http_source: HttpSource) -> HttpSource:
     """Serve months whose downloads stop half way."""
@@ -154,7 +144,7 @@ def test_a_run_with_a_server_of_its_own_ends_and_ends_the_server(
         if not stalling.stalled.is_set():
             return False
         # Meanwhile a page or a user of this machine who finds the server gets nothing.
-        (server,) = servers(home)
+        (server,) = find_temporary_servers(home)
         (listening,) = [each for each in psutil.Process(server).net_connections() if each.status == psutil.CONN_LISTEN]
         url = f"http://127.0.0.1:{listening.laddr.port}/api"
         origin = {"Origin": "http://example.org"}
@@ -166,7 +156,7 @@ def test_a_run_with_a_server_of_its_own_ends_and_ends_the_server(
 
     ended = interrupt(when, how, "flows/etl_web_to_gcs.py", *arguments(stalling), PREFECT_HOME=home)
     check(ended, status, own_environment)
-    assert servers(home) == []
+    assert find_temporary_servers(home) == []
 
 
 @pytest.mark.parametrize(
