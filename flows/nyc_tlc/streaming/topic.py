@@ -113,7 +113,10 @@ class Topic:
 
     def wait(self, seconds: float) -> None:
         """Let the client work; raises as ``send`` does."""
-        self._producer.poll(seconds)
+        try:
+            self._producer.poll(seconds)
+        except KafkaException as error:
+            raise self._give_up(error.args[0].str()) from None
         # The client also counts other things as waiting, so more can be delivered, not less.
         delivered, now = self.sent - len(self._producer), time.monotonic()
         if self._failed:
@@ -138,9 +141,10 @@ class Topic:
         return self._retries
 
     def _give_up(self, why: str) -> TransientError:
-        self._producer.purge()
-        self._producer.flush(ANSWER)
-        what = f"{self.place}: gave up when {self.sent - self._failed:,} events were delivered"
+        delivered = max(self._delivered, self.sent - self._failed - len(self._producer))
+        # Without the client nothing is sent later. To flush a client that failed is an error of its own.
+        del self._producer
+        what = f"{self.place}: gave up when {delivered:,} events were delivered"
         return TransientError(what, got=why, fix="run it again; with a --name it goes on where the topic ends")
 
     def _fail(self, error: KafkaError, _message: object) -> None:
