@@ -365,11 +365,13 @@ class Profile:
 
     def unregister(self) -> None:
         """Delete its blocks."""
-        api = urllib3.PoolManager()
-        for block in api.request("POST", f"{self.server.url}/block_documents/filter", json={}).json():
-            if block["name"] == f"taxi-{self.name}":
-                api.request("DELETE", f"{self.server.url}/block_documents/{block['id']}")
-        api.clear()
+        # A server whose SQLite file is locked by another write answers with 503.
+        again = urllib3.Retry(5, status_forcelist=[503], allowed_methods=None, backoff_factor=0.5)
+        with urllib3.PoolManager(retries=again) as api:
+            for block in api.request("POST", f"{self.server.url}/block_documents/filter", json={}).json():
+                if block["name"] == f"taxi-{self.name}":
+                    deleted = api.request("DELETE", f"{self.server.url}/block_documents/{block['id']}")
+                    assert deleted.status == 204, deleted.data
 
 
 @pytest.fixture(scope="module")

@@ -199,14 +199,15 @@ def test_a_function_of_another_role_does_not_run_as_the_loader(
 
 @contextlib.contextmanager
 def talking_server(greeting: bytes, forever: bytes) -> Iterator[int]:
-    """Run a server that answers with a greeting and then never stops. Yield its port."""
+    """Run a server that answers with a greeting and then does not stop before the block ends. Yield its port."""
+    clients: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
             with contextlib.suppress(OSError):
                 while True:
-                    client, _ = server.accept()
-                    threading.Thread(target=talk, args=(client,), daemon=True).start()
+                    clients.append(server.accept()[0])
+                    threading.Thread(target=talk, args=(clients[-1],), daemon=True).start()
 
         def talk(client: socket.socket) -> None:
             with contextlib.suppress(OSError), client:
@@ -217,7 +218,9 @@ def talking_server(greeting: bytes, forever: bytes) -> Iterator[int]:
 
         threading.Thread(target=serve, daemon=True).start()
         yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
+        for each in (server, *clients):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -52,7 +52,7 @@ from stand_ins.bigquery_values import (
     write_rows,
 )
 from stand_ins.google_sql import GoogleSqlError, analyze
-from stand_ins.serving import serving
+from stand_ins.serving import Server, serving
 
 Answer = tuple[int, dict[str, str], Resource | None]
 Key = tuple[str, str]
@@ -197,8 +197,7 @@ class BigQuery:
 
         for method in ("POST", "PUT", "PATCH", "DELETE"):
             setattr(Handler, f"do_{method}", Handler.do_GET)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     @contextmanager

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -25,7 +25,7 @@ from google.auth import jwt
 
 from stand_ins.bigquery import BigQuery
 from stand_ins.gcs import Gcs
-from stand_ins.serving import serving
+from stand_ins.serving import Server, serving
 
 GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 #: The audience of assertions is always Google's endpoint, whatever the key file says.
@@ -70,8 +70,7 @@ class GoogleTokens:
             def log_message(self, *_: object) -> None:
                 """Stay quiet."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         private_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self._public_key = private_key.public_key().public_bytes(

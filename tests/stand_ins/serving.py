@@ -5,7 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import ThreadingHTTPServer
 from socketserver import BaseServer
+
+
+class Server(ThreadingHTTPServer):
+    """A server that takes many connections at once: one that does not fit would be tried again after a second."""
+
+    daemon_threads = True
+    request_queue_size = 128
 
 
 @contextmanager
