@@ -26,6 +26,7 @@ import pytest
 import urllib3
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
+from prefect.settings import PREFECT_API_SSL_CERT_FILE, temporary_settings
 from psycopg2.extensions import parse_dsn
 from urllib3.exceptions import HTTPError
 from xdist.remote import Producer
@@ -267,12 +268,15 @@ class PrefectServer:
     new_database: Path = Path()
     ran: list[subprocess.CompletedProcess[str]] = field(default_factory=list)
 
+    @property
+    def certificate(self) -> Path:
+        """One certificate is read in no time; each of Prefect's many clients would read the 130 that are usual."""
+        return self.home / "certificate.pem"
+
     def environment(self, **more: str) -> dict[str, str]:
         """Return the environment of a process that uses the server."""
-        # One certificate is read in no time; each of Prefect's many clients would read the 130 that are usual.
-        certificate = self.home / "certificate.pem"
         given = {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home)}
-        given |= {"PREFECT_API_SSL_CERT_FILE": str(certificate)} if certificate.exists() else {}
+        given |= {"PREFECT_API_SSL_CERT_FILE": str(self.certificate)} if self.certificate.exists() else {}
         return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | given | more
 
     def run(self, *command: str, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
@@ -302,7 +306,7 @@ def prefect_server(
         shutil.copy(new_database, home / "prefect.db")
     server = PrefectServer(f"http://127.0.0.1:{port}/api", home, scripts, new_database)
     log = (home / "server.log").open("wb")
-    make_certificate(home / "certificate.pem")
+    make_certificate(server.certificate)
     quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
     process = subprocess.Popen(
         [sys.executable, "-c", SERVER, "server", "start", "--host", "127.0.0.1", "--port", str(port)],
@@ -327,7 +331,8 @@ def prefect_server(
             with contextlib.closing(sqlite3.connect(home / "prefect.db")) as database:
                 database.execute("VACUUM INTO ?", [str(home / "new.db")])
             (home / "new.db").rename(new_database)
-        with pytest.MonkeyPatch.context() as patch:
+        one_certificate = temporary_settings({PREFECT_API_SSL_CERT_FILE: str(server.certificate)})
+        with one_certificate, pytest.MonkeyPatch.context() as patch:
             # A run waits a second for the end of the thread that sends them.
             patch.setattr("prefect.flow_engine._send_heartbeats", contextlib.nullcontext)
             yield server
