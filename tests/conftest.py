@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -53,6 +54,8 @@ from waiting import eventually, free_port
 from warehouse_cases import client
 
 ROOT = Path(__file__).parents[1]
+# As the scripts do.
+gc.set_threshold(100_000)
 #: Prefect's own command, without Python's garbage collector. In the event loop's thread it would close cursors of
 #: connections that wait for SQLite's lock, while the lock's holder waits for the loop; after a minute all fail.
 SERVER = "import gc, runpy; gc.disable(); runpy.run_module('prefect', run_name='__main__')"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import multiprocessing
 import os
@@ -24,6 +25,8 @@ if multiprocessing.parent_process() is None and (
     # Prefect would send how it is used, and print a notice about that.
     os.environ.setdefault("DO_NOT_TRACK", "1")
     expect_signals()
+    # The packages make a million objects that stay; to look through them again and again takes a fifth of the imports.
+    gc.set_threshold(100_000)
 
     # Here, because it may need the package tzdata.
     from nyc_tlc.month import COLORS

@@ -36,8 +36,9 @@ MIGRATIONS = Path(prefect.__file__).parent / "server/database/_migrations/versio
 STARTUP = 180
 #: The server's program. Its argument is a socket; its standard input is a pipe from the script, which ends with it.
 SERVER = """
-import os, signal, sys, threading, uvicorn
+import gc, os, signal, sys, threading, uvicorn
 threading.Thread(target=lambda: (os.read(0, 1), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
+gc.set_threshold(100_000)
 uvicorn.run("prefect.server.api.server:create_app", factory=True, fd=int(sys.argv[1]), log_level="error", lifespan="on")
 """
 
