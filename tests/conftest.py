@@ -62,12 +62,12 @@ SERVER = "import gc, runpy; gc.disable(); runpy.run_module('prefect', run_name='
 
 
 class OneServer(LoadScopeScheduling):
-    """Gives all files with a Prefect server to one worker; the others go file by file."""
+    """Gives a folder's files with a Prefect server to one worker; the others go file by file."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        uses = re.search(r"^from conftest import .*\b(PrefectServer|Profile)\b", (ROOT / file).read_text(), re.M)
-        return "server" if uses else file
+        file = ROOT / nodeid.partition("::")[0]
+        uses = re.search(r"^from conftest import .*\b(PrefectServer|Profile)\b", file.read_text(), re.M)
+        return str(file.parent if uses else file)
 
 
 @pytest.hookimpl(optionalhook=True)
