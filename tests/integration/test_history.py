@@ -133,6 +133,23 @@ def test_the_newest_versions_are_kept(lake: FolderLake, tmp_path: Path, monkeypa
         find_version(lake, KEYS, str(made[4].published_at))
 
 
+def test_what_is_listed_while_versions_are_removed_is_whole(gcs: Gcs, tmp_path: Path) -> None:
+    store = BucketStore(gcs)
+    lake = store.open_lake()
+    made = [publish(lake, tmp_path, fare) for fare in range(3)]
+    listed: list[list[str]] = []
+
+    def look() -> None:
+        versions = [each.manifest for each in list_versions(store.open_lake(), KEYS)]
+        assert {key for each in versions for key in each.file_keys} <= store.objects()
+        listed.append([each.version for each in versions])
+
+    with store.stopping(4, look):
+        remove_versions(store.open_lake(held=True), find_prunable(lake, KEYS, 0))
+    assert listed == [[made[2].version]]
+    assert names(lake) == [made[2].version]
+
+
 def test_before_its_first_version_a_month_was_not_there(lake: FolderLake, tmp_path: Path) -> None:
     publish(lake, tmp_path, 1)
     assert find_version(lake, KEYS, "2009-01-01") is None
