@@ -147,8 +147,6 @@ class ParquetSink:
     """Writes data frames of one schema to a Parquet file; the end of its ``with`` block closes the file.
 
     Attributes:
-        key: Its key in the lake.
-        path: Its path, which is the key in a folder.
         rows: The number of rows in the closed file.
     """
 

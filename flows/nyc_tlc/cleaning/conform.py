@@ -36,7 +36,6 @@ class Values(NamedTuple):
     """A clean column, and masks of the rows whose value in the source is not a value; None if there are none.
 
     Attributes:
-        values: The contract's values.
         bad: The values that can't be read.
         null_texts: The texts that mean null.
     """

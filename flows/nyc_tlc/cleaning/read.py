@@ -66,8 +66,6 @@ class MonthReader:
     """Reads one fetched month.
 
     Attributes:
-        columns: The file's own column names.
-        column_map: How they map onto the contract's columns.
         rows: The number of rows in a Parquet file; of a CSV file, the lines read so far.
     """
 

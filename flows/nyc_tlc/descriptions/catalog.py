@@ -26,11 +26,7 @@ REQUIRED = ("pickup_datetime", "file_month", "source_row")
 
 
 def write_catalog(lake: Lake) -> str:
-    """Write the catalog and its schemas into the lake.
-
-    Returns:
-        The address of the catalog, for people.
-    """
+    """Write the catalog and its schemas into the lake. Return its address, for people."""
     manifests = lake.read_all_manifests(COLORS)
     for color in {each.color for each in manifests}:
         _write(lake, _schema_key(color), describe_schema(read_contract(color)))

@@ -165,7 +165,6 @@ def format_coverage(
 
     Args:
         months: By colour and month.
-        kinds: The warehouses.
         name: What the first column says of a month.
     """
     found = [each for each in months if each.manifest or each.loads]

@@ -50,17 +50,13 @@ class Cell(NamedTuple):
 def write_coverage_page(
     lake: Lake, months: Sequence[CoveredMonth], kinds: Sequence[Kind], notes: Sequence[str] = (), runs_url: str = ""
 ) -> str:
-    """Write the page into the lake.
+    """Write the page into the lake. Return its address, for people.
 
     Args:
-        lake: The lake.
         months: By colour and month.
         kinds: The warehouses that answered.
         notes: Lines for the top of the page, about what did not answer.
         runs_url: The address of flow runs, without the id; no links if empty.
-
-    Returns:
-        The address of the page, for people.
     """
     odd = _find_odd(months)
     manifests = [each.manifest for each in months if each.manifest]

@@ -38,11 +38,9 @@ class MonthPlan:
     """What a month needs.
 
     Attributes:
-        why: The reason, for people.
         remote: The month at its source; None when it is not published, or the source was not asked.
         manifest: The month's manifest in the lake; None when there is none or it can't be read.
         manifest_version: The version of the manifest that a publication replaces; None when there is none.
-        warehouses: The warehouses to load it into.
         recount: Those of them whose rows are not as many as their table ``loads`` says.
         planned_at: When work on the month began.
     """
@@ -108,10 +106,7 @@ def plan_month(
     """Decide what has to be done with a month in the lake.
 
     Args:
-        color: Which trip records.
         month: None for the newest that the source has.
-        options: How the month would be made.
-        lake: Where it is kept.
         newest: The latest month to consider as the newest; None for the current month.
 
     Raises:

@@ -185,7 +185,6 @@ def read_blocks(path: Path, variables: Mapping[str, str]) -> tuple[list[Block], 
     """Build the blocks of a profile's file, without saving them; credentials come before blocks that refer to them.
 
     Args:
-        path: The YAML file.
         variables: The values for ``${VAR}``. A key whose value becomes empty counts as left out.
 
     Returns:
@@ -216,7 +215,6 @@ def register(profile: str, blocks: list[Block], schema: str | None = None) -> di
     """Create or update a profile's blocks on the Prefect server; one that the profile no longer has stays there.
 
     Args:
-        profile: The profile's name.
         blocks: Its blocks; a block comes after those it refers to, so that it is saved with a reference to them.
         schema: The schema or dataset of its tables, if it names one; it is kept in a variable of Prefect.
 

@@ -39,7 +39,6 @@ class Outcome:
     """The result of a flow.
 
     Attributes:
-        text: The text for the terminal.
         manifest: The month's manifest in the lake now; None for a flow that is not about one month.
     """
 

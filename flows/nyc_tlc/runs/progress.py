@@ -41,8 +41,6 @@ def bar(
     """Show a progress bar on a terminal, and one in the Prefect UI if it takes longer than ``INTERVAL``.
 
     Args:
-        label: What is done.
-        unit: What is counted.
         instead_of_log: Whether to hide the log lines that repeat the bar, unless ``TLC_VERBOSE`` is set.
 
     Yields:

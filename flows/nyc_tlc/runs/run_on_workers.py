@@ -52,8 +52,6 @@ def run_on_workers(
     A month that an active run with the same parameters has is not submitted; that run is waited for.
 
     Args:
-        due: The months.
-        options: The backfill's options.
         via: The flow's name: one that takes one month, or ``backfill``.
         at_once: How many runs are submitted and not finished at the same time.
         per_run: How many months a run has at most; all are of one colour.

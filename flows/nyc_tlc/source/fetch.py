@@ -49,7 +49,6 @@ class FetchedFile:
 
     Attributes:
         remote: The file at the source, as the source described it during the download.
-        format: Its format, found from its content.
         seconds: How long the download took.
         verified_by: What showed that it is complete.
         key: Its key in the lake, if it was read from there; None if the source sent it.

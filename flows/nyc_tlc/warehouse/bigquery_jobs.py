@@ -59,12 +59,8 @@ class MonthJobs:
     """The load jobs of a month, for all of its tables.
 
     Attributes:
-        client: The client.
-        dataset: The dataset.
-        month: The month.
         era: When its ledger was made, in milliseconds: ids of jobs outlive their tables.
         labels: The labels of this load's jobs.
-        location: Where they run.
     """
 
     client: bigquery.Client

@@ -100,7 +100,6 @@ class Warehouse(Protocol):
     """A database that months are loaded into and queried in.
 
     Attributes:
-        kind: DuckDB, Postgres or BigQuery.
         place: Its address for messages, without secrets.
         schema: The schema or dataset of its tables.
     """
@@ -138,10 +137,7 @@ class Warehouse(Protocol):
         """Return the rows of a SELECT."""
 
     def check(self, lake: Lake) -> str:
-        """Check that loads from a lake are possible: the user has the permissions that they need.
-
-        Returns:
-            A message about what works.
+        """Check that the user has the permissions that loads from a lake need. Return a message about what works.
 
         Raises:
             ConfigurationError: when something is missing; it says what to do.
