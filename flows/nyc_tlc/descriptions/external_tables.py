@@ -25,17 +25,13 @@ CREATE SCHEMA IF NOT EXISTS `{DATASET}`;
 
 
 def describe_external_tables() -> str:
-    """Return the file's text."""
-    return "\n".join([HEADER, *(f"{statement};\n" for statement in list_statements())])
-
-
-def list_statements() -> list[str]:
-    """Return one statement per table: each colour's clean rows, and its rejected ones."""
-    return [
+    """Return the file's text: a statement for each colour's clean rows, and one for its rejected ones."""
+    statements = (
         _create(folder, color, table(read_contract(color)))
         for folder, table in (("clean", trip_table), ("quarantine", quarantine_table))
         for color in COLORS
-    ]
+    )
+    return "\n".join([HEADER, *statements])
 
 
 def _create(folder: str, color: Color, table: Table) -> str:
@@ -49,7 +45,7 @@ def _create(folder: str, color: Color, table: Table) -> str:
         "  enable_list_inference = TRUE,\n"
         f"  hive_partition_uri_prefix = '{prefix}',\n"
         f"  uris = ['{prefix}/*.parquet']\n"
-        ")"
+        ");\n"
     )
 
 

@@ -5,7 +5,6 @@ The file has one section for each block, named after its type, with the block's 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, Mal
 from prefect.blocks.core import Block
 from prefect.types import SecretDict
 from prefect.variables import Variable
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, TypeAdapter, ValidationError, create_model
 
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.profiles.opening import LAKES, find_block, import_block, name_blocks, without_storage_warning
@@ -40,12 +39,9 @@ def _starting_with(pattern: str, message: str) -> AfterValidator:
 
 def _parse_key(text: str) -> SecretDict:
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError:
-        content = None
-    if not isinstance(content, dict):
-        raise ValueError("not the JSON of a service account key (in .env, put it between single quotes)")
-    return SecretDict(content)
+        return TypeAdapter(SecretDict).validate_json(text)
+    except ValidationError:
+        raise ValueError("not the JSON of a service account key (in .env, put it between single quotes)") from None
 
 
 BucketName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*[a-z0-9]$")]

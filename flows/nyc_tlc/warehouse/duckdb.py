@@ -49,11 +49,9 @@ class DuckDbWarehouse(SqlWarehouse):
         self.place = str(self._path.relative_to(here) if self._path.is_relative_to(here) else self._path)
 
     def loads(self) -> dict[tuple[Color, Month], Load]:
-        """Return the loaded months."""
         return super().loads() if self._path.exists() else {}
 
     def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
-        """Create missing tables, columns, lookup tables and views."""
         with self._transaction("the tables") as connection:
             self._create_schema(connection)
             changed = self._create_missing(connection, tables, lookups)
@@ -62,7 +60,6 @@ class DuckDbWarehouse(SqlWarehouse):
                     self._replace_view(connection, view)
 
     def replace_month(self, file: LakeFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
-        """Replace the month's rows by those of the files."""
         with self._transaction(file.name) as connection:
             if not force and (known := self._find_load(connection, file)):
                 return known, False

@@ -56,14 +56,6 @@ MOST_BYTES = 8 << 20
 MOST_ZONES = 1_000
 #: Seconds without a byte until the embedded copy is used.
 PATIENCE = 20.0
-#: Code table -> its column of codes.
-CODE_COLUMNS = {
-    "vendors": "vendor_id",
-    "rate_codes": "rate_code",
-    "payment_types": "payment_type",
-    "trip_types": "trip_type",
-    "hvfhs_licenses": "hvfhs_license_num",
-}
 
 
 def read_lookups(zones_csv: bytes | None = None, shapes_zip: bytes | None = None) -> tuple[Lookup, ...]:
