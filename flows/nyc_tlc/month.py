@@ -83,6 +83,23 @@ class Month:
         return next((night for night in nights if _occurs_twice(night)), never)
 
 
+class OfMonth:
+    """What is of one month of one colour, and named after it."""
+
+    color: Color
+    month: Month | str
+
+    @property
+    def name(self) -> str:
+        """The month's name for people, in errors and log lines."""
+        return f"{self.color} {self.month}"
+
+    @property
+    def id(self) -> str:
+        """The month's name in links and parameters, ``green-2024-01``."""
+        return f"{self.color}-{self.month}"
+
+
 def _occurs_twice(wall_clock: datetime) -> bool:
     """Return whether a New York wall-clock time occurs twice, with two UTC offsets."""
     first, second = (wall_clock.replace(tzinfo=NEW_YORK, fold=fold) for fold in (0, 1))

@@ -66,7 +66,7 @@ def _describe_month(manifest: Manifest) -> dict[str, Any]:
     contract, clean = read_contract(manifest.color), manifest.clean
     origin = "Generated data" if describe_generated([manifest]) else "TLC's file"
     return {
-        "name": f"{manifest.color}-{manifest.month}",
+        "name": manifest.id,
         "title": f"{contract.title}, {manifest.month}",
         "type": "table",
         "path": clean.key,

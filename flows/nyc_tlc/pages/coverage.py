@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
-from nyc_tlc.month import COLORS, Color, Month
+from nyc_tlc.month import COLORS, Color, Month, OfMonth
 from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.source.location import source_kind
 from nyc_tlc.source.published import is_overdue
@@ -22,7 +22,7 @@ State = Literal["in lake", "changed", "missing", "unpublished", "overdue", "unkn
 
 
 @dataclass(frozen=True)
-class CoveredMonth:
+class CoveredMonth(OfMonth):
     """One month of one colour, and where it is.
 
     Attributes:
@@ -36,16 +36,6 @@ class CoveredMonth:
     manifest: Manifest | None = None
     loads: Mapping[Kind, Load] = field(default_factory=dict)
     plan: MonthPlan | None = None
-
-    @property
-    def name(self) -> str:
-        """The month's name for people."""
-        return f"{self.color} {self.month}"
-
-    @property
-    def id(self) -> str:
-        """The month's name in links, ``green-2024-01``."""
-        return f"{self.color}-{self.month}"
 
     @property
     def source(self) -> str:
@@ -148,7 +138,7 @@ def find_gaps(months: Sequence[CoveredMonth]) -> list[Month]:
 
 def describe_generated(manifests: Sequence[Manifest]) -> str:
     """Return a line that says which months are this project's sample and not TLC's data; empty if none is."""
-    generated = [f"{each.color} {each.month}" for each in manifests if source_kind(each.source.url) == "sample"]
+    generated = [each.name for each in manifests if source_kind(each.source.url) == "sample"]
     if not generated:
         return ""
     named = ", ".join(generated[:12]) + (f" and {len(generated) - 12} more" if len(generated) > 12 else "")

@@ -14,7 +14,7 @@ from nyc_tlc.lake.history import find_version
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import FileRecord, Manifest
 from nyc_tlc.lake.store import Lake
-from nyc_tlc.month import Color, Month
+from nyc_tlc.month import Color, Month, OfMonth
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.source.fetch import FetchedFile
 from nyc_tlc.source.location import RemoteFile, source_kind
@@ -34,7 +34,7 @@ SOURCE_IS_SILENT = "the source does not say whether it changed"
 
 
 @dataclass(frozen=True)
-class MonthPlan:
+class MonthPlan(OfMonth):
     """What a month needs.
 
     Attributes:
@@ -55,11 +55,6 @@ class MonthPlan:
     warehouses: tuple[Kind, ...] = ()
     recount: tuple[Kind, ...] = ()
     planned_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-    @property
-    def name(self) -> str:
-        """The month's name in errors and log lines."""
-        return f"{self.color} {self.month}"
 
     @property
     def is_due(self) -> bool:

@@ -101,7 +101,7 @@ def follow(months: Iterable[MonthRecord], total: int) -> list[MonthRecord]:
             ended.append(month)
             level = logging.WARNING if month.result == "failed" else logging.INFO
             outcome = month.error if month.result == "failed" else f"{month.rows or 0:,} rows"
-            log.log(level, "%s %s: %s, %s (%s of %s)", month.color, month.month, month.result, outcome, done, total)
+            log.log(level, "%s: %s, %s (%s of %s)", month.name, month.result, outcome, done, total)
             show(done, total)
     return ended
 
