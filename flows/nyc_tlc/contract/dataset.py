@@ -203,10 +203,7 @@ class Contract:
         by_key: dict[str, list[str]] = {}
         for name, count in Counter(found).items():
             if count > 1 and name.strip():
-                raise ContractError(
-                    f"{self.color} {month}: the file has a column twice",
-                    got=name.strip(),
-                )
+                raise ContractError(f"{self.color} {month}: the file has a column twice", got=name.strip())
             by_key.setdefault(_normalize(name), []).append(name)
         sources: dict[str, tuple[str, ...]] = {}
         missing: list[str] = []

@@ -44,10 +44,7 @@ def describe_lake(manifests: list[Manifest]) -> dict[str, Any]:
         "description": f"{describe_generated(manifests)} {about}".lstrip(),
         "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "sources": [
-            {
-                "title": "TLC Trip Record Data",
-                "path": "https://www.nyc.gov/site/tlc/about/tlc-trip-record-data.page",
-            }
+            {"title": "TLC Trip Record Data", "path": "https://www.nyc.gov/site/tlc/about/tlc-trip-record-data.page"}
         ],
         "resources": [_describe_month(each) for each in manifests],
     }

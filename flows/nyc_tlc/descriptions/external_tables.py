@@ -9,7 +9,7 @@ from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.contract.types import TYPES
 from nyc_tlc.month import COLORS, Color
 from nyc_tlc.settings import read_settings
-from nyc_tlc.warehouse.tables import Field, Table, quarantine_table, trip_table
+from nyc_tlc.warehouse.tables import Table, quarantine_table, trip_table
 
 BUCKET = "gs://YOUR_BUCKET"
 #: Beside the dataset of the loaded tables, which have the same names.
@@ -35,7 +35,7 @@ def describe_external_tables() -> str:
 
 
 def _create(folder: str, color: Color, table: Table) -> str:
-    columns = ",\n".join(f"  {_column(field)}" for field in table.fields)
+    columns = ",\n".join(f"  {field.name} {TYPES[field.type].bigquery}" for field in table.fields)
     prefix = f"{BUCKET}/{folder}/{color}"
     return (
         f"CREATE OR REPLACE EXTERNAL TABLE `{DATASET}.{table.name}` (\n{columns}\n)\n"
@@ -47,7 +47,3 @@ def _create(folder: str, color: Color, table: Table) -> str:
         f"  uris = ['{prefix}/*.parquet']\n"
         ");\n"
     )
-
-
-def _column(field: Field) -> str:
-    return f"{field.name} {TYPES[field.type].bigquery}"

@@ -160,13 +160,7 @@ def plan_months(
     return plans
 
 
-def add_loads(
-    plan: MonthPlan,
-    loads: Loads,
-    wrong: Wrong = MappingProxyType({}),
-    *,
-    force: bool,
-) -> MonthPlan:
+def add_loads(plan: MonthPlan, loads: Loads, wrong: Wrong, *, force: bool) -> MonthPlan:
     """Add to the plan for the lake which warehouses the month has to be loaded into."""
     if plan.is_due_in_lake:
         return replace(plan, warehouses=tuple(loads))

@@ -6,7 +6,7 @@ The file has one section for each block, named after its type, with the block's 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -102,13 +102,11 @@ class Section:
     Attributes:
         block: The import path of the block's class, whose package can be optional.
         credentials: The section whose block this one refers to; empty if it needs no credentials.
-        fields: Turns the keys into the block's fields, where they are not the same.
     """
 
     block: str
     keys: type[StrictModel]
     credentials: str = ""
-    fields: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
 
 #: The sections by block type. Credentials come before the blocks that refer to them.
@@ -164,7 +162,6 @@ SECTIONS = {
     "custom-webhook": Section(
         "prefect.blocks.notifications.CustomWebhookNotificationBlock",
         _keys(url=WebAddress, token=SecretStr | None),
-        fields=_as_webhook,
     ),
 }
 #: The blocks that send notifications; a profile has at most one of them.
@@ -242,7 +239,9 @@ def find_notification_block(profile: str) -> UUID | None:
 
 def _build(path: Path, slug: str, keys: StrictModel, credentials: Block | None) -> Block:
     section = SECTIONS[slug]
-    fields = section.fields(keys.model_dump(exclude_none=True))
+    fields = keys.model_dump(exclude_none=True)
+    if slug == "custom-webhook":
+        fields = _as_webhook(fields)
     if credentials:
         fields["gcp_credentials" if section.credentials == "gcp-credentials" else "credentials"] = credentials
     evidence: dict[str, Any]

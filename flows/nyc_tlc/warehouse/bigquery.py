@@ -49,10 +49,7 @@ class BigQueryWarehouse:
     kind: Kind = "bigquery"
 
     def __init__(
-        self,
-        client: bigquery.Client,
-        bucket_location: Callable[[], str] | None = None,
-        schema: str = DEFAULT_SCHEMA,
+        self, client: bigquery.Client, bucket_location: Callable[[], str] | None = None, schema: str = DEFAULT_SCHEMA
     ) -> None:
         """Use a dataset of a project.
 
