@@ -176,7 +176,6 @@ class ParquetSink:
         self._writer.add_key_value_metadata({f"nyc_tlc.{name}": label for name, label in labels.items()})
 
     def write(self, frame: pl.DataFrame) -> None:
-        """Add rows."""
         self._gathered.append(frame)
         if sum(map(len, self._gathered)) >= self._gather:
             self._flush()

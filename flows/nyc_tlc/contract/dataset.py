@@ -73,7 +73,6 @@ class Column(StrictModel):
 
     @property
     def field(self) -> pa.Field:
-        """The column's field in an Arrow schema."""
         return pa.field(self.name, TYPES[self.type].arrow)
 
     @property
@@ -114,7 +113,6 @@ class FileLayout:
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """The columns in Arrow's types."""
         alias = {"timestamp": "timestamp[us]"}
         return pa.schema([(name, pa.type_for_alias(alias.get(kind, kind))) for name, kind in self.columns.items()])
 

@@ -102,12 +102,10 @@ class FileKeys:
 
     @property
     def clean(self) -> str:
-        """The key of the clean rows."""
         return f"{self.month.partition('clean')}{self._name}.parquet"
 
     @property
     def quarantine(self) -> str:
-        """The key of the rejected rows."""
         return f"{self.month.partition('quarantine')}{self._name}.parquet"
 
     def of(self, key: str) -> str:

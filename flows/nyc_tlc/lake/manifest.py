@@ -24,7 +24,6 @@ class Stored(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     def to_json(self) -> bytes:
-        """Return the bytes for the lake."""
         return self.model_dump_json(indent=2).encode() + b"\n"
 
 
@@ -95,7 +94,6 @@ class Manifest(OfMonth, Stored):
 
     @property
     def month_keys(self) -> Keys:
-        """The month's keys."""
         return Keys(self.color, Month.parse(self.month))
 
     @property
@@ -119,7 +117,6 @@ class Manifest(OfMonth, Stored):
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
-        """The month's files."""
         return (self.source, self.clean, self.quarantine, *self.daily)
 
     @property
@@ -135,7 +132,6 @@ class Manifest(OfMonth, Stored):
 
     @property
     def file_keys(self) -> frozenset[str]:
-        """The keys of the month's files."""
         return frozenset(file.key for file in self.files)
 
     @property

@@ -58,12 +58,10 @@ class MonthPlan(OfMonth):
 
     @property
     def is_due(self) -> bool:
-        """Whether anything has to be done."""
         return self.need not in ("current", "kept", "unpublished")
 
     @property
     def is_due_in_lake(self) -> bool:
-        """Whether it has to be made in the lake."""
         return self.need in ("ingest", "reload", "clean again")
 
     def is_current_with(self, fetched: FetchedFile) -> bool:

@@ -43,12 +43,10 @@ class ParquetFile:
 
     @classmethod
     def of_month(cls, file: LakeFile) -> ParquetFile:
-        """Return a month's file in the lake."""
         return cls(file.url, file.record.bytes, file.open)
 
     @classmethod
     def of_rows(cls, rows: pa.Table) -> ParquetFile:
-        """Return a file with a table's rows."""
         file = io.BytesIO()
         pq.write_table(rows, file)
         return cls("", len(file.getvalue()), lambda: io.BytesIO(file.getvalue()))

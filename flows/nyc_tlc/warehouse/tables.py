@@ -35,7 +35,6 @@ class Table:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns' names."""
         return tuple(field.name for field in self.fields)
 
     @property
@@ -129,7 +128,6 @@ class View:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns' names."""
         return tuple(self.comments)
 
 
