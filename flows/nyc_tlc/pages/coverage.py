@@ -136,6 +136,27 @@ def find_gaps(months: Sequence[CoveredMonth]) -> list[Month]:
     return [month for month in every if month not in made]
 
 
+def list_facts(manifest: Manifest, lake: Lake) -> dict[str, str]:
+    """Return what is known about a month's files and how they were made, by its name for people."""
+    source = manifest.source
+    seconds = manifest.seconds | {"total": (manifest.finished_at - manifest.started_at).total_seconds()}
+    took = ", ".join(f"{step} {each:.1f} s" for step, each in seconds.items())
+    return {
+        "Source": source.url,
+        "Size": f"{source.bytes:,} bytes, {source.format}, {len(source.columns)} columns",
+        "Changed at the source": source.last_modified or "the source does not say",
+        "ETag": source.etag or "the source does not say",
+        "SHA-256 of the source": source.sha256,
+        "SHA-256 of the clean file": manifest.clean.sha256,
+        "Made": f"{manifest.finished_at:%Y-%m-%d %H:%M} UTC: {took}",
+        "Contract, rules, program": f"{manifest.contract_version}, {manifest.rules_version}, {manifest.code_version}",
+        "Clean": f"{lake.url(manifest.clean.key)} ({manifest.clean.bytes:,} bytes)",
+        "Quarantine": lake.url(manifest.quarantine.key),
+        "Raw": lake.url(source.key),
+        "Days": f"{len(manifest.daily)} daily files" if manifest.daily else "none",
+    }
+
+
 def describe_generated(manifests: Sequence[Manifest]) -> str:
     """Return a line that says which months are this project's sample and not TLC's data; empty if none is."""
     generated = [each.name for each in manifests if source_kind(each.source.url) == "sample"]

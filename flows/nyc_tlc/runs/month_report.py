@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from nyc_tlc.cleaning.rules import BAD_VALUE, NULL_TEXT, ONE_MINUTE, UNPARSEABLE
 from nyc_tlc.contract.dataset import read_contract
+from nyc_tlc.errors import LONGEST_PART
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.pages.anomalies import format_trend
-from nyc_tlc.pages.coverage import describe_generated
+from nyc_tlc.pages.coverage import describe_generated, list_facts
 from nyc_tlc.shown import shown
 from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.load import Answer
@@ -49,19 +50,8 @@ def format_quality_report(manifest: Manifest, lake: Lake) -> str:
         lines += [f"**Drift**: columns the contract doesn't know: {_names(manifest.drift)}.", ""]
     if manifest.missing:
         lines += [f"**Missing**: columns the file should have had: {_names(manifest.missing)}.", ""]
-    seconds = manifest.seconds | {"total": (manifest.finished_at - manifest.started_at).total_seconds()}
-    facts = {
-        "Source": f"`{source.url}` ({source.bytes:,} bytes, {source.format}, {len(source.columns)} columns)",
-        "SHA-256": f"`{source.sha256}`",
-        "Last modified": source.last_modified or "unknown",
-        "Contract, rules": f"`{manifest.contract_version}`, `{manifest.rules_version}`",
-        "Raw": f"`{lake.url(source.key)}`",
-        "Clean": f"`{lake.url(clean.key)}` ({clean.bytes:,} bytes)",
-        "Quarantine": f"`{lake.url(quarantine.key)}`",
-        "Days": f"{len(manifest.daily)} daily files" if manifest.daily else "none",
-        "Durations": ", ".join(f"{step} {took:.1f} s" for step, took in seconds.items()),
-    }
-    lines += format_table(("", ""), list(facts.items()))
+    facts = [(name, f"`{shown(text, LONGEST_PART)}`") for name, text in list_facts(manifest, lake).items()]
+    lines += format_table(("", ""), facts)
     trend = format_trend(manifest, read_trailing(lake, manifest))
     return "\n".join([*lines, "", trend]) if trend else "\n".join(lines) + "\n"
 
