@@ -14,7 +14,7 @@ from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.pages.anomalies import format_trend
 from nyc_tlc.pages.coverage import describe_generated, list_facts
-from nyc_tlc.shown import shown
+from nyc_tlc.shown import short_path, shown
 from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.load import Answer
 from nyc_tlc.warehouse.volume import read_trailing
@@ -76,10 +76,10 @@ def format_summary(manifest: Manifest, lake: Lake, profile: str) -> str:
     if lake.local_path(clean.key):
         rows = f"import pandas; print(pandas.read_parquet('{lake.url(clean.key)}'))"
     else:
-        flows = _shorten_path(Path(__file__).parents[2])
+        flows = short_path(Path(__file__).parents[2])
         month = f"'{manifest.color}', '{manifest.month}', profile='{profile}'"
         rows = f"import sys; sys.path.append('{flows}'); from nyc_tlc import trips; print(trips({month}))"
-    lines.append(f'look at it: {_shorten_path(Path(sys.executable))} -c "{rows}"')
+    lines.append(f'look at it: {short_path(Path(sys.executable))} -c "{rows}"')
     return "\n".join(lines)
 
 
@@ -113,12 +113,6 @@ def format_answers_markdown(manifest: Manifest, answers: Sequence[Answer]) -> st
         rows = [(shown(str(borough)), shown(str(zone)), f"{trips:,}") for borough, zone, trips in answer.rows]
         lines += [*format_table(("Borough", "Zone", "Trips"), rows, right=("Trips",)), ""]
     return "\n".join(lines)
-
-
-def _shorten_path(path: Path) -> str:
-    """Return a path, relative if it is below the working directory."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _generated(manifest: Manifest) -> list[str]:

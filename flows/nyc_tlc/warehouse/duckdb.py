@@ -21,6 +21,7 @@ from nyc_tlc.contract.types import TYPES
 from nyc_tlc.errors import BusyError, ConfigurationError, TlcError, first_line
 from nyc_tlc.month import Color, Month
 from nyc_tlc.settings import DEFAULT_SCHEMA
+from nyc_tlc.shown import short_path
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.protocol import Kind, Load, Lookup, Patience, reconcile
 from nyc_tlc.warehouse.sql_warehouse import SqlWarehouse
@@ -45,8 +46,7 @@ class DuckDbWarehouse(SqlWarehouse):
     def __init__(self, path: Path, schema: str = DEFAULT_SCHEMA) -> None:
         """Use a DuckDB file; the first write creates it."""
         self.schema, self._path, self._patience = schema, path.absolute(), Patience()
-        here = Path.cwd()
-        self.place = str(self._path.relative_to(here) if self._path.is_relative_to(here) else self._path)
+        self.place = str(short_path(path))
 
     def loads(self) -> dict[tuple[Color, Month], Load]:
         return super().loads() if self._path.exists() else {}
