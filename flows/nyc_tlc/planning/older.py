@@ -57,7 +57,6 @@ def find_older(
 
     Args:
         before: The first month of the catch-up itself.
-        troubled: The months with a known trouble.
         today: Decides which share is looked at.
     """
     older = [(color, month) for color, month in troubled if color in colors and month < before]

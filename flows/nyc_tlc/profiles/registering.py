@@ -207,9 +207,7 @@ def read_blocks(path: Path, variables: Mapping[str, str]) -> tuple[list[Block], 
 def register(profile: str, blocks: list[Block], schema: str | None = None) -> dict[str, str]:
     """Create or update a profile's blocks on the Prefect server; one that the profile no longer has stays there.
 
-    Args:
-        blocks: Its blocks; a block comes after those it refers to, so that it is saved with a reference to them.
-        schema: The schema or dataset of its tables, if it names one; it is kept in a variable of Prefect.
+    A block comes after those it refers to. The schema of the tables is kept in a variable of Prefect.
 
     Returns:
         Block or variable -> ``created``, ``updated``, ``unused`` for a block that stays, or ``removed``.

@@ -97,7 +97,6 @@ def send_events(
 
     Args:
         speed: Seconds of events in a second; None for as fast as the target takes them.
-        folder: Scratch space for the sort.
 
     Returns:
         What a report says. The rate does not count the sort.

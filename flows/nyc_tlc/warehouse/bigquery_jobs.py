@@ -58,7 +58,6 @@ class MonthJobs:
 
     Attributes:
         era: When its ledger was made, in milliseconds: ids of jobs outlive their tables.
-        labels: The labels of this load's jobs.
     """
 
     client: bigquery.Client

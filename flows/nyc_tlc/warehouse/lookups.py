@@ -59,11 +59,7 @@ PATIENCE = 20.0
 
 
 def read_lookups(zones_csv: bytes | None = None, shapes_zip: bytes | None = None) -> tuple[Lookup, ...]:
-    """Return all lookup tables with their rows.
-
-    Args:
-        zones_csv: The zones as TLC publishes them; the embedded copy if left out.
-        shapes_zip: Their shapes as TLC publishes them; the embedded, simplified ones if left out.
+    """Return all lookup tables with their rows: of zones and shapes from TLC's files, else from the embedded copies.
 
     Raises:
         SourceError: when one of the two does not have the layout of TLC's file.

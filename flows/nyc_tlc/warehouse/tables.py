@@ -194,7 +194,6 @@ def missing_fields(table: Table, found: Mapping[str, str], types: Mapping[Type, 
 
     Args:
         found: Its columns and their types, as the warehouse names them.
-        types: The warehouse's name for each type.
 
     Raises:
         ContractError: when it has an unknown column or another type.
