@@ -55,6 +55,11 @@ class Month:
         index = self.year * 12 + self.month - 1 + months
         return Month(index // 12, index % 12 + 1)
 
+    def up_to(self, last: Month, every: int = 1) -> list[Month]:
+        """Return the months from this one to the last, or every n-th of them; none if the last is before this one."""
+        later = (last.year - self.year) * 12 + last.month - self.month
+        return [self.plus(months) for months in range(0, later + 1, every)]
+
     @property
     def start(self) -> datetime:
         """Midnight of the first day, New York wall-clock time."""

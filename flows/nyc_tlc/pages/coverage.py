@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, takewhile
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -132,8 +131,7 @@ def find_newest_months(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) ->
 def find_gaps(months: Sequence[CoveredMonth]) -> list[Month]:
     """Return the months of one colour that the lake lacks between its first and its newest."""
     made = {each.month for each in months if each.manifest}
-    every = takewhile(lambda month: month < max(made), (min(made).plus(later) for later in count())) if made else ()
-    return [month for month in every if month not in made]
+    return [month for month in min(made).up_to(max(made)) if month not in made] if made else []
 
 
 def list_facts(manifest: Manifest, lake: Lake) -> dict[str, str]:

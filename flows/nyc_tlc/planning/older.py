@@ -65,12 +65,11 @@ def find_older(
         # One that can't be read is left out, so its month is made again.
         manifests = lake.read_manifests(Keys(color, month) for month in there)
         found = {manifest.month_keys.month: manifest for manifest in manifests}
-        month = max(min(there, default=before), read_contract(color).first_month)
-        while month < before:
+        first = max(min(there, default=before), read_contract(color).first_month)
+        for month in first.up_to(before.plus(-1)):
             manifest = found.get(month)
             if manifest is None or _is_due(manifest, loads, options) or falls_on(color, month, LOOK_DAYS, today):
                 older.append((color, month))
-            month = month.plus(1)
     return sorted(set(older), key=lambda each: (each[1], each[0]))
 
 
