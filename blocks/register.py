@@ -17,6 +17,7 @@ from nyc_tlc.errors import ArgumentError  # noqa: E402
 from nyc_tlc.profiles import registering  # noqa: E402
 from nyc_tlc.profiles.opening import LOCAL, name_blocks  # noqa: E402
 from nyc_tlc.runs.command_line import find_server, run_script  # noqa: E402
+from nyc_tlc.shown import short_path  # noqa: E402
 from nyc_tlc.yaml_files import read_variables  # noqa: E402
 
 
@@ -35,8 +36,7 @@ def register(profile: str, /) -> int:
         raise ArgumentError(
             f"there is no profile {profile!r}", expected=profiles, fix=f"create blocks/profiles/{file.name}"
         )
-    file = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
-    blocks, schema = registering.read_blocks(file, read_variables())
+    blocks, schema = registering.read_blocks(short_path(file), read_variables())
     find_server()
     for block, done in registering.register(profile, blocks, schema).items():
         sys.stdout.write(f"{done}  {block}\n")

@@ -21,6 +21,7 @@ from nyc_tlc.errors import ConfigurationError  # noqa: E402
 from nyc_tlc.profiles.registering import find_notification_block  # noqa: E402
 from nyc_tlc.runs.command_line import find_server, run_script  # noqa: E402
 from nyc_tlc.settings import read_settings  # noqa: E402
+from nyc_tlc.shown import short_path  # noqa: E402
 from nyc_tlc.yaml_files import read_variables  # noqa: E402
 
 
@@ -32,7 +33,7 @@ def apply(*, pool: list[str] | None = None, profile: str | None = None) -> int:
         profile: Whose notification block the automations use; TLC_PROFILE or local if left out.
     """
     profile = profile or read_settings().profile
-    folder = HERE.relative_to(Path.cwd()) if HERE.is_relative_to(Path.cwd()) else HERE
+    folder = short_path(HERE)
     # Everything is read before the first change, so that a mistake changes nothing.
     variables = read_variables()
     pools, limits, at_once = server.read_server(folder / "server.yaml", variables)

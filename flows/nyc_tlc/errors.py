@@ -86,11 +86,11 @@ class ConflictError(LakeError):
     """Another run published the same month in the meantime."""
 
 
-def first_line(error: BaseException, length: int = 300) -> str:
-    """Return the first line of a client's error, cut to ``length`` characters."""
+def first_line(error: BaseException) -> str:
+    """Return the first line of a client's error, cut to 300 characters."""
     # The text of an error of Google's clients also has the response; its first argument is only the message.
     message = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
-    return " ".join(message.strip().partition("\n")[0].split())[:length]
+    return " ".join(message.strip().partition("\n")[0].split())[:300]
 
 
 class ReportedError(TlcError):

@@ -55,6 +55,11 @@ class Month:
         index = self.year * 12 + self.month - 1 + months
         return Month(index // 12, index % 12 + 1)
 
+    def up_to(self, last: Month, every: int = 1) -> list[Month]:
+        """Return the months from this one to the last, or every n-th of them; none if the last is before this one."""
+        later = (last.year - self.year) * 12 + last.month - self.month
+        return [self.plus(months) for months in range(0, later + 1, every)]
+
     @property
     def start(self) -> datetime:
         """Midnight of the first day, New York wall-clock time."""
@@ -81,6 +86,23 @@ class Month:
         nights = (july + timedelta(days=day) for day in range(184))
         never = datetime.max  # noqa: DTZ901  for years without DST
         return next((night for night in nights if _occurs_twice(night)), never)
+
+
+class OfMonth:
+    """What is of one month of one colour, and named after it."""
+
+    color: Color
+    month: Month | str
+
+    @property
+    def name(self) -> str:
+        """The month's name for people, in errors and log lines."""
+        return f"{self.color} {self.month}"
+
+    @property
+    def id(self) -> str:
+        """The month's name in links and parameters, ``green-2024-01``."""
+        return f"{self.color}-{self.month}"
 
 
 def _occurs_twice(wall_clock: datetime) -> bool:

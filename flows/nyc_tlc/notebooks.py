@@ -243,10 +243,7 @@ def _manifests(
     Raises:
         LakeError: when a month is not in the lake, and it is not to be skipped.
     """
-    found, month = {}, first
-    while month <= last:
-        found[month] = find_version(lake, Keys(color, month), as_of)
-        month = month.plus(1)
+    found = {month: find_version(lake, Keys(color, month), as_of) for month in first.up_to(last)}
     missing = [month for month, manifest in found.items() if manifest is None]
     if missing and not skip:
         named = ", ".join(map(str, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")

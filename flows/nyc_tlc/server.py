@@ -110,9 +110,7 @@ def save_automations(
     """Create, update and remove automations, so that the server has those of this project that are wanted.
 
     Args:
-        wanted: All automations of this project.
         notification: The block that sends notifications; without one, automations that only notify stay as they are.
-        client: The server's client.
 
     Returns:
         The automations that stay as they are, each with its action that lacks a block or a deployment.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 #: Characters that begin markup -> what looks like them and begins none.
 _PLAIN = str.maketrans({"<": "‹", ">": "›", "`": "'", "|": "¦"})  # noqa: RUF001
 
@@ -15,3 +17,9 @@ def shown(text: str, length: int = 100) -> str:
     # "](" is in each link and image of Markdown.
     line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line).replace("](", "] (")
     return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def short_path(path: Path) -> Path:
+    """Return a path to show: relative if it is below the working directory, else absolute."""
+    path, here = path.absolute(), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

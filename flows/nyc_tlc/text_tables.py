@@ -14,7 +14,6 @@ def format_table(
     """Return the lines of a Markdown table.
 
     Args:
-        header: The columns' names.
         rows: The cells, in the columns' order. A line break becomes a blank.
         right: The columns that are aligned to the right.
         pad: Whether cells are padded to the width of their column, for a terminal.

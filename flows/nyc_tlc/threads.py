@@ -16,7 +16,6 @@ class ContextPool(ThreadPoolExecutor):
     """A thread pool that runs each call in the context of its ``submit``, where Prefect finds the current run."""
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Run a call in a thread."""
         return super().submit(copy_context().run, fn, *args, **kwargs)  # type: ignore[arg-type]
 
 

@@ -22,34 +22,31 @@ FOLDER_NAME = re.compile(r"run-[0-9a-f]{12}")
 _WORKSPACES: set[Path] = set()
 
 
-class Workspace:
-    """A new folder that only this process uses until it removes the folder or ends.
+@contextlib.contextmanager
+def workspace(parent: Path) -> Iterator[Path]:
+    """Create a folder that only this process uses, and remove it at the end; remove the abandoned ones in ``parent``.
 
     A killed process can't remove its folder, so the next process that creates a workspace in the same place does. A
     folder is abandoned if it has a workspace's name and nobody holds the lock that is on it.
+
+    Raises:
+        OSError: when the folder can't be created.
     """
-
-    def __init__(self, parent: Path) -> None:
-        """Create a folder in ``parent`` and remove the abandoned ones there.
-
-        Raises:
-            OSError: when the folder can't be created.
-        """
-        parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(parent)
-        # Whoever can open the folder can hold its lock for ever.
-        parent.chmod(0o700)
-        with exclusive(parent):
-            self.path = parent / f"run-{uuid.uuid4().hex[:12]}"
-            self.path.mkdir()
-            self._lock = _lock(self.path)
-            _WORKSPACES.add(self.path)
-
-    def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        _WORKSPACES.discard(self.path)
-        os.close(self._lock)
+    parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(parent)
+    # Whoever can open the folder can hold its lock for ever.
+    parent.chmod(0o700)
+    with exclusive(parent):
+        path = parent / f"run-{uuid.uuid4().hex[:12]}"
+        path.mkdir()
+        lock = _lock(path)
+        _WORKSPACES.add(path)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        _WORKSPACES.discard(path)
+        os.close(lock)
 
 
 def remove_abandoned(parent: Path) -> None:

@@ -251,7 +251,8 @@ def test_a_lock_that_another_process_keeps_ends_with_a_line(
     assert "waiting for another process to unlock" in caplog.text
     os.close(held)
     # Nobody else can open scratch space, and so not lock it.
-    workspace.Workspace(tmp_path / "scratch").remove()
+    with workspace.workspace(tmp_path / "scratch"):
+        pass
     assert (tmp_path / "scratch").stat().st_mode & 0o777 == 0o700
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from conftest import ROOT
-from nyc_tlc.workspace import Workspace
+from nyc_tlc.workspace import workspace
 
 
 def test_nothing_of_others_is_removed(tmp_path: Path) -> None:
@@ -16,16 +16,16 @@ def test_nothing_of_others_is_removed(tmp_path: Path) -> None:
     (scratch / "thesis" / "chapter1.tex").write_text("years of work")
     (scratch / "run-00000000000a").symlink_to(scratch / "thesis")
     (scratch / "notes.txt").write_text("mine")
-    workspace = Workspace(scratch)
-    workspace.remove()
+    with workspace(scratch):
+        pass
     assert (scratch / "thesis" / "chapter1.tex").read_text() == "years of work"
     assert (scratch / "notes.txt").exists()
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next_one_and_a_living_ones_is_not(tmp_path: Path) -> None:
     hold = (
-        "import sys; from pathlib import Path; from nyc_tlc.workspace import Workspace;"
-        "print(Workspace(Path(sys.argv[1])).path, flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from nyc_tlc.workspace import workspace;"
+        "own = workspace(Path(sys.argv[1])); print(own.__enter__(), flush=True); sys.stdin.read()"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT / "flows")}
     with subprocess.Popen(
@@ -37,9 +37,11 @@ def test_what_a_killed_run_left_is_removed_by_the_next_one_and_a_living_ones_is_
     ) as process:
         assert process.stdout
         other = Path(process.stdout.readline().strip())
-        Workspace(tmp_path).remove()
+        with workspace(tmp_path):
+            pass
         assert other.is_dir()
         process.send_signal(signal.SIGKILL)
         process.wait(30)
-        Workspace(tmp_path).remove()
+        with workspace(tmp_path):
+            pass
     assert not other.exists()

@@ -147,8 +147,6 @@ class ParquetSink:
     """Writes data frames of one schema to a Parquet file; the end of its ``with`` block closes the file.
 
     Attributes:
-        key: Its key in the lake.
-        path: Its path, which is the key in a folder.
         rows: The number of rows in the closed file.
     """
 
@@ -178,7 +176,6 @@ class ParquetSink:
         self._writer.add_key_value_metadata({f"nyc_tlc.{name}": label for name, label in labels.items()})
 
     def write(self, frame: pl.DataFrame) -> None:
-        """Add rows."""
         self._gathered.append(frame)
         if sum(map(len, self._gathered)) >= self._gather:
             self._flush()

@@ -36,7 +36,6 @@ class Values(NamedTuple):
     """A clean column, and masks of the rows whose value in the source is not a value; None if there are none.
 
     Attributes:
-        values: The contract's values.
         bad: The values that can't be read.
         null_texts: The texts that mean null.
     """
@@ -250,11 +249,6 @@ def _to_series(array: pa.Array | pa.ChunkedArray) -> pl.Series:
     return series
 
 
-def _strip_text(name: str) -> pl.Expr:
-    text = pl.col(name).str.strip_chars(BLANKS)
-    return pl.when(text != "").then(text)
-
-
 def _all_fit(name: str, kind: pa.DataType, column: Column) -> pl.Expr:
     """Return an expression that is true only if all values of a column of numbers are valid in the contract's type."""
     wanted = TYPES[column.type].polars
@@ -272,7 +266,8 @@ def _read_value(name: str, kind: pa.DataType, column: Column) -> pl.Expr:
     if column.type == "timestamp":
         return read_timestamps(name, kind)
     if is_text(kind):
-        value = _strip_text(name)
+        text = pl.col(name).str.strip_chars(BLANKS)
+        value: pl.Expr = pl.when(text != "").then(text)
     elif pa.types.is_boolean(kind):
         value = pl.col(name).cast(pl.String)
     elif column.type == "string":

@@ -163,7 +163,8 @@ class CsvRecords:
             # With too few commas it is not a record, so it need not be split.
             fields = (_split_line(line) or []) if line.count(b",") >= width - 1 else []
             extra = fields[width:]
-            is_record = len(fields) >= width and len(extra) <= MAX_EXTRA_FIELDS and not any(map(_strip_blanks, extra))
+            is_record = len(fields) >= width and len(extra) <= MAX_EXTRA_FIELDS
+            is_record = is_record and not any(field.strip(" \t") for field in extra)
             if is_record and not lines.endswith(b"\n"):
                 is_record = self._whole and len(fields) == self._row_width
             if is_record:
@@ -253,10 +254,6 @@ def _split_line(line: bytes) -> list[str] | None:
     if '"' not in text:
         return text.split(",")
     return next(csv.reader([text])) if RECORD.fullmatch(text) else None
-
-
-def _strip_blanks(field: str) -> str:
-    return field.strip(" \t")
 
 
 def _to_text(line: bytes) -> str:

@@ -20,15 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from isal import igzip, isal_zlib
 
-from nyc_tlc.cleaning.conform import (
-    BLANKS,
-    LONGEST_TEXT,
-    Batch,
-    Conformer,
-    dictionary_columns,
-    is_stored_text,
-    is_text,
-)
+from nyc_tlc.cleaning.conform import BLANKS, LONGEST_TEXT, Batch, Conformer, dictionary_columns, is_stored_text, is_text
 from nyc_tlc.cleaning.csv_records import DICTIONARY, CsvRecords, count_lines, read_header
 from nyc_tlc.cleaning.times import find_day_first
 from nyc_tlc.contract.dataset import Contract, FileFormat
@@ -66,8 +58,6 @@ class MonthReader:
     """Reads one fetched month.
 
     Attributes:
-        columns: The file's own column names.
-        column_map: How they map onto the contract's columns.
         rows: The number of rows in a Parquet file; of a CSV file, the lines read so far.
     """
 

@@ -31,12 +31,7 @@ class CheckedBatch:
 
 
 class RuleCheck:
-    """Checks the batches of one month, and counts rows by rule.
-
-    Attributes:
-        expressions: The rules that are about the month, compiled.
-        rejects: The names of its rejecting rules.
-    """
+    """Checks the batches of one month, and counts rows by rule."""
 
     def __init__(self, contract: Contract, month: Month) -> None:
         rules = [rule for rule in contract.rules if rule.is_about(month)]

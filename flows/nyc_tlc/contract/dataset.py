@@ -73,7 +73,6 @@ class Column(StrictModel):
 
     @property
     def field(self) -> pa.Field:
-        """The column's field in an Arrow schema."""
         return pa.field(self.name, TYPES[self.type].arrow)
 
     @property
@@ -114,7 +113,6 @@ class FileLayout:
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """The columns in Arrow's types."""
         alias = {"timestamp": "timestamp[us]"}
         return pa.schema([(name, pa.type_for_alias(alias.get(kind, kind))) for name, kind in self.columns.items()])
 
@@ -203,10 +201,7 @@ class Contract:
         by_key: dict[str, list[str]] = {}
         for name, count in Counter(found).items():
             if count > 1 and name.strip():
-                raise ContractError(
-                    f"{self.color} {month}: the file has a column twice",
-                    got=name.strip(),
-                )
+                raise ContractError(f"{self.color} {month}: the file has a column twice", got=name.strip())
             by_key.setdefault(_normalize(name), []).append(name)
         sources: dict[str, tuple[str, ...]] = {}
         missing: list[str] = []

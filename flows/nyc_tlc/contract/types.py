@@ -19,10 +19,8 @@ class Names(NamedTuple):
 
     Attributes:
         arrow: In Parquet files and Arrow tables.
-        polars: While a month is cleaned.
         duckdb: DuckDB's name. Its types with a time zone need an extension that would be downloaded.
         postgres: Postgres' name, as ``format_type`` writes it.
-        bigquery: GoogleSQL's name.
         table_schema: The name in a Data Package's Table Schema.
     """
 

@@ -26,11 +26,7 @@ REQUIRED = ("pickup_datetime", "file_month", "source_row")
 
 
 def write_catalog(lake: Lake) -> str:
-    """Write the catalog and its schemas into the lake.
-
-    Returns:
-        The address of the catalog, for people.
-    """
+    """Write the catalog and its schemas into the lake. Return its address, for people."""
     manifests = lake.read_all_manifests(COLORS)
     for color in {each.color for each in manifests}:
         _write(lake, _schema_key(color), describe_schema(read_contract(color)))
@@ -48,10 +44,7 @@ def describe_lake(manifests: list[Manifest]) -> dict[str, Any]:
         "description": f"{describe_generated(manifests)} {about}".lstrip(),
         "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "sources": [
-            {
-                "title": "TLC Trip Record Data",
-                "path": "https://www.nyc.gov/site/tlc/about/tlc-trip-record-data.page",
-            }
+            {"title": "TLC Trip Record Data", "path": "https://www.nyc.gov/site/tlc/about/tlc-trip-record-data.page"}
         ],
         "resources": [_describe_month(each) for each in manifests],
     }
@@ -70,7 +63,7 @@ def _describe_month(manifest: Manifest) -> dict[str, Any]:
     contract, clean = read_contract(manifest.color), manifest.clean
     origin = "Generated data" if describe_generated([manifest]) else "TLC's file"
     return {
-        "name": f"{manifest.color}-{manifest.month}",
+        "name": manifest.id,
         "title": f"{contract.title}, {manifest.month}",
         "type": "table",
         "path": clean.key,

@@ -9,7 +9,7 @@ from nyc_tlc.contract.dataset import read_contract
 from nyc_tlc.contract.types import TYPES
 from nyc_tlc.month import COLORS, Color
 from nyc_tlc.settings import read_settings
-from nyc_tlc.warehouse.tables import Field, Table, quarantine_table, trip_table
+from nyc_tlc.warehouse.tables import Table, quarantine_table, trip_table
 
 BUCKET = "gs://YOUR_BUCKET"
 #: Beside the dataset of the loaded tables, which have the same names.
@@ -25,21 +25,17 @@ CREATE SCHEMA IF NOT EXISTS `{DATASET}`;
 
 
 def describe_external_tables() -> str:
-    """Return the file's text."""
-    return "\n".join([HEADER, *(f"{statement};\n" for statement in list_statements())])
-
-
-def list_statements() -> list[str]:
-    """Return one statement per table: each colour's clean rows, and its rejected ones."""
-    return [
+    """Return the file's text: a statement for each colour's clean rows, and one for its rejected ones."""
+    statements = (
         _create(folder, color, table(read_contract(color)))
         for folder, table in (("clean", trip_table), ("quarantine", quarantine_table))
         for color in COLORS
-    ]
+    )
+    return "\n".join([HEADER, *statements])
 
 
 def _create(folder: str, color: Color, table: Table) -> str:
-    columns = ",\n".join(f"  {_column(field)}" for field in table.fields)
+    columns = ",\n".join(f"  {field.name} {TYPES[field.type].bigquery}" for field in table.fields)
     prefix = f"{BUCKET}/{folder}/{color}"
     return (
         f"CREATE OR REPLACE EXTERNAL TABLE `{DATASET}.{table.name}` (\n{columns}\n)\n"
@@ -49,9 +45,5 @@ def _create(folder: str, color: Color, table: Table) -> str:
         "  enable_list_inference = TRUE,\n"
         f"  hive_partition_uri_prefix = '{prefix}',\n"
         f"  uris = ['{prefix}/*.parquet']\n"
-        ")"
+        ");\n"
     )
-
-
-def _column(field: Field) -> str:
-    return f"{field.name} {TYPES[field.type].bigquery}"

@@ -84,7 +84,6 @@ def compare(
     """Compare two versions of a month, each in its lake.
 
     Args:
-        scratch: A folder for copies of the files, and for DuckDB.
         rows_file: The Parquet file to write, with the rows that only one of them has.
 
     Raises:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from nyc_tlc.errors import LakeError
 from nyc_tlc.lake.keys import describe_key
 from nyc_tlc.lake.store import Found, Lake, SwapRefusedError
+from nyc_tlc.shown import short_path
 from nyc_tlc.workspace import exclusive, sync
 
 
@@ -25,9 +26,7 @@ class FolderLake(Lake):
         self.root = root
 
     def url(self, key: str) -> str:
-        # Relative if it is below the working directory.
-        path = self.root.joinpath(*key.split("/")).absolute()
-        return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+        return str(short_path(self.root.joinpath(*key.split("/"))))
 
     def local_path(self, key: str) -> Path:
         path = self.root.joinpath(*key.split("/"))

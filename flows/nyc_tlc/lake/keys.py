@@ -9,7 +9,7 @@ from datetime import date, timedelta
 from typing import Literal
 
 from nyc_tlc.contract.dataset import SourceFormat
-from nyc_tlc.month import Color, Month
+from nyc_tlc.month import Color, Month, OfMonth
 
 #: The files of a month's clean rows: one file, or also a Hive folder for each pick-up date.
 Layout = Literal["month", "day"]
@@ -26,16 +26,11 @@ def describe_key(key: str) -> str:
 
 
 @dataclass(frozen=True)
-class Keys:
+class Keys(OfMonth):
     """The keys of one month of one colour that do not depend on the version of its files."""
 
     color: Color
     month: Month
-
-    @property
-    def name(self) -> str:
-        """The month's name in errors and log lines."""
-        return f"{self.color} {self.month}"
 
     @property
     def file(self) -> str:
@@ -107,12 +102,10 @@ class FileKeys:
 
     @property
     def clean(self) -> str:
-        """The key of the clean rows."""
         return f"{self.month.partition('clean')}{self._name}.parquet"
 
     @property
     def quarantine(self) -> str:
-        """The key of the rejected rows."""
         return f"{self.month.partition('quarantine')}{self._name}.parquet"
 
     def of(self, key: str) -> str:

@@ -11,20 +11,23 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from nyc_tlc.contract.dataset import SourceFormat
 from nyc_tlc.errors import ReconciliationError
 from nyc_tlc.lake.keys import Keys
-from nyc_tlc.month import Color, Month
+from nyc_tlc.month import Color, Month, OfMonth
 from nyc_tlc.shown import shown
 
 #: A text that the source or the lake wrote, and that people are shown.
 Text = Annotated[str, AfterValidator(shown)]
 
 
-class Part(BaseModel):
-    """A part of a manifest. Unknown fields, from a later version, are ignored."""
+class Stored(BaseModel):
+    """What is stored in the lake as JSON. Unknown fields, from a later version, are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
+    def to_json(self) -> bytes:
+        return self.model_dump_json(indent=2).encode() + b"\n"
 
-class FileRecord(Part):
+
+class FileRecord(Stored):
     """One of the month's files in the lake."""
 
     key: str
@@ -57,7 +60,7 @@ class QuarantineRecord(FileRecord):
     rules: dict[Text, int]
 
 
-class Manifest(Part):
+class Manifest(OfMonth, Stored):
     """The files of a month, their row counts, and what they were made from.
 
     ``published_at`` is when the lake got this version of the month. A version is a source file, so cleaning it again
@@ -91,7 +94,6 @@ class Manifest(Part):
 
     @property
     def month_keys(self) -> Keys:
-        """The month's keys."""
         return Keys(self.color, Month.parse(self.month))
 
     @property
@@ -115,7 +117,6 @@ class Manifest(Part):
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
-        """The month's files."""
         return (self.source, self.clean, self.quarantine, *self.daily)
 
     @property
@@ -131,13 +132,7 @@ class Manifest(Part):
 
     @property
     def file_keys(self) -> frozenset[str]:
-        """The keys of the month's files."""
         return frozenset(file.key for file in self.files)
-
-    @property
-    def name(self) -> str:
-        """The month's name in errors and log lines."""
-        return f"{self.color} {self.month}"
 
     @property
     def rejected_share(self) -> float:
@@ -175,7 +170,3 @@ class Manifest(Part):
         found = [file.key for file in self.files]
         if found != expected or len(set(found)) != len(found) or not all(map(keys.owns, found)):
             raise ValueError("a key in it is not one of the month's files")
-
-    def to_json(self) -> bytes:
-        """Return the manifest's bytes for the lake."""
-        return self.model_dump_json(indent=2).encode() + b"\n"

@@ -31,7 +31,6 @@ def publish_files(lake: Lake, manifest: Manifest, files: Mapping[str, Path], old
     """Publish a month: upload its files and replace its manifest. Keep the old month if its source was another file.
 
     Args:
-        manifest: The new manifest; it names every file.
         files: Key -> path of the files that are not in the lake yet.
 
     Returns:

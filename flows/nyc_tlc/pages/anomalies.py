@@ -30,8 +30,6 @@ class Trend:
     Attributes:
         name: ``rows``, ``rejected`` or a rule.
         value: The month's number of rows, or its share, 0 to 1.
-        median: The median of the months before it.
-        z: Its robust z-score.
         months: How many months before it are known.
     """
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, takewhile
 from typing import Literal
 from urllib.parse import urlsplit
 
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
-from nyc_tlc.month import COLORS, Color, Month
+from nyc_tlc.month import COLORS, Color, Month, OfMonth
 from nyc_tlc.planning.month_plan import MonthPlan
 from nyc_tlc.source.location import source_kind
 from nyc_tlc.source.published import is_overdue
@@ -22,7 +21,7 @@ State = Literal["in lake", "changed", "missing", "unpublished", "overdue", "unkn
 
 
 @dataclass(frozen=True)
-class CoveredMonth:
+class CoveredMonth(OfMonth):
     """One month of one colour, and where it is.
 
     Attributes:
@@ -36,16 +35,6 @@ class CoveredMonth:
     manifest: Manifest | None = None
     loads: Mapping[Kind, Load] = field(default_factory=dict)
     plan: MonthPlan | None = None
-
-    @property
-    def name(self) -> str:
-        """The month's name for people."""
-        return f"{self.color} {self.month}"
-
-    @property
-    def id(self) -> str:
-        """The month's name in links, ``green-2024-01``."""
-        return f"{self.color}-{self.month}"
 
     @property
     def source(self) -> str:
@@ -142,13 +131,33 @@ def find_newest_months(months: Sequence[CoveredMonth], kinds: Sequence[Kind]) ->
 def find_gaps(months: Sequence[CoveredMonth]) -> list[Month]:
     """Return the months of one colour that the lake lacks between its first and its newest."""
     made = {each.month for each in months if each.manifest}
-    every = takewhile(lambda month: month < max(made), (min(made).plus(later) for later in count())) if made else ()
-    return [month for month in every if month not in made]
+    return [month for month in min(made).up_to(max(made)) if month not in made] if made else []
+
+
+def list_facts(manifest: Manifest, lake: Lake) -> dict[str, str]:
+    """Return what is known about a month's files and how they were made, by its name for people."""
+    source = manifest.source
+    seconds = manifest.seconds | {"total": (manifest.finished_at - manifest.started_at).total_seconds()}
+    took = ", ".join(f"{step} {each:.1f} s" for step, each in seconds.items())
+    return {
+        "Source": source.url,
+        "Size": f"{source.bytes:,} bytes, {source.format}, {len(source.columns)} columns",
+        "Changed at the source": source.last_modified or "the source does not say",
+        "ETag": source.etag or "the source does not say",
+        "SHA-256 of the source": source.sha256,
+        "SHA-256 of the clean file": manifest.clean.sha256,
+        "Made": f"{manifest.finished_at:%Y-%m-%d %H:%M} UTC: {took}",
+        "Contract, rules, program": f"{manifest.contract_version}, {manifest.rules_version}, {manifest.code_version}",
+        "Clean": f"{lake.url(manifest.clean.key)} ({manifest.clean.bytes:,} bytes)",
+        "Quarantine": lake.url(manifest.quarantine.key),
+        "Raw": lake.url(source.key),
+        "Days": f"{len(manifest.daily)} daily files" if manifest.daily else "none",
+    }
 
 
 def describe_generated(manifests: Sequence[Manifest]) -> str:
     """Return a line that says which months are this project's sample and not TLC's data; empty if none is."""
-    generated = [f"{each.color} {each.month}" for each in manifests if source_kind(each.source.url) == "sample"]
+    generated = [each.name for each in manifests if source_kind(each.source.url) == "sample"]
     if not generated:
         return ""
     named = ", ".join(generated[:12]) + (f" and {len(generated) - 12} more" if len(generated) > 12 else "")
@@ -165,7 +174,6 @@ def format_coverage(
 
     Args:
         months: By colour and month.
-        kinds: The warehouses.
         name: What the first column says of a month.
     """
     found = [each for each in months if each.manifest or each.loads]

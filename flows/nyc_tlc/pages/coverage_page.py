@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.pages.anomalies import find_anomalies
-from nyc_tlc.pages.coverage import CoveredMonth, find_newest_months
+from nyc_tlc.pages.coverage import CoveredMonth, find_newest_months, list_facts
 from nyc_tlc.pages.rendering import COVERAGE_PAGE, Card, shorten, to_json, write_page
 from nyc_tlc.pages.summary import read_summaries
 from nyc_tlc.warehouse.protocol import Kind
@@ -50,17 +50,13 @@ class Cell(NamedTuple):
 def write_coverage_page(
     lake: Lake, months: Sequence[CoveredMonth], kinds: Sequence[Kind], notes: Sequence[str] = (), runs_url: str = ""
 ) -> str:
-    """Write the page into the lake.
+    """Write the page into the lake. Return its address, for people.
 
     Args:
-        lake: The lake.
         months: By colour and month.
         kinds: The warehouses that answered.
         notes: Lines for the top of the page, about what did not answer.
         runs_url: The address of flow runs, without the id; no links if empty.
-
-    Returns:
-        The address of the page, for people.
     """
     odd = _find_odd(months)
     manifests = [each.manifest for each in months if each.manifest]
@@ -213,7 +209,7 @@ def _detail(
         detail |= {
             "rows": [manifest.source.rows, manifest.clean.rows, manifest.quarantine.rows],
             "rules": rules,
-            "facts": list(_facts(manifest, lake).items()),
+            "facts": list(list_facts(manifest, lake).items()),
             "drift": manifest.drift,
             "runs": _runs(month, manifest),
         }
@@ -238,21 +234,3 @@ def _runs(month: CoveredMonth, manifest: Manifest) -> list[tuple[str, str, str]]
 
 def _minute(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
-
-
-def _facts(manifest: Manifest, lake: Lake) -> Mapping[str, str]:
-    source = manifest.source
-    took = (manifest.finished_at - manifest.started_at).total_seconds()
-    return {
-        "Source": source.url,
-        "Size": f"{source.bytes:,} bytes, {source.format}, {len(source.columns)} columns",
-        "Changed at the source": source.last_modified or "the source does not say",
-        "ETag": source.etag or "the source does not say",
-        "SHA-256 of the source": source.sha256,
-        "SHA-256 of the clean file": manifest.clean.sha256,
-        "Made": f"{_minute(manifest.finished_at)} UTC in {took:.1f} s",
-        "Contract, rules, program": f"{manifest.contract_version}, {manifest.rules_version}, {manifest.code_version}",
-        "Clean": lake.url(manifest.clean.key),
-        "Quarantine": lake.url(manifest.quarantine.key),
-        "Raw": lake.url(source.key),
-    }

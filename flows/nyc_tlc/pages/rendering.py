@@ -49,13 +49,10 @@ def shorten(value: float) -> str:
 
 
 def write_page(lake: Lake, name: str, template: str, title: str, manifests: Sequence[Manifest], **content: Any) -> str:
-    """Render a template with its variables, and write the page into the lake's folder ``reports/``.
+    """Render a template, and write the page into the lake's folder ``reports/``. Return its address, for people.
 
     Args:
         manifests: Of the months that the page is about: it says which of them are generated.
-
-    Returns:
-        The address of the page, for people.
     """
     html = _ENVIRONMENT.get_template(template).render(
         title=title,

@@ -36,8 +36,7 @@ CODE_TABLES = {"payment": "payment_types", "rate": "rate_codes"}
 def write_trips_page(lake: Lake, color: Color, schema: str = DEFAULT_SCHEMA) -> str | None:
     """Write a colour's page into the lake; its queries are for tables in a schema.
 
-    Returns:
-        The address of the page, for people; None when the lake has no month of the colour.
+    Return the page's address, for people; None when the lake has no month of the colour.
     """
     manifests = lake.read_all_manifests([color])
     if not manifests:

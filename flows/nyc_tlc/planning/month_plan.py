@@ -14,7 +14,7 @@ from nyc_tlc.lake.history import find_version
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import FileRecord, Manifest
 from nyc_tlc.lake.store import Lake
-from nyc_tlc.month import Color, Month
+from nyc_tlc.month import Color, Month, OfMonth
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.source.fetch import FetchedFile
 from nyc_tlc.source.location import RemoteFile, source_kind
@@ -34,15 +34,13 @@ SOURCE_IS_SILENT = "the source does not say whether it changed"
 
 
 @dataclass(frozen=True)
-class MonthPlan:
+class MonthPlan(OfMonth):
     """What a month needs.
 
     Attributes:
-        why: The reason, for people.
         remote: The month at its source; None when it is not published, or the source was not asked.
         manifest: The month's manifest in the lake; None when there is none or it can't be read.
         manifest_version: The version of the manifest that a publication replaces; None when there is none.
-        warehouses: The warehouses to load it into.
         recount: Those of them whose rows are not as many as their table ``loads`` says.
         planned_at: When work on the month began.
     """
@@ -59,18 +57,11 @@ class MonthPlan:
     planned_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
-    def name(self) -> str:
-        """The month's name in errors and log lines."""
-        return f"{self.color} {self.month}"
-
-    @property
     def is_due(self) -> bool:
-        """Whether anything has to be done."""
         return self.need not in ("current", "kept", "unpublished")
 
     @property
     def is_due_in_lake(self) -> bool:
-        """Whether it has to be made in the lake."""
         return self.need in ("ingest", "reload", "clean again")
 
     def is_current_with(self, fetched: FetchedFile) -> bool:
@@ -108,10 +99,7 @@ def plan_month(
     """Decide what has to be done with a month in the lake.
 
     Args:
-        color: Which trip records.
         month: None for the newest that the source has.
-        options: How the month would be made.
-        lake: Where it is kept.
         newest: The latest month to consider as the newest; None for the current month.
 
     Raises:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import date
 
 from nyc_tlc.contract.dataset import read_contract
-from nyc_tlc.errors import LakeError
 from nyc_tlc.lake.keys import Keys
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
@@ -15,7 +14,6 @@ from nyc_tlc.month import COLORS, Color, Month
 from nyc_tlc.planning.month_plan import find_outdated
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.source.location import locate, source_kind
-from nyc_tlc.threads import ContextPool
 from nyc_tlc.warehouse.counts import Wrong
 from nyc_tlc.warehouse.protocol import Loads
 
@@ -23,7 +21,6 @@ from nyc_tlc.warehouse.protocol import Loads
 LOOK_DAYS = 14
 #: The files of each month in the lake are read and compared with their digests once in so many days.
 VERIFY_DAYS = 28
-PARALLEL_READS = 8
 
 Months = Iterable[tuple[Color, Month]]
 
@@ -59,24 +56,20 @@ def find_older(
     another source than the catch-up's are left alone.
 
     Args:
-        colors: The colours.
         before: The first month of the catch-up itself.
-        lake: The lake.
-        loads: Warehouse -> its loads.
-        options: How months are made.
-        troubled: The months with a known trouble.
         today: Decides which share is looked at.
     """
     older = [(color, month) for color, month in troubled if color in colors and month < before]
     for color in colors:
         there = [month for month in lake.months(color) if month < before]
-        found = dict(zip(there, _read_manifests(lake, [Keys(color, month) for month in there]), strict=True))
-        month = max(min(there, default=before), read_contract(color).first_month)
-        while month < before:
+        # One that can't be read is left out, so its month is made again.
+        manifests = lake.read_manifests(Keys(color, month) for month in there)
+        found = {manifest.month_keys.month: manifest for manifest in manifests}
+        first = max(min(there, default=before), read_contract(color).first_month)
+        for month in first.up_to(before.plus(-1)):
             manifest = found.get(month)
             if manifest is None or _is_due(manifest, loads, options) or falls_on(color, month, LOOK_DAYS, today):
                 older.append((color, month))
-            month = month.plus(1)
     return sorted(set(older), key=lambda each: (each[1], each[0]))
 
 
@@ -91,16 +84,3 @@ def _is_due(manifest: Manifest, loads: Loads, options: MonthOptions) -> bool:
         return False
     of_month = [there.get((manifest.color, month)) for there in loads.values()]
     return bool(find_outdated(manifest, options)) or not all(load and load.is_of(manifest) for load in of_month)
-
-
-def _read_manifests(lake: Lake, months: Sequence[Keys]) -> list[Manifest | None]:
-    """Read manifests in parallel; None for one that can't be read, so that its month is made again."""
-
-    def read(keys: Keys) -> Manifest | None:
-        try:
-            return lake.manifest(keys)
-        except LakeError:
-            return None
-
-    with ContextPool(PARALLEL_READS, thread_name_prefix="manifest") as pool:
-        return list(pool.map(read, months))

@@ -60,10 +60,8 @@ def list_months(
         log.info("the days %s are in the months %s to %s", span, first_asked or "the first", last_asked)
     asked: list[tuple[Color, Month]] = []
     for color in dict.fromkeys(colors):
-        month = max(first_asked or read_contract(color).first_month, read_contract(color).first_month)
-        while month <= last_asked:
-            asked.append((color, month))
-            month = month.plus(every)
+        first = read_contract(color).first_month
+        asked += [(color, month) for month in max(first_asked or first, first).up_to(last_asked, every)]
     if not asked:
         raise ArgumentError(f"there are no months from {first_asked} to {last_asked}", fix="check --start and --end")
     return sorted(asked, key=lambda each: (each[1], each[0]))
@@ -160,13 +158,7 @@ def plan_months(
     return plans
 
 
-def add_loads(
-    plan: MonthPlan,
-    loads: Loads,
-    wrong: Wrong = MappingProxyType({}),
-    *,
-    force: bool,
-) -> MonthPlan:
+def add_loads(plan: MonthPlan, loads: Loads, wrong: Wrong, *, force: bool) -> MonthPlan:
     """Add to the plan for the lake which warehouses the month has to be loaded into."""
     if plan.is_due_in_lake:
         return replace(plan, warehouses=tuple(loads))

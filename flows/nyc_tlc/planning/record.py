@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, ValidationError
 
 from nyc_tlc.errors import LONGEST_PART, ArgumentError, LakeError
 from nyc_tlc.lake.keys import Layout
-from nyc_tlc.lake.manifest import Text
+from nyc_tlc.lake.manifest import Stored, Text
 from nyc_tlc.lake.store import Lake
-from nyc_tlc.month import Color, Month
+from nyc_tlc.month import Color, Month, OfMonth
 from nyc_tlc.planning.month_plan import MonthPlan, Need
 from nyc_tlc.planning.options import MonthOptions
 from nyc_tlc.shown import shown
@@ -45,10 +45,8 @@ KEPT_DAYS = 60
 BACKFILL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-class MonthRecord(BaseModel):
+class MonthRecord(OfMonth, Stored):
     """What one month needed, and its result."""
-
-    model_config = ConfigDict(frozen=True)
 
     color: Color
     month: str
@@ -61,10 +59,8 @@ class MonthRecord(BaseModel):
     trouble: TroubleKind | None = None
 
 
-class BackfillRun(BaseModel):
+class BackfillRun(Stored):
     """One run of a backfill. ``finished_at`` is null if it was interrupted."""
-
-    model_config = ConfigDict(frozen=True)
 
     reason: Text
     flow_run_id: str | None
@@ -79,10 +75,8 @@ class BackfillRun(BaseModel):
     months: tuple[MonthRecord, ...]
 
 
-class BackfillRecord(BaseModel):
+class BackfillRecord(Stored):
     """The content of ``backfills/{name}.json``: all runs of a backfill, oldest first."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     runs: tuple[BackfillRun, ...]
@@ -116,13 +110,12 @@ def read_runs(lake: Lake, name: str) -> tuple[BackfillRun, ...]:
 
 def write_run(lake: Lake, name: str, earlier: Sequence[BackfillRun], run: BackfillRun) -> None:
     """Write a run into the record, after the earlier ones."""
-    record = BackfillRecord(name=name, runs=(*earlier, run))
-    lake.write(record_key(name), record.model_dump_json(indent=2).encode() + b"\n")
+    lake.write(record_key(name), BackfillRecord(name=name, runs=(*earlier, run)).to_json())
 
 
 def write_last_catch_up(lake: Lake, run: BackfillRun) -> None:
     """Keep what a catch-up saw, for the report."""
-    lake.write(LAST_CATCH_UP, run.model_dump_json(indent=2).encode() + b"\n")
+    lake.write(LAST_CATCH_UP, run.to_json())
 
 
 def read_last_catch_up(lake: Lake) -> list[MonthPlan]:

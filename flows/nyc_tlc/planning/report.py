@@ -27,7 +27,7 @@ def format_report(name: str, run: BackfillRun) -> str:
     """Format the result of every month, and the command for the months that are left."""
     rows = [
         (
-            f"{month.color} {month.month}",
+            month.name,
             month.need,
             month.result or "not reached",
             "" if month.rows is None else f"{month.rows:,}",
@@ -47,7 +47,7 @@ def format_report(name: str, run: BackfillRun) -> str:
 
 def format_command(name: str, run: BackfillRun) -> str:
     """Return the shell command for the months that a run has left, with the same options."""
-    left = [f"{month.color}-{month.month}" for month in run.months if month.result in ("failed", None)]
+    left = [month.id for month in run.months if month.result in ("failed", None)]
     words = ["python", "flows/backfill.py", "--months", *left, "--profile", run.profile, "--source", run.source]
     words += ["--warehouses", *run.warehouses] if run.warehouses else ["--lake-only"]
     words += ["--layout", run.layout] if run.layout != "month" else []

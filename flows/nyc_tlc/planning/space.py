@@ -50,10 +50,7 @@ def check_space(plans: Sequence[MonthPlan], lake: Lake, kinds: Sequence[Kind]) -
 
 
 def check_next_months(lake: Lake, kinds: Sequence[Kind]) -> str:
-    """Check that a month of each colour, as large as the newest in the lake, fits on this machine's disk.
-
-    Returns:
-        A message about the free space.
+    """Check that a month of each colour, as large as the newest in the lake, fits on this machine's disk; say so.
 
     Raises:
         DiskFullError: when they don't.

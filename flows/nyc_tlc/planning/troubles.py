@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from nyc_tlc.errors import (
     ContractError,
@@ -23,6 +23,7 @@ from nyc_tlc.errors import (
     TransientError,
     WarehouseAwayError,
 )
+from nyc_tlc.lake.manifest import Stored
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.month import Color
 from nyc_tlc.planning.record import BackfillRun, TroubleKind, Why
@@ -52,7 +53,7 @@ KINDS: dict[type[TlcError], TroubleKind] = {
 Change = Literal["new", "still", "over"]
 
 
-class Trouble(BaseModel):
+class Trouble(Stored):
     """One trouble: of a month, of a place, or of both.
 
     Attributes:
@@ -60,8 +61,6 @@ class Trouble(BaseModel):
         seen: When it was found last.
         told: When people were told last; None if they were not.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     kind: TroubleKind
     color: Color | None = None
@@ -78,10 +77,8 @@ class Trouble(BaseModel):
         return (self.color or "", self.month or "", self.place)
 
 
-class TroublesFile(BaseModel):
+class TroublesFile(Stored):
     """The content of ``troubles.json``: the open troubles, oldest first."""
-
-    model_config = ConfigDict(frozen=True)
 
     troubles: tuple[Trouble, ...] = ()
 
@@ -172,7 +169,7 @@ def compare_troubles(
 
 def write_troubles(lake: Lake, troubles: Sequence[Trouble]) -> None:
     """Write the open troubles."""
-    lake.write(KEY, TroublesFile(troubles=tuple(troubles)).model_dump_json(indent=2).encode() + b"\n")
+    lake.write(KEY, TroublesFile(troubles=tuple(troubles)).to_json())
 
 
 def format_troubles(troubles: Sequence[Trouble]) -> str:

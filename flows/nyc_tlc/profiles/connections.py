@@ -81,7 +81,7 @@ def _check_source(source: str) -> str:
             newest[color] = find_newest(source, color)
         except OverdueError:
             absent.append(color)
-    found = [f"{color} {remote.month}" for color, remote in newest.items()] + [f"no {color}" for color in absent]
+    found = [remote.name for remote in newest.values()] + [f"no {color}" for color in absent]
     shown = f"{redact_url(source)}: {', '.join(found)}"
     if not newest:
         raise OverdueError(f"{redact_url(source)} has no month of the last two years", fix="check TLC_SOURCE")

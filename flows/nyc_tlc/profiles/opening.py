@@ -150,14 +150,14 @@ def open_dbt_target(profile: str, kind: Kind) -> tuple[dict[str, Any], dict[str,
         given = (name for name in ("host", "user", "dbname", "sslmode") if parameters.get(name))
         values = {"password": parameters.get("password") or "", **{name: str(parameters[name]) for name in given}}
     else:
-        from nyc_tlc.warehouse.bigquery import find_location
+        from nyc_tlc.warehouse.bigquery import BigQueryWarehouse
 
         credentials, client = open_bigquery(profile)
         # BigQuery joins nothing across locations: the models' dataset has to be where the tables are.
         output |= {
             "method": "oauth",
             "project": client.project,
-            "location": find_location(client, find_schema(profile)),
+            "location": BigQueryWarehouse(client, None, find_schema(profile)).find_location(),
         }
         if credentials.service_account_info:
             output["method"] = "service-account-json"

@@ -5,9 +5,8 @@ The file has one section for each block, named after its type, with the block's 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -17,7 +16,7 @@ from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, Mal
 from prefect.blocks.core import Block
 from prefect.types import SecretDict
 from prefect.variables import Variable
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, TypeAdapter, ValidationError, create_model
 
 from nyc_tlc.errors import ConfigurationError
 from nyc_tlc.profiles.opening import LAKES, find_block, import_block, name_blocks, without_storage_warning
@@ -40,12 +39,9 @@ def _starting_with(pattern: str, message: str) -> AfterValidator:
 
 def _parse_key(text: str) -> SecretDict:
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError:
-        content = None
-    if not isinstance(content, dict):
-        raise ValueError("not the JSON of a service account key (in .env, put it between single quotes)")
-    return SecretDict(content)
+        return TypeAdapter(SecretDict).validate_json(text)
+    except ValidationError:
+        raise ValueError("not the JSON of a service account key (in .env, put it between single quotes)") from None
 
 
 BucketName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*[a-z0-9]$")]
@@ -106,13 +102,11 @@ class Section:
     Attributes:
         block: The import path of the block's class, whose package can be optional.
         credentials: The section whose block this one refers to; empty if it needs no credentials.
-        fields: Turns the keys into the block's fields, where they are not the same.
     """
 
     block: str
     keys: type[StrictModel]
     credentials: str = ""
-    fields: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
 
 #: The sections by block type. Credentials come before the blocks that refer to them.
@@ -168,7 +162,6 @@ SECTIONS = {
     "custom-webhook": Section(
         "prefect.blocks.notifications.CustomWebhookNotificationBlock",
         _keys(url=WebAddress, token=SecretStr | None),
-        fields=_as_webhook,
     ),
 }
 #: The blocks that send notifications; a profile has at most one of them.
@@ -185,7 +178,6 @@ def read_blocks(path: Path, variables: Mapping[str, str]) -> tuple[list[Block], 
     """Build the blocks of a profile's file, without saving them; credentials come before blocks that refer to them.
 
     Args:
-        path: The YAML file.
         variables: The values for ``${VAR}``. A key whose value becomes empty counts as left out.
 
     Returns:
@@ -215,10 +207,7 @@ def read_blocks(path: Path, variables: Mapping[str, str]) -> tuple[list[Block], 
 def register(profile: str, blocks: list[Block], schema: str | None = None) -> dict[str, str]:
     """Create or update a profile's blocks on the Prefect server; one that the profile no longer has stays there.
 
-    Args:
-        profile: The profile's name.
-        blocks: Its blocks; a block comes after those it refers to, so that it is saved with a reference to them.
-        schema: The schema or dataset of its tables, if it names one; it is kept in a variable of Prefect.
+    A block comes after those it refers to. The schema of the tables is kept in a variable of Prefect.
 
     Returns:
         Block or variable -> ``created``, ``updated``, ``unused`` for a block that stays, or ``removed``.
@@ -248,7 +237,9 @@ def find_notification_block(profile: str) -> UUID | None:
 
 def _build(path: Path, slug: str, keys: StrictModel, credentials: Block | None) -> Block:
     section = SECTIONS[slug]
-    fields = section.fields(keys.model_dump(exclude_none=True))
+    fields = keys.model_dump(exclude_none=True)
+    if slug == "custom-webhook":
+        fields = _as_webhook(fields)
     if credentials:
         fields["gcp_credentials" if section.credentials == "gcp-credentials" else "credentials"] = credentials
     evidence: dict[str, Any]

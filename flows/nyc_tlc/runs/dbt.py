@@ -71,8 +71,6 @@ def build_models(profile: str, kinds: Sequence[Kind], *, force: bool = False, be
     """Build and test the models in warehouses, one after the other.
 
     Args:
-        profile: Whose warehouses.
-        kinds: Which of them.
         force: Whether to build all months again, and not only those that were loaded, replaced or removed.
         before: The summary of what the run did before; it is also shown when a model fails.
 

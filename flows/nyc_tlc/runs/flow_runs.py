@@ -39,7 +39,6 @@ class Outcome:
     """The result of a flow.
 
     Attributes:
-        text: The text for the terminal.
         manifest: The month's manifest in the lake now; None for a flow that is not about one month.
     """
 
@@ -123,7 +122,7 @@ def rename_run(month: MonthPlan | Manifest) -> None:
     """Rename the flow run to its month, if it was named before the month was known."""
     if flow_run.name == f"{month.color}-newest":
         with get_client(sync_client=True) as client:
-            client.update_flow_run(flow_run.id, name=f"{month.color}-{month.month}")
+            client.update_flow_run(flow_run.id, name=month.id)
 
 
 def not_published(why: str) -> State[None]:

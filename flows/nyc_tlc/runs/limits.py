@@ -51,12 +51,7 @@ def warn_of_slots(due: Sequence[MonthPlan], at_once: int) -> None:
 def warn_of_pools(
     client: SyncPrefectClient, deployments: Iterable[DeploymentResponse], at_once: int, count: int
 ) -> None:
-    """Log how many of the runs will be at work at the same time, if deployments and work pools allow fewer than asked.
-
-    Args:
-        at_once: How many runs are asked for.
-        count: How many there are.
-    """
+    """Log how many of the runs will be at work at the same time, if deployments and pools allow fewer than asked."""
     wanted, rooms = min(at_once, count), defaultdict[str | None, int](int)
     for deployment in deployments:
         own = deployment.global_concurrency_limit

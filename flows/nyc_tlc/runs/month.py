@@ -20,7 +20,6 @@ class MonthInLake:
     """A month after a run.
 
     Attributes:
-        plan: What it needed.
         manifest: Its manifest in the lake now; None if it is not published yet.
     """
 

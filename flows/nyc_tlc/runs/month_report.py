@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from nyc_tlc.cleaning.rules import BAD_VALUE, NULL_TEXT, ONE_MINUTE, UNPARSEABLE
 from nyc_tlc.contract.dataset import read_contract
+from nyc_tlc.errors import LONGEST_PART
 from nyc_tlc.lake.manifest import Manifest
 from nyc_tlc.lake.store import Lake
 from nyc_tlc.pages.anomalies import format_trend
-from nyc_tlc.pages.coverage import describe_generated
-from nyc_tlc.shown import shown
+from nyc_tlc.pages.coverage import describe_generated, list_facts
+from nyc_tlc.shown import short_path, shown
 from nyc_tlc.text_tables import format_table
 from nyc_tlc.warehouse.load import Answer
 from nyc_tlc.warehouse.volume import read_trailing
@@ -49,19 +50,8 @@ def format_quality_report(manifest: Manifest, lake: Lake) -> str:
         lines += [f"**Drift**: columns the contract doesn't know: {_names(manifest.drift)}.", ""]
     if manifest.missing:
         lines += [f"**Missing**: columns the file should have had: {_names(manifest.missing)}.", ""]
-    seconds = manifest.seconds | {"total": (manifest.finished_at - manifest.started_at).total_seconds()}
-    facts = {
-        "Source": f"`{source.url}` ({source.bytes:,} bytes, {source.format}, {len(source.columns)} columns)",
-        "SHA-256": f"`{source.sha256}`",
-        "Last modified": source.last_modified or "unknown",
-        "Contract, rules": f"`{manifest.contract_version}`, `{manifest.rules_version}`",
-        "Raw": f"`{lake.url(source.key)}`",
-        "Clean": f"`{lake.url(clean.key)}` ({clean.bytes:,} bytes)",
-        "Quarantine": f"`{lake.url(quarantine.key)}`",
-        "Days": f"{len(manifest.daily)} daily files" if manifest.daily else "none",
-        "Durations": ", ".join(f"{step} {took:.1f} s" for step, took in seconds.items()),
-    }
-    lines += format_table(("", ""), list(facts.items()))
+    facts = [(name, f"`{shown(text, LONGEST_PART)}`") for name, text in list_facts(manifest, lake).items()]
+    lines += format_table(("", ""), facts)
     trend = format_trend(manifest, read_trailing(lake, manifest))
     return "\n".join([*lines, "", trend]) if trend else "\n".join(lines) + "\n"
 
@@ -86,10 +76,10 @@ def format_summary(manifest: Manifest, lake: Lake, profile: str) -> str:
     if lake.local_path(clean.key):
         rows = f"import pandas; print(pandas.read_parquet('{lake.url(clean.key)}'))"
     else:
-        flows = _shorten_path(Path(__file__).parents[2])
+        flows = short_path(Path(__file__).parents[2])
         month = f"'{manifest.color}', '{manifest.month}', profile='{profile}'"
         rows = f"import sys; sys.path.append('{flows}'); from nyc_tlc import trips; print(trips({month}))"
-    lines.append(f'look at it: {_shorten_path(Path(sys.executable))} -c "{rows}"')
+    lines.append(f'look at it: {short_path(Path(sys.executable))} -c "{rows}"')
     return "\n".join(lines)
 
 
@@ -123,12 +113,6 @@ def format_answers_markdown(manifest: Manifest, answers: Sequence[Answer]) -> st
         rows = [(shown(str(borough)), shown(str(zone)), f"{trips:,}") for borough, zone, trips in answer.rows]
         lines += [*format_table(("Borough", "Zone", "Trips"), rows, right=("Trips",)), ""]
     return "\n".join(lines)
-
-
-def _shorten_path(path: Path) -> str:
-    """Return a path, relative if it is below the working directory."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _generated(manifest: Manifest) -> list[str]:

@@ -55,14 +55,11 @@ Layout = Annotated[
 ]
 Force = Annotated[bool, Help(help="Make and load months again even if they are current.")]
 Verify = Annotated[
-    bool,
-    Help(help="Compare the digests of the lake's files, not only their sizes, before a month counts as current."),
+    bool, Help(help="Compare the digests of the lake's files, not only their sizes, before a month counts as current.")
 ]
 Warehouses = Annotated[
-    list[Kind] | None,
-    Help(help="Any of duckdb, postgres and bigquery; all warehouses of the profile if left out."),
+    list[Kind] | None, Help(help="Any of duckdb, postgres and bigquery; all warehouses of the profile if left out.")
 ]
 Models = Annotated[
-    bool,
-    Help(help="At the end build the dbt models in these warehouses, for the months that changed; needs make dbt."),
+    bool, Help(help="At the end build the dbt models in these warehouses, for the months that changed; needs make dbt.")
 ]

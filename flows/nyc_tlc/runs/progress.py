@@ -41,8 +41,6 @@ def bar(
     """Show a progress bar on a terminal, and one in the Prefect UI if it takes longer than ``INTERVAL``.
 
     Args:
-        label: What is done.
-        unit: What is counted.
         instead_of_log: Whether to hide the log lines that repeat the bar, unless ``TLC_VERBOSE`` is set.
 
     Yields:
@@ -103,7 +101,7 @@ def follow(months: Iterable[MonthRecord], total: int) -> list[MonthRecord]:
             ended.append(month)
             level = logging.WARNING if month.result == "failed" else logging.INFO
             outcome = month.error if month.result == "failed" else f"{month.rows or 0:,} rows"
-            log.log(level, "%s %s: %s, %s (%s of %s)", month.color, month.month, month.result, outcome, done, total)
+            log.log(level, "%s: %s, %s (%s of %s)", month.name, month.result, outcome, done, total)
             show(done, total)
     return ended
 

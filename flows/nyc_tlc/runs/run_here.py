@@ -32,7 +32,6 @@ def open_runner(name: RunnerName, at_once: int, address: str | None = None) -> T
     """Return one of Prefect's task runners.
 
     Args:
-        name: Where tasks run.
         at_once: How many at the same time; a cluster that is there already decides that itself.
         address: That of a Dask scheduler or a Ray head; without one, a cluster is started on this machine.
 

@@ -52,8 +52,6 @@ def run_on_workers(
     A month that an active run with the same parameters has is not submitted; that run is waited for.
 
     Args:
-        due: The months.
-        options: The backfill's options.
         via: The flow's name: one that takes one month, or ``backfill``.
         at_once: How many runs are submitted and not finished at the same time.
         per_run: How many months a run has at most; all are of one colour.
@@ -151,7 +149,7 @@ def _submit(
             run.id
             for run in active
             if shared.items() <= run.parameters.items()
-            and (one.items() <= run.parameters.items() or _name(plan) in (run.parameters.get("months") or ()))
+            and (one.items() <= run.parameters.items() or plan.id in (run.parameters.get("months") or ()))
         ]
         if same:
             log.info("%s: waiting for its run that is active already", plan.name)
@@ -160,10 +158,10 @@ def _submit(
             rest.append(plan)
     if rest:
         first, last = rest[0], rest[-1]
-        name, parameters = _name(first), shared | _one_month(first)
+        name, parameters = first.id, shared | _one_month(first)
         if takes_months:
             name = f"{name}-to-{last.month}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-            parameters = shared | {"months": [_name(plan) for plan in rest], "name": name}
+            parameters = shared | {"months": [plan.id for plan in rest], "name": name}
         run = run_deployment(
             deployment.id,
             parameters=parameters,
@@ -171,14 +169,10 @@ def _submit(
             timeout=0,
             as_subflow=True,
             # If this run is retried, its months get new runs; by default Prefect would return the failed ones.
-            idempotency_key=f"{flow_run.id}-{flow_run.run_count}-{_name(first)}",
+            idempotency_key=f"{flow_run.id}-{flow_run.run_count}-{first.id}",
         )
         runs[cast(FlowRun, run).id] = rest
     return runs
-
-
-def _name(plan: MonthPlan) -> str:
-    return f"{plan.color}-{plan.month}"
 
 
 def _one_month(plan: MonthPlan) -> dict[str, Any]:

@@ -250,11 +250,7 @@ def plan(wider: WiderPlan, options: MonthOptions, loads: Loads) -> list[MonthPla
 
 
 def report_months(profile: str, colors: Sequence[Color], kinds: Sequence[Kind]) -> str:
-    """Write the tables of months in the lake and the warehouses as artifacts, one key for each lake and colour.
-
-    Returns:
-        One table of all colours, as Markdown.
-    """
+    """Write a table of each colour's months as an artifact, one key for each lake and colour; return one of all."""
     loads = {kind: open_warehouse(profile, kind).loads() for kind in kinds}
     months = read_coverage(open_lake(profile), loads, colors=colors)
     for color, of_color in groupby(months, key=lambda month: month.color):

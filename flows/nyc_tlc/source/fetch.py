@@ -11,7 +11,7 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
@@ -27,7 +27,7 @@ from nyc_tlc.source.http import Attempts, describe_error, describe_file, is_gzip
 from nyc_tlc.source.location import RemoteFile, file_path
 from nyc_tlc.source.part_files import copy_file
 from nyc_tlc.source.sample import write_sample
-from nyc_tlc.workspace import Workspace
+from nyc_tlc.workspace import workspace
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,6 @@ class FetchedFile:
 
     Attributes:
         remote: The file at the source, as the source described it during the download.
-        format: Its format, found from its content.
         seconds: How long the download took.
         verified_by: What showed that it is complete.
         key: Its key in the lake, if it was read from there; None if the source sent it.
@@ -73,14 +72,12 @@ def scratch_folder() -> Iterator[Path]:
         ConfigurationError: when the scratch space can't be written.
     """
     scratch = read_settings().scratch
-    try:
-        workspace = Workspace(scratch)
-    except OSError as error:
-        raise ConfigurationError(f"cannot write to {scratch}", got=str(error), fix="set TLC_HOME") from error
-    try:
-        yield workspace.path
-    finally:
-        workspace.remove()
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(workspace(scratch))
+        except OSError as error:
+            raise ConfigurationError(f"cannot write to {scratch}", got=str(error), fix="set TLC_HOME") from error
+        yield folder
 
 
 def fetch_month(remote: RemoteFile, folder: Path, progress: Progress = lambda done, total: None) -> FetchedFile:

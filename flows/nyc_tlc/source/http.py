@@ -122,7 +122,6 @@ class Attempts:
         self._alarm.start()
 
     def close(self) -> None:
-        """Cancel the deadline."""
         self._alarm.cancel()
 
     @property

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from nyc_tlc.errors import ArgumentError, ConfigurationError
-from nyc_tlc.month import Color, Month
+from nyc_tlc.month import Color, Month, OfMonth
 from nyc_tlc.settings import read_settings
 
 SOURCES = {
@@ -27,7 +27,7 @@ SAMPLE_VERSION = 1
 
 
 @dataclass(frozen=True)
-class RemoteFile:
+class RemoteFile(OfMonth):
     """A month's file at its source, as the last request described it.
 
     Attributes:
@@ -45,11 +45,6 @@ class RemoteFile:
     last_modified: str | None = None
     bytes: int | None = None
     redirected: bool = False
-
-    @property
-    def name(self) -> str:
-        """The month's name in errors and log lines."""
-        return f"{self.color} {self.month}"
 
     @property
     def is_local(self) -> bool:

@@ -43,7 +43,6 @@ class TextFile:
         return {}
 
     def send(self, key: str, value: str, at: int, _partition: int, headers: Headers) -> None:
-        """Write a message."""
         line = f'{{"key":"{key}","timestamp":{at},"headers":{json.dumps(headers)},"value":{value}}}\n'
         self._file.write(line.encode())
         self.sent += 1
@@ -54,7 +53,6 @@ class TextFile:
         time.sleep(seconds)
 
     def finish(self) -> None:
-        """Write what is still in memory."""
         self._file.close()
 
     def count_retries(self) -> int:
@@ -99,7 +97,6 @@ def send_events(
 
     Args:
         speed: Seconds of events in a second; None for as fast as the target takes them.
-        folder: Scratch space for the sort.
 
     Returns:
         What a report says. The rate does not count the sort.

@@ -49,10 +49,7 @@ class BigQueryWarehouse:
     kind: Kind = "bigquery"
 
     def __init__(
-        self,
-        client: bigquery.Client,
-        bucket_location: Callable[[], str] | None = None,
-        schema: str = DEFAULT_SCHEMA,
+        self, client: bigquery.Client, bucket_location: Callable[[], str] | None = None, schema: str = DEFAULT_SCHEMA
     ) -> None:
         """Use a dataset of a project.
 
@@ -67,9 +64,17 @@ class BigQueryWarehouse:
         self._dataset = bigquery.DatasetReference(client.project, schema)
 
     def loads(self) -> dict[tuple[Color, Month], Load]:
-        """Return the loaded months."""
         with self._translate_errors("the list of loads"):
             return self._read_ledger(LOADS.name) if self._find_table(LOADS.name) else {}
+
+    def find_location(self) -> str:
+        """Return the dataset's location.
+
+        Raises:
+            TlcError: when there is no dataset yet, or BigQuery does not answer.
+        """
+        with self._translate_errors("the location of the tables"):
+            return str(self._client.get_dataset(self._dataset).location)
 
     def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
         """Create what is missing. Trip tables are partitioned by month and clustered by pick-up time."""
@@ -125,7 +130,6 @@ class BigQueryWarehouse:
         )
 
     def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
-        """Replace all rows of the lookup tables."""
         with self._translate_errors("the lookups"):
             for lookup in lookups:
                 self._replace_lookup(lookup)
@@ -291,19 +295,6 @@ class BigQueryWarehouse:
             yield
         except FAILURES as error:
             raise explain(error, what, self.place, outcome, outcome if in_doubt is None else in_doubt) from error
-
-
-def find_location(client: bigquery.Client, schema: str) -> str:
-    """Return the dataset's location.
-
-    Raises:
-        TlcError: when there is no dataset yet, or BigQuery does not answer.
-    """
-    place = f"bigquery://{client.project}/{schema}"
-    try:
-        return str(client.get_dataset(bigquery.DatasetReference(client.project, schema)).location)
-    except FAILURES as error:
-        raise explain(error, "the location of the tables", place, "", "") from error
 
 
 def _name_type(field: bigquery.SchemaField) -> str:

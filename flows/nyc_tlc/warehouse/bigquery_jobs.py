@@ -43,12 +43,10 @@ class ParquetFile:
 
     @classmethod
     def of_month(cls, file: LakeFile) -> ParquetFile:
-        """Return a month's file in the lake."""
         return cls(file.url, file.record.bytes, file.open)
 
     @classmethod
     def of_rows(cls, rows: pa.Table) -> ParquetFile:
-        """Return a file with a table's rows."""
         file = io.BytesIO()
         pq.write_table(rows, file)
         return cls("", len(file.getvalue()), lambda: io.BytesIO(file.getvalue()))
@@ -59,12 +57,7 @@ class MonthJobs:
     """The load jobs of a month, for all of its tables.
 
     Attributes:
-        client: The client.
-        dataset: The dataset.
-        month: The month.
         era: When its ledger was made, in milliseconds: ids of jobs outlive their tables.
-        labels: The labels of this load's jobs.
-        location: Where they run.
     """
 
     client: bigquery.Client

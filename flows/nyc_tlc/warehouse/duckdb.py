@@ -21,6 +21,7 @@ from nyc_tlc.contract.types import TYPES
 from nyc_tlc.errors import BusyError, ConfigurationError, TlcError, first_line
 from nyc_tlc.month import Color, Month
 from nyc_tlc.settings import DEFAULT_SCHEMA
+from nyc_tlc.shown import short_path
 from nyc_tlc.warehouse.lake_file import LakeFile
 from nyc_tlc.warehouse.protocol import Kind, Load, Lookup, Patience, reconcile
 from nyc_tlc.warehouse.sql_warehouse import SqlWarehouse
@@ -45,15 +46,12 @@ class DuckDbWarehouse(SqlWarehouse):
     def __init__(self, path: Path, schema: str = DEFAULT_SCHEMA) -> None:
         """Use a DuckDB file; the first write creates it."""
         self.schema, self._path, self._patience = schema, path.absolute(), Patience()
-        here = Path.cwd()
-        self.place = str(self._path.relative_to(here) if self._path.is_relative_to(here) else self._path)
+        self.place = str(short_path(path))
 
     def loads(self) -> dict[tuple[Color, Month], Load]:
-        """Return the loaded months."""
         return super().loads() if self._path.exists() else {}
 
     def prepare(self, tables: Sequence[Table], lookups: Sequence[Lookup], views: Sequence[View]) -> None:
-        """Create missing tables, columns, lookup tables and views."""
         with self._transaction("the tables") as connection:
             self._create_schema(connection)
             changed = self._create_missing(connection, tables, lookups)
@@ -62,7 +60,6 @@ class DuckDbWarehouse(SqlWarehouse):
                     self._replace_view(connection, view)
 
     def replace_month(self, file: LakeFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
-        """Replace the month's rows by those of the files."""
         with self._transaction(file.name) as connection:
             if not force and (known := self._find_load(connection, file)):
                 return known, False

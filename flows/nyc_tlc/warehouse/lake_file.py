@@ -31,37 +31,30 @@ class LakeFile:
 
     @property
     def name(self) -> str:
-        """The month's name in errors and log lines."""
         return self.manifest.name
 
     @property
     def month(self) -> Month:
-        """The month."""
         return Month.parse(self.manifest.month)
 
     @property
     def contract(self) -> Contract:
-        """The contract of its colour."""
         return read_contract(self.manifest.color)
 
     @property
     def quarantine(self) -> LakeFile:
-        """The month's rejected rows."""
         return LakeFile(self.manifest, self.lake, rows_of="quarantine")
 
     @property
     def record(self) -> FileRecord:
-        """The file's record in the manifest."""
         return self.manifest.clean if self.rows_of == "clean" else self.manifest.quarantine
 
     @property
     def table(self) -> Table:
-        """The table that has its rows."""
         return trip_table(self.contract) if self.rows_of == "clean" else quarantine_table(self.contract)
 
     @property
     def schema(self) -> pa.Schema:
-        """Its columns and types."""
         return self.contract.clean_schema if self.rows_of == "clean" else self.contract.quarantine_schema
 
     @property
@@ -80,7 +73,6 @@ class LakeFile:
         return self.lake.local_path(self.record.key)
 
     def open(self) -> BinaryIO:
-        """Open the file for reading, range by range."""
         return self.lake.open(self.record.key)
 
     def batches(self) -> Iterator[pa.RecordBatch]:

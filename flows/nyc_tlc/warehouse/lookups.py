@@ -56,22 +56,10 @@ MOST_BYTES = 8 << 20
 MOST_ZONES = 1_000
 #: Seconds without a byte until the embedded copy is used.
 PATIENCE = 20.0
-#: Code table -> its column of codes.
-CODE_COLUMNS = {
-    "vendors": "vendor_id",
-    "rate_codes": "rate_code",
-    "payment_types": "payment_type",
-    "trip_types": "trip_type",
-    "hvfhs_licenses": "hvfhs_license_num",
-}
 
 
 def read_lookups(zones_csv: bytes | None = None, shapes_zip: bytes | None = None) -> tuple[Lookup, ...]:
-    """Return all lookup tables with their rows.
-
-    Args:
-        zones_csv: The zones as TLC publishes them; the embedded copy if left out.
-        shapes_zip: Their shapes as TLC publishes them; the embedded, simplified ones if left out.
+    """Return all lookup tables with their rows: of zones and shapes from TLC's files, else from the embedded copies.
 
     Raises:
         SourceError: when one of the two does not have the layout of TLC's file.

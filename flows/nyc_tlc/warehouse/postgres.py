@@ -59,7 +59,6 @@ class PostgresWarehouse(SqlWarehouse):
                 self._wait_for_locks(cursor, f"the tables: {self.place}: {self.schema} {BUSY}", END_OTHERS, create)
 
     def replace_month(self, file: LakeFile, flow_run_id: str | None, *, force: bool = False) -> tuple[Load, bool]:
-        """Replace the month's rows by those of the files."""
         files = (file, file.quarantine)
         with self._transaction(file.name, kept="the old rows stay") as cursor:
             self._lock_month(cursor, file)

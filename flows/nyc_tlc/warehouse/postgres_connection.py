@@ -49,11 +49,7 @@ REASONS_IN_A_LOAD = (
         "something uses the month's partition, which a load replaces",
         "keep its definition, drop it, load again, and make it again on the whole table, which stays",
     ),
-    (
-        "42P17",
-        "another partition has the month and others",
-        "detach it, and load its months again",
-    ),
+    ("42P17", "another partition has the month and others", "detach it, and load its months again"),
     ("42P07", "something has the name of the month's partition", "rename or drop it, and load again"),
     ("42804", "the table has a constraint of yours, which no new partition has", "drop it, and load again"),
     ("23", "the month's rows break a constraint of yours", "drop it, and load again"),

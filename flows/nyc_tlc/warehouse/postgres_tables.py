@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from types import SimpleNamespace
 
 import pgpq
 import pyarrow as pa
@@ -14,16 +15,6 @@ from nyc_tlc.threads import prefetch
 
 #: Rows that are encoded and sent together, about four megabytes.
 COPY_BATCH_ROWS = 1 << 14
-
-
-class _Chunks:
-    """The file that COPY reads: each read returns the next chunk, whatever its size."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-
-    def read(self, size: int) -> bytes:
-        return next(self._chunks, b"")
 
 
 def copy(
@@ -38,7 +29,8 @@ def copy(
     statement = f"COPY {table} ({', '.join(schema.names)}) FROM STDIN WITH ({options})"
     # COPY takes an empty chunk for the end.
     with closing(prefetch(filter(None, _encode(schema, batches)))) as encoded:
-        cursor.copy_expert(statement, _Chunks(encoded))
+        # Each read returns the next chunk, whatever its size.
+        cursor.copy_expert(statement, SimpleNamespace(read=lambda _size: next(encoded, b"")))
     return int(cursor.rowcount)
 
 

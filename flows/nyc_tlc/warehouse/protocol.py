@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import Any, Literal, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Kind = Literal["duckdb", "postgres", "bigquery"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,6 @@ class Warehouse(Protocol):
     """A database that months are loaded into and queried in.
 
     Attributes:
-        kind: DuckDB, Postgres or BigQuery.
         place: Its address for messages, without secrets.
         schema: The schema or dataset of its tables.
     """
@@ -138,10 +136,7 @@ class Warehouse(Protocol):
         """Return the rows of a SELECT."""
 
     def check(self, lake: Lake) -> str:
-        """Check that loads from a lake are possible: the user has the permissions that they need.
-
-        Returns:
-            A message about what works.
+        """Check that the user has the permissions that loads from a lake need. Return a message about what works.
 
         Raises:
             ConfigurationError: when something is missing; it says what to do.

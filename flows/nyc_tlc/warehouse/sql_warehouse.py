@@ -50,23 +50,19 @@ class SqlWarehouse(ABC):
         """Add rows to a table."""
 
     def loads(self) -> dict[tuple[Color, Month], Load]:
-        """Return the loaded months."""
         with self._transaction("the list of loads", read_only=True) as session:
             return self._read_loads(session) if self._find_table(session, LOADS.name) else {}
 
     def replace_lookups(self, lookups: Sequence[Lookup]) -> None:
-        """Replace all rows of the lookup tables."""
         with self._transaction("the lookups") as session:
             for lookup in lookups:
                 self._replace_lookup(session, lookup)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Return the rows of a SELECT."""
         with self._transaction("a query", read_only=True) as session:
             return self._execute(session, sql)
 
     def check(self, lake: Lake) -> str:
-        """Check that tables can be made."""
         name = self._qualify("connection_check")
         with self._transaction("a check") as session:
             self._create_schema(session)

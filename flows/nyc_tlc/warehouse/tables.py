@@ -35,7 +35,6 @@ class Table:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns' names."""
         return tuple(field.name for field in self.fields)
 
     @property
@@ -129,7 +128,6 @@ class View:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns' names."""
         return tuple(self.comments)
 
 
@@ -196,7 +194,6 @@ def missing_fields(table: Table, found: Mapping[str, str], types: Mapping[Type, 
 
     Args:
         found: Its columns and their types, as the warehouse names them.
-        types: The warehouse's name for each type.
 
     Raises:
         ContractError: when it has an unknown column or another type.
