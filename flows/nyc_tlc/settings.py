@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -91,11 +93,18 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """Read the current settings.
+    """Return the current settings. ``.env`` is read once, unless the environment changes.
 
     Raises:
         ConfigurationError: naming the variable that can't be used.
     """
+    # A report reads them thousands of times, and to read them takes a millisecond.
+    variables = tuple(item for item in os.environ.items() if item[0].upper().startswith("TLC_"))
+    return _read_settings(variables, Path.cwd())
+
+
+@lru_cache(1)
+def _read_settings(_variables: tuple[tuple[str, str], ...], _folder: Path) -> Settings:
     try:
         return Settings()
     except ValidationError as error:
