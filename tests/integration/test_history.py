@@ -118,7 +118,9 @@ def test_a_copy_of_what_is_current_is_no_version(store: Store, tmp_path: Path) -
     assert {key.split("/")[3].rpartition(".")[2] for key in lake.list_keys("history/")} == {again.version}
 
 
-def test_the_newest_versions_are_kept(lake: FolderLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_versions_are_kept(
+    lake: FolderLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     made = [publish(lake, tmp_path, fare) for fare in range(5)]
     assert names(lake) == [each.version for each in made[1:]]
     with pytest.raises(LakeError, match=rf"does not have the version of .*; got {made[1].version} of"):
@@ -131,6 +133,9 @@ def test_the_newest_versions_are_kept(lake: FolderLake, tmp_path: Path, monkeypa
     assert names(lake) == [made[3].version, made[5].version]
     with pytest.raises(LakeError, match="does not have the version of"):
         find_version(lake, KEYS, str(made[4].published_at))
+    lake.write(f"{made[3].history_folder}/manifest.json", b"{}")
+    assert names(lake) == [made[5].version]
+    assert "green 2024-01: a kept version is left out: " in caplog.text
 
 
 def test_what_is_listed_while_versions_are_removed_is_whole(gcs: Gcs, tmp_path: Path) -> None:
